@@ -1,0 +1,110 @@
+"""The console script `meap`: finds the verb's module, parses, runs, and turns errors into messages and exit status.
+
+A verb is a module of this package with `HELP: str`, `add_arguments(parser)` and `run(args) -> int`. Only the module
+of the verb that was typed is imported, and modules import torch, Megatron or transformers inside `run` only, so that
+`meap --help` stays under 0.3 s.
+"""
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+
+from meap_megatron.errors import RunError, UserError
+from meap_megatron.version import __version__
+
+# Verb (one or two words) -> module of this package, in the order in which a new user meets them.
+VERBS: dict[str, str] = {
+    "demo": "demo",
+    "preprocess text": "preprocess_text",
+    "verify": "verify",
+    "merge": "merge",
+    "show": "show",
+    "train": "train",
+}
+SUMMARIES: dict[str, str] = {
+    "demo": "train NTP and MEAP side by side on this machine and draw one page (offline, about 4 minutes)",
+    "preprocess text": "raw text (.txt, .jsonl, .gz, .zst, .parquet) to a Megatron indexed dataset",
+    "verify": "check an indexed dataset byte by byte against its sidecar",
+    "merge": "join indexed datasets by copying",
+    "show": "print one training sample as columns: token, label, masked?, loss?",
+    "train": "run a recipe through Megatron's own trainer",
+}
+
+
+def overview() -> str:
+    """Return the text of `meap --help`."""
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {SUMMARIES[verb]}" for verb in VERBS]
+    return "\n".join(
+        [
+            "usage: meap VERB [options]      (meap VERB --help explains one verb)",
+            "",
+            "MEAP: mask-enhanced autoregressive prediction, trained by Megatron-Core.",
+            "",
+            *lines,
+            "",
+            "  --version  print the version",
+            "  --debug    show the traceback of an error (with every verb)",
+        ]
+    )
+
+
+def find_verb(words: list[str]) -> tuple[str, list[str]]:
+    """Split the command line into the verb and the verb's own arguments.
+
+    Raises:
+        UserError: no verb has this name; the message names the nearest one.
+    """
+    for count in (2, 1):
+        if (verb := " ".join(words[:count])) in VERBS:
+            return verb, words[count:]
+    typed = " ".join(words[:2]) if any(v.startswith(words[0] + " ") for v in VERBS) else words[0]
+    near = difflib.get_close_matches(typed, VERBS, n=1, cutoff=0.5)
+    hint = f"; did you mean 'meap {near[0]}'?" if near else ""
+    raise UserError(f"there is no verb '{typed}'{hint} Verbs: {', '.join(VERBS)}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb and return the exit status: 0 done, 1 the run failed, 2 the input was refused."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words or os.environ.get("MEAP_DEBUG", "") not in ("", "0")
+    words = [word for word in words if word != "--debug"]
+    if not words or words[0] in ("-h", "--help"):
+        print(overview())
+        return 0
+    if words[0] == "--version":
+        print(f"meap_megatron {__version__}")
+        return 0
+    try:
+        verb, rest = find_verb(words)
+        module = importlib.import_module(f"meap_megatron.cli.{VERBS[verb]}")
+        parser = argparse.ArgumentParser(
+            prog=f"meap {verb}", description=module.HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        module.add_arguments(parser)
+        return int(module.run(parser.parse_args(rest)) or 0)
+    except (UserError, RunError) as error:
+        if debug:
+            raise
+        print(f"meap: error: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("meap: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (`| head`) went away: nothing is wrong with the run.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        print(f"meap: error: {type(error).__name__}: {error}\n(--debug shows where)", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

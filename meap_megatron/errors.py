@@ -1,0 +1,16 @@
+"""The two ways a command may fail, and the exit status of each."""
+
+
+class UserError(ValueError):
+    """Input that breaks a rule: exit status 2.
+
+    The message says what was received, which rule it breaks and what to do, with file and line for data.
+    """
+
+    exit_status = 2
+
+
+class RunError(RuntimeError):
+    """A run that failed although its input was accepted (a worker died, the disk is full): exit status 1."""
+
+    exit_status = 1
