@@ -21,7 +21,7 @@ from meap_megatron.errors import UserError
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
 HEADER_BYTES = 34
-# The types this package writes; Megatron knows more codes (SFT kinds use uint8 = 1).
+# The types this package writes (Megatron knows more): token ids, and one byte per token beside SFT data.
 DTYPE_CODES = {"uint8": 1, "int32": 4, "uint16": 8}
 DTYPE_NAMES = {code: name for name, code in DTYPE_CODES.items()}
 
@@ -76,7 +76,8 @@ def read_header(path: Path) -> IndexHeader:
     )
     if size != header.file_bytes:
         raise UserError(
-            f"{path} has {size:,} bytes, its own counts ({num_sequences:,} sequences, {num_document_indices:,} document "
-            f"indices) ask for {header.file_bytes:,}: it was {'truncated' if size < header.file_bytes else 'changed'}"
+            f"{path} has {size:,} bytes, its own counts ({num_sequences:,} sequences, {num_document_indices:,} "
+            f"document indices) ask for {header.file_bytes:,}: "
+            f"it was {'truncated' if size < header.file_bytes else 'changed'}"
         )
     return header

@@ -119,7 +119,8 @@ def read_sidecar(prefix: str | Path) -> Sidecar:
     version = record.get("format_version") if isinstance(record, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise UserError(
-            f"{path} has format version {version}, this meap_megatron reads up to {FORMAT_VERSION}: install a newer one"
+            f"{path} has format version {version}, this meap_megatron reads up to {FORMAT_VERSION}: "
+            f"install a newer one"
         )
     sidecar = _build(Sidecar, record, path)
     if sidecar.kind not in KINDS or sidecar.dtype not in DTYPE_CODES:
@@ -152,9 +153,10 @@ def check_prefix(prefix: str | Path) -> Sidecar:
     header = read_header(idx_path(prefix))
     if header.dtype != sidecar.dtype:
         raise UserError(f"{idx_path(prefix)} holds {header.dtype} ids, its sidecar says {sidecar.dtype}")
-    if header.num_sequences != sidecar.num_documents:
+    if header.num_document_indices != sidecar.num_documents + 1:
         raise UserError(
-            f"{idx_path(prefix)} holds {header.num_sequences:,} sequences, its sidecar says {sidecar.num_documents:,}"
+            f"{idx_path(prefix)} holds {header.num_document_indices - 1:,} documents, "
+            f"its sidecar says {sidecar.num_documents:,}"
         )
     return sidecar
 

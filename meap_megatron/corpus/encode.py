@@ -1,0 +1,177 @@
+"""Text to ids: gigatoken as the fast path, Hugging Face `tokenizers` as the reference, and the check between them.
+
+Both are built from the same tokenizer.json and both treat special tokens in the text as plain text. The fast path is
+taken only after it gave the same ids as the reference on a sample of the real input; while it runs, one short document
+of every batch is encoded by both.
+"""
+
+import itertools
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meap_megatron.corpus.tokenizer import CorpusTokenizer
+from meap_megatron.errors import RunError, UserError
+
+ENCODERS = ("auto", "gigatoken", "tokenizers")
+# Texts that break encoders: special tokens as text, runs of spaces, controls, combining and astral characters.
+TRICKY = (
+    " leading",
+    "trailing  \n\n\t ",
+    "a</s>b<s>c[MASK]d<unk><|endoftext|>",
+    "    four\n\n\n\nlines\r\nwindows",
+    "e\u0301 \u00e9 \u6f22\u5b57 \u0627\u0644 \U0001f600\U0001f469\u200d\U0001f4bb \u2581 \ufeff",
+    "\x00\x01\x7f\u0085\u00a0\u2028",
+    "123456789 3.14e-10 don't I'LL x_y-z http://a.b/c?d=e&f#g",
+)
+
+
+class Encoder(Protocol):
+    """Encode documents to ids, without BOS, EOS or template."""
+
+    name: str
+
+    def encode(self, texts: Sequence[bytes]) -> list[NDArray[np.uint32]]:
+        """Return one array of ids per UTF-8 text."""
+        ...
+
+
+class TokenizersEncoder:
+    """The reference: Hugging Face `tokenizers`."""
+
+    name = "tokenizers"
+
+    def __init__(self, definition: str) -> None:
+        from tokenizers import Tokenizer
+
+        self._tokenizer = Tokenizer.from_str(definition)
+        self._tokenizer.encode_special_tokens = True
+
+    def encode(self, texts: Sequence[bytes]) -> list[NDArray[np.uint32]]:
+        """Return one array of ids per UTF-8 text."""
+        decoded = [text.decode("utf-8") for text in texts]
+        encodings = self._tokenizer.encode_batch_fast(decoded, add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+
+
+class GigatokenEncoder:
+    """The fast path: gigatoken's BPE."""
+
+    name = "gigatoken"
+
+    def __init__(self, definition: str) -> None:
+        from gigatoken.gigatoken_rs import load_hf_json
+
+        content = json.loads(definition)
+        # Without their entries the special tokens are not found in a text; the others (runs of spaces) stay.
+        content["added_tokens"] = [token for token in content["added_tokens"] if not token["special"]]
+        content["post_processor"] = None
+        self._backend: Any = load_hf_json(json.dumps(content))
+
+    def encode(self, texts: Sequence[bytes]) -> list[NDArray[np.uint32]]:
+        """Return one array of ids per UTF-8 text."""
+        return [self._backend.encode(text) for text in texts]
+
+
+def make_encoder(name: str, definition: str) -> Encoder:
+    """Build the encoder of this name ("gigatoken" or "tokenizers") from the text of a tokenizer.json."""
+    return GigatokenEncoder(definition) if name == "gigatoken" else TokenizersEncoder(definition)
+
+
+def first_difference(fast: Encoder, reference: Encoder, texts: Sequence[bytes]) -> str | None:
+    """Return a description of the first text that two encoders encode differently, or None."""
+    for text, left, right in zip(texts, fast.encode(texts), reference.encode(texts), strict=True):
+        if not np.array_equal(left, right):
+            common = min(len(left), len(right))
+            unequal = np.flatnonzero(left[:common] != right[:common])
+            at = int(unequal[0]) if len(unequal) else common
+            return (
+                f"{text[:40]!r}...: token {at} is {left[at : at + 4].tolist()} by {fast.name}, "
+                f"{right[at : at + 4].tolist()} by {reference.name}"
+            )
+    return None
+
+
+def choose_encoder(requested: str, tokenizer: CorpusTokenizer, sample: Sequence[bytes]) -> tuple[str, str | None]:
+    """Choose the encoder after comparing it with the reference on a sample of the real input.
+
+    Args:
+        requested: "auto", "gigatoken" or "tokenizers".
+        tokenizer: the extended tokenizer.
+        sample: UTF-8 texts of the input.
+
+    Returns:
+        The name of the encoder, and why the fast path was not taken (None if it was, or was not asked for).
+
+    Raises:
+        UserError: "gigatoken" was asked for and does not agree, or the converted SentencePiece model does not give
+            the ids that SentencePiece gives.
+    """
+    texts = [*sample, *(text.encode() for text in TRICKY)]
+    reference = TokenizersEncoder(tokenizer.definition)
+    if tokenizer.sentencepiece_model is not None:
+        difference = first_difference(_SentencePiece(tokenizer.sentencepiece_model), reference, texts)
+        if difference:
+            raise UserError(
+                f"the SentencePiece model has no equal tokenizer.json: {difference}; "
+                f"convert it with its own project's tool and pass the tokenizer.json"
+            )
+    if requested == "tokenizers":
+        return "tokenizers", None
+    try:
+        difference = first_difference(GigatokenEncoder(tokenizer.definition), reference, texts)
+    except (ValueError, RuntimeError, ImportError, KeyError) as error:
+        difference = str(error)
+    if difference is None:
+        return "gigatoken", None
+    if requested == "gigatoken":
+        raise UserError(f"--encoder gigatoken does not fit this tokenizer: {difference}; use --encoder tokenizers")
+    return "tokenizers", difference
+
+
+class SpotCheck:
+    """Encode one short document of every batch by the reference too."""
+
+    def __init__(self, fast: Encoder, definition: str) -> None:
+        self.fast = fast
+        self.reference = None if fast.name == "tokenizers" else TokenizersEncoder(definition)
+        self.batches = 0
+
+    def check(self, texts: Sequence[bytes]) -> None:
+        """Compare one text of at most 4 KiB; which one changes from batch to batch.
+
+        Raises:
+            RunError: the encoders differ.
+        """
+        self.batches += 1
+        if self.reference is None:
+            return
+        for text in itertools.islice(itertools.cycle(texts), self.batches, self.batches + min(len(texts), 16)):
+            if len(text) <= 4096:
+                if difference := first_difference(self.fast, self.reference, [text]):
+                    raise RunError(f"{difference}; start again with --encoder tokenizers --overwrite")
+                return
+
+
+class _SentencePiece:
+    """SentencePiece itself, for the check of its conversion."""
+
+    name = "sentencepiece"
+
+    def __init__(self, model: bytes) -> None:
+        import sentencepiece
+
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+
+    def encode(self, texts: Sequence[bytes]) -> list[NDArray[np.uint32]]:
+        return [np.array(self._processor.encode(text.decode("utf-8")), dtype=np.uint32) for text in texts]
+
+
+def libraries(encoder: str) -> dict[str, str]:
+    """Return the versions of the libraries that decide the ids."""
+    names = ["tokenizers"] if encoder == "tokenizers" else [encoder, "tokenizers"]
+    return {name: version(name) for name in ("meap-megatron", *names)}
