@@ -1,0 +1,89 @@
+// Which of the eligible positions of one sample are masked: strategies `random` and `span`.
+//
+// The specification is meap_megatron/masking/reference.py; both give the same positions bit for bit. Known answers
+// (seed 1234, dataset key 0x0123456789abcdef, sample 7):
+//
+//   random, 15 eligible, 5 chosen          -> 0 2 5 11 12
+//   span of 3, 15 eligible, 7 chosen       -> 4 5 6 8 9 10 13
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "philox.hpp"
+
+namespace meap {
+
+enum Stream : std::uint32_t { kRandomStream = 0, kSpanStream = 1 };
+
+namespace detail {
+
+// Eight bytes that are 0 or 1 -> eight bits, byte i to bit i: the products land side by side in the top byte.
+inline std::uint64_t pack_bytes(const std::uint8_t* bytes) {
+    static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "byte i of a word must be bits 8i..8i+7");
+    std::uint64_t word;
+    std::memcpy(&word, bytes, sizeof(word));
+    return (word * 0x0102040810204080u) >> 56;
+}
+
+}  // namespace detail
+
+// Write `count` distinct integers of 0..num_candidates-1 in ascending order, uniform over all such sets: Floyd's
+// algorithm. For last = num_candidates-count, ..., num_candidates-1 it draws from 0..last and takes the drawn one, or
+// `last` if the drawn one was taken before. One byte per candidate and no branch: with one bit per candidate nearly
+// every load would wait for the store before it (measured: half the speed).
+inline void choose_sorted(WordStream& words, std::int64_t num_candidates, std::int64_t count, std::int64_t* chosen) {
+    const std::size_t num_words = static_cast<std::size_t>((num_candidates + 63) / 64);
+    thread_local std::vector<std::uint8_t> taken;  // kept between calls: allocating costs as much as choosing
+    taken.assign(64 * num_words, 0);
+    std::uint8_t* const bytes = taken.data();
+    std::uint32_t drawn[256];
+    for (std::int64_t first = num_candidates - count; first < num_candidates;) {
+        const std::int64_t piece = std::min<std::int64_t>(256, num_candidates - first);
+        words.below_ascending(static_cast<std::uint32_t>(first) + 1u, static_cast<std::size_t>(piece), drawn);
+        for (std::int64_t i = 0; i < piece; ++i) {
+            const std::uint8_t before = bytes[drawn[i]];
+            bytes[drawn[i]] = 1;
+            bytes[first + i] |= before;
+        }
+        first += piece;
+    }
+    for (std::size_t word = 0; word < num_words; ++word) {
+        std::uint64_t bits = 0;
+        for (int byte = 0; byte < 8; ++byte) bits |= detail::pack_bytes(bytes + 64 * word + 8 * byte) << (8 * byte);
+        for (; bits != 0; bits &= bits - 1) {
+            *chosen++ = static_cast<std::int64_t>(64 * word) + __builtin_ctzll(bits);
+        }
+    }
+}
+
+// Strategy `random`: int64[count], indices into the eligible positions.
+inline void random_positions(Key key, std::uint64_t sample_index, std::int64_t num_eligible, std::int64_t count,
+                             std::int64_t* positions) {
+    WordStream words(key, kRandomStream, sample_index);
+    choose_sorted(words, num_eligible, count, positions);
+}
+
+// Strategy `span`: int64[count] made of ceil(count / span_length) runs, one of them short when the division leaves a
+// rest. Runs never overlap, may touch, and every placement is equally likely: with each run shrunk to one slot, a
+// placement is a choice of slots (stars and bars), and then of the short run.
+inline void span_positions(Key key, std::uint64_t sample_index, std::int64_t num_eligible, std::int64_t count,
+                           std::int64_t span_length, std::int64_t* positions) {
+    WordStream words(key, kSpanStream, sample_index);
+    const std::int64_t num_spans = (count + span_length - 1) / span_length;
+    thread_local std::vector<std::int64_t> slots;
+    slots.resize(static_cast<std::size_t>(num_spans));
+    choose_sorted(words, num_eligible - count + num_spans, num_spans, slots.data());
+    const std::int64_t rest = count % span_length;
+    const std::int64_t short_span = rest == 0 ? -1 : words.below(static_cast<std::uint32_t>(num_spans));
+    std::int64_t written = 0;
+    for (std::int64_t span = 0; span < num_spans; ++span) {
+        const std::int64_t start = slots[static_cast<std::size_t>(span)] - span + written;
+        const std::int64_t length = span == short_span ? rest : span_length;
+        for (std::int64_t offset = 0; offset < length; ++offset) positions[written++] = start + offset;
+    }
+}
+
+}  // namespace meap

@@ -1,0 +1,110 @@
+"""Which input positions of a sample are masked, as a pure function of (seed, dataset, sample index).
+
+No state and no global generator: the same sample gets the same mask for any read order, number of workers, parallel
+layout and point of resumption. `reference.py` is the specification, written in NumPy; the functions here compute the
+same positions bit for bit in C++. This package imports neither torch nor Megatron.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meap_megatron import _C
+from meap_megatron.masking.apply import apply_mask
+from meap_megatron.masking.arguments import STRATEGIES, batch_counts, check_ratio, counts, num_masked
+
+__all__ = ["STRATEGIES", "apply_mask", "check_ratio", "mask_positions", "mask_positions_batch", "num_masked"]
+
+
+def mask_positions(
+    *,
+    seed: int,
+    dataset_key: int,
+    sample_index: int,
+    length: int,
+    ratio: float,
+    strategy: str = "random",
+    span_length: int = 1,
+    step: int | None = None,
+    eligible: NDArray[np.int64] | None = None,
+) -> NDArray[np.int64]:
+    """Return the masked input positions of one sample: int64[k], ascending.
+
+    Without `eligible`, positions 0..length-2 may be masked (the last input position never is, as in the official
+    code) and k is `num_masked(length=length, ratio=ratio)`. With E eligible positions, k is the same share of them:
+    `min(E, num_masked(length=E + 1, ratio=ratio))`.
+
+    Args:
+        seed: of the run, in [0, 2**64).
+        dataset_key: of the dataset's content, in [0, 2**64).
+        sample_index: of the sample in its dataset, from 0.
+        length: input positions of the sample, at least 2.
+        ratio: share of the positions to mask, in [0, 1).
+        strategy: `random`: uniform over all sets of k positions. `span`: ceil(k / span_length) runs of span_length
+            positions, one of them shorter where k is no multiple; never overlapping, uniform over placements; with
+            `eligible`, runs of consecutive eligible positions. `official51`: the set of the official code at this
+            step, `random.seed(50 + step % 51); random.sample(range(0, length - 1), k)`, whatever the sample.
+        span_length: positions per run, for `span`.
+        step: optimizer step from 0, for `official51`.
+        eligible: int64[E], ascending, positions which may be masked; None for 0..length-2.
+
+    Raises:
+        UserError: (a ValueError) an argument breaks its rule; the message names it.
+    """
+    num_eligible, count = counts(
+        seed=seed,
+        dataset_key=dataset_key,
+        sample_index=sample_index,
+        length=length,
+        ratio=ratio,
+        strategy=strategy,
+        span_length=span_length,
+        step=step,
+        eligible=eligible,
+    )
+    if strategy == "official51":
+        return _C.official51_positions(step or 0, length, count)
+    if strategy == "span":
+        chosen = _C.span_positions(seed, dataset_key, sample_index, num_eligible, count, span_length)
+    else:
+        chosen = _C.random_positions(seed, dataset_key, sample_index, num_eligible, count)
+    return chosen if eligible is None else eligible[chosen]
+
+
+def mask_positions_batch(
+    *,
+    seed: int,
+    dataset_key: int,
+    sample_indices: NDArray[np.int64],
+    length: int,
+    ratio: float,
+    strategy: str = "random",
+    span_length: int = 1,
+) -> NDArray[np.int64]:
+    """Return the masked input positions of many samples: int64[b, k], each row ascending; the GIL is released.
+
+    Row i equals `mask_positions(..., sample_index=sample_indices[i])`. Strategies `random` and `span` only.
+
+    Args:
+        seed: of the run, in [0, 2**64).
+        dataset_key: of the dataset's content, in [0, 2**64).
+        sample_indices: int64[b], indices from 0.
+        length: input positions of every sample, at least 2.
+        ratio: share of the positions to mask, in [0, 1).
+        strategy: `random` or `span`, see `mask_positions`.
+        span_length: positions per run, for `span`.
+
+    Raises:
+        UserError: (a ValueError) an argument breaks its rule; the message names it.
+    """
+    num_eligible, count = batch_counts(
+        seed=seed,
+        dataset_key=dataset_key,
+        sample_indices=sample_indices,
+        length=length,
+        ratio=ratio,
+        strategy=strategy,
+        span_length=span_length,
+    )
+    if strategy == "span":
+        return _C.span_positions_batch(seed, dataset_key, sample_indices, num_eligible, count, span_length)
+    return _C.random_positions_batch(seed, dataset_key, sample_indices, num_eligible, count)
