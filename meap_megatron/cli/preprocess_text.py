@@ -1,0 +1,124 @@
+"""`meap preprocess text`: raw text to a Megatron indexed dataset."""
+
+import argparse
+import re
+
+from meap_megatron.corpus.tokenizer import MASK_TOKEN
+from meap_megatron.errors import UserError
+
+HELP = """Encode raw text into an indexed dataset that Megatron reads.
+
+Writes PREFIX.bin and PREFIX.idx (Megatron's format), PREFIX.tokenizer/ (the tokenizer with [MASK] in it, loadable by
+transformers) and PREFIX.meap.json (what was made of what). Every document becomes BOS + text + EOS. Special tokens in
+the text are encoded as plain text. Nothing appears under these names before it is complete; an interrupted run goes
+on with --resume and gives the same bytes.
+
+  meap preprocess text data/*.jsonl.zst --tokenizer tokenizer.model --output corpus/c4
+  meap preprocess text notes/ --tokenizer my_tokenizer/ --output corpus/notes --no-bos
+  meap preprocess text 'c4/**/*.json.gz' ... --shard $SLURM_ARRAY_TASK_ID/64     then: meap merge corpus/c4 PARTS
+"""
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="file, folder or glob of .txt (one document per file), .jsonl, .json (JSON lines), .parquet; "
+        "also .gz and .zst of the first three",
+    )
+    parser.add_argument("--output", "-o", required=True, metavar="PREFIX", help="prefix of the dataset")
+    parser.add_argument(
+        "--tokenizer",
+        "-t",
+        required=True,
+        metavar="T",
+        help="Hugging Face tokenizer folder, tokenizer.json, or SentencePiece .model",
+    )
+    parser.add_argument("--json-key", default="text", help="key or parquet column of the text (default: text)")
+    parser.add_argument("--no-bos", action="store_true", help="do not open documents with BOS")
+    parser.add_argument("--no-eos", action="store_true", help="do not end documents with EOS")
+    parser.add_argument("--bos-token", help="the BOS token, if the tokenizer does not say which it is")
+    parser.add_argument("--eos-token", help="the EOS token, if the tokenizer does not say which it is")
+    parser.add_argument(
+        "--mask-token",
+        default=MASK_TOKEN,
+        help=f"the mask token; added with the next free id if absent (default: {MASK_TOKEN})",
+    )
+    parser.add_argument("--workers", type=int, help="processes (default: the available CPUs)")
+    parser.add_argument(
+        "--shard", metavar="I/N", help="do only part I of N, 0 <= I < N, under PREFIX.shard-I-of-N; then meap merge"
+    )
+    parser.add_argument(
+        "--shard-size",
+        metavar="BYTES",
+        help="input per unit of work and of resume, such as 64M (default: 1/64 of the input, 8M to 256M)",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same command")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset or unfinished run")
+    parser.add_argument(
+        "--max-bad-lines", type=int, default=0, metavar="N", help="skip and report up to N bad lines (default: 0)"
+    )
+    parser.add_argument(
+        "--encoder",
+        default="auto",
+        help="auto (gigatoken if it agrees with tokenizers on a sample of the input), gigatoken, or tokenizers",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the dataset and print what it holds."""
+    from meap_megatron.corpus.preprocess import PreprocessConfig, preprocess
+
+    sidecar = preprocess(
+        config := PreprocessConfig(
+            inputs=args.inputs,
+            output=args.output,
+            tokenizer=args.tokenizer,
+            json_key=args.json_key,
+            add_bos=not args.no_bos,
+            add_eos=not args.no_eos,
+            mask_token=args.mask_token,
+            bos_token=args.bos_token,
+            eos_token=args.eos_token,
+            workers=args.workers,
+            shard=None if args.shard is None else parse_shard(args.shard),
+            shard_bytes=None if args.shard_size is None else parse_size(args.shard_size),
+            resume=args.resume,
+            overwrite=args.overwrite,
+            max_bad_lines=args.max_bad_lines,
+            encoder=args.encoder,
+        )
+    )
+    print(
+        f"{config.prefix}: {sidecar.num_documents:,} documents, {sidecar.num_tokens:,} tokens ({sidecar.dtype}), "
+        f"vocabulary {sidecar.tokenizer.vocab_size:,}, mask token {sidecar.tokenizer.mask_token} = "
+        f"{sidecar.tokenizer.mask_id}"
+    )
+    return 0
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Read `i/n`.
+
+    Raises:
+        UserError: not of this form.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match:
+        raise UserError(f"--shard is {text!r}, expected I/N such as 0/8")
+    return int(match[1]), int(match[2])
+
+
+def parse_size(text: str) -> int:
+    """Read a number of bytes with an optional K, M or G.
+
+    Raises:
+        UserError: not of this form.
+    """
+    match = re.fullmatch(r"(\d+)([KMG]?)", text.upper())
+    if not match:
+        raise UserError(f"--shard-size is {text!r}, expected bytes such as 1000000 or 64M")
+    return int(match[1]) * UNITS[match[2]]

@@ -1,0 +1,54 @@
+"""One line on stderr: documents per second, megabytes of text per second, time left. Readable in a log file too."""
+
+import sys
+import time
+from typing import TextIO
+
+from meap_megatron.corpus.shard import Advance
+
+
+class Progress:
+    """Collect progress and print it: rewritten in place on a terminal, a line every 10 seconds elsewhere."""
+
+    def __init__(self, total_bytes: int, *, done_bytes: int = 0, stream: TextIO | None = None) -> None:
+        self.stream = sys.stderr if stream is None else stream
+        self.terminal = self.stream.isatty()
+        self.total = total_bytes
+        self.skipped = self.consumed = done_bytes
+        self.text_bytes = self.documents = 0
+        self.started = self.printed = time.monotonic()
+
+    def advance(self, step: Advance) -> None:
+        """Add a step and print when it is time."""
+        self.consumed += step.input_bytes
+        self.text_bytes += step.text_bytes
+        self.documents += step.num_documents
+        now = time.monotonic()
+        if now - self.printed >= (0.2 if self.terminal else 10.0):
+            self.printed = now
+            self._print("\r" if self.terminal else "", "\x1b[K" if self.terminal else "\n")
+
+    def finish(self) -> None:
+        """Print the last line."""
+        self._print("\r" if self.terminal else "", "\x1b[K\n" if self.terminal else "\n")
+
+    def line(self) -> str:
+        """Return the text of the line."""
+        seconds = max(time.monotonic() - self.started, 1e-9)
+        share = min(1.0, self.consumed / self.total) if self.total else 1.0
+        rate = (self.consumed - self.skipped) / seconds
+        left = (self.total - self.consumed) / rate if rate and self.consumed < self.total else 0.0
+        return (
+            f"preprocess: {share:6.1%}  {self.documents:,} documents  {self.documents / seconds:,.0f} docs/s  "
+            f"{self.text_bytes / 1e6 / seconds:,.1f} MB/s  ETA {_clock(left)}"
+        )
+
+    def _print(self, start: str, end: str) -> None:
+        self.stream.write(start + self.line() + end)
+        self.stream.flush()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

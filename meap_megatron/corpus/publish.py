@@ -1,0 +1,151 @@
+"""Put a dataset under its final names: data copied and hashed in one pass, each file complete before it appears.
+
+The sidecar of a dataset that is replaced goes first and the new one comes last, so that no sidecar ever stands beside
+files that it does not describe.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meap_megatron.corpus.files import disk_errors, sync_file, sync_folder
+from meap_megatron.corpus.header import IndexHeader
+from meap_megatron.corpus.indexed import write_index
+from meap_megatron.corpus.sidecar import (
+    Sidecar,
+    TokenizerInfo,
+    bin_path,
+    idx_path,
+    sidecar_path,
+    tokenizer_path,
+    write_sidecar,
+)
+
+COPY_BYTES = 2**22
+
+
+def existing(prefix: str | Path) -> list[Path]:
+    """Return the files that a dataset of this prefix has and that exist."""
+    paths = (bin_path(prefix), idx_path(prefix), sidecar_path(prefix), tokenizer_path(prefix))
+    return [path for path in paths if path.exists()]
+
+
+def publish(
+    prefix: str | Path,
+    *,
+    sources: Iterable[Path],
+    lengths: Callable[[], Iterable[NDArray[np.int32]]],
+    document_indices: Callable[[], Iterable[NDArray[np.int64]]],
+    num_sequences: int,
+    num_documents: int,
+    dtype: str,
+    tokenizer: TokenizerInfo,
+    save_tokenizer: Callable[[Path], None] | None,
+    fields: dict[str, Any],
+) -> Sidecar:
+    """Write .bin, .idx, tokenizer and sidecar of a prefix, replacing what is there.
+
+    Args:
+        prefix: the final prefix.
+        sources: files whose bytes, one after the other, are the .bin.
+        lengths: gives the sequence lengths in blocks; called twice.
+        document_indices: gives the document indices in blocks.
+        num_sequences: number of lengths.
+        num_documents: number of document indices - 1.
+        dtype: type of a token id.
+        tokenizer: identity of the tokenizer; its folder is set here.
+        save_tokenizer: writes the tokenizer into the folder it is given; None when there is none to save.
+        fields: the sidecar's kind, add_bos, add_eos and libraries.
+
+    Raises:
+        RunError: the disk is full; nothing half-written is left and what was there before is still there.
+    """
+    final = [bin_path(prefix), idx_path(prefix), tokenizer_path(prefix)]
+    temporary = [path.with_name(f".{path.name}.tmp") for path in final]
+    digest = hashlib.sha256()
+    header = IndexHeader(dtype=dtype, num_sequences=num_sequences, num_document_indices=num_documents + 1)
+    with disk_errors(final[0]), _removed_on_error(temporary):
+        _remove(temporary)
+        with temporary[0].open("wb") as stream:
+            for source in sources:
+                _copy(source, stream, digest)
+            bin_bytes = stream.tell()
+            _sync(stream)
+        with temporary[1].open("wb") as stream:
+            write_index(
+                stream,
+                dtype=dtype,
+                num_sequences=num_sequences,
+                num_document_indices=num_documents + 1,
+                lengths=lengths,
+                document_indices=document_indices,
+            )
+            _sync(stream)
+        with temporary[1].open("rb") as stream:
+            while chunk := stream.read(COPY_BYTES):
+                digest.update(chunk)
+        if save_tokenizer is not None:
+            save_tokenizer(temporary[2])
+            for path in temporary[2].iterdir():
+                sync_file(path)
+        sidecar = Sidecar(
+            content_hash=digest.hexdigest(),
+            num_documents=num_documents,
+            num_tokens=bin_bytes // np.dtype(dtype).itemsize,
+            bin_bytes=bin_bytes,
+            idx_bytes=header.file_bytes,
+            dtype=dtype,
+            tokenizer=_with_folder(tokenizer, final[2].name if save_tokenizer else None),
+            **fields,
+        )
+        sidecar_path(prefix).unlink(missing_ok=True)
+        for source, target in zip(temporary, final, strict=True):
+            if target.is_dir():
+                shutil.rmtree(target)
+            if source.exists():
+                os.replace(source, target)
+        sync_folder(final[0].parent)
+        write_sidecar(prefix, sidecar)
+    return sidecar
+
+
+def _copy(source: Path, target: IO[bytes], digest: Any) -> None:
+    with source.open("rb") as stream:
+        while chunk := stream.read(COPY_BYTES):
+            digest.update(chunk)
+            target.write(chunk)
+
+
+def _sync(stream: IO[bytes]) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def _with_folder(tokenizer: TokenizerInfo, folder: str | None) -> TokenizerInfo:
+    import dataclasses
+
+    return dataclasses.replace(tokenizer, folder=folder)
+
+
+@contextlib.contextmanager
+def _removed_on_error(paths: list[Path]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        _remove(paths)
+        raise
+
+
+def _remove(paths: list[Path]) -> None:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

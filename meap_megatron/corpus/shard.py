@@ -1,0 +1,222 @@
+"""One shard: the documents of a few pieces, encoded into one finished pair in the work folder. What a worker does.
+
+Shards depend on the inputs and the shard size only, never on the number of workers, and the output is their
+concatenation in order; hence neither the number of workers nor an interruption can change a byte of it.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from meap_megatron.corpus.encode import Encoder, SpotCheck, make_encoder
+from meap_megatron.corpus.files import disk_errors
+from meap_megatron.corpus.indexed import PairWriter
+from meap_megatron.corpus.readers import InputFile, Piece, PieceReader, cut
+from meap_megatron.errors import UserError
+
+BATCH_BYTES = 2**20  # of text handed to the encoder at once
+BATCH_DOCUMENTS = 4096
+LISTED = 20  # bad lines named per shard; all are counted
+MIN_SHARD_BYTES, MAX_SHARD_BYTES = 8 * 2**20, 256 * 2**20
+Shard = tuple[Piece, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShardJob:
+    """What every shard of a run has in common; goes to the workers by pickle."""
+
+    folder: str  # the work folder
+    definition_file: str  # the extended tokenizer.json
+    encoder: str
+    key: str
+    bos_id: int | None  # opens every document, or None
+    eos_id: int | None  # ends every document, or None
+    special_ids: tuple[int, ...]
+    bos_text: str | None
+    dtype: str
+    max_bad_lines: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShardResult:
+    """What a finished shard holds; one line of the manifest."""
+
+    shard: int
+    num_documents: int
+    num_tokens: int
+    text_bytes: int
+    num_empty: int
+    num_bad: int
+    bad_lines: tuple[str, ...]  # "file:line: reason" of the first ones
+    num_bos_text: int  # documents whose text begins with the characters of the BOS token
+    bos_text_place: str | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Advance:
+    """Progress since the last report."""
+
+    input_bytes: int
+    text_bytes: int
+    num_documents: int
+
+
+def shard_bytes_for(files: list[InputFile], *, parts: int = 1) -> int:
+    """Return the size of a shard: 1/64 of the input of one SLURM task, between 8 MiB and 256 MiB."""
+    total = sum(file.size for file in files)
+    return min(max(total // (64 * parts), MIN_SHARD_BYTES), MAX_SHARD_BYTES)
+
+
+def plan_shards(files: list[InputFile], shard_bytes: int) -> list[Shard]:
+    """Cut the files into pieces and group neighbouring pieces until a shard has `shard_bytes`."""
+    shards: list[Shard] = []
+    pieces: list[Piece] = []
+    size = 0
+    for file in files:
+        for piece in cut(file, shard_bytes):
+            pieces.append(piece)
+            size += piece.size
+            if size >= shard_bytes:
+                shards.append(tuple(pieces))
+                pieces, size = [], 0
+    return [*shards, tuple(pieces)] if pieces else shards
+
+
+def part_files(folder: Path, shard: int) -> tuple[Path, Path]:
+    """Return the two files of a finished shard: token ids, and int32 lengths of the documents."""
+    return folder / f"part-{shard:06d}.bin", folder / f"part-{shard:06d}.lengths"
+
+
+class ShardEncoder:
+    """Encode shards one after the other with one loaded tokenizer."""
+
+    def __init__(self, job: ShardJob) -> None:
+        definition = Path(job.definition_file).read_text(encoding="utf-8")
+        self.job = job
+        self.encoder: Encoder = make_encoder(job.encoder, definition)
+        self.spot_check = SpotCheck(self.encoder, definition)
+        self.forbidden = np.zeros(max(job.special_ids) + 1, dtype=bool)
+        self.forbidden[list(job.special_ids)] = True
+
+    def run(self, number: int, shard: Shard, report: Callable[[Advance], None]) -> ShardResult:
+        """Encode one shard; its two files appear when both are complete.
+
+        Raises:
+            UserError: an input is damaged, or there are more bad lines than allowed.
+            RunError: the disk is full, or the encoders disagree.
+        """
+        folder = Path(self.job.folder)
+        final = part_files(folder, number)
+        # The process id: a worker that outlived its killed parent must not share a file with its successor.
+        temporary = [path.with_name(f"{path.name}.{os.getpid()}.tmp") for path in final]
+        with disk_errors(folder):
+            writer = PairWriter(temporary[0], temporary[1], dtype=self.job.dtype)
+            try:
+                state = _State(self, writer, report)
+                for piece in shard:
+                    state.read(piece)
+                writer.close()
+                for source, target in zip(temporary, final, strict=True):
+                    os.replace(source, target)
+            except BaseException:
+                writer.abandon()
+                for path in temporary:
+                    path.unlink(missing_ok=True)
+                raise
+        return state.result(number)
+
+
+class _State:
+    """The counts of one shard while it is being encoded."""
+
+    def __init__(self, owner: ShardEncoder, writer: PairWriter, report: Callable[[Advance], None]) -> None:
+        self.owner, self.job, self.writer, self.report = owner, owner.job, writer, report
+        self.before = [] if self.job.bos_id is None else [self.job.bos_id]
+        self.after = [] if self.job.eos_id is None else [self.job.eos_id]
+        self.bos_text = self.job.bos_text.encode() if self.job.bos_text else None
+        self.text_bytes = self.num_empty = self.num_bad = self.num_bos_text = 0
+        self.bad_lines: list[str] = []
+        self.bos_text_place: str | None = None
+        self.reported = 0  # input bytes of the current piece
+        self.size_limit = (2**31 - 1) - 2  # tokens; Megatron's index holds lengths as int32
+
+    def read(self, piece: Piece) -> None:
+        reader = PieceReader(piece, key=self.job.key)
+        self.reported = 0
+        texts: list[bytes] = []
+        numbers: list[int] = []
+        size = 0
+        for number, text in reader:
+            if isinstance(text, str):
+                self.bad(reader, number, text)
+            elif not text:
+                self.num_empty += 1
+            else:
+                texts.append(text)
+                numbers.append(number)
+                size += len(text)
+                if size >= BATCH_BYTES or len(texts) >= BATCH_DOCUMENTS:
+                    self.encode(reader, texts, numbers)
+                    texts, numbers, size = [], [], 0
+        self.encode(reader, texts, numbers)
+
+    def encode(self, reader: PieceReader, texts: list[bytes], numbers: list[int]) -> None:
+        if texts:
+            self.owner.spot_check.check(texts)
+        arrays = self.owner.encoder.encode(texts)
+        kept = []
+        for number, text, ids in zip(numbers, texts, arrays, strict=True):
+            if self.bos_text is not None and text.startswith(self.bos_text):
+                self.num_bos_text += 1
+                self.bos_text_place = self.bos_text_place or reader.place(number)
+            found = self.owner.forbidden[ids[ids < len(self.owner.forbidden)]]
+            if found.any():
+                self.bad(reader, number, "the text gives the id of a special token, which stands for no text")
+            elif not len(ids):
+                self.num_empty += 1
+            elif len(ids) > self.size_limit:
+                self.bad(reader, number, f"the document has {len(ids):,} tokens, an index holds at most 2^31 - 1")
+            else:
+                kept.append(ids)
+        self.writer.add(kept, before=self.before, after=self.after)
+        size = sum(map(len, texts))
+        self.text_bytes += size
+        advance = reader.consumed - self.reported
+        self.reported = reader.consumed
+        self.report(Advance(input_bytes=advance, text_bytes=size, num_documents=len(kept)))
+
+    def bad(self, reader: PieceReader, number: int, reason: str) -> None:
+        self.num_bad += 1
+        if len(self.bad_lines) < LISTED:
+            self.bad_lines.append(f"{reader.place(number)}: {reason}")
+        check_bad_lines(self.num_bad, self.bad_lines, self.job.max_bad_lines)
+
+    def result(self, number: int) -> ShardResult:
+        return ShardResult(
+            shard=number,
+            num_documents=self.writer.num_documents,
+            num_tokens=self.writer.num_tokens,
+            text_bytes=self.text_bytes,
+            num_empty=self.num_empty,
+            num_bad=self.num_bad,
+            bad_lines=tuple(self.bad_lines),
+            num_bos_text=self.num_bos_text,
+            bos_text_place=self.bos_text_place,
+        )
+
+
+def check_bad_lines(count: int, listed: list[str], limit: int) -> None:
+    """Raise when there are more bad lines than allowed.
+
+    Raises:
+        UserError: names the lines.
+    """
+    if count > limit:
+        lines = "\n  ".join(listed[:LISTED])
+        raise UserError(
+            f"{count} bad line{'s' * (count != 1)}, allowed are {limit} (--max-bad-lines):\n  {lines}\n"
+            f"mend the input, or allow and skip bad lines with --max-bad-lines N"
+        )

@@ -1,0 +1,168 @@
+"""Processes that encode shards. A worker that dies ends the run with an error that names it; nothing waits for it.
+
+Each worker has its own pipe, and the parent waits for pipes and process ends together: a shared queue would stay
+silent for ever when a worker is killed for its memory.
+"""
+
+import ctypes
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from meap_megatron.corpus.shard import Advance, Shard, ShardEncoder, ShardJob, ShardResult
+from meap_megatron.errors import RunError, UserError
+
+Numbered = tuple[int, Shard]
+
+
+def available_cpus() -> int:
+    """Return the CPUs this process may use: the smallest of affinity, control group and SLURM's allotment."""
+    counts = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
+    for variable in ("SLURM_CPUS_PER_TASK",):
+        if os.environ.get(variable, "").isdigit():
+            counts.append(int(os.environ[variable]))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            counts.append(-(-int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass
+    return max(1, min(counts))
+
+
+def run_shards(
+    job: ShardJob,
+    shards: Sequence[Numbered],
+    *,
+    workers: int,
+    advance: Callable[[Advance], None],
+    finished: Callable[[ShardResult], None],
+) -> None:
+    """Encode shards, in this process when one worker is enough, else in `workers` processes.
+
+    Args:
+        job: what the shards have in common.
+        shards: (number, pieces) of the shards still to do.
+        workers: number of processes.
+        advance: called in this process with each piece of progress.
+        finished: called in this process when a shard's files are complete.
+
+    Raises:
+        UserError: from a worker, about the input.
+        RunError: from a worker, or a worker died.
+    """
+    if min(workers, len(shards)) <= 1:
+        encoder = ShardEncoder(job) if shards else None
+        for number, shard in shards:
+            assert encoder is not None
+            finished(encoder.run(number, shard, advance))
+        return
+    pool = [_Worker(index, job) for index in range(min(workers, len(shards)))]
+    try:
+        _drive(pool, list(shards), advance, finished)
+    finally:
+        for worker in pool:
+            worker.stop()
+
+
+def _drive(
+    pool: list["_Worker"],
+    waiting: list[Numbered],
+    advance: Callable[[Advance], None],
+    finished: Callable[[ShardResult], None],
+) -> None:
+    waiting.reverse()
+    for worker in pool:
+        worker.give(waiting.pop())
+    while busy := [worker for worker in pool if worker.task is not None]:
+        ready = multiprocessing.connection.wait(
+            [worker.pipe for worker in busy] + [worker.process.sentinel for worker in busy]
+        )
+        for worker in busy:
+            if worker.pipe not in ready and worker.process.sentinel not in ready:
+                continue
+            message = worker.receive()
+            if isinstance(message, Advance):
+                advance(message)
+            elif isinstance(message, ShardResult):
+                worker.task = None
+                finished(message)
+                if waiting:
+                    worker.give(waiting.pop())
+            else:
+                raise message
+
+
+class _Worker:
+    """The parent's view of one process."""
+
+    def __init__(self, index: int, job: ShardJob) -> None:
+        # spawn: a fork of a process that has used gigatoken's or tokenizers' thread pool may hang.
+        context = multiprocessing.get_context("spawn")
+        self.index = index
+        self.task: Numbered | None = None
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, job, os.getpid()), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def give(self, task: Numbered) -> None:
+        self.task = task
+        try:
+            self.pipe.send(task)
+        except OSError:
+            raise self.death() from None
+
+    def receive(self) -> Any:
+        try:
+            return self.pipe.recv()
+        except (EOFError, OSError):
+            raise self.death() from None
+
+    def death(self) -> RunError:
+        self.process.join(5)
+        code = self.process.exitcode
+        how = f"was killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with status {code}"
+        hint = "; out of memory? try fewer --workers" if code == -signal.SIGKILL else ""
+        pieces = self.task[1] if self.task else ()
+        where = f" while reading {pieces[0].file.path}" if pieces else ""
+        return RunError(
+            f"worker {self.index} (process {self.process.pid}) {how}{where}{hint}; "
+            f"finished shards are kept: the same command with --resume goes on"
+        )
+
+    def stop(self) -> None:
+        self.pipe.close()
+        if self.task is not None:
+            self.process.terminate()
+        self.process.join(5)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+
+def _work(pipe: Connection, job: ShardJob, parent: int) -> None:
+    """Body of a worker process: take shards until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphan goes on after kill -9 of the parent
+        if os.getppid() != parent:
+            return
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    try:
+        encoder = ShardEncoder(job)
+        while True:
+            number, shard = pipe.recv()
+            pipe.send(encoder.run(number, shard, pipe.send))
+    except EOFError:
+        return
+    except (UserError, RunError) as error:
+        pipe.send(error)
+    except Exception as error:
+        pipe.send(RunError(f"a worker failed: {type(error).__name__}: {error}"))
