@@ -5,6 +5,7 @@ files that it does not describe.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -116,6 +117,21 @@ def publish(
     return sidecar
 
 
+def tokenizer_saved(prefix: str | Path, save: Callable[[Path], None]) -> None:
+    """Write the tokenizer folder of a prefix, replacing what is there.
+
+    Raises:
+        RunError: the disk is full; nothing half-written is left.
+    """
+    target = tokenizer_path(prefix)
+    temporary = target.with_name(f".{target.name}.tmp")
+    with disk_errors(target), _removed_on_error([temporary]):
+        _remove([temporary])
+        save(temporary)
+        _remove([target])
+        os.replace(temporary, target)
+
+
 def _copy(source: Path, target: IO[bytes], digest: Any) -> None:
     with source.open("rb") as stream:
         while chunk := stream.read(COPY_BYTES):
@@ -129,8 +145,6 @@ def _sync(stream: IO[bytes]) -> None:
 
 
 def _with_folder(tokenizer: TokenizerInfo, folder: str | None) -> TokenizerInfo:
-    import dataclasses
-
     return dataclasses.replace(tokenizer, folder=folder)
 
 

@@ -1,0 +1,107 @@
+"""Read every byte of a pair once, at the speed of the disk, and note what `verify` judges.
+
+One pass over the .bin in chunks: hash, range of the ids, the mask id, and the first and last ids of the documents
+that begin or end in the chunk. Memory does not grow with the data.
+"""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meap_megatron.corpus.indexed import BLOCK, IndexedReader
+from meap_megatron.corpus.sidecar import TokenizerInfo, idx_path
+
+CHUNK = 2**22  # tokens
+
+
+@dataclasses.dataclass(kw_only=True)
+class Tally:
+    """How often something was seen, and where first."""
+
+    count: int = 0
+    first: int | None = None  # token position, or document
+
+    def add(self, positions: NDArray[np.int64]) -> None:
+        """Count positions, ascending."""
+        if len(positions):
+            self.count += len(positions)
+            self.first = int(positions[0]) if self.first is None else self.first
+
+
+@dataclasses.dataclass(kw_only=True)
+class Scan:
+    """What a pass over the data saw; the tallies of documents hold document numbers, the others token positions."""
+
+    content_hash: str = ""
+    outside: Tally = dataclasses.field(default_factory=Tally)  # ids below 0 or not below the vocabulary size
+    mask: Tally = dataclasses.field(default_factory=Tally)  # the mask id
+    without_bos: Tally = dataclasses.field(default_factory=Tally)  # documents that do not start with BOS
+    doubled_bos: Tally = dataclasses.field(default_factory=Tally)  # documents that start with BOS BOS
+    without_eos: Tally = dataclasses.field(default_factory=Tally)  # documents that do not end with EOS
+
+
+def scan_tokens(prefix: str | Path, pair: IndexedReader, tokenizer: TokenizerInfo, *, edges: bool) -> Scan:
+    """Scan a pair.
+
+    Args:
+        prefix: prefix of the pair.
+        pair: the opened pair.
+        tokenizer: vocabulary size and special ids to compare with.
+        edges: look at the ends of the documents; needs pointers and lengths that fit each other and the .bin.
+    """
+    scan = Scan()
+    digest = hashlib.sha256()
+    itemsize = pair.dtype.itemsize
+    for start in range(0, len(pair.tokens), CHUNK):
+        chunk = pair.tokens[start : start + CHUNK]
+        digest.update(memoryview(np.ascontiguousarray(chunk)).cast("B"))
+        if chunk.min() < 0 or chunk.max() >= tokenizer.vocab_size:
+            scan.outside.add(start + np.flatnonzero((chunk < 0) | (chunk >= tokenizer.vocab_size)))
+        scan.mask.add(start + np.flatnonzero(chunk == tokenizer.mask_id))
+        if edges:
+            _scan_edges(scan, pair, tokenizer, chunk, start, itemsize)
+    _hash_rest(digest, prefix, pair)
+    scan.content_hash = digest.hexdigest()
+    return scan
+
+
+def _scan_edges(
+    scan: Scan, pair: IndexedReader, tokenizer: TokenizerInfo, chunk: NDArray, start: int, itemsize: int
+) -> None:
+    """Look at the documents whose first, second or last token lies in the chunk."""
+    stop = start + len(chunk)
+
+    def documents(shift: int) -> tuple[NDArray[np.int64], NDArray]:
+        """Return the documents whose token number `shift` lies in the chunk, and that token."""
+        low, high = np.searchsorted(pair.pointers, [(start - shift) * itemsize, (stop - shift) * itemsize])
+        numbers = np.arange(low, high, dtype=np.int64)
+        at = pair.pointers[low:high] // itemsize + shift - start
+        inside = at < len(chunk)
+        return numbers[inside], chunk[at[inside]]
+
+    if tokenizer.bos_id is not None:
+        numbers, first = documents(0)
+        scan.without_bos.add(numbers[first != tokenizer.bos_id])
+        numbers, second = documents(1)
+        scan.doubled_bos.add(numbers[(second == tokenizer.bos_id) & (pair.lengths[numbers] > 1)])
+    if tokenizer.eos_id is not None:
+        # The last token of a document is the one before the next document's first.
+        numbers, last = documents(-1)
+        scan.without_eos.add(numbers[(last != tokenizer.eos_id) & (numbers > 0)] - 1)
+        if stop == len(pair.tokens) and chunk[-1] != tokenizer.eos_id:
+            scan.without_eos.add(np.array([len(pair) - 1]))
+
+
+def _hash_rest(digest: "hashlib._Hash", prefix: str | Path, pair: IndexedReader) -> None:
+    """Hash the bytes of a torn last token, if any, and then the index."""
+    from meap_megatron.corpus.sidecar import bin_path
+
+    with bin_path(prefix).open("rb") as stream:
+        stream.seek(len(pair.tokens) * pair.dtype.itemsize)
+        digest.update(stream.read())
+    with idx_path(prefix).open("rb") as stream:
+        while block := stream.read(BLOCK):
+            digest.update(block)

@@ -1,0 +1,231 @@
+"""Check a dataset byte by byte: the job of `meap verify`. Every check is one line; all findings are reported."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from meap_megatron.corpus.header import IndexHeader, optimal_dtype, read_header
+from meap_megatron.corpus.indexed import BLOCK, IndexedReader, open_pair
+from meap_megatron.corpus.publish import tokenizer_saved
+from meap_megatron.corpus.scan import Scan, Tally, scan_tokens
+from meap_megatron.corpus.sidecar import (
+    Sidecar,
+    TokenizerInfo,
+    bin_path,
+    idx_path,
+    read_sidecar,
+    sidecar_path,
+    write_sidecar,
+)
+from meap_megatron.corpus.tokenizer import CorpusTokenizer, load_tokenizer, save_tokenizer
+from meap_megatron.errors import UserError
+
+Report = Callable[[str, bool, str], bool]  # name, passed, detail; gives back `passed`
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Check:
+    """One line of the report."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+def verify(prefix: str | Path) -> list[Check]:
+    """Check a dataset against its sidecar; a check that another finding makes meaningless is left out."""
+    checks: list[Check] = []
+
+    def check(name: str, passed: bool, detail: str) -> bool:
+        checks.append(Check(name=name, passed=passed, detail=detail))
+        return passed
+
+    sidecar = header = None
+    try:
+        sidecar = read_sidecar(prefix)
+        check("sidecar", True, f"{sidecar.kind}, format version {sidecar.format_version}")
+    except UserError as error:
+        check("sidecar", False, str(error))
+    try:
+        header = read_header(idx_path(prefix))
+        check("index header", True, f"{header.dtype}, {header.num_sequences:,} sequences")
+    except UserError as error:
+        check("index header", False, str(error))
+    if not bin_path(prefix).is_file():
+        check("bin", False, f"{bin_path(prefix)} does not exist")
+        return checks
+    if header is None:
+        return checks
+    pair = open_pair(prefix)
+    structure = _check_structure(prefix, pair, check)
+    if sidecar is None:
+        return checks
+    _check_counts(prefix, header, sidecar, check)
+    scan = scan_tokens(prefix, pair, sidecar.tokenizer, edges=structure)
+    _check_tokens(pair, scan, sidecar, structure, check)
+    same = scan.content_hash == sidecar.content_hash
+    found = "equals the sidecar's" if same else f"is {scan.content_hash[:16]}..., the sidecar says "
+    check("content hash", same, found + ("" if same else f"{sidecar.content_hash[:16]}...: the bytes changed"))
+    _check_tokenizer(prefix, sidecar.tokenizer, check)
+    return checks
+
+
+def adopt(prefix: str | Path, *, tokenizer: str, overwrite: bool = False, **names: str | None) -> Sidecar:
+    """Make the sidecar and the tokenizer folder of a pair that another tool wrote (`--write-sidecar`).
+
+    Whether documents open with BOS and end with EOS is read off the data.
+
+    Args:
+        prefix: prefix of the pair.
+        tokenizer: the tokenizer that made the ids.
+        overwrite: replace an existing sidecar.
+        names: `mask_token`, `bos_token`, `eos_token` for `load_tokenizer`.
+
+    Raises:
+        UserError: there is a sidecar already, the pair is damaged, or the ids do not fit the tokenizer.
+    """
+    if sidecar_path(prefix).exists() and not overwrite:
+        raise UserError(f"{sidecar_path(prefix)} exists already; --overwrite replaces it")
+    loaded: CorpusTokenizer = load_tokenizer(tokenizer, **{name: value for name, value in names.items() if value})
+    header = read_header(idx_path(prefix))
+    if not bin_path(prefix).is_file():
+        raise UserError(f"{bin_path(prefix)} does not exist")
+    pair = open_pair(prefix)
+    findings: list[str] = []
+
+    def check(name: str, passed: bool, detail: str) -> bool:
+        if not passed:
+            findings.append(f"{name}: {detail}")
+        return passed
+
+    structure = _check_structure(prefix, pair, check)
+    scan = scan_tokens(prefix, pair, loaded.info, edges=structure)
+    info = loaded.info
+    sidecar = Sidecar(
+        kind="text",
+        content_hash=scan.content_hash,
+        num_documents=header.num_document_indices - 1,
+        num_tokens=len(pair.tokens),
+        bin_bytes=bin_path(prefix).stat().st_size,
+        idx_bytes=header.file_bytes,
+        dtype=header.dtype,
+        add_bos=structure and info.bos_id is not None and not scan.without_bos.count,
+        add_eos=structure and info.eos_id is not None and not scan.without_eos.count,
+        tokenizer=dataclasses.replace(info, folder=f"{Path(prefix).name}.tokenizer"),
+        libraries={},
+    )
+    _check_tokens(pair, scan, sidecar, structure, check)
+    if findings:
+        raise UserError(f"{prefix} gets no sidecar:\n  " + "\n  ".join(findings))
+    tokenizer_saved(prefix, lambda folder: save_tokenizer(loaded, folder))
+    write_sidecar(prefix, sidecar)
+    return sidecar
+
+
+def _check_structure(prefix: str | Path, pair: IndexedReader, check: Report) -> bool:
+    """Check lengths, pointers and document indices against each other and the size of the .bin."""
+    itemsize = pair.dtype.itemsize
+    position = 0
+    empty, wrong = Tally(), Tally()
+    for start in range(0, len(pair), BLOCK):
+        lengths = np.asarray(pair.lengths[start : start + BLOCK], dtype=np.int64)
+        ends = position + np.cumsum(lengths * itemsize)
+        expected = np.concatenate([[position], ends[:-1]])
+        empty.add(start + np.flatnonzero(lengths <= 0))
+        wrong.add(start + np.flatnonzero(expected != pair.pointers[start : start + BLOCK]))
+        position = int(ends[-1])
+    size = bin_path(prefix).stat().st_size
+    state = "" if size == position else f": it was {'truncated' if size < position else 'grown'}"
+    fits = check("bin size", size == position, f"{size:,} bytes, the index asks for {position:,}{state}")
+    ordered = check(
+        "pointers",
+        not wrong.count,
+        f"sequence {wrong.first} and {wrong.count - 1:,} more do not start where the one before ends"
+        if wrong.count
+        else "each sequence starts where the one before ends",
+    )
+    full = check("documents", not empty.count, _documents(empty, "are empty", "none is empty"))
+    indices = pair.document_indices
+    ascending = len(indices) > 0 and indices[0] == 0 and indices[-1] == len(pair)
+    for start in range(0, len(indices) - 1, BLOCK):
+        ascending = ascending and bool(np.all(np.diff(indices[start : start + BLOCK + 1]) > 0))
+    check(
+        "document index",
+        bool(ascending),
+        f"{len(indices) - 1:,} documents" if ascending else f"does not ascend from 0 to {len(pair):,} sequences",
+    )
+    return fits and ordered and full and bool(ascending) and len(indices) == len(pair) + 1
+
+
+def _check_counts(prefix: str | Path, header: IndexHeader, sidecar: Sidecar, check: Report) -> None:
+    wanted = {
+        "bin bytes": (bin_path(prefix).stat().st_size, sidecar.bin_bytes),
+        "idx bytes": (idx_path(prefix).stat().st_size, sidecar.idx_bytes),
+        "documents": (header.num_document_indices - 1, sidecar.num_documents),
+        "tokens": (sidecar.bin_bytes // np.dtype(sidecar.dtype).itemsize, sidecar.num_tokens),
+        "dtype": (header.dtype, sidecar.dtype),
+    }
+    if sidecar.kind == "text":
+        wanted["dtype for the vocabulary"] = (header.dtype, optimal_dtype(sidecar.tokenizer.vocab_size))
+    wrong = [f"{name}: found {a}, sidecar says {b}" for name, (a, b) in wanted.items() if a != b]
+    check("sidecar counts", not wrong, "; ".join(wrong) or f"{sidecar.num_documents:,} documents as found")
+
+
+def _check_tokens(pair: IndexedReader, scan: Scan, sidecar: Sidecar, structure: bool, check: Report) -> None:
+    tokenizer = sidecar.tokenizer
+
+    def place(position: int | None) -> str:
+        if position is None or not structure:
+            return f"token {position}"
+        document = int(np.searchsorted(pair.pointers, position * pair.dtype.itemsize, side="right")) - 1
+        return f"token {position:,} (document {document:,})"
+
+    outside, mask = scan.outside, scan.mask
+    bad_id = None if outside.first is None else int(pair.tokens[outside.first])
+    check(
+        "ids",
+        not outside.count,
+        f"all below {tokenizer.vocab_size:,}"
+        if not outside.count
+        else f"{outside.count:,} ids outside 0..{tokenizer.vocab_size - 1}, first {bad_id} at {place(outside.first)}",
+    )
+    check(
+        "mask id",
+        not mask.count,
+        f"{tokenizer.mask_id} does not occur"
+        if not mask.count
+        else f"{tokenizer.mask_id} occurs {mask.count:,} times, first at {place(mask.first)}; no text gives this id",
+    )
+    if not structure:
+        return
+    if sidecar.add_bos:
+        check("start tokens", not scan.without_bos.count, _documents(scan.without_bos, "lack BOS", "all there"))
+        check("doubled BOS", not scan.doubled_bos.count, _documents(scan.doubled_bos, "open with BOS BOS", "none"))
+    if sidecar.add_eos:
+        check("end tokens", not scan.without_eos.count, _documents(scan.without_eos, "lack EOS", "all there"))
+
+
+def _check_tokenizer(prefix: str | Path, info: TokenizerInfo, check: Report) -> None:
+    if info.folder is None:
+        return
+    folder = Path(prefix).parent / info.folder
+    try:
+        found = load_tokenizer(folder, mask_token=info.mask_token, **_named(folder)).info
+    except UserError as error:
+        check("tokenizer", False, str(error))
+        return
+    same = found.fingerprint == info.fingerprint and found.mask_id == info.mask_id
+    check("tokenizer", same, f"{folder} {'is' if same else 'is not'} the one that made the data")
+
+
+def _named(folder: Path) -> dict[str, str]:
+    """Return the BOS and EOS tokens that a saved tokenizer folder names."""
+    config = json.loads((folder / "tokenizer_config.json").read_text()) if folder.is_dir() else {}
+    return {role: config[role] for role in ("bos_token", "eos_token") if role in config}
+
+
+def _documents(tally: Tally, what: str, none: str) -> str:
+    return f"{tally.count:,} {what}, first document {tally.first:,}" if tally.first is not None else none
