@@ -1,0 +1,49 @@
+"""`meap train`: a recipe becomes Megatron's command line, and runs."""
+
+import argparse
+import shlex
+from pathlib import Path
+
+HELP = """Train a recipe with Megatron's own trainer.
+
+  meap train examples/recipes/tiny_cpu_meap.yaml data_path=data/mine save=runs/mine
+  meap train RECIPE.yaml train_iters=200 --dry-run         print the command line, start nothing
+  meap train RECIPE.yaml nproc=2 tensor_model_parallel_size=2
+
+Keys are Megatron's flag names in snake_case. A run goes on from the newest checkpoint in its `save` folder."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("recipe", help="a YAML file, see examples/recipes")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the recipe's")
+    parser.add_argument("--nproc", type=int, default=None, help="processes on this machine (as nproc=N)")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved command line and exit")
+    parser.add_argument("--verbose", action="store_true", help="show all of Megatron's output instead of one log per rank")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check the recipe, then print or start it."""
+    from meap_megatron.training import recipe as recipes
+    from meap_megatron.training.flags import read_flags
+
+    overrides = list(args.overrides)
+    if args.nproc is not None:
+        overrides.append(f"nproc={args.nproc}")
+    recipe = recipes.load(args.recipe, overrides)
+    words = recipe.command_line(read_flags())
+    save = recipe.get("save")
+    if save:
+        if recipe.get("load") is None:
+            # Starting again goes on where the run stopped.
+            words.append(f"--load={save}")
+        if recipe.get("tensorboard_dir") is None:
+            words.append(f"--tensorboard-dir={Path(save) / 'tensorboard'}")
+        if not args.verbose and recipe.get("meap_log") is None:
+            words.append(f"--meap-log={Path(save) / 'logs'}")
+    if args.dry_run:
+        print(shlex.join(["python", "-m", "meap_megatron.training.pretrain", *words]))
+        return 0
+    from meap_megatron.training.launch import launch
+
+    return launch(words, nproc=int(recipe.get("nproc", 0) or 0), device=str(recipe.get("device", "auto")))

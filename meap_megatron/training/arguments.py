@@ -1,0 +1,86 @@
+"""The `--meap-*` flags beside Megatron's own, and the checks that need both."""
+
+import argparse
+from typing import Any
+
+from meap_megatron.errors import UserError
+
+STRATEGIES = ("random", "span", "official51")
+
+
+def add_meap_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the flags to Megatron's parser (its `extra_args_provider`)."""
+    group = parser.add_argument_group("MEAP", "mask-enhanced autoregressive prediction (arXiv 2502.07490)")
+    group.add_argument(
+        "--meap-mask-ratio",
+        type=float,
+        default=0.0,
+        help="fraction of the input tokens of each sample to mask, in [0, 1); 0 is plain next-token prediction, "
+        "the paper uses 0.15",
+    )
+    group.add_argument(
+        "--meap-mask-strategy",
+        choices=STRATEGIES,
+        default="random",
+        help="random positions, spans of --meap-span-length, or the 51 position sets of the official code",
+    )
+    group.add_argument("--meap-span-length", type=int, default=5, help="tokens per span, with strategy span")
+    group.add_argument(
+        "--meap-mask-seed", type=int, default=None, help="seed of the masks (default: --seed); data order keeps --seed"
+    )
+    group.add_argument(
+        "--meap-mask-token-id", type=int, default=None, help="id of [MASK] (default: from the sidecar of the data)"
+    )
+    group.add_argument(
+        "--meap-mask-validation", action="store_true", help="mask the validation inputs too (default: clean inputs)"
+    )
+    group.add_argument(
+        "--meap-protect-special", action="store_true", help="never mask BOS and EOS (the official code masks them)"
+    )
+    group.add_argument(
+        "--meap-init",
+        choices=("megatron", "official"),
+        default="megatron",
+        help="official: the initialisation of the official code, which Megatron's flags cannot express",
+    )
+    group.add_argument(
+        "--meap-decay-norms", action="store_true", help="weight decay on norm gains too, as the official code"
+    )
+    group.add_argument(
+        "--meap-metrics", default=None, help="path of metrics.jsonl (default: metrics.jsonl in the --save folder)"
+    )
+    group.add_argument(
+        "--meap-peak-tflops",
+        type=float,
+        default=None,
+        help="peak of one device in TFLOP/s, for MFU (default: by GPU name; on a CPU measured at start)",
+    )
+    group.add_argument("--meap-device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run")
+    group.add_argument(
+        "--meap-log",
+        default=None,
+        help="folder for Megatron's own output, one file per rank; then only progress lines are shown",
+    )
+    return parser
+
+
+def check(args: Any) -> None:
+    """Refuse settings that would fail later or silently do something else.
+
+    Raises:
+        UserError: naming the flag, its value, the rule and the way out.
+    """
+    if not 0.0 <= args.meap_mask_ratio < 1.0:
+        raise UserError(f"--meap-mask-ratio {args.meap_mask_ratio} is outside [0, 1)")
+    if args.meap_span_length < 1:
+        raise UserError(f"--meap-span-length {args.meap_span_length} must be at least 1 token")
+    if args.meap_mask_strategy == "official51" and args.step_batch_size_schedule is not None:
+        raise UserError(
+            "--meap-mask-strategy official51 numbers its position sets by optimizer step, which needs a constant global "
+            "batch size; drop --step-batch-size-schedule"
+        )
+    if args.transformer_impl == "transformer_engine" and args.reset_attention_mask:
+        raise UserError(
+            "--reset-attention-mask has no effect on Transformer Engine's causal attention, so documents would see "
+            "each other; use --dataloader-inter-document-masking"
+        )

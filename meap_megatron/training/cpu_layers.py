@@ -1,0 +1,112 @@
+"""Layers for a CPU: attention through `scaled_dot_product_attention`, and an RMSNorm that sequence parallel may use.
+
+They fill the same slots of Megatron's layer spec, under the same parameter names, as Megatron's local layers, so that a
+checkpoint moves between them freely. Two things Megatron's local layers cannot do are added: packed segments
+(`packed_seq_params`, the block-causal counterpart of Transformer Engine's THD format) and norms under sequence parallel.
+
+Shapes: s sequence, b batch, h heads, g key-value heads (groups), d head size, t = tokens of all segments.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from meap_megatron.errors import UserError
+
+
+class CpuAttention(MegatronModule):
+    """Causal softmax attention; with `packed_seq_params`, causal inside each segment and blind to all others."""
+
+    def __init__(self, config: TransformerConfig, *, softmax_scale: float | None = None, **unused: Any) -> None:
+        super().__init__(config=config)
+        self.softmax_scale = softmax_scale
+        del unused  # layer number, mask type, process groups: without meaning for one causal kernel
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        attn_mask_type: Any = None,
+        attention_bias: torch.Tensor | None = None,
+        packed_seq_params: PackedSeqParams | None = None,
+    ) -> torch.Tensor:
+        """Attend.
+
+        Args:
+            query: [s, b, h, d], or [t, h, d] with packed segments.
+            key: [s, b, g, d] or [t, g, d]; h is a multiple of g.
+            value: as `key`.
+            attention_mask: bool [b, 1, s, s], true where attention is forbidden, or None for plain causal.
+            attn_mask_type: unused.
+            attention_bias: must be None.
+            packed_seq_params: `cu_seqlens_q` int32[segments + 1] bounds the segments.
+
+        Returns:
+            [s, b, h * d], or [t, h * d] with packed segments.
+        """
+        if attention_bias is not None:
+            raise UserError("attention bias is not supported on a CPU")
+        grouped = query.size(-2) != key.size(-2)
+        if packed_seq_params is not None:
+            # [t, h, d] -> [h, t, d], one kernel call per segment: never t x t
+            q, k, v = (x.transpose(0, 1) for x in (query, key, value))
+            bounds = packed_seq_params.cu_seqlens_q.tolist()
+            parts = [
+                F.scaled_dot_product_attention(
+                    q[:, a:b], k[:, a:b], v[:, a:b], is_causal=True, scale=self.softmax_scale, enable_gqa=grouped
+                )
+                for a, b in zip(bounds[:-1], bounds[1:], strict=True)
+                if b > a
+            ]
+            return torch.cat(parts, dim=1).transpose(0, 1).reshape(query.size(0), -1)
+        s, b = query.shape[:2]
+        q, k, v = (x.permute(1, 2, 0, 3) for x in (query, key, value))
+        allowed = None if attention_mask is None else ~attention_mask
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=allowed, is_causal=allowed is None, scale=self.softmax_scale, enable_gqa=grouped
+        )
+        return out.permute(2, 0, 1, 3).reshape(s, b, -1)
+
+    def sharded_state_dict(self, prefix: str = "", sharded_offsets: tuple = (), metadata: dict | None = None) -> dict:
+        """Return nothing: attention holds no weights."""
+        return {}
+
+
+class CpuRMSNorm(torch.nn.RMSNorm):
+    """RMSNorm over the last dimension whose gain is marked for the gradient all-reduce of sequence parallel."""
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **unused: Any) -> None:
+        super().__init__(hidden_size, eps=eps, dtype=config.params_dtype)
+        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+        del unused
+
+
+def block_spec(model_config: Any, vp_stage: int | None = None) -> TransformerBlockSubmodules:
+    """Return the layers of this pipeline stage and the final norm, for `GPTModelConfig.transformer_layer_spec`.
+
+    Raises:
+        UserError: a normalisation other than RMSNorm, or context parallel, was asked for on a CPU.
+    """
+    config: TransformerConfig = model_config.transformer
+    if config.context_parallel_size > 1:
+        raise UserError(
+            f"context_parallel_size={config.context_parallel_size} needs Transformer Engine and GPUs; "
+            "on a CPU set context_parallel_size=1"
+        )
+    if config.normalization != "RMSNorm":
+        raise UserError(f"normalization={config.normalization}: the CPU layers have RMSNorm only; set normalization=RMSNorm")
+    layer = get_gpt_layer_local_spec(qk_layernorm=config.qk_layernorm, normalization=config.normalization)
+    layer.submodules.self_attention.submodules.core_attention = CpuAttention
+    layer.submodules.input_layernorm = CpuRMSNorm
+    layer.submodules.pre_mlp_layernorm = CpuRMSNorm
+    return TransformerBlockSubmodules(
+        layer_specs=[layer] * get_num_layers_to_build(config, vp_stage), layer_norm=CpuRMSNorm
+    )

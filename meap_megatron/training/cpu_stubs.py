@@ -1,0 +1,146 @@
+"""Stand-ins for the CUDA objects that Megatron's trainer touches on a machine without a GPU.
+
+They do what "one device, no concurrency" means: a stream or event that is always finished, memory counters that say
+zero, and the CPU generator where a CUDA generator is asked for. `redirect` puts them in place.
+"""
+
+import contextlib
+from collections import defaultdict
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+CPU = torch.device("cpu")
+
+
+class Finished:
+    """A CUDA stream or event on which all work is already done."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+
+    def __enter__(self) -> "Finished":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        return None
+
+    def synchronize(self) -> None:
+        """Nothing to wait for."""
+
+    def wait(self, stream: object = None) -> None:
+        """Nothing to wait for."""
+
+    def record(self, stream: object = None) -> None:
+        """Nothing to record."""
+
+    def wait_stream(self, stream: object) -> None:
+        """Nothing to wait for."""
+
+    def wait_event(self, event: object) -> None:
+        """Nothing to wait for."""
+
+    def record_event(self, event: object = None) -> "FinishedEvent":
+        """Return an event that is already reached."""
+        return FinishedEvent()
+
+    def query(self) -> bool:
+        """Say that all work is done."""
+        return True
+
+    def elapsed_time(self, end: object) -> float:
+        """Return 0.0 ms: host timers measure CPU work."""
+        return 0.0
+
+
+class FinishedStream(Finished):
+    """A stream; a class of its own, because torch tells streams and events apart by class."""
+
+
+class FinishedEvent(Finished):
+    """An event."""
+
+
+class CpuGenerators:
+    """`torch.cuda.default_generators`, each entry being the CPU generator."""
+
+    def __getitem__(self, index: object) -> torch.Generator:
+        return torch.default_generator
+
+    def __len__(self) -> int:
+        return 1
+
+
+def nothing(*args: Any, **kwargs: Any) -> None:
+    """Accept anything and do nothing."""
+
+
+def zero(*args: Any, **kwargs: Any) -> int:
+    """Answer 0 to any question about CUDA memory."""
+    return 0
+
+
+def one(*args: Any, **kwargs: Any) -> int:
+    """Answer 1 to the question how many devices there are."""
+    return 1
+
+
+def cpu_device(*args: Any, **kwargs: Any) -> torch.device:
+    """Return the device on which tensors are made."""
+    return CPU
+
+
+def finished_stream(*args: Any, **kwargs: Any) -> FinishedStream:
+    """Return a stream on which all work is done."""
+    return FinishedStream()
+
+
+def null_context(*args: Any, **kwargs: Any) -> contextlib.AbstractContextManager[None]:
+    """Return a context that does nothing."""
+    return contextlib.nullcontext()
+
+
+def memory_stats(*args: Any, **kwargs: Any) -> dict[str, int]:
+    """Return CUDA memory counters, all zero."""
+    return defaultdict(int)
+
+
+def device_properties(*args: Any, **kwargs: Any) -> SimpleNamespace:
+    """Describe the CPU in the fields that Megatron reads of a GPU."""
+    return SimpleNamespace(major=8, minor=0, total_memory=0, name="cpu", multi_processor_count=1)
+
+
+def device_capability(*args: Any, **kwargs: Any) -> tuple[int, int]:
+    """Return a compute capability that switches no special case on."""
+    return (8, 0)
+
+
+def get_rng_state(*args: Any, **kwargs: Any) -> torch.Tensor:
+    """Return the state of the CPU generator: uint8[n]."""
+    return torch.get_rng_state()
+
+
+def set_rng_state(state: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+    """Set the state of the CPU generator from uint8[n]."""
+    torch.set_rng_state(state)
+
+
+def manual_seed(seed: int) -> None:
+    """Seed the CPU generator."""
+    torch.manual_seed(seed)
+
+
+def call_now(function: Any, **kwargs: Any) -> None:
+    """Run what torch.cuda would run once CUDA is initialised."""
+    function()
+
+
+def unchanged(module: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Module:
+    """`Module.cuda()`: the module is where it has to be."""
+    return module
+
+
+def tensor_unchanged(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """`Tensor.cuda()`: the tensor is where it has to be."""
+    return tensor

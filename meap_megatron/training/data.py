@@ -1,0 +1,148 @@
+"""The dataset provider: Megatron's arguments in, train, validation and test datasets out."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from meap_megatron.config import MaskConfig
+from meap_megatron.corpus.sidecar import Sidecar, check_prefix
+from meap_megatron.errors import UserError
+
+
+def blend_prefixes(blend: Any) -> list[str]:
+    """Return the prefixes of one of Megatron's blends, (prefixes, weights or None), without the weights."""
+    return [] if blend is None else [str(prefix) for prefix in blend[0]]
+
+
+def data_prefixes(args: Any) -> list[str]:
+    """Return all dataset prefixes that the arguments name, in order."""
+    from megatron.training.utils import get_blend_and_blend_per_split
+
+    blend, per_split = get_blend_and_blend_per_split(args)
+    return [p for b in (blend, *(per_split or ())) for p in blend_prefixes(b)]
+
+
+def read_sidecars(prefixes: list[str]) -> list[Sidecar]:
+    """Check every prefix cheaply and return the sidecars.
+
+    Raises:
+        UserError: a file is missing or of the wrong size, or two prefixes were made with different tokenizers.
+    """
+    sidecars = [check_prefix(prefix) for prefix in prefixes]
+    for prefix, sidecar in zip(prefixes, sidecars, strict=True):
+        if sidecar.tokenizer.fingerprint != sidecars[0].tokenizer.fingerprint:
+            raise UserError(
+                f"{prefix} was tokenised with another tokenizer ({sidecar.tokenizer.fingerprint[:12]}) than {prefixes[0]} "
+                f"({sidecars[0].tokenizer.fingerprint[:12]}); a blend needs one tokenizer: run `meap preprocess` again"
+            )
+    return sidecars
+
+
+def mask_config(args: Any, sidecar: Sidecar) -> MaskConfig:
+    """Return the masking settings of a run."""
+    tokenizer = sidecar.tokenizer
+    mask_id = tokenizer.mask_id if args.meap_mask_token_id is None else args.meap_mask_token_id
+    special = (tokenizer.bos_id, tokenizer.eos_id) if args.meap_protect_special else ()
+    return MaskConfig(
+        mask_id=mask_id,
+        ratio=args.meap_mask_ratio,
+        strategy=args.meap_mask_strategy,
+        span_length=args.meap_span_length if args.meap_mask_strategy == "span" else 1,
+        seed=args.seed if args.meap_mask_seed is None else args.meap_mask_seed,
+        mask_validation=args.meap_mask_validation,
+        protected_ids=tuple(i for i in special if i is not None),
+        global_batch_size=args.global_batch_size if args.meap_mask_strategy == "official51" else None,
+    )
+
+
+def check_vocabulary(args: Any, sidecars: list[Sidecar], prefixes: list[str]) -> None:
+    """Refuse data whose ids the embedding table does not hold.
+
+    Raises:
+        UserError: an id of the data, or `[MASK]`, lies outside the padded vocabulary.
+    """
+    for prefix, sidecar in zip(prefixes, sidecars, strict=True):
+        if sidecar.tokenizer.vocab_size > args.padded_vocab_size:
+            raise UserError(
+                f"{prefix} holds ids up to {sidecar.tokenizer.vocab_size - 1} ([MASK] is {sidecar.tokenizer.mask_id}), but "
+                f"the model has {args.padded_vocab_size} rows; leave vocab_size and tokenizer_type out, so that they are "
+                "read from the data, or give the tokenizer that made it"
+            )
+
+
+def make_provider(args: Any, sidecars: list[Sidecar], on_first_call: Callable[[], None]) -> Callable[..., Any]:
+    """Return Megatron's `train_valid_test_dataset_provider`.
+
+    Args:
+        args: Megatron's arguments.
+        sidecars: one per prefix of `data_prefixes(args)`; empty with mock data.
+        on_first_call: called once, when the model is built and a checkpoint, if any, is loaded.
+    """
+    called = []
+
+    def provider(num_samples: list[int], vp_stage: int | None = None) -> Any:
+        from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
+
+        from meap_megatron.training.batch import reads_data
+
+        if not called:
+            called.append(True)
+            on_first_call()
+        kind, config = dataset_kind_and_config(args, sidecars)
+        return BlendedMegatronDatasetBuilder(kind, num_samples, partial(reads_data, args, vp_stage), config).build()
+
+    provider.is_distributed = True  # type: ignore[attr-defined]
+    return provider
+
+
+def dataset_kind_and_config(args: Any, sidecars: list[Sidecar]) -> tuple[Any, Any]:
+    """Return the dataset class and its configuration for Megatron's builder."""
+    from megatron.training.utils import get_blend_and_blend_per_split
+
+    from meap_megatron.datasets.gpt import MEAPGPTDataset, MEAPGPTDatasetConfig
+    from meap_megatron.datasets.tokenizer import DatasetTokenizer
+
+    blend, blend_per_split = get_blend_and_blend_per_split(args)
+    common = {
+        "random_seed": args.seed,
+        "sequence_length": args.seq_length,
+        "blend": blend,
+        "blend_per_split": blend_per_split,
+        "split": args.split,
+        "multiple_validation_sets": args.multiple_validation_sets,
+        "full_validation": args.full_validation,
+        "num_dataset_builder_threads": args.num_dataset_builder_threads,
+        "path_to_cache": args.data_cache_path or default_cache(args),
+        "mmap_bin_files": args.mmap_bin_files,
+        "reset_position_ids": args.reset_position_ids,
+        "reset_attention_mask": args.reset_attention_mask,
+        "eod_mask_loss": args.eod_mask_loss,
+        "create_attention_mask": args.create_attention_mask_in_dataloader,
+        "mid_level_dataset_surplus": args.mid_level_dataset_surplus,
+        "fast_cache_load": args.dataloader_fast_cache_load,
+        "defer_npy_index_mmap": args.dataloader_defer_npy_index_mmap,
+        "context_parallel_size": args.context_parallel_size,
+        "data_parallel_size": args.data_parallel_size,
+        "inter_document_masking": args.dataloader_inter_document_masking,
+    }
+    if not sidecars:
+        from megatron.core.datasets.gpt_dataset import GPTDatasetConfig, MockGPTDataset
+        from megatron.training import get_tokenizer
+
+        return MockGPTDataset, GPTDatasetConfig(tokenizer=get_tokenizer(), **common)
+    tokenizer = DatasetTokenizer(sidecars[0].tokenizer)
+    return MEAPGPTDataset, MEAPGPTDatasetConfig(tokenizer=tokenizer, meap=mask_config(args, sidecars[0]), **common)
+
+
+def default_cache(args: Any) -> str | None:
+    """Return the folder for Megatron's index cache: beside the first prefix, as Megatron does, if that can be written."""
+    import os
+
+    prefixes = data_prefixes(args)
+    if not prefixes:
+        return None
+    folder = Path(prefixes[0]).resolve().parent
+    if os.access(folder, os.W_OK):
+        return str(folder / "cache" / "meap_megatron")
+    return str(Path(args.save) / "cache") if args.save else None

@@ -1,0 +1,138 @@
+"""The flags that Megatron's own parser and ours declare, as data, so that a recipe can be checked without importing torch.
+
+The table is read from the real parser once per installed version and kept in the user's cache folder; importing Megatron
+takes several seconds, reading the table a few milliseconds.
+"""
+
+import argparse
+import json
+import os
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from meap_megatron.errors import UserError
+from meap_megatron.version import __version__
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flag:
+    """One option of the command line."""
+
+    option: str
+    """As typed: "--num-layers"."""
+    kind: str
+    """"switch" (no value), "toggle" (--x / --no-x), "one" (one value) or "many"."""
+    type: str
+    """"int", "float", "str" or "other"."""
+    choices: list[str] | None
+
+    def words(self, value: Any, *, origin: str) -> list[str]:
+        """Return the command-line words that set this option to `value`; none for None and for a switch that is off.
+
+        Raises:
+            UserError: the value's type does not fit, or it is not among the choices; `origin` says where it stands.
+        """
+        name = self.option.removeprefix("--").replace("-", "_")
+        if value is None:
+            return []
+        if self.kind in ("switch", "toggle"):
+            if not isinstance(value, bool):
+                raise UserError(f"{origin}: {name}={value!r} must be true or false")
+            off = [self.option.replace("--", "--no-", 1)] if self.kind == "toggle" else []
+            return [self.option] if value else off
+        if self.kind == "many":
+            values = value if isinstance(value, list) else [value]
+            return [self.option, *(self.text(v, name, origin) for v in values)]
+        if isinstance(value, list | dict):
+            raise UserError(f"{origin}: {name} takes one value, got {value!r}")
+        return [f"{self.option}={self.text(value, name, origin)}"]
+
+    def text(self, value: Any, name: str, origin: str) -> str:
+        """Return one value as text, checked."""
+        if self.choices is not None and str(value) not in self.choices:
+            raise UserError(f"{origin}: {name}={value!r} is not one of {', '.join(self.choices)}")
+        if self.type == "int":
+            try:
+                whole = int(value)
+            except (TypeError, ValueError):
+                raise UserError(f"{origin}: {name}={value!r} must be a whole number") from None
+            if isinstance(value, bool) or whole != float(value):
+                raise UserError(f"{origin}: {name}={value!r} must be a whole number")
+            return str(whole)
+        if self.type == "float":
+            try:
+                return repr(float(value))
+            except (TypeError, ValueError):
+                raise UserError(f"{origin}: {name}={value!r} must be a number") from None
+        return str(value)
+
+
+def read_flags() -> dict[str, Flag]:
+    """Return all flags by their name in snake_case, from the cache or from the parser itself."""
+    cache = cache_file()
+    try:
+        raw = json.loads(cache.read_text(encoding="utf-8"))
+        return {name: Flag(**fields) for name, fields in raw.items()}
+    except (OSError, ValueError, TypeError):
+        flags = declared_flags()
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        temporary = cache.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps({name: asdict(flag) for name, flag in flags.items()}), encoding="utf-8")
+        os.replace(temporary, cache)
+    except OSError:
+        pass  # a read-only home: the parser is read again next time
+    return flags
+
+
+def cache_file() -> Path:
+    """Return the path of the table for the installed versions."""
+    try:
+        megatron = version("megatron-core")
+    except PackageNotFoundError:
+        raise UserError("megatron-core is not installed; run `make demo` or `pip install meap-megatron`") from None
+    root = os.environ.get("MEAP_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(root) / "meap_megatron" / f"flags-{__version__}-megatron-{megatron}.json"
+
+
+def declared_flags() -> dict[str, Flag]:
+    """Read the flags from Megatron's real parser with ours added; imports Megatron."""
+    from meap_megatron.training import platform
+
+    platform.set_thread_policy()
+    platform.quiet_imports()
+    platform.stub_triton()
+    from megatron.training.arguments import add_megatron_arguments
+
+    from meap_megatron.training.arguments import add_meap_arguments
+
+    parser = add_meap_arguments(add_megatron_arguments(argparse.ArgumentParser(allow_abbrev=False)))
+    flags: dict[str, Flag] = {}
+    for action in parser._actions:
+        for option in action.option_strings:
+            if not option.startswith("--") or isinstance(action, argparse._HelpAction):
+                continue
+            toggle = isinstance(action, argparse.BooleanOptionalAction)
+            if toggle and option.startswith("--no-"):
+                continue
+            flags[option.removeprefix("--").replace("-", "_")] = Flag(
+                option=option,
+                kind="toggle" if toggle else kind_of(action),
+                type=action.type.__name__ if action.type in (int, float, str) else "other",  # type: ignore[union-attr]
+                choices=[choice_text(choice) for choice in action.choices] if action.choices else None,
+            )
+    return flags
+
+
+def choice_text(choice: Any) -> str:
+    """Return a choice as it is typed: the name of an enumeration's member, else the value."""
+    return str(getattr(choice, "name", choice))
+
+
+def kind_of(action: argparse.Action) -> str:
+    """Classify an option by the number of values it takes."""
+    if action.nargs == 0:
+        return "switch"
+    return "one" if action.nargs in (None, "?") else "many"

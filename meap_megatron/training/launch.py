@@ -1,0 +1,159 @@
+"""Start a command line: in this process, as several processes on this machine, or as the rank that SLURM says it is."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+
+from meap_megatron.errors import RunError, UserError
+from meap_megatron.training import platform
+
+GRACE_SECONDS = 5.0
+"""How long ranks get to end by themselves when one has failed, and again after SIGTERM."""
+
+
+def slurm_environment(environ: Mapping[str, str], master: str) -> dict[str, str]:
+    """Return the variables that torch.distributed reads, from those that `srun` sets.
+
+    Args:
+        environ: with SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID, SLURM_JOB_ID.
+        master: host name of the first node.
+    """
+    tasks_on_node = environ.get("SLURM_STEP_TASKS_PER_NODE") or environ.get("SLURM_TASKS_PER_NODE") or "1"
+    return {
+        "RANK": environ["SLURM_PROCID"],
+        "WORLD_SIZE": environ["SLURM_NTASKS"],
+        "LOCAL_RANK": environ["SLURM_LOCALID"],
+        "LOCAL_WORLD_SIZE": tasks_on_node.split("(", 1)[0].split(",", 1)[0],
+        "MASTER_ADDR": environ.get("MASTER_ADDR", master),
+        # One port per job, outside the range that Linux gives to clients.
+        "MASTER_PORT": environ.get("MASTER_PORT", str(20000 + int(environ["SLURM_JOB_ID"]) % 12000)),
+    }
+
+
+def first_slurm_host(node_list: str) -> str:
+    """Return the first host of a SLURM node list, asking `scontrol` to expand it."""
+    if not any(mark in node_list for mark in "[,"):
+        return node_list
+    try:
+        done = subprocess.run(
+            ["scontrol", "show", "hostnames", node_list], capture_output=True, text=True, check=True, timeout=60
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise RunError(f"cannot expand the node list {node_list}: {error}; set MASTER_ADDR to the first host") from None
+    return done.stdout.split()[0]
+
+
+def number_of_processes(nproc: int, device: str) -> int:
+    """Return how many processes to start: as asked, or for 0 one per GPU, and one on a CPU."""
+    if nproc > 0:
+        return nproc
+    if device == "cpu":
+        return 1
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+def launch(argv: list[str], *, nproc: int, device: str) -> int:
+    """Run the trainer with this command line and return its exit status.
+
+    Args:
+        argv: words for `meap_megatron.training.pretrain`.
+        nproc: processes on this machine; ignored under `srun`, which starts one per task.
+        device: "auto", "cpu" or "cuda".
+    """
+    environ = os.environ
+    argv = [*argv, f"--meap-device={device}"]
+    platform.set_thread_policy()
+    if "SLURM_PROCID" in environ and int(environ.get("SLURM_NTASKS", "1")) > 1 and "RANK" not in environ:
+        if nproc > 1:
+            raise UserError(f"nproc={nproc} inside srun with {environ['SLURM_NTASKS']} tasks; leave nproc out")
+        host = first_slurm_host(environ.get("SLURM_STEP_NODELIST") or environ["SLURM_JOB_NODELIST"])
+        environ.update(slurm_environment(environ, host))
+    already_a_rank = int(environ.get("WORLD_SIZE", "1")) > 1
+    processes = 1 if already_a_rank else number_of_processes(nproc, platform.resolve_device(device))
+    if processes == 1:
+        from meap_megatron.training.pretrain import main
+
+        return main(argv)
+    return run_ranks(argv, processes=processes)
+
+
+def rank_environment(rank: int, *, processes: int, port: int) -> dict[str, str]:
+    """Return the variables that torch.distributed reads, for one rank of a job on this machine."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+def run_ranks(argv: list[str], *, processes: int) -> int:
+    """Start the ranks, pass SIGTERM and SIGINT on to them, and stop all when one fails.
+
+    Not torchrun: that adds seconds of start-up, buries the message of the rank that failed under its own report, and
+    kills ranks 30 s after a signal, whether or not they are still writing a checkpoint.
+
+    Raises:
+        RunError: a rank failed; names it and this host.
+    """
+    command = [sys.executable, "-m", "meap_megatron.training.pretrain", *argv]
+    port = platform.free_port()
+    ranks = [
+        subprocess.Popen(command, env=os.environ | rank_environment(rank, processes=processes, port=port))
+        for rank in range(processes)
+    ]
+
+    def pass_on(received: int, frame: object) -> None:
+        for process in ranks:
+            if process.poll() is None:
+                process.send_signal(received)
+
+    previous = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        failed = first_failure(ranks)
+        if failed is None:
+            return 0
+        stop(ranks)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        for process in ranks:
+            if process.poll() is None:
+                process.kill()
+    status = ranks[failed].returncode
+    if status == UserError.exit_status:
+        return status
+    how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+    raise RunError(f"rank {failed} of {processes} on {socket.gethostname()} {how}; the other ranks were stopped")
+
+
+def first_failure(ranks: list[subprocess.Popen[bytes]]) -> int | None:
+    """Wait until all ranks have ended well (None) or one has not (its number)."""
+    while True:
+        states = [process.poll() for process in ranks]
+        for rank, state in enumerate(states):
+            if state not in (None, 0):
+                return rank
+        if all(state == 0 for state in states):
+            return None
+        time.sleep(0.05)
+
+
+def stop(ranks: list[subprocess.Popen[bytes]]) -> None:
+    """End ranks that still run: let them finish what they say, then SIGTERM, then SIGKILL."""
+    for number, patience in ((None, GRACE_SECONDS), (signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, GRACE_SECONDS)):
+        running = [process for process in ranks if process.poll() is None]
+        if number is not None:
+            for process in running:
+                process.send_signal(number)
+        deadline = time.monotonic() + patience
+        while any(process.poll() is None for process in running) and time.monotonic() < deadline:
+            time.sleep(0.05)

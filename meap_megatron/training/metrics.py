@@ -1,0 +1,261 @@
+"""What a run reports: `metrics.jsonl`, TensorBoard, and one progress line a person can read.
+
+Megatron writes its scalars to a TensorBoard writer on the last rank. `RunMetrics` takes that writer's place, passes every
+scalar on to the real writer if there is one, and collects those of one step into one record. Values are those of the
+step itself, not the averages of Megatron's log line, whose denominator is wrong for the first line after a resume.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+STEP_FIELDS = {
+    "lm loss": "lm_loss",
+    "masked loss": "masked_loss",
+    "other loss": "other_loss",
+    "mask fraction": "mask_fraction",
+    "trained fraction": "trained_fraction",
+    "learning-rate": "learning_rate",
+    "grad-norm": "grad_norm",
+}
+"""Tag of Megatron's scalar -> field of a step record."""
+VALIDATION_FIELDS = {f"{tag} validation": STEP_FIELDS[tag] for tag in ("lm loss", "masked loss", "other loss")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunShape:
+    """What turns seconds into tokens/s and MFU."""
+
+    train_steps: int
+    tokens_per_step: int
+    flops_per_step: float
+    """Of the whole job, as Megatron counts them."""
+    peak_flops: float | None
+    """Of the whole job per second; None: MFU is not reported."""
+    log_interval: int
+    """Steps between progress lines."""
+
+
+class RunMetrics:
+    """A TensorBoard writer that also writes `metrics.jsonl` and prints progress."""
+
+    def __init__(
+        self,
+        *,
+        path: Path | None,
+        shape: RunShape,
+        settings: dict[str, Any],
+        start_step: int,
+        inner: Any = None,
+        screen: TextIO | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Open the file and write the "start" record.
+
+        Args:
+            path: of metrics.jsonl; records after `start_step`, left by a run that was resumed, are dropped.
+            shape: sizes of the run.
+            settings: what is worth knowing of the run, JSON values.
+            start_step: number of steps already done.
+            inner: the TensorBoard writer to pass scalars on to.
+            screen: where progress lines go; None: nowhere.
+            clock: seconds, monotonic.
+        """
+        self.inner, self.shape, self.screen, self.clock = inner, shape, screen, clock
+        self.began = clock()
+        self.step_began: float | None = None
+        self.record: dict[str, Any] = {}
+        self.validation: dict[str, Any] = {}
+        self.last_step = start_step
+        self.recent: list[float] = []
+        self.file: TextIO | None = None
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            keep_until(path, start_step)
+            self.file = path.open("a", encoding="utf-8")
+        self.write({"event": "start", "step": start_step, "run": settings})
+
+    def forward_begins(self) -> None:
+        """Note the time of the first forward pass of a step; called at every micro-batch."""
+        if self.step_began is None:
+            self.end_validation()
+            self.step_began = self.clock()
+
+    def add_scalar(self, tag: str, value: Any, step: int | None = None, **rest: Any) -> None:
+        """Take one scalar, as `SummaryWriter.add_scalar`."""
+        if self.inner is not None:
+            self.inner.add_scalar(tag, value, step, **rest)
+        if step is None:
+            return
+        if tag in STEP_FIELDS:
+            if self.record and self.record["step"] != step:
+                self.end_step()
+            if not self.record:
+                self.begin_record(step)
+            self.record[STEP_FIELDS[tag]] = number(value)
+            if tag == "grad-norm":
+                # The last of the tags above that Megatron writes for a step.
+                self.end_step()
+        elif tag in VALIDATION_FIELDS:
+            field = VALIDATION_FIELDS[tag]
+            event = "validation"
+            if self.validation and (self.validation["step"], tag) == (step, "lm loss validation"):
+                # At the end of a run Megatron evaluates the validation set, then the test set, under the same tags.
+                event = "test"
+            if self.validation and (self.validation["step"] != step or event == "test"):
+                self.end_validation()
+            if not self.validation:
+                self.validation = {"event": event, "step": step, "lm_loss": None, "masked_loss": None}
+                self.validation["other_loss"] = None
+            self.validation[field] = number(value)
+
+    def begin_record(self, step: int) -> None:
+        """Start the record of a step; its time ends here, before the checkpoint and the validation that may follow."""
+        now = self.clock()
+        seconds = now - (self.step_began if self.step_began is not None else self.began)
+        self.step_began = None
+        self.record = {"event": "step", "step": step, "lm_loss": None, "masked_loss": None, "other_loss": None}
+        self.record |= {
+            "mask_fraction": 0.0,
+            "trained_fraction": None,
+            "learning_rate": None,
+            "grad_norm": None,
+            "consumed_tokens": step * self.shape.tokens_per_step,
+            "tokens_per_second": self.shape.tokens_per_step / seconds,
+            "mfu": self.mfu(seconds),
+            "seconds": seconds,
+        }
+
+    def mfu(self, seconds: float) -> float | None:
+        """Return model FLOP/s over peak FLOP/s, or None without a peak."""
+        if not self.shape.peak_flops:
+            return None
+        return self.shape.flops_per_step / seconds / self.shape.peak_flops
+
+    def end_step(self) -> None:
+        """Write the record of a step and, every `log_interval` steps, the progress line."""
+        record, self.record = self.record, {}
+        if record["masked_loss"] is None:
+            record["other_loss"] = record["lm_loss"]
+        self.write(record)
+        self.last_step = record["step"]
+        self.recent = [*self.recent[-19:], record["seconds"]]
+        if self.inner is not None:
+            self.inner.add_scalar("tokens-per-second", record["tokens_per_second"], record["step"])
+            if record["mfu"] is not None:
+                self.inner.add_scalar("mfu", record["mfu"], record["step"])
+        if record["step"] % self.shape.log_interval == 0 or record["step"] in (1, self.shape.train_steps):
+            self.show(progress_line(record, self.shape, self.recent))
+
+    def end_validation(self) -> None:
+        """Write the record of an evaluation, if one was collected."""
+        if self.validation:
+            record, self.validation = self.validation, {}
+            if record["masked_loss"] is None:
+                record["other_loss"] = record["lm_loss"]
+            self.write(record)
+            self.show(f"step {record['step']:>6}  {record['event']} loss {record['lm_loss']:.4f}")
+
+    def show(self, line: str) -> None:
+        """Print one line for people."""
+        if self.screen is not None:
+            print(line, file=self.screen, flush=True)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append one record and flush it, so that a killed run keeps all its lines."""
+        if self.file is not None:
+            self.file.write(json.dumps(record) + "\n")
+            self.file.flush()
+
+    def flush(self) -> None:
+        """Flush, as `SummaryWriter.flush`."""
+        if self.inner is not None:
+            self.inner.flush()
+
+    def close(self) -> None:
+        """Write the "end" record and close the file and the real writer."""
+        if self.record:
+            self.end_step()
+        self.end_validation()
+        self.write({"event": "end", "step": self.last_step, "seconds": self.clock() - self.began})
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+        if self.inner is not None:
+            self.inner.close()
+
+    def __getattr__(self, name: str) -> Any:
+        """Pass every other method of a SummaryWriter on, or ignore the call if there is no real writer."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        inner = self.__dict__.get("inner")
+        return getattr(inner, name) if inner is not None else lambda *args, **kwargs: None
+
+
+def number(value: Any) -> float | None:
+    """Return a scalar (tensor or number) as a float, NaN as None: JSON has no NaN."""
+    result = float(value)
+    return None if result != result else result
+
+
+def progress_line(record: dict[str, Any], shape: RunShape, recent: list[float]) -> str:
+    """Return the line that a person reads; `recent` holds the seconds of the last steps."""
+    parts = [f"step {record['step']:>6}/{shape.train_steps}", f"loss {record['lm_loss']:.4f}"]
+    if record["masked_loss"] is not None:
+        parts.append(f"(masked {record['masked_loss']:.4f}, other {record['other_loss']:.4f})")
+    if record["grad_norm"] is not None:
+        parts.append(f"grad {record['grad_norm']:.3f}")
+    if record["learning_rate"] is not None:
+        parts.append(f"lr {record['learning_rate']:.2e}")
+    pace = sorted(recent)[len(recent) // 2]
+    parts.append(f"{shape.tokens_per_step / pace:,.0f} tokens/s")
+    if shape.peak_flops:
+        parts.append(f"MFU {shape.flops_per_step / pace / shape.peak_flops:.0%}")
+    parts.append(f"ETA {clock_time((shape.train_steps - record['step']) * pace)}")
+    return "  ".join(parts)
+
+
+def clock_time(seconds: float) -> str:
+    """Return seconds as h:mm:ss or m:ss."""
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Drop the records of steps after `step` from an existing metrics file; a run that starts anew keeps a copy.
+
+    A file of a run that restarts from step 0 is renamed to `metrics.1.jsonl` (or the next free number), not deleted.
+    """
+    if not path.exists():
+        return
+    if step == 0:
+        free = next(n for n in range(1, 10_000) if not path.with_suffix(f".{n}.jsonl").exists())
+        path.rename(path.with_suffix(f".{free}.jsonl"))
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # the torn last line of a killed run
+        if record.get("event") != "end" and record.get("step", 0) <= step:
+            kept.append(line)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return all records of a metrics file; a torn last line is left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records

@@ -1,0 +1,173 @@
+"""What this process runs on, and what has to be in place before Megatron is imported.
+
+Call `prepare(device)` first thing: it stubs a missing triton, hides Transformer Engine on a CPU, installs the
+redirects and sets the number of threads. `flags_for` then gives the Megatron flags that the device needs.
+"""
+
+import importlib.util
+import logging
+import os
+import socket
+import sys
+import types
+import warnings
+from typing import Any
+
+from meap_megatron.errors import UserError
+
+CPU_FLAGS: tuple[str, ...] = (
+    "--transformer-impl=local",
+    "--distributed-backend=gloo",
+    "--use-cpu-initialization",
+    "--no-gradient-accumulation-fusion",
+    "--no-masked-softmax-fusion",
+    "--no-bias-gelu-fusion",
+    "--no-bias-swiglu-fusion",
+    "--no-bias-dropout-fusion",
+    "--no-rope-fusion",
+    "--no-persist-layer-norm",
+    "--disable-jit-fuser",
+    "--no-create-attention-mask-in-dataloader",
+)
+"""Flags without which Megatron calls a CUDA kernel."""
+
+
+def resolve_device(device: str) -> str:
+    """Turn "auto" into "cuda" if a GPU is there, else into "cpu".
+
+    Raises:
+        UserError: "cuda" was asked for and there is none.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device={device} is not one of auto, cpu, cuda")
+    if device == "cpu":
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "cuda":
+        raise UserError("device=cuda, but torch sees no GPU on this machine; use device=auto or device=cpu")
+    return "cpu"
+
+
+class _Stub(types.ModuleType):
+    """A module whose every attribute is a decorator that changes nothing: enough to import Triton kernels unrun."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _AnyKernel()
+
+
+class _AnyKernel:
+    """Stands for triton.jit, triton.Config, tl.constexpr and so on; calling it on a function returns the function."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1 and not kwargs and callable(args[0]):
+            return args[0]
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        return self
+
+    def __getitem__(self, item: Any) -> Any:
+        return self
+
+
+def is_importable(name: str) -> bool:
+    """Tell whether a top-level package is installed, without importing it."""
+    if name in sys.modules:
+        return sys.modules[name] is not None
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def stub_triton() -> bool:
+    """Put a stub in place of triton if it is not installed (CPU builds of torch bring none); return whether it was.
+
+    megatron-core 0.19 imports triton unconditionally, also where no kernel of it ever runs.
+    """
+    if is_importable("triton"):
+        return False
+    for name in ("triton", "triton.language"):
+        module = _Stub(name)
+        module.__spec__ = importlib.util.spec_from_loader(name, loader=None)
+        sys.modules[name] = module
+    sys.modules["triton"].language = sys.modules["triton.language"]  # type: ignore[attr-defined]
+    return True
+
+
+def cpus_available() -> int:
+    """Return the number of processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def set_thread_policy() -> None:
+    """Let idle OpenMP threads sleep instead of spin; only has an effect before torch is imported.
+
+    With spinning threads, two threads on two cores that something else uses too were 75 times slower per small operation
+    (docs/log.md, 2026-11-22).
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def quiet_imports() -> None:
+    """Silence what Megatron and torch say on import about optional parts that are missing, once per module."""
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"megatron\..*")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    # "No CUDA runtime is found", said by torch's C++ extension helper.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+
+
+def free_port() -> int:
+    """Return a TCP port of this machine that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def prepare(device: str) -> None:
+    """Make Megatron importable and runnable on `device` ("cpu" or "cuda"); harmless when called twice."""
+    quiet_imports()
+    # Megatron asserts it, and on one device it changes nothing.
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        os.environ.setdefault("MASTER_PORT", str(free_port()))
+    stub_triton()
+    if device == "cpu":
+        if "transformer_engine" not in sys.modules:
+            # With Transformer Engine installed, Megatron's local layers pick its CUDA operations.
+            sys.modules["transformer_engine"] = None  # type: ignore[assignment]
+        local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        threads = int(os.environ.get("MEAP_THREADS", "0")) or max(1, cpus_available() // local_ranks)
+        import torch
+
+        torch.set_num_threads(threads)
+    from meap_megatron.training import redirect
+
+    redirect.install(device=device)
+
+
+def flags_for(device: str, given: list[str]) -> list[str]:
+    """Return the Megatron flags that `device` and the installed parts need and that `given` does not already hold.
+
+    Args:
+        device: "cpu" or "cuda".
+        given: the command line, in which a flag stands as `--name value` or `--name=value`.
+    """
+    present = {word.split("=", 1)[0] for word in given if word.startswith("--")}
+    if device == "cpu":
+        wanted = list(CPU_FLAGS)
+    else:
+        wanted = []
+        if not is_importable("transformer_engine"):
+            wanted += ["--transformer-impl=local", "--no-persist-layer-norm"]
+            if not is_importable("fused_weight_gradient_mlp_cuda"):
+                # Apex's kernel; without it Megatron stops with an import error in the first backward pass.
+                wanted.append("--no-gradient-accumulation-fusion")
+    return [flag for flag in wanted if flag.split("=", 1)[0] not in present]

@@ -1,0 +1,199 @@
+"""The entry point, a drop-in for Megatron's `pretrain_gpt.py`.
+
+    python -m meap_megatron.training.pretrain <Megatron flags> --meap-mask-ratio 0.15
+
+takes Megatron's own command line. On a machine without a GPU the flags that a CPU needs are added. With data that has a
+sidecar, tokenizer and vocabulary size need not be given. `main` is what `meap train` calls.
+"""
+
+import contextlib
+import io
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from meap_megatron.errors import RunError, UserError
+from meap_megatron.training import platform
+from meap_megatron.training.arguments import add_meap_arguments, check
+
+DATA_FLAGS = ("--data-path", "--train-data-path", "--valid-data-path", "--test-data-path")
+
+
+def flag_values(argv: list[str], flag: str) -> list[str]:
+    """Return the values that a command line gives to `flag` (`--flag a b` or `--flag=a`), [] if it is absent."""
+    values: list[str] = []
+    taking = False
+    for word in argv:
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            taking = name == flag
+            if taking and equals:
+                values.append(value)
+        elif taking:
+            values.append(word)
+    return values
+
+
+def named_prefixes(argv: list[str]) -> list[str]:
+    """Return the dataset prefixes on a command line, without blend weights."""
+    words = [word for flag in DATA_FLAGS for word in flag_values(argv, flag)]
+    return [word for word in words if not is_number(word)]
+
+
+def is_number(word: str) -> bool:
+    """Tell whether a word of a blend is a weight."""
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def tokenizer_flags(argv: list[str]) -> list[str]:
+    """Return the flags that give Megatron the vocabulary of the data, unless the command line names a tokenizer.
+
+    Training never tokenises, so Megatron's placeholder tokenizer with the size from the sidecar is all it needs.
+    """
+    prefixes = named_prefixes(argv)
+    if not prefixes or flag_values(argv, "--tokenizer-type") or flag_values(argv, "--vocab-size"):
+        return []
+    from meap_megatron.training.data import read_sidecars
+
+    size = max(sidecar.tokenizer.vocab_size for sidecar in read_sidecars(prefixes))
+    return ["--tokenizer-type=NullTokenizer", f"--vocab-size={size}"]
+
+
+@contextlib.contextmanager
+def output_to(path: Path | None) -> Iterator[TextIO]:
+    """Send this process's stdout and stderr, of native code too, to a file; yield the stream that still reaches people.
+
+    Args:
+        path: the log file, appended to; None: change nothing.
+    """
+    if path is None:
+        yield sys.stdout
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved_out, saved_err = os.dup(1), os.dup(2)
+    screen = os.fdopen(os.dup(saved_out), "w", buffering=1, encoding="utf-8")
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        yield screen
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(saved_out, 1)
+        os.dup2(saved_err, 2)
+        for descriptor in (saved_out, saved_err, log):
+            os.close(descriptor)
+        screen.close()
+
+
+def parse(argv: list[str]) -> Any:
+    """Let Megatron parse and validate the command line.
+
+    Raises:
+        UserError: Megatron refuses it; the message is Megatron's.
+    """
+    from megatron.training.arguments import parse_and_validate_args
+
+    said = io.StringIO()
+    saved, sys.argv = sys.argv, [sys.argv[0], *argv]
+    try:
+        with contextlib.redirect_stderr(said):
+            return parse_and_validate_args(extra_args_provider=add_meap_arguments)
+    except SystemExit as stop:
+        if stop.code == 0:
+            raise
+        message = said.getvalue().strip().splitlines()
+        raise UserError(f"Megatron refuses the command line: {message[-1] if message else stop}") from None
+    except (AssertionError, ValueError, RuntimeError, KeyError) as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        reason = str(error) or f"the rule `{where.line}` does not hold"
+        raise UserError(f"Megatron refuses the settings: {reason}") from error
+    finally:
+        sys.argv = saved
+
+
+def log_path(argv: list[str]) -> Path | None:
+    """Return this rank's log file if `--meap-log FOLDER` asks for one."""
+    folder = flag_values(argv, "--meap-log")
+    return Path(folder[-1]) / f"rank-{os.environ.get('RANK', '0')}.log" if folder else None
+
+
+def run(argv: list[str], screen: TextIO) -> None:
+    """Train in this process as the rank that the environment names.
+
+    Args:
+        argv: Megatron flags and `--meap-*` flags.
+        screen: where progress lines go.
+    """
+    platform.set_thread_policy()
+    device = platform.resolve_device((flag_values(argv, "--meap-device") or ["auto"])[-1])
+    platform.prepare(device)
+    argv = [*argv, *tokenizer_flags(argv), *platform.flags_for(device, argv)]
+
+    from megatron.core.enums import ModelType
+    from megatron.training import pretrain
+    from megatron.training.argument_utils import pretrain_cfg_container_from_args
+
+    from meap_megatron.training import data
+    from meap_megatron.training.model import model_config
+    from meap_megatron.training.report import install_metrics
+    from meap_megatron.training.step import make_forward_step
+
+    args = parse(argv)
+    check(args)
+    sidecars = [] if args.mock_data else data.read_sidecars(data.data_prefixes(args))
+    if not sidecars and not args.mock_data:
+        raise UserError("no training data: give data_path, the prefix that `meap preprocess text` wrote")
+    data.check_vocabulary(args, sidecars, data.data_prefixes(args) if sidecars else [])
+    mask_token_id = data.mask_config(args, sidecars[0]).mask_id if sidecars and args.meap_mask_ratio > 0 else None
+
+    reporter = install_metrics(args, device=device, screen=screen)
+    provider = data.make_provider(args, sidecars, reporter.start)
+    forward_step = reporter.timed(make_forward_step(args, mask_token_id=mask_token_id))
+    container = pretrain_cfg_container_from_args(args, model_config(args, device=device))
+    try:
+        pretrain(container, provider, ModelType.encoder_or_decoder, forward_step)
+    finally:
+        reporter.close()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train; return 0, or 1 for a failed run, 2 for refused input. See the module's text."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    log = log_path(argv)
+    debug = os.environ.get("MEAP_DEBUG", "") not in ("", "0")
+    rank = os.environ.get("RANK", "0")
+    failure: UserError | RunError | None = None
+    with output_to(log) as screen:
+        try:
+            run(argv, screen)
+        except (UserError, RunError) as error:
+            failure = error
+            traceback.print_exc()
+        except Exception as error:
+            if log is None or debug:
+                raise
+            traceback.print_exc()
+            failure = RunError(f"rank {rank}: {type(error).__name__}: {error}\nfull log: {log}")
+    if failure is None:
+        return 0
+    if debug:
+        raise failure
+    if rank == "0" or not isinstance(failure, UserError):
+        # Every rank finds the same fault in the input; one message is enough.
+        print(f"meap: error: {failure}", file=sys.stderr)
+    return failure.exit_status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
