@@ -1,0 +1,177 @@
+"""Megatron's GPT dataset with masked inputs: `super().__getitem__`, then the mask stage.
+
+Masking comes after everything that Megatron derives from the tokens (loss mask, attention mask, position ids,
+cu_seqlens), so all of it is that of the unmasked sample, and labels are never touched. With ratio 0 or without a
+`MaskConfig` every field equals `GPTDataset`'s bit for bit.
+"""
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+from megatron.core.datasets.indexed_dataset import IndexedDataset
+from megatron.core.datasets.utils import Split
+
+from meap_megatron.config import MaskConfig
+from meap_megatron.corpus.sidecar import Sidecar, check_prefix, read_sidecar
+from meap_megatron.datasets.stage import MaskStage, dataset_key
+from meap_megatron.errors import UserError
+
+
+@dataclass
+class MEAPGPTDatasetConfig(GPTDatasetConfig):
+    """Megatron's configuration and what to mask.
+
+    Raises:
+        UserError: strategy `official51` with a blend of datasets.
+    """
+
+    meap: MaskConfig | None = None
+    """What to mask; None for plain next-token prediction."""
+
+    content_hash: str | None = field(init=False, default=None)
+    """Of the dataset that holds this copy of the configuration; the dataset sets it, for the index cache's key."""
+
+    def __post_init__(self) -> None:
+        """Check what the base class does not know."""
+        super().__post_init__()
+        if self.meap is not None and self.meap.strategy == "official51":
+            for prefixes in prefixes_per_blend(self):
+                if len(prefixes) > 1:
+                    raise UserError(
+                        f"strategy 'official51' with a blend of {len(prefixes)} datasets: its masks follow the "
+                        "optimizer step, which a sample of a blend does not know; merge the data (meap merge) or use "
+                        "strategy 'random'"
+                    )
+
+
+class MEAPGPTDataset(GPTDataset):
+    """The samples of one split of one indexed dataset, inputs masked as `config.meap` says.
+
+    The mask of a sample is a function of the seed, the content of the dataset, the split and the sample's index:
+    not of the order of reading, the worker, the rank, the folder, or the number of epochs read before.
+    """
+
+    cached_loss_mask: torch.Tensor | None  # Megatron's; see __getitem__
+
+    def __init__(
+        self,
+        indexed_dataset: IndexedDataset,
+        dataset_path: str,
+        indexed_indices: np.ndarray,
+        num_samples: int | None,
+        index_split: Split,
+        config: MEAPGPTDatasetConfig,
+    ) -> None:
+        # Megatron keys its cached indices by attributes of the configuration, which all datasets of a blend share.
+        # A copy per dataset carries the content hash into the key of this dataset and of the blend.
+        config = copy.copy(config)
+        config.content_hash = self._content_hash(dataset_path)
+        super().__init__(indexed_dataset, dataset_path, indexed_indices, num_samples, index_split, config)
+        mask = config.meap
+        is_masked = mask is not None and mask.ratio > 0 and (index_split == Split.train or mask.mask_validation)
+        self.mask_stage: MaskStage | None = None
+        if mask is not None and is_masked:
+            self.mask_stage = MaskStage(mask=mask, dataset_key=dataset_key(config.content_hash, index_split.name))
+
+    @staticmethod
+    def build_low_level_dataset(dataset_path: str, config: MEAPGPTDatasetConfig) -> IndexedDataset:
+        """Check the prefix against its sidecar and against the configuration, then open it.
+
+        Raises:
+            UserError: no sidecar, a truncated or foreign file, or data that this configuration cannot train on.
+        """
+        check_matches(check_prefix(dataset_path), dataset_path, config)
+        return GPTDataset.build_low_level_dataset(dataset_path, config)
+
+    @staticmethod
+    def _content_hash(dataset_path: str) -> str:
+        return read_sidecar(dataset_path).content_hash
+
+    @staticmethod
+    def _key_config_attributes() -> list[str]:
+        """Return the attributes that decide the cached indices: Megatron's, those it forgets, and the content.
+
+        What is masked is not among them: indices do not depend on it, and NTP and MEAP arms share them.
+        """
+        forgotten = ["add_extra_token_to_sequence", "drop_last_partial_validation_sequence"]
+        return [*GPTDataset._key_config_attributes(), *forgotten, "content_hash"]
+
+    def __getitem__(self, idx: int | None) -> dict[str, torch.Tensor]:
+        """Return one sample: Megatron's fields, `tokens` int64[sequence_length] masked.
+
+        Args:
+            idx: index of the sample; None for a batch-padding sample, which has no loss and no mask.
+        """
+        sample: dict[str, torch.Tensor] = super().__getitem__(idx)
+        if sample["loss_mask"] is self.cached_loss_mask:
+            # The first sample is handed Megatron's cached loss mask itself, its padding written into it: from then on
+            # every sample would lose the loss of those positions. What is cached is a mask of ones.
+            self.cached_loss_mask = torch.ones_like(sample["loss_mask"])
+        if self.mask_stage is None or idx is None:
+            return sample
+        sample_index = int(idx) if idx >= 0 else int(idx) + len(self)  # -1 is the last sample, as for Megatron
+        tokens = sample["tokens"].numpy()
+        num_real = self._num_real_inputs(sample_index, tokens.size)
+        sample["tokens"] = torch.from_numpy(
+            self.mask_stage.apply(tokens, sample_index=sample_index, num_real=num_real)
+        )
+        return sample
+
+    def _num_real_inputs(self, sample_index: int, sequence_length: int) -> int:
+        """Return how many input positions hold data that has a label.
+
+        Only the last sample of the valid split may be shorter than the sequence. Samples lie end to end in the
+        stream of documents, so its length follows from its place there: by position, never by comparing ids.
+        """
+        if self.config.drop_last_partial_validation_sequence or self.index_split != Split.valid:
+            return sequence_length
+        place = int(self.shuffle_index[sample_index])
+        if place < len(self.shuffle_index) - 1:
+            return sequence_length
+        num_tokens = int(self.dataset.sequence_lengths[self.document_index].sum(dtype=np.int64))
+        num_left = num_tokens - place * sequence_length - int(self.config.add_extra_token_to_sequence)
+        return min(sequence_length, num_left)
+
+
+def prefixes_per_blend(config: GPTDatasetConfig) -> list[list[str]]:
+    """Return the dataset prefixes of each blend of a configuration; an empty list for mock data."""
+    blends = [config.blend] if config.blend is not None else (config.blend_per_split or [])
+    return [list(blend[0]) for blend in blends if blend is not None]
+
+
+def check_matches(sidecar: Sidecar, prefix: str, config: MEAPGPTDatasetConfig) -> None:
+    """Check that the data of a prefix can be trained on with this configuration.
+
+    Raises:
+        UserError: the data is of another kind, of another tokenizer, or lacks what the configuration relies on.
+    """
+    if sidecar.kind != "text":
+        raise UserError(f"{prefix} holds {sidecar.kind!r} data; pre-training reads data of 'meap preprocess text'")
+    tokenizer: Any = config.tokenizer
+    fingerprint = getattr(tokenizer, "fingerprint", sidecar.tokenizer.fingerprint)
+    if fingerprint != sidecar.tokenizer.fingerprint:
+        raise UserError(
+            f"{prefix} was made with tokenizer {sidecar.tokenizer.fingerprint[:12]}, this run uses "
+            f"{fingerprint[:12]}: its ids mean other tokens; make the data again with the run's tokenizer"
+        )
+    if tokenizer.vocab_size < sidecar.tokenizer.vocab_size:
+        raise UserError(
+            f"{prefix} has ids up to {sidecar.tokenizer.vocab_size - 1}, the vocabulary of this run has "
+            f"{tokenizer.vocab_size} rows; use the tokenizer saved beside the data"
+        )
+    if config.meap is not None and config.meap.mask_id != sidecar.tokenizer.mask_id:
+        raise UserError(
+            f"mask_id is {config.meap.mask_id}, but [MASK] of {prefix} is {sidecar.tokenizer.mask_id} "
+            f"({sidecar.tokenizer.mask_token}); another id may stand for a real token of the data"
+        )
+    if not sidecar.add_eos or sidecar.tokenizer.eos_id is None:
+        for name in ("reset_position_ids", "reset_attention_mask", "eod_mask_loss"):
+            if getattr(config, name):
+                raise UserError(
+                    f"{name} is set, but the documents of {prefix} do not end with an EOS token, so it would do "
+                    "nothing; make the data with EOS or leave the option out"
+                )
