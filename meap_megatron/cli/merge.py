@@ -4,8 +4,8 @@ import argparse
 
 HELP = """Join datasets by copying their bytes and rebuilding the index.
 
-The inputs must have the same tokenizer, type and BOS/EOS policy. The shards of a SLURM array may be given in any order:
-they are joined by number, and none may be missing; the result then has the bytes of an unsharded run.
+The inputs must have the same tokenizer, type and BOS/EOS policy. The shards of a SLURM array may be given in any
+order: they are joined by number, and none may be missing; the result then has the bytes of an unsharded run.
 
   meap merge corpus/c4 corpus/c4.shard-*.idx
   meap merge corpus/all corpus/wiki corpus/books

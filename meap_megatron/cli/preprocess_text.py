@@ -70,7 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make the dataset and print what it holds."""
-    from meap_megatron.corpus.preprocess import PreprocessConfig, preprocess
+    from meap_megatron.corpus.preprocess import preprocess
+    from meap_megatron.corpus.settings import PreprocessConfig
 
     sidecar = preprocess(
         config := PreprocessConfig(

@@ -5,8 +5,8 @@ taken only after it gave the same ids as the reference on a sample of the real i
 of every batch is encoded by both.
 """
 
-import itertools
 import json
+import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from meap_megatron.corpus.tokenizer import CorpusTokenizer
 from meap_megatron.errors import RunError, UserError
 
+MEMORY_LIMIT = 2**29  # bytes that gigatoken's memory of words may take in one process
 ENCODERS = ("auto", "gigatoken", "tokenizers")
 # Texts that break encoders: special tokens as text, runs of spaces, controls, combining and astral characters.
 TRICKY = (
@@ -59,22 +60,43 @@ class TokenizersEncoder:
 
 
 class GigatokenEncoder:
-    """The fast path: gigatoken's BPE."""
+    """The fast path: gigatoken's BPE.
+
+    gigatoken remembers every word it has met and never forgets one. That is its speed, but over a large corpus it
+    would be the whole memory; so the tokenizer is built anew when the process has grown by `MEMORY_LIMIT`.
+    """
 
     name = "gigatoken"
 
     def __init__(self, definition: str) -> None:
-        from gigatoken.gigatoken_rs import load_hf_json
-
         content = json.loads(definition)
         # Without their entries the special tokens are not found in a text; the others (runs of spaces) stay.
         content["added_tokens"] = [token for token in content["added_tokens"] if not token["special"]]
         content["post_processor"] = None
-        self._backend: Any = load_hf_json(json.dumps(content))
+        self._definition = json.dumps(content)
+        self._build()
 
     def encode(self, texts: Sequence[bytes]) -> list[NDArray[np.uint32]]:
         """Return one array of ids per UTF-8 text."""
+        if resident_bytes() - self._resident > MEMORY_LIMIT:
+            self._build()
         return [self._backend.encode(text) for text in texts]
+
+    def _build(self) -> None:
+        from gigatoken.gigatoken_rs import load_hf_json
+
+        self._backend: Any = None  # frees the old one first
+        self._backend = load_hf_json(self._definition)
+        self._resident = resident_bytes()
+
+
+def resident_bytes() -> int:
+    """Return the memory of this process in bytes, or 0 where the system does not tell (not Linux)."""
+    try:
+        with open("/proc/self/statm", "rb") as stream:
+            return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 def make_encoder(name: str, definition: str) -> Encoder:
@@ -150,7 +172,8 @@ class SpotCheck:
         self.batches += 1
         if self.reference is None:
             return
-        for text in itertools.islice(itertools.cycle(texts), self.batches, self.batches + min(len(texts), 16)):
+        for shift in range(min(len(texts), 16)):
+            text = texts[(self.batches + shift) % len(texts)]
             if len(text) <= 4096:
                 if difference := first_difference(self.fast, self.reference, [text]):
                     raise RunError(f"{difference}; start again with --encoder tokenizers --overwrite")

@@ -1,18 +1,19 @@
 """Raw text to an indexed dataset: plan, encode in shards, publish. The job of `meap preprocess text`."""
 
-import dataclasses
 import itertools
 import sys
 from pathlib import Path
 from typing import Any
 
-from meap_megatron.corpus.encode import ENCODERS, choose_encoder, libraries
+from meap_megatron.corpus.encode import choose_encoder, libraries
 from meap_megatron.corpus.header import optimal_dtype
 from meap_megatron.corpus.indexed import length_blocks, one_sequence_per_document
+from meap_megatron.corpus.inputs import InputFile, find_inputs
 from meap_megatron.corpus.parts import Parts, compare_plans, parts_path, read_plan
 from meap_megatron.corpus.progress import Progress
 from meap_megatron.corpus.publish import existing, publish
-from meap_megatron.corpus.readers import InputFile, PieceReader, find_inputs
+from meap_megatron.corpus.readers import PieceReader
+from meap_megatron.corpus.settings import PreprocessConfig
 from meap_megatron.corpus.shard import (
     LISTED,
     Shard,
@@ -24,73 +25,12 @@ from meap_megatron.corpus.shard import (
     shard_bytes_for,
 )
 from meap_megatron.corpus.sidecar import Sidecar, check_prefix, sidecar_path
-from meap_megatron.corpus.tokenizer import MASK_TOKEN, CorpusTokenizer, load_tokenizer, save_tokenizer
+from meap_megatron.corpus.tokenizer import CorpusTokenizer, load_tokenizer, save_tokenizer
 from meap_megatron.corpus.workers import available_cpus, run_shards
-from meap_megatron.errors import RunError, UserError
+from meap_megatron.errors import UserError
 
 SAMPLE_SHARDS = 16
 SAMPLE_BYTES = 2**16  # of text per sampled shard
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PreprocessConfig:
-    """What `meap preprocess text` is asked to do.
-
-    Attributes:
-        inputs: files, folders and globs.
-        output: prefix of the dataset.
-        tokenizer: tokenizer folder, tokenizer.json or SentencePiece model.
-        json_key: key (JSON lines) or column (parquet) of the text.
-        add_bos: open every document with BOS.
-        add_eos: end every document with EOS.
-        mask_token: text of the mask token.
-        bos_token: text of the BOS token when the tokenizer does not say which it is.
-        eos_token: the same for EOS.
-        workers: processes, None for the available CPUs.
-        shard: (i, n) does the i-th of n parts (0 <= i < n) under `OUTPUT.shard-i-of-n`.
-        shard_bytes: size of the unit that is finished and recorded, None for a size made from the input.
-        resume: go on with an unfinished run.
-        overwrite: replace what is there.
-        max_bad_lines: bad lines that are skipped without failing.
-        encoder: "auto", "gigatoken" or "tokenizers".
-    """
-
-    inputs: list[str]
-    output: str
-    tokenizer: str
-    json_key: str = "text"
-    add_bos: bool = True
-    add_eos: bool = True
-    mask_token: str = MASK_TOKEN
-    bos_token: str | None = None
-    eos_token: str | None = None
-    workers: int | None = None
-    shard: tuple[int, int] | None = None
-    shard_bytes: int | None = None
-    resume: bool = False
-    overwrite: bool = False
-    max_bad_lines: int = 0
-    encoder: str = "auto"
-
-    def __post_init__(self) -> None:
-        if self.shard is not None and not 0 <= self.shard[0] < self.shard[1]:
-            raise UserError(
-                f"--shard {self.shard[0]}/{self.shard[1]}: i/n needs 0 <= i < n; the shards of n are 0 to n-1"
-            )
-        for name, value, least in (
-            ("--workers", self.workers, 1),
-            ("--shard-size", self.shard_bytes, 1),
-            ("--max-bad-lines", self.max_bad_lines, 0),
-        ):
-            if value is not None and value < least:
-                raise UserError(f"{name} is {value}, it must be at least {least}")
-        if self.encoder not in ENCODERS:
-            raise UserError(f"--encoder is {self.encoder!r}, it is one of {', '.join(ENCODERS)}")
-
-    @property
-    def prefix(self) -> str:
-        """The prefix that this run writes."""
-        return self.output if self.shard is None else f"{self.output}.shard-{self.shard[0]}-of-{self.shard[1]}"
 
 
 def preprocess(config: PreprocessConfig) -> Sidecar:
@@ -319,6 +259,3 @@ def _report(results: list[ShardResult], tokenizer: CorpusTokenizer) -> None:
             f"a doubled BOS? The characters are encoded as plain text; remove them from the input",
             file=sys.stderr,
         )
-
-
-__all__ = ["PreprocessConfig", "RunError", "preprocess"]

@@ -14,7 +14,8 @@ import numpy as np
 from meap_megatron.corpus.encode import Encoder, SpotCheck, make_encoder
 from meap_megatron.corpus.files import disk_errors
 from meap_megatron.corpus.indexed import PairWriter
-from meap_megatron.corpus.readers import InputFile, Piece, PieceReader, cut
+from meap_megatron.corpus.inputs import InputFile, Piece, cut
+from meap_megatron.corpus.readers import PieceReader
 from meap_megatron.errors import UserError
 
 BATCH_BYTES = 2**20  # of text handed to the encoder at once

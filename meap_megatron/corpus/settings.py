@@ -1,0 +1,68 @@
+"""What `meap preprocess text` can be asked to do."""
+
+import dataclasses
+
+from meap_megatron.corpus.encode import ENCODERS
+from meap_megatron.corpus.tokenizer import MASK_TOKEN
+from meap_megatron.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreprocessConfig:
+    """What `meap preprocess text` is asked to do.
+
+    Attributes:
+        inputs: files, folders and globs.
+        output: prefix of the dataset.
+        tokenizer: tokenizer folder, tokenizer.json or SentencePiece model.
+        json_key: key (JSON lines) or column (parquet) of the text.
+        add_bos: open every document with BOS.
+        add_eos: end every document with EOS.
+        mask_token: text of the mask token.
+        bos_token: text of the BOS token when the tokenizer does not say which it is.
+        eos_token: the same for EOS.
+        workers: processes, None for the available CPUs.
+        shard: (i, n) does the i-th of n parts (0 <= i < n) under `OUTPUT.shard-i-of-n`.
+        shard_bytes: size of the unit that is finished and recorded, None for a size made from the input.
+        resume: go on with an unfinished run.
+        overwrite: replace what is there.
+        max_bad_lines: bad lines that are skipped without failing.
+        encoder: "auto", "gigatoken" or "tokenizers".
+    """
+
+    inputs: list[str]
+    output: str
+    tokenizer: str
+    json_key: str = "text"
+    add_bos: bool = True
+    add_eos: bool = True
+    mask_token: str = MASK_TOKEN
+    bos_token: str | None = None
+    eos_token: str | None = None
+    workers: int | None = None
+    shard: tuple[int, int] | None = None
+    shard_bytes: int | None = None
+    resume: bool = False
+    overwrite: bool = False
+    max_bad_lines: int = 0
+    encoder: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.shard is not None and not 0 <= self.shard[0] < self.shard[1]:
+            raise UserError(
+                f"--shard {self.shard[0]}/{self.shard[1]}: i/n needs 0 <= i < n; the shards of n are 0 to n-1"
+            )
+        for name, value, least in (
+            ("--workers", self.workers, 1),
+            ("--shard-size", self.shard_bytes, 1),
+            ("--max-bad-lines", self.max_bad_lines, 0),
+        ):
+            if value is not None and value < least:
+                raise UserError(f"{name} is {value}, it must be at least {least}")
+        if self.encoder not in ENCODERS:
+            raise UserError(f"--encoder is {self.encoder!r}, it is one of {', '.join(ENCODERS)}")
+
+    @property
+    def prefix(self) -> str:
+        """The prefix that this run writes."""
+        return self.output if self.shard is None else f"{self.output}.shard-{self.shard[0]}-of-{self.shard[1]}"
