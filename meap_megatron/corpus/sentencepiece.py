@@ -69,8 +69,9 @@ def convert_sentencepiece(model: bytes, *, source: Path) -> tuple[str, dict[str,
             "merges": _merges([p.piece for p in proto.pieces if p.type == NORMAL], proto),
         }
     else:
-        # The model must never choose a control token for a stretch of text.
-        scores = [-math.inf if p.type == CONTROL else p.score for p in proto.pieces]
+        # SentencePiece never chooses these pieces for a stretch of text. A lower least score also makes an unknown
+        # character dearer, which changes nothing: no piece holds a character that is not a piece itself.
+        scores = [-math.inf if p.type in (CONTROL, UNKNOWN, UNUSED) else p.score for p in proto.pieces]
         floor = min(score for score in scores if score > -math.inf) - 100.0
         body = {
             "type": "Unigram",

@@ -1,0 +1,104 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from meap_megatron.corpus import encode
+from meap_megatron.corpus.encode import GigatokenEncoder, SpotCheck, TokenizersEncoder, choose_encoder
+from meap_megatron.corpus.tokenizer import load_tokenizer
+from meap_megatron.errors import RunError, UserError
+
+SPECIAL_TEXT = b"a </s> b [MASK] <s> <unk> [INST]"
+
+
+@pytest.mark.parametrize("kind", [GigatokenEncoder, TokenizersEncoder])
+def test_special_tokens_in_the_text_are_plain_text(bpe_tokenizer: Path, llama_model: Path, kind) -> None:  # type: ignore[no-untyped-def]
+    for source in (bpe_tokenizer, llama_model):
+        tokenizer = load_tokenizer(source)
+        (ids,) = kind(tokenizer.definition).encode([SPECIAL_TEXT])
+        assert not set(ids.tolist()) & set(tokenizer.special_ids)
+        assert len(ids) > 10
+
+
+def test_every_real_sentencepiece_model_converts_to_equal_ids() -> None:
+    import mistral_common
+
+    texts = [SPECIAL_TEXT, b"", b"  two  spaces ", "é漢🎉\x00\n\n\t".encode(), Path(json.__file__).read_bytes()]
+    models = sorted((Path(mistral_common.__file__).parent / "data").glob("*.model*"))
+    assert len(models) >= 3
+    for model in models[:3]:
+        assert choose_encoder("gigatoken", load_tokenizer(model), texts) == ("gigatoken", None)
+
+
+def test_a_unigram_model_converts_to_equal_ids(tmp_path: Path) -> None:
+    import sentencepiece
+
+    (tmp_path / "corpus").write_text(Path(json.__file__).read_text())
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "corpus"), model_prefix=str(tmp_path / "u"), vocab_size=400, minloglevel=2
+    )
+    tokenizer = load_tokenizer(tmp_path / "u.model")
+    assert tokenizer.info.mask_id == 400
+    name, reason = choose_encoder("auto", tokenizer, [b"import json", b"a  b</s>c"])
+    assert name == "tokenizers"
+    assert reason and "Unigram" in reason
+
+
+def test_the_fast_path_is_taken_when_it_agrees(bpe_tokenizer: Path) -> None:
+    assert choose_encoder("auto", load_tokenizer(bpe_tokenizer), [b"def f(): pass"]) == ("gigatoken", None)
+    assert choose_encoder("tokenizers", load_tokenizer(bpe_tokenizer), []) == ("tokenizers", None)
+
+
+def test_the_fast_path_is_left_when_it_disagrees(bpe_tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(self, texts):  # type: ignore[no-untyped-def]
+        return [np.zeros(3, dtype=np.uint32) for _ in texts]
+
+    monkeypatch.setattr(GigatokenEncoder, "encode", wrong)
+    tokenizer = load_tokenizer(bpe_tokenizer)
+    name, reason = choose_encoder("auto", tokenizer, [b"hello"])
+    assert name == "tokenizers"
+    assert reason and "token 0 is [0, 0, 0] by gigatoken" in reason
+    with pytest.raises(UserError, match="use --encoder tokenizers"):
+        choose_encoder("gigatoken", tokenizer, [b"hello"])
+    check = SpotCheck(GigatokenEncoder(tokenizer.definition), tokenizer.definition)
+    with pytest.raises(RunError, match="--encoder tokenizers"):
+        check.check([b"x" * 5000, b"short"])
+
+
+def test_a_sentencepiece_model_that_does_not_convert_is_refused(llama_model: Path) -> None:
+    tokenizer = load_tokenizer(llama_model)
+    content = json.loads(tokenizer.definition)
+    content["model"]["merges"] = content["model"]["merges"][::-1]
+    with pytest.raises(UserError, match="has no equal tokenizer.json"):
+        choose_encoder("auto", dataclasses.replace(tokenizer, definition=json.dumps(content)), [b"hello world"])
+
+
+def test_gigatoken_gives_its_memory_back(bpe_tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encode, "MEMORY_LIMIT", 32 * 2**20)
+    encoder = GigatokenEncoder(load_tokenizer(bpe_tokenizer).definition)
+    words = np.random.default_rng(0).integers(0, 2**62, size=(20, 40_000))  # words that never come again
+    start = encode.resident_bytes()
+    for row in words:
+        encoder.encode([" ".join(map(hex, row)).encode()])
+    grown = encode.resident_bytes() - start
+    assert grown < 150 * 2**20, f"{grown / 2**20:.0f} MiB; without the limit about 500"
+
+
+def test_both_encoders_agree_on_arbitrary_text(bpe_tokenizer: Path, llama_model: Path) -> None:
+    from hypothesis import given, settings
+    from hypothesis import strategies as st
+
+    pairs = [
+        (GigatokenEncoder(definition), TokenizersEncoder(definition))
+        for definition in (load_tokenizer(source).definition for source in (bpe_tokenizer, llama_model))
+    ]
+
+    @settings(max_examples=150, deadline=None)
+    @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
+    def agree(text: str) -> None:
+        for fast, reference in pairs:
+            assert encode.first_difference(fast, reference, [text.encode()]) is None
+
+    agree()
