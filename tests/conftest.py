@@ -1,0 +1,9 @@
+"""What all tests share: an environment in which a test run does not disturb its neighbours."""
+
+import os
+
+# Several tests run side by side on few cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("MEAP_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")

@@ -1,0 +1,94 @@
+"""The same run on one process and on two, by tensor, pipeline and data parallelism, and after a stop.
+
+All through `meap train` and Megatron's own trainer, on the text of the standard library (about 10 MB), from one initial
+checkpoint. Losses are compared step by step, masks bit by bit (`meap_trace`).
+"""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.corpus import library_texts, write_byte_tokenizer, write_jsonl
+from tests.support.runs import TINY, losses, meap, traced, train
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("layouts")]
+STEPS = 200
+LAYOUTS = {
+    "tp2": ["nproc=2", "tensor_model_parallel_size=2"],
+    "pp2": ["nproc=2", "pipeline_model_parallel_size=2"],
+    "dp2": ["nproc=2"],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("layouts")
+    texts = library_texts()
+    assert sum(map(len, texts)) > 8_000_000
+    write_jsonl(root / "corpus.jsonl", texts)
+    write_byte_tokenizer(root / "tokenizer")
+    meap("preprocess", "text", root / "corpus.jsonl", "--tokenizer", root / "tokenizer", "--output", root / "data")
+    train("tiny_cpu_meap.yaml", *common(root, "init"), "train_iters=1", "eval_iters=0")
+    return root
+
+
+def common(root: Path, name: str) -> list[str]:
+    return [*TINY, f"data_path={root / 'data'}", f"save={root / name}", f"meap_trace={root / name / 'trace'}"]
+
+
+def full(root: Path, name: str, *extra: str) -> Path:
+    train(
+        "tiny_cpu_meap.yaml",
+        *common(root, name),
+        f"pretrained_checkpoint={root / 'init'}",
+        f"train_iters={STEPS}",
+        *extra,
+    )
+    return root / name
+
+
+@pytest.fixture(scope="module")
+def one_process(folder: Path) -> Path:
+    return full(folder, "one")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_two_processes_compute_what_one_computes(folder: Path, one_process: Path, layout: str) -> None:
+    run = full(folder, layout, *LAYOUTS[layout])
+    assert sorted(losses(run)) == list(range(1, STEPS + 1))
+    # Summation order differs between layouts, and 200 steps of training amplify that: most of all in the gradient.
+    for field, tolerance in {"lm_loss": 1e-4, "masked_loss": 1e-4, "other_loss": 1e-4, "grad_norm": 2e-3}.items():
+        expected, got = losses(one_process, field), losses(run, field)
+        for step, value in expected.items():
+            assert got[step] == pytest.approx(value, rel=tolerance), f"{field} at step {step}"
+    assert losses(run, "mask_fraction") == losses(one_process, "mask_fraction")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_rank_sees_the_masks_that_one_process_sees(folder: Path, one_process: Path, layout: str) -> None:
+    run = folder / layout
+    if not run.exists():
+        full(folder, layout, *LAYOUTS[layout])
+    for field in ("tokens", "masked"):
+        expected, got = traced(one_process, field), traced(run, field)
+        assert set(got) == set(range(1, STEPS + 1))
+        for step, (rows,) in expected.items():
+            if layout == "dp2":
+                assert sorted(got[step][0] + got[step][1]) == sorted(rows)
+            else:
+                assert all(rank_rows == rows for rank_rows in got[step])
+    ranks = {"tp2": (2, 2), "pp2": (1, 1), "dp2": (2, 2)}[layout]
+    assert (len(traced(run, "tokens")[1]), len(traced(run, "masked")[1])) == ranks
+
+
+def test_a_run_stopped_after_step_100_goes_on_exactly(folder: Path, one_process: Path) -> None:
+    full(folder, "resumed", "exit_interval=100")
+    assert max(losses(folder / "resumed")) == 100
+    full(folder, "resumed")
+    for field in ("lm_loss", "masked_loss", "grad_norm"):
+        assert losses(folder / "resumed", field) == losses(one_process, field)
+
+
+def test_the_masked_share_is_what_the_recipe_says(one_process: Path) -> None:
+    # max(1, floor(64 * 0.15)) = 9 of 64 positions in every sample.
+    assert set(losses(one_process, "mask_fraction").values()) == {pytest.approx(9 / 64)}
