@@ -4,8 +4,7 @@ import argparse
 from typing import Any
 
 from meap_megatron.errors import UserError
-
-STRATEGIES = ("random", "span", "official51")
+from meap_megatron.masking.arguments import STRATEGIES
 
 
 def add_meap_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -60,6 +59,9 @@ def add_meap_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentPars
         "--meap-log",
         default=None,
         help="folder for Megatron's own output, one file per rank; then only progress lines are shown",
+    )
+    group.add_argument(
+        "--meap-trace", default=None, help="folder for a digest of every micro-batch on every rank, to compare runs"
     )
     return parser
 

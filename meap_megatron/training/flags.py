@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from meap_megatron.errors import UserError
-from meap_megatron.version import __version__
+from meap_megatron.training.arguments import add_meap_arguments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,35 +70,40 @@ class Flag:
 
 
 def read_flags() -> dict[str, Flag]:
-    """Return all flags by their name in snake_case, from the cache or from the parser itself."""
+    """Return all flags by their name in snake_case: Megatron's from the cache or its parser, and ours."""
     cache = cache_file()
     try:
         raw = json.loads(cache.read_text(encoding="utf-8"))
-        return {name: Flag(**fields) for name, fields in raw.items()}
+        flags = {name: Flag(**fields) for name, fields in raw.items()}
     except (OSError, ValueError, TypeError):
-        flags = declared_flags()
+        flags = megatron_flags()
+        store(flags, cache)
+    return flags | options_of(add_meap_arguments(argparse.ArgumentParser(allow_abbrev=False)))
+
+
+def store(flags: dict[str, Flag], cache: Path) -> None:
+    """Write the table for the next call; without effect in a read-only home."""
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         temporary = cache.with_suffix(f".{os.getpid()}.tmp")
         temporary.write_text(json.dumps({name: asdict(flag) for name, flag in flags.items()}), encoding="utf-8")
         os.replace(temporary, cache)
     except OSError:
-        pass  # a read-only home: the parser is read again next time
-    return flags
+        return
 
 
 def cache_file() -> Path:
-    """Return the path of the table for the installed versions."""
+    """Return the path of the table for the installed Megatron."""
     try:
         megatron = version("megatron-core")
     except PackageNotFoundError:
         raise UserError("megatron-core is not installed; run `make demo` or `pip install meap-megatron`") from None
     root = os.environ.get("MEAP_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(root) / "meap_megatron" / f"flags-{__version__}-megatron-{megatron}.json"
+    return Path(root) / "meap_megatron" / f"flags-1-megatron-core-{megatron}.json"
 
 
-def declared_flags() -> dict[str, Flag]:
-    """Read the flags from Megatron's real parser with ours added; imports Megatron."""
+def megatron_flags() -> dict[str, Flag]:
+    """Read the flags from Megatron's real parser; imports Megatron."""
     from meap_megatron.training import platform
 
     platform.set_thread_policy()
@@ -106,9 +111,11 @@ def declared_flags() -> dict[str, Flag]:
     platform.stub_triton()
     from megatron.training.arguments import add_megatron_arguments
 
-    from meap_megatron.training.arguments import add_meap_arguments
+    return options_of(add_megatron_arguments(argparse.ArgumentParser(allow_abbrev=False)))
 
-    parser = add_meap_arguments(add_megatron_arguments(argparse.ArgumentParser(allow_abbrev=False)))
+
+def options_of(parser: argparse.ArgumentParser) -> dict[str, Flag]:
+    """Return the options that a parser declares."""
     flags: dict[str, Flag] = {}
     for action in parser._actions:
         for option in action.option_strings:

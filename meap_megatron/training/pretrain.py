@@ -8,6 +8,7 @@ sidecar, tokenizer and vocabulary size need not be given. `main` is what `meap t
 
 import contextlib
 import io
+import math
 import os
 import sys
 import traceback
@@ -63,7 +64,21 @@ def tokenizer_flags(argv: list[str]) -> list[str]:
     from meap_megatron.training.data import read_sidecars
 
     size = max(sidecar.tokenizer.vocab_size for sidecar in read_sidecars(prefixes))
-    return ["--tokenizer-type=NullTokenizer", f"--vocab-size={size}"]
+    flags = ["--tokenizer-type=NullTokenizer", f"--vocab-size={size}"]
+    if not flag_values(argv, "--padded-vocab-size"):
+        multiple = int((flag_values(argv, "--make-vocab-size-divisible-by") or ["128"])[-1])
+        ranks = int((flag_values(argv, "--tensor-model-parallel-size") or ["1"])[-1])
+        flags.append(f"--padded-vocab-size={padded_rows(size, multiple=multiple, tensor_parallel=ranks)}")
+    return flags
+
+
+def padded_rows(size: int, *, multiple: int, tensor_parallel: int) -> int:
+    """Return the rows of the embedding: the least multiple of both numbers that holds `size` ids.
+
+    Megatron pads to a multiple of their product, so that one recipe would give another model on another layout.
+    """
+    step = math.lcm(multiple, tensor_parallel)
+    return -(-size // step) * step
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from megatron.core.rerun_state_machine import get_rerun_state_machine
 from megatron.core.utils import get_attr_wrapped_model
 
 from meap_megatron.training.batch import get_batch
+from meap_megatron.training.trace import BatchTrace
 
 
 def token_losses(
@@ -90,6 +91,7 @@ def make_forward_step(args: Any, *, mask_token_id: int | None) -> Callable[..., 
     """
     report_in_training = args.meap_mask_ratio > 0.0
     report_in_evaluation = report_in_training and args.meap_mask_validation
+    trace = BatchTrace(args.meap_trace, rank=args.rank) if args.meap_trace else None
 
     def forward_step(data_iterator: Iterator[Any] | None, model: Any, *unused: Any) -> tuple[torch.Tensor, Any]:
         del unused
@@ -101,6 +103,8 @@ def make_forward_step(args: Any, *, mask_token_id: int | None) -> Callable[..., 
             micro_batch_size=args.micro_batch_size if training else args.eval_micro_batch_size,
             mask_token_id=mask_token_id,
         )
+        if trace is not None:
+            trace.record(batch, step=args.curr_iteration + 1, training=training)
         output = model(
             batch.tokens,
             batch.position_ids,
