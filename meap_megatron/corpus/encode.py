@@ -147,7 +147,7 @@ def choose_encoder(requested: str, tokenizer: CorpusTokenizer, sample: Sequence[
     try:
         difference = first_difference(GigatokenEncoder(tokenizer.definition), reference, texts)
     except (ValueError, RuntimeError, ImportError, KeyError) as error:
-        difference = str(error)
+        difference = str(error).strip().splitlines()[0]
     if difference is None:
         return "gigatoken", None
     if requested == "gigatoken":

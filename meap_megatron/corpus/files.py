@@ -44,7 +44,8 @@ def replace_text(path: Path, text: str) -> None:
     Raises:
         RunError: the disk is full or the folder cannot be written; nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # A fixed name: what a killed run leaves behind is replaced by its successor.
+    temporary = path.with_name(f".{path.name}.tmp")
     with disk_errors(path):
         try:
             with temporary.open("w", encoding="utf-8") as stream:

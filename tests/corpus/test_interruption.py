@@ -1,0 +1,315 @@
+"""kill -9 at any moment, a dying worker, a full disk: an error or a resume, never a wrong or half-written dataset."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from meap_megatron.corpus.preprocess import preprocess
+from meap_megatron.corpus.settings import PreprocessConfig
+from meap_megatron.corpus.sidecar import check_prefix
+from meap_megatron.errors import RunError, UserError
+from tests.corpus.corpus_samples import config, documents, names, sample_texts, write_jsonl
+
+FINISHED = ["out.bin", "out.idx", "out.meap.json", "out.tokenizer"]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """The bytes of every file of the dataset `out`."""
+    files = [path for path in folder.rglob("*") if path.is_file() and str(path.relative_to(folder)).startswith("out.")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(files)}
+
+
+def die_at_step(settings: PreprocessConfig, folder: Path, step: int) -> bool:
+    """Run in a forked child that ends, without any clean-up, before its n-th change of a file; True if it finished."""
+    child = os.fork()
+    if child == 0:
+        left = step
+
+        def hook(event: str, arguments: tuple) -> None:
+            nonlocal left
+            changes = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
+            opened = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wa+")
+            if (event in changes or opened) and str(arguments[0]).startswith(str(folder)):
+                left -= 1
+                if left < 0:
+                    os._exit(9)
+
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        sys.addaudithook(hook)
+        try:
+            preprocess(settings)
+        except BaseException:
+            os._exit(7)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, 9), f"the run itself failed at step {step}"
+    return status == 0
+
+
+def test_a_kill_before_any_single_file_operation_is_resumed_to_the_same_bytes(
+    tmp_path: Path, word_tokenizer: Path
+) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", ["a b c d " * 3] * 6)
+    options = {"workers": 1, "shard_bytes": 100}
+    reference = tmp_path / "reference"
+    preprocess(config(source, reference / "out", word_tokenizer, **options))
+    expected = content(reference)
+    for step in range(1000):
+        folder = tmp_path / f"kill{step}"
+        folder.mkdir()
+        settings = config(source, folder / "out", word_tokenizer, **options)
+        finished = die_at_step(settings, folder, step)
+        if not finished and names(folder):
+            with pytest.raises(UserError, match="--overwrite"):
+                preprocess(settings)
+        preprocess(config(source, folder / "out", word_tokenizer, resume=True, **options))
+        assert content(folder) == expected, f"killed before file operation {step}"
+        assert names(folder) == FINISHED
+        shutil.rmtree(folder)
+        if finished:
+            break
+    assert step > 20, "the hook saw too few operations to mean anything"
+
+
+def test_overwriting_keeps_the_old_dataset_usable_or_gone_at_every_moment(
+    tmp_path: Path, word_tokenizer: Path
+) -> None:
+    """A killed --overwrite must never leave an old sidecar beside new bytes."""
+    old, new = write_jsonl(tmp_path / "old.jsonl", ["a b"]), write_jsonl(tmp_path / "new.jsonl", ["c d"])
+    for step in range(1000):
+        folder = tmp_path / f"kill{step}"
+        preprocess(config(old, folder / "out", word_tokenizer))
+        finished = die_at_step(config(new, folder / "out", word_tokenizer, overwrite=True, workers=1), folder, step)
+        try:
+            check_prefix(folder / "out")
+        except UserError:
+            pass
+        else:
+            sidecar = json.loads((folder / "out.meap.json").read_text())
+            import hashlib
+
+            raw = (folder / "out.bin").read_bytes() + (folder / "out.idx").read_bytes()
+            assert hashlib.sha256(raw).hexdigest() == sidecar["content_hash"], f"step {step}"
+        shutil.rmtree(folder)
+        if finished:
+            return
+
+
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "meap_megatron.cli.main", "preprocess", "text", *arguments]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+
+def manifest_lines(folder: Path) -> int:
+    path = folder / "out.parts" / "manifest.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+@pytest.mark.parametrize("lines", [1, 4, 15])
+def test_kill_9_of_a_run_with_workers_is_resumed_to_the_same_bytes(
+    tmp_path: Path, bpe_tokenizer: Path, lines: int
+) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", sample_texts(600))
+    reference = tmp_path / "reference"
+    preprocess(config(source, reference / "out", bpe_tokenizer, workers=1, shard_bytes=10_000))
+    run = tmp_path / "run"
+    arguments = [str(source), "-t", str(bpe_tokenizer), "-o", str(run / "out")]
+    arguments += ["--workers", "2", "--shard-size", "10000"]
+    process = start(arguments)
+    while manifest_lines(run) < lines and process.poll() is None:
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    before = manifest_lines(run)
+    assert before >= lines, "the run ended before it was killed"
+    resumed = start([*arguments, "--resume"])
+    _, said = resumed.communicate(timeout=60)
+    assert resumed.returncode == 0, said
+    assert f"resume: {before - 1} of" in said or before == 1
+    assert content(run) == content(reference)
+    assert names(run) == FINISHED
+
+
+def test_a_killed_worker_ends_the_run_with_an_error_that_names_it(tmp_path: Path, bpe_tokenizer: Path) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", sample_texts(300) * 60)
+    arguments = [str(source), "-t", str(bpe_tokenizer), "-o", str(tmp_path / "out"), "--encoder", "tokenizers"]
+    process = start([*arguments, "--workers", "2", "--shard-size", "1M"])
+    victim = None
+    while victim is None and process.poll() is None:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for child in children:
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                victim = int(child)
+    assert victim is not None
+    os.kill(victim, signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "was killed by SIGKILL" in said and f"process {victim}" in said and "--resume" in said
+    assert not set(FINISHED) & set(names(tmp_path))
+
+
+def test_no_worker_outlives_a_killed_parent(tmp_path: Path, bpe_tokenizer: Path) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", sample_texts(300) * 60)
+    arguments = [str(source), "-t", str(bpe_tokenizer), "-o", str(tmp_path / "out"), "--encoder", "tokenizers"]
+    process = start([*arguments, "--workers", "2", "--shard-size", "1M"])
+    while manifest_lines(tmp_path) < 2 and process.poll() is None:
+        time.sleep(0.005)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    workers = [child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    assert len(workers) == 2
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 10
+
+    def alive(child: str) -> bool:
+        try:
+            return ") Z " not in Path(f"/proc/{child}/stat").read_text()
+        except OSError:
+            return False
+
+    while any(map(alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(map(alive, workers))
+
+
+@pytest.mark.parametrize("limit", [2_000, 40_000])
+def test_a_full_disk_is_an_error_that_can_be_resumed(tmp_path: Path, bpe_tokenizer: Path, limit: int) -> None:
+    """A limit on the size of a file stands for the full disk: in a shard (2,000 bytes), in the final .bin (40,000)."""
+    source = write_jsonl(tmp_path / "in.jsonl", sample_texts(200))
+    arguments = [str(source), "-t", str(bpe_tokenizer), "-o", str(tmp_path / "out"), "--shard-size", "15000"]
+    script = f"""
+import resource, sys
+import meap_megatron.corpus.preprocess as preprocess
+from meap_megatron.cli.main import main
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+preprocess.save_tokenizer = lambda tokenizer, folder: None  # is there already, see below
+sys.exit(main(["preprocess", "text", "--workers", "1", *sys.argv[1:]]))
+"""
+    first = start([*arguments])
+    first.communicate()
+    expected = content(tmp_path)
+    # The tokenizer file is larger than the limit; put it where the limited run looks for it.
+    shutil.copytree(tmp_path / "out.tokenizer", tmp_path / "out.parts" / "tokenizer")
+    for name in FINISHED[:3]:
+        (tmp_path / name).unlink()
+    shutil.rmtree(tmp_path / "out.tokenizer")
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments, "--resume"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1, done.stderr
+    assert "cannot write" in done.stderr and "File too large" in done.stderr
+    assert names(tmp_path) == ["in.jsonl", "out.parts"]
+    assert not list((tmp_path / "out.parts").glob("*.tmp"))
+    resumed = start([*arguments, "--resume"])
+    _, said = resumed.communicate(timeout=60)
+    assert resumed.returncode == 0, said
+    assert content(tmp_path) == expected
+
+
+def test_a_full_file_system_is_an_error_that_can_be_resumed(tmp_path: Path, word_tokenizer: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no right to mount a tmpfs here; the limit on the file size stands for it")
+    try:
+        source = write_jsonl(tmp_path / "in.jsonl", ["a b c d " * 50] * 200)
+        settings = config(source, disk / "out", word_tokenizer, workers=1, shard_bytes=8_000)
+        with pytest.raises(RunError, match="No space left on device"):
+            preprocess(settings)
+        assert not set(FINISHED) & set(names(disk))
+        subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
+        preprocess(config(source, disk / "out", word_tokenizer, workers=1, shard_bytes=8_000, resume=True))
+        assert documents(disk / "out") == [[1, *[3, 4, 5, 6] * 50, 2]] * 200
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=False)
+
+
+@pytest.fixture
+def unfinished(tmp_path: Path, word_tokenizer: Path) -> PreprocessConfig:
+    """A run that a bad line in its last shard ended."""
+    source = write_jsonl(tmp_path / "in.jsonl", ["a b c"] * 10)
+    with source.open("a") as stream:
+        stream.write("bad\n")
+    settings = config(source, tmp_path / "out", word_tokenizer, shard_bytes=50, workers=1)
+    with pytest.raises(UserError, match="1 bad line"):
+        preprocess(settings)
+    assert "out.parts" in names(tmp_path)
+    return settings
+
+
+def with_changes(settings: PreprocessConfig, **changes: object) -> PreprocessConfig:
+    import dataclasses
+
+    return dataclasses.replace(settings, **changes)  # type: ignore[arg-type]
+
+
+def test_leftovers_are_refused_without_resume_or_overwrite(unfinished: PreprocessConfig) -> None:
+    with pytest.raises(UserError, match="go on with --resume, or start anew with --overwrite"):
+        preprocess(with_changes(unfinished, max_bad_lines=1))
+    sidecar = preprocess(with_changes(unfinished, max_bad_lines=1, overwrite=True))
+    assert sidecar.num_documents == 10
+
+
+def test_resume_with_more_bad_lines_allowed_goes_on(
+    unfinished: PreprocessConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert preprocess(with_changes(unfinished, max_bad_lines=1, resume=True)).num_documents == 10
+    assert "shards are finished" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"add_bos": False}, "add_bos is False"),
+        ({"json_key": "body"}, "json_key is 'body'"),
+        ({"shard_bytes": 60}, "shard_bytes is 60"),
+        ({"mask_token": "[X]"}, "tokenizer is"),
+        ({"encoder": "tokenizers"}, "requested encoder is 'tokenizers'"),
+    ],
+)
+def test_resume_with_other_options_is_refused(unfinished: PreprocessConfig, changes: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        preprocess(with_changes(unfinished, resume=True, **changes))
+
+
+def test_resume_with_a_changed_input_is_refused(unfinished: PreprocessConfig, tmp_path: Path) -> None:
+    with (tmp_path / "in.jsonl").open("a") as stream:
+        stream.write('{"text": "d"}\n')
+    with pytest.raises(UserError, match=r"in\.jsonl changed"):
+        preprocess(with_changes(unfinished, resume=True))
+
+
+def test_resume_does_not_trust_a_part_of_another_size(unfinished: PreprocessConfig, tmp_path: Path) -> None:
+    part = tmp_path / "out.parts" / "part-000000.bin"
+    part.write_bytes(part.read_bytes()[:-2])
+    preprocess(with_changes(unfinished, max_bad_lines=1, resume=True))
+    assert documents(tmp_path / "out") == [[1, 3, 4, 5, 2]] * 10
+
+
+def test_two_runs_never_write_to_one_prefix(unfinished: PreprocessConfig, tmp_path: Path) -> None:
+    from meap_megatron.corpus.parts import Parts
+
+    other = Parts(tmp_path / "out.parts")
+    with pytest.raises(UserError, match="another run is writing"):
+        preprocess(with_changes(unfinished, max_bad_lines=1, resume=True))
+    other.close()
+    preprocess(with_changes(unfinished, max_bad_lines=1, resume=True))
+
+
+def test_resuming_a_finished_run_does_nothing(
+    tmp_path: Path, word_tokenizer: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", ["a"])
+    first = preprocess(config(source, tmp_path / "out", word_tokenizer))
+    assert preprocess(config(source, tmp_path / "out", word_tokenizer, resume=True)) == first
+    assert "is complete already" in capsys.readouterr().err
+    with pytest.raises(UserError, match="exists already"):
+        preprocess(config(source, tmp_path / "out", word_tokenizer, resume=True, add_bos=False))
