@@ -10,7 +10,9 @@
 
 #include "official51.hpp"
 #include "philox.hpp"
+#include "philox_simd.hpp"
 #include "sampler.hpp"
+#include "word_stream.hpp"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -62,6 +64,20 @@ PYBIND11_MODULE(_C, m) {
             return std::make_tuple(words[0], words[1], words[2], words[3]);
         },
         "counter"_a, "key"_a, "Return one block of Philox 4x32-10: four 32-bit words.");
+
+    m.def(
+        "philox_words",
+        [](std::tuple<std::uint32_t, std::uint32_t> key, std::uint32_t first_block, std::uint32_t stream,
+           std::uint64_t sample_index, std::uint32_t num_blocks, bool plain) {
+            if (num_blocks % 8 != 0) throw std::invalid_argument("num_blocks must be a multiple of 8");
+            py::array_t<std::uint32_t> result(py::ssize_t{4} * num_blocks);
+            const auto words = plain ? meap::detail::philox_words_plain : meap::philox_words;
+            words({std::get<0>(key), std::get<1>(key)}, first_block, stream, sample_index, num_blocks,
+                  result.mutable_data());
+            return result;
+        },
+        "key"_a, "first_block"_a, "stream"_a, "sample_index"_a, "num_blocks"_a, "plain"_a,
+        "Return uint32[4 * num_blocks], by plain C++ or by the fastest code for this processor. For tests.");
 
     m.def(
         "bounded_integers",

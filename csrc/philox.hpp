@@ -12,11 +12,8 @@
 // tests/masking/test_known_answers.py asserts all of them.
 #pragma once
 
-#include <algorithm>
 #include <array>
-#include <cstddef>
 #include <cstdint>
-#include <cstring>
 
 namespace meap {
 
@@ -62,81 +59,5 @@ inline Key mask_key(std::uint64_t seed, std::uint64_t dataset_key) {
                                      {low_word(seed), high_word(seed)});
     return {words[0], words[1]};
 }
-
-// The 4 * num_blocks words of blocks first_block, first_block + 1, ... of one stream. Not inlined: as a function with
-// a run-time count the compiler makes SIMD of it, inside its callers it does not (measured: 2.5 times slower).
-[[gnu::noinline]] inline void philox_words(Key key, std::uint32_t first_block, std::uint32_t stream,
-                                           std::uint64_t sample_index, std::uint32_t num_blocks,
-                                           std::uint32_t* words) {
-    for (std::uint32_t block = 0; block < num_blocks; ++block) {
-        const Counter made = philox4x32(
-            {first_block + block, stream, detail::low_word(sample_index), detail::high_word(sample_index)}, key);
-        for (std::size_t lane = 0; lane < 4; ++lane) words[4 * block + lane] = made[lane];
-    }
-}
-
-// The words of one sample, in order: blocks (0, stream, sample), (1, stream, sample), ...
-class WordStream {
-  public:
-    WordStream(Key key, std::uint32_t stream, std::uint64_t sample_index)
-        : key_(key), stream_(stream), sample_index_(sample_index) {}
-
-    std::uint32_t next() {
-        if (used_ == kWords) refill();
-        return words_[used_++];
-    }
-
-    // A uniform integer in 0..range-1, range >= 1: Lemire's multiply-shift, unbiased by rejection.
-    std::uint32_t below(std::uint32_t range) {
-        std::uint64_t product = std::uint64_t{next()} * range;
-        if (detail::low_word(product) < range) {  // rare: range / 2^32
-            const std::uint32_t threshold = (0u - range) % range;
-            while (detail::low_word(product) < threshold) product = std::uint64_t{next()} * range;
-        }
-        return detail::high_word(product);
-    }
-
-    // out[i] = below(first_range + i) for i in 0..count-1. The loop has no branch: a piece in which a word may have to
-    // be rejected (one in some thousands) is drawn again from its first word, one by one.
-    void below_ascending(std::uint32_t first_range, std::size_t count, std::uint32_t* out) {
-        while (count > 0) {
-            if (used_ == kWords) refill();
-            const std::size_t piece = std::min(count, kWords - used_);
-            const std::uint32_t* const words = words_ + used_;
-            std::uint32_t smallest = 0xFFFFFFFFu;
-            for (std::size_t i = 0; i < piece; ++i) {
-                const std::uint32_t range = first_range + static_cast<std::uint32_t>(i);
-                const std::uint64_t product = std::uint64_t{words[i]} * range;
-                out[i] = detail::high_word(product);
-                smallest = std::min(smallest, detail::low_word(product));
-            }
-            if (smallest < first_range + static_cast<std::uint32_t>(piece)) {
-                for (std::size_t i = 0; i < piece; ++i) out[i] = below(first_range + static_cast<std::uint32_t>(i));
-            } else {
-                used_ += piece;
-            }
-            first_range += static_cast<std::uint32_t>(piece);
-            out += piece;
-            count -= piece;
-        }
-    }
-
-  private:
-    static constexpr std::uint32_t kBlocks = 16;  // made at once
-    static constexpr std::size_t kWords = std::size_t{4} * kBlocks;
-
-    void refill() {
-        philox_words(key_, block_, stream_, sample_index_, kBlocks, words_);
-        block_ += kBlocks;
-        used_ = 0;
-    }
-
-    Key key_;
-    std::uint32_t stream_;
-    std::uint64_t sample_index_;
-    std::uint32_t block_ = 0;
-    std::size_t used_ = kWords;
-    std::uint32_t words_[kWords];
-};
 
 }  // namespace meap

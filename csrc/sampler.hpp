@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "philox.hpp"
+#include "word_stream.hpp"
 
 namespace meap {
 

@@ -4,6 +4,9 @@ from numpy.typing import NDArray
 __version__: str
 
 def philox4x32(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]: ...
+def philox_words(
+    key: tuple[int, int], first_block: int, stream: int, sample_index: int, num_blocks: int, plain: bool
+) -> NDArray[np.uint32]: ...
 def bounded_integers(
     key: tuple[int, int], stream: int, sample_index: int, first_range: int, count: int
 ) -> NDArray[np.uint32]: ...

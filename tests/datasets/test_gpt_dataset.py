@@ -102,7 +102,16 @@ def test_validation_is_masked_only_on_request(tools):
 
 
 @pytest.mark.parametrize("extra", [True, False])
-@pytest.mark.parametrize("mask", [{}, {"protected_ids": (1,)}, {"strategy": "span", "span_length": 40}])
+@pytest.mark.parametrize(
+    "mask",
+    [
+        {},
+        {"protected_ids": (1,)},
+        {"strategy": "span", "span_length": 40},
+        {"strategy": "span", "span_length": 9, "protected_ids": (1,)},
+        {"strategy": "official51", "global_batch_size": 4},
+    ],
+)
 def test_padding_is_never_masked(tools, extra, mask):
     """The last valid sample is short: it is masked like a sample of its own length, by position and not by id."""
     settings = {

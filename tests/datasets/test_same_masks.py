@@ -64,7 +64,9 @@ def test_datasets_of_a_blend_do_not_share_positions(tools):
 
 def test_a_blend_masks_each_sample_as_the_dataset_alone(tools):
     prefixes = [tools.write("first", seed=1), tools.write("second", seed=2)]
-    blend = tools.build(*prefixes, sizes=(80, 10, 0), meap=tools.mask())[0]
+    blend = tools.build(*prefixes, sizes=(80, 10, 0), meap=tools.mask(), num_dataset_builder_threads=2)[0]
+    # Each dataset has its own copy of the configuration: two threads must not exchange content hashes.
+    assert len({part.config.content_hash for part in blend.datasets} - {None}) == 2
     for index in range(len(blend)):
         part = blend.datasets[blend.dataset_index[index]]
         assert torch.equal(blend[index]["tokens"], part[int(blend.dataset_sample_index[index])]["tokens"])

@@ -97,3 +97,13 @@ def test_rejected_words_are_skipped_by_both(first_range):
     assert _C.bounded_integers(key, 1, 5, first_range, num_integers).tolist() == expected
     if first_range == 2**31 + 1:
         assert next(words) != next(w for i, w in enumerate(reference.word_stream(key, 1, 5)) if i == num_integers)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize(("first_block", "sample_index"), [(0, 0), (3, 2**40 + 9), (2**32 - 8, 2**63 - 1)])
+def test_words_are_the_same_with_and_without_simd(plain, first_block, sample_index):
+    key, stream = (0xFFFFFFFF, 0x80000001), 1
+    words = _C.philox_words(key, first_block, stream, sample_index, 8, plain)
+    for block in range(8):
+        counter = (first_block + block, stream, sample_index % 2**32, sample_index // 2**32)
+        assert tuple(words[4 * block : 4 * block + 4].tolist()) == reference.philox4x32(counter, key)

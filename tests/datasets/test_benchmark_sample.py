@@ -1,0 +1,41 @@
+"""benchmarks/sample.py --quick runs, and its last line is the document that scripts read. No figure is judged."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "sample.py"
+
+
+def test_the_quick_run_ends_with_its_json_document():
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--quick"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout.splitlines()[-1])
+    assert document["quick"] is True
+    assert (document["sequence_length"], document["num_masked"], document["threads"]) == (4096, 614, 1)
+    assert set(document["sample_us"]) == {
+        "GPTDataset",
+        "GPTDataset + official masking",
+        "GPTDataset + numpy choice",
+        "GPTDataset + torch randperm",
+        "MEAPGPTDataset",
+        "copy of the bytes that leave",
+    }
+    assert set(document["positions_us"]) == {
+        "ours, C++ loop",
+        "ours, one Python call",
+        "official random.sample",
+        "numpy choice",
+        "torch randperm",
+    }
+    assert all(time > 0 for time in [*document["sample_us"].values(), *document["positions_us"].values()])
+    assert {"ours_over_gpt", "official_over_gpt", "official_choice_over_ours"} <= set(document["ratios"])
+    assert {"python", "torch", "numpy", "megatron-core", "cores"} <= set(document["environment"])
