@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the recipe's")
     parser.add_argument("--nproc", type=int, default=None, help="processes on this machine (as nproc=N)")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved command line and exit")
-    parser.add_argument("--verbose", action="store_true", help="show all of Megatron's output instead of one log per rank")
+    parser.add_argument(
+        "--verbose", action="store_true", help="show all of Megatron's output instead of one log per rank"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

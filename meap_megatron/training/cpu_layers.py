@@ -102,7 +102,9 @@ def block_spec(model_config: Any, vp_stage: int | None = None) -> TransformerBlo
             "on a CPU set context_parallel_size=1"
         )
     if config.normalization != "RMSNorm":
-        raise UserError(f"normalization={config.normalization}: the CPU layers have RMSNorm only; set normalization=RMSNorm")
+        raise UserError(
+            f"normalization={config.normalization}: the CPU layers have RMSNorm only; set normalization=RMSNorm"
+        )
     layer = get_gpt_layer_local_spec(qk_layernorm=config.qk_layernorm, normalization=config.normalization)
     layer.submodules.self_attention.submodules.core_attention = CpuAttention
     layer.submodules.input_layernorm = CpuRMSNorm

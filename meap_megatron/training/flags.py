@@ -107,8 +107,7 @@ def megatron_flags() -> dict[str, Flag]:
     from meap_megatron.training import platform
 
     platform.set_thread_policy()
-    platform.quiet_imports()
-    platform.stub_triton()
+    platform.import_megatron()
     from megatron.training.arguments import add_megatron_arguments
 
     return options_of(add_megatron_arguments(argparse.ArgumentParser(allow_abbrev=False)))

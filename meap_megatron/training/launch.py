@@ -43,7 +43,9 @@ def first_slurm_host(node_list: str) -> str:
             ["scontrol", "show", "hostnames", node_list], capture_output=True, text=True, check=True, timeout=60
         )
     except (OSError, subprocess.SubprocessError) as error:
-        raise RunError(f"cannot expand the node list {node_list}: {error}; set MASTER_ADDR to the first host") from None
+        raise RunError(
+            f"cannot expand the node list {node_list}: {error}; set MASTER_ADDR to the first host"
+        ) from None
     return done.stdout.split()[0]
 
 

@@ -158,7 +158,7 @@ class RunMetrics:
             if record["masked_loss"] is None:
                 record["other_loss"] = record["lm_loss"]
             self.write(record)
-            self.show(f"step {record['step']:>6}  {record['event']} loss {record['lm_loss']:.4f}")
+            self.show(f"step {record['step']:>6}  {record['event']} loss {number_text(record['lm_loss'])}")
 
     def show(self, line: str) -> None:
         """Print one line for people."""
@@ -204,9 +204,9 @@ def number(value: Any) -> float | None:
 
 def progress_line(record: dict[str, Any], shape: RunShape, recent: list[float]) -> str:
     """Return the line that a person reads; `recent` holds the seconds of the last steps."""
-    parts = [f"step {record['step']:>6}/{shape.train_steps}", f"loss {record['lm_loss']:.4f}"]
+    parts = [f"step {record['step']:>6}/{shape.train_steps}", f"loss {number_text(record['lm_loss'])}"]
     if record["masked_loss"] is not None:
-        parts.append(f"(masked {record['masked_loss']:.4f}, other {record['other_loss']:.4f})")
+        parts.append(f"(masked {number_text(record['masked_loss'])}, other {number_text(record['other_loss'])})")
     if record["grad_norm"] is not None:
         parts.append(f"grad {record['grad_norm']:.3f}")
     if record["learning_rate"] is not None:
@@ -217,6 +217,11 @@ def progress_line(record: dict[str, Any], shape: RunShape, recent: list[float]) 
         parts.append(f"MFU {shape.flops_per_step / pace / shape.peak_flops:.0%}")
     parts.append(f"ETA {clock_time((shape.train_steps - record['step']) * pace)}")
     return "  ".join(parts)
+
+
+def number_text(value: float | None) -> str:
+    """Return a loss with four digits, or "nan"."""
+    return "nan" if value is None else f"{value:.4f}"
 
 
 def clock_time(seconds: float) -> str:

@@ -1,9 +1,11 @@
 """What this process runs on, and what has to be in place before Megatron is imported.
 
-Call `prepare(device)` first thing: it stubs a missing triton, hides Transformer Engine on a CPU, installs the
-redirects and sets the number of threads. `flags_for` then gives the Megatron flags that the device needs.
+Call `prepare(device)` first thing: it hides Transformer Engine on a CPU, sets the number of threads, installs the
+redirects and imports Megatron, with or without triton. `flags_for` then gives the Megatron flags that the device needs.
 """
 
+import contextlib
+import importlib
 import importlib.util
 import logging
 import os
@@ -11,6 +13,7 @@ import socket
 import sys
 import types
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 from meap_megatron.errors import UserError
@@ -85,19 +88,36 @@ def is_importable(name: str) -> bool:
         return False
 
 
-def stub_triton() -> bool:
-    """Put a stub in place of triton if it is not installed (CPU builds of torch bring none); return whether it was.
+@contextlib.contextmanager
+def triton_stub() -> Iterator[bool]:
+    """Let Megatron be imported without triton, which CPU builds of torch do not bring; yield whether it is missing.
 
-    megatron-core 0.19 imports triton unconditionally, also where no kernel of it ever runs.
+    megatron-core 0.19 imports triton unconditionally, also where no kernel of it ever runs. Torch asks for triton too and
+    must get the true answer, so its compiler is imported before the stub is there, and the stub goes when Megatron is in.
     """
     if is_importable("triton"):
-        return False
-    for name in ("triton", "triton.language"):
-        module = _Stub(name)
+        yield False
+        return
+    for name in ("torch._dynamo", "torch._inductor.compile_fx"):
+        importlib.import_module(name)
+    stubs = {name: _Stub(name) for name in ("triton", "triton.language")}
+    for name, module in stubs.items():
         module.__spec__ = importlib.util.spec_from_loader(name, loader=None)
-        sys.modules[name] = module
-    sys.modules["triton"].language = sys.modules["triton.language"]  # type: ignore[attr-defined]
-    return True
+        module.__version__ = "0.0.0"  # type: ignore[attr-defined]
+    stubs["triton"].language = stubs["triton.language"]  # type: ignore[attr-defined]
+    sys.modules.update(stubs)
+    try:
+        yield True
+    finally:
+        for name in stubs:
+            sys.modules.pop(name, None)
+
+
+def import_megatron() -> None:
+    """Import Megatron's trainer and all that it pulls in."""
+    quiet_imports()
+    with triton_stub():
+        importlib.import_module("megatron.training.training")
 
 
 def cpus_available() -> int:
@@ -119,8 +139,9 @@ def quiet_imports() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module=r"megatron\..*")
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    # "No CUDA runtime is found", said by torch's C++ extension helper.
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    # "No CUDA runtime is found", "triton not found": true, and of no consequence here.
+    for name in ("torch.utils.cpp_extension", "torch.utils.flop_counter"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def free_port() -> int:
@@ -138,7 +159,6 @@ def prepare(device: str) -> None:
     if os.environ.get("WORLD_SIZE", "1") == "1":
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
         os.environ.setdefault("MASTER_PORT", str(free_port()))
-    stub_triton()
     if device == "cpu":
         if "transformer_engine" not in sys.modules:
             # With Transformer Engine installed, Megatron's local layers pick its CUDA operations.
@@ -150,7 +170,9 @@ def prepare(device: str) -> None:
         torch.set_num_threads(threads)
     from meap_megatron.training import redirect
 
-    redirect.install(device=device)
+    with triton_stub():
+        redirect.install(device=device)
+        import_megatron()
 
 
 def flags_for(device: str, given: list[str]) -> list[str]:

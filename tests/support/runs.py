@@ -18,7 +18,9 @@ TINY = (
 """Overrides of the tiny CPU recipe that make a step take about 30 ms."""
 
 
-def meap(*words: str | Path, check: bool = True, timeout: float = 300.0, **environ: str) -> subprocess.CompletedProcess[str]:
+def meap(
+    *words: str | Path, check: bool = True, timeout: float = 300.0, **environ: str
+) -> subprocess.CompletedProcess[str]:
     """Run the `meap` command line in a process of its own."""
     command = [sys.executable, "-m", "meap_megatron.cli.main", *map(str, words)]
     done = subprocess.run(

@@ -1,0 +1,152 @@
+"""metrics.jsonl holds each step's own values, survives a resume, and the progress line can be read."""
+
+import io
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from meap_megatron.training.metrics import RunMetrics, RunShape, clock_time, read_metrics
+
+SHAPE = RunShape(train_steps=4, tokens_per_step=1000, flops_per_step=3e9, peak_flops=1e10, log_interval=2)
+
+
+class Clock:
+    """Seconds that pass only when told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def metrics_of(path: Path, *, start: int = 0, screen: Any = None, inner: Any = None, clock: Any = None) -> RunMetrics:
+    return RunMetrics(
+        path=path,
+        shape=SHAPE,
+        settings={"seed": 1},
+        start_step=start,
+        screen=screen,
+        inner=inner,
+        clock=clock or time.perf_counter,
+    )
+
+
+def log_step(metrics: RunMetrics, step: int, loss: float, *, masked: float | None = None) -> None:
+    """Send the scalars of one step as Megatron's training_log does."""
+    metrics.add_scalar("learning-rate", 1e-3, step)
+    metrics.add_scalar("batch-size", 8, step)
+    metrics.add_scalar("lm loss", loss, step)
+    metrics.add_scalar("lm loss vs samples", loss, step * 8)
+    if masked is not None:
+        metrics.add_scalar("masked loss", masked, step)
+        metrics.add_scalar("other loss", loss - 0.1, step)
+        metrics.add_scalar("mask fraction", 0.15, step)
+    metrics.add_scalar("grad-norm", 0.5, step)
+
+
+def test_a_step_becomes_one_record_with_its_own_time(tmp_path: Path) -> None:
+    clock, path = Clock(), tmp_path / "metrics.jsonl"
+    metrics = metrics_of(path, clock=clock)
+    clock.now = 10.0  # loading the data does not count
+    metrics.forward_begins()
+    clock.now = 11.0
+    metrics.forward_begins()  # the second micro-batch
+    clock.now = 12.0
+    log_step(metrics, 1, 3.0, masked=4.0)
+    metrics.close()
+    start, step, end = read_metrics(path)
+    assert start == {"event": "start", "step": 0, "run": {"seed": 1}}
+    assert step == {
+        "event": "step",
+        "step": 1,
+        "lm_loss": 3.0,
+        "masked_loss": 4.0,
+        "other_loss": 2.9,
+        "mask_fraction": 0.15,
+        "trained_fraction": None,
+        "learning_rate": 1e-3,
+        "grad_norm": 0.5,
+        "consumed_tokens": 1000,
+        "tokens_per_second": 500.0,
+        "mfu": 0.15,
+        "seconds": 2.0,
+    }
+    assert end == {"event": "end", "step": 1, "seconds": 12.0}
+
+
+def test_validation_and_test_set_are_told_apart(tmp_path: Path) -> None:
+    metrics = metrics_of(tmp_path / "m.jsonl")
+    log_step(metrics, 1, 3.0)
+    metrics.add_scalar("lm loss validation", 2.5, 1)
+    metrics.add_scalar("lm loss validation vs samples", 2.5, 8)
+    metrics.add_scalar("lm loss validation", 2.6, 1)
+    metrics.close()
+    events = [(r["event"], r["lm_loss"]) for r in read_metrics(tmp_path / "m.jsonl") if "lm_loss" in r]
+    assert events == [("step", 3.0), ("validation", 2.5), ("test", 2.6)]
+
+
+def test_a_resumed_run_drops_the_steps_it_will_repeat(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    metrics = metrics_of(path)
+    for step in (1, 2, 3):
+        log_step(metrics, step, 3.0)
+    path.write_text(path.read_text() + '{"event": "step", "st')  # killed while writing
+    resumed = metrics_of(path, start=2)
+    log_step(resumed, 3, 2.0)
+    resumed.close()
+    steps = [(r["step"], r["lm_loss"]) for r in read_metrics(path) if r["event"] == "step"]
+    assert steps == [(1, 3.0), (2, 3.0), (3, 2.0)]
+
+
+def test_a_run_that_starts_anew_keeps_the_old_file_aside(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"event": "step", "step": 7, "lm_loss": 1.0}\n')
+    metrics_of(path).close()
+    assert json.loads((tmp_path / "m.1.jsonl").read_text())["step"] == 7
+    assert all(record.get("step") == 0 for record in read_metrics(path))
+
+
+def test_the_progress_line_reads_well(tmp_path: Path) -> None:
+    clock, screen = Clock(), io.StringIO()
+    metrics = metrics_of(tmp_path / "m.jsonl", screen=screen, clock=clock)
+    metrics.forward_begins()
+    clock.now = 2.0
+    log_step(metrics, 2, 3.25, masked=4.0)
+    assert screen.getvalue() == (
+        "step      2/4  loss 3.2500  (masked 4.0000, other 3.1500)  grad 0.500  lr 1.00e-03  500 tokens/s  MFU 15%  "
+        "ETA 0:04\n"
+    )
+
+
+def test_not_a_number_becomes_null_because_json_has_none(tmp_path: Path) -> None:
+    metrics = metrics_of(tmp_path / "m.jsonl")
+    log_step(metrics, 1, float("nan"))
+    metrics.close()
+    assert read_metrics(tmp_path / "m.jsonl")[1]["lm_loss"] is None
+
+
+def test_every_scalar_still_reaches_tensorboard(tmp_path: Path) -> None:
+    class Writer:
+        seen: list[str] = []
+
+        def add_scalar(self, tag: str, value: float, step: int) -> None:
+            self.seen.append(tag)
+
+        def flush(self) -> None:
+            self.seen.append("flushed")
+
+        def close(self) -> None:
+            self.seen.append("closed")
+
+    metrics = metrics_of(tmp_path / "m.jsonl", inner=Writer())
+    log_step(metrics, 1, 3.0)
+    metrics.flush()
+    metrics.close()
+    for tag in ("lm loss", "batch-size", "tokens-per-second", "mfu", "flushed", "closed"):
+        assert tag in Writer.seen
+
+
+def test_times_are_written_as_clocks_show_them() -> None:
+    assert [clock_time(s) for s in (0.4, 61, 3725)] == ["0:00", "1:01", "1:02:05"]

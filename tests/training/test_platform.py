@@ -1,0 +1,117 @@
+"""A user does not notice what a machine lacks: triton, a Makefile, Apex, a GPU; nor an idle Transformer Engine."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from meap_megatron.errors import RunError, UserError
+from meap_megatron.training import platform, redirect
+from tests.support.runs import ROOT
+
+FLAGS = (
+    "--num-layers 2 --hidden-size 32 --num-attention-heads 4 --ffn-hidden-size 64 --swiglu --disable-bias-linear "
+    "--normalization RMSNorm --position-embedding-type rope --untie-embeddings-and-output-weights --seq-length 32 "
+    "--max-position-embeddings 32 --micro-batch-size 2 --global-batch-size 4 --train-iters 2 --lr 1e-3 --eval-iters 0 --eval-interval 9 "
+    "--tokenizer-type NullTokenizer --vocab-size 128 --mock-data --hidden-dropout 0 --attention-dropout 0 "
+    "--meap-device cpu"
+).split()
+
+HIDE_TRITON = """
+import sys
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "triton":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Hide())
+"""
+RUN = """
+import sys
+if __name__ == "__main__":
+    from meap_megatron.training.pretrain import main
+    status = main(sys.argv[1:])
+    {check}
+    sys.exit(status)
+"""
+
+
+def run_with(tmp_path: Path, prelude: str, check: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
+    script = tmp_path / "run.py"
+    script.write_text(prelude + RUN.format(check=check))
+    return subprocess.run(
+        [sys.executable, str(script), *FLAGS, "--meap-metrics", str(tmp_path / "metrics.jsonl")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environ,
+    )
+
+
+def test_megatron_trains_without_triton(tmp_path: Path) -> None:
+    done = run_with(tmp_path, HIDE_TRITON, check="assert 'triton' not in sys.modules")
+    assert done.returncode == 0, done.stderr
+    assert '"step": 2' in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_an_installed_transformer_engine_is_left_alone_on_a_cpu(tmp_path: Path) -> None:
+    package = tmp_path / "site" / "transformer_engine"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('Transformer Engine was imported')\n")
+    done = run_with(tmp_path, "", PYTHONPATH=f"{tmp_path / 'site'}:{ROOT}")
+    assert done.returncode == 0, done.stderr
+    assert '"step": 2' in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_the_helpers_are_used_without_make_and_their_absence_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise AssertionError("make was called")
+
+    helpers = redirect.skip_make(fail)
+    helpers()
+    monkeypatch.setitem(sys.modules, "megatron.core.datasets.helpers_cpp", None)
+    with pytest.raises(RunError, match="use Python 3.12"):
+        helpers()
+
+
+def test_without_apex_and_transformer_engine_a_gpu_gets_the_flags_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "is_importable", lambda name: False)
+    assert "--no-gradient-accumulation-fusion" in platform.flags_for("cuda", [])
+    monkeypatch.setattr(platform, "is_importable", lambda name: True)
+    assert platform.flags_for("cuda", []) == []
+
+
+def test_a_flag_that_was_given_is_not_given_twice() -> None:
+    assert "--transformer-impl=local" not in platform.flags_for("cpu", ["--transformer-impl", "local"])
+    assert "--use-cpu-initialization" in platform.flags_for("cpu", [])
+
+
+def test_every_name_that_is_replaced_still_exists_upstream() -> None:
+    platform.import_megatron()
+    assert redirect.missing(redirect.CPU + redirect.ALWAYS) == []
+
+
+def test_a_name_that_upstream_dropped_is_reported() -> None:
+    gone = redirect.Redirect(target="torch.cuda:no_such_name", make=redirect.by(print), why="test")
+    assert redirect.missing((gone,)) == ["torch.cuda:no_such_name"]
+
+
+def test_nothing_of_cuda_is_replaced_when_a_gpu_is_used() -> None:
+    code = (
+        "from meap_megatron.training import platform, redirect\n"
+        "import torch; before = (torch.cuda.current_device, torch.tensor, torch.cuda.Stream)\n"
+        "redirect.install(device='cuda')\n"
+        "assert before == (torch.cuda.current_device, torch.tensor, torch.cuda.Stream)\n"
+        "print(len(redirect.installed()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(len(redirect.ALWAYS))
+
+
+@pytest.mark.parametrize(("device", "message"), [("cuda", "no GPU"), ("tpu", "not one of auto, cpu, cuda")])
+def test_a_device_that_is_not_there_is_refused(device: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        platform.resolve_device(device)

@@ -1,0 +1,93 @@
+"""Recipes are checked key by key against the flags of Megatron's real parser."""
+
+from pathlib import Path
+
+import pytest
+
+from meap_megatron.cli.main import main
+from meap_megatron.errors import UserError
+from meap_megatron.training.flags import Flag, read_flags
+from meap_megatron.training.recipe import load
+from tests.support.runs import RECIPES
+
+FLAGS = {
+    "num_layers": Flag(option="--num-layers", kind="one", type="int", choices=None),
+    "lr": Flag(option="--lr", kind="one", type="float", choices=None),
+    "swiglu": Flag(option="--swiglu", kind="switch", type="other", choices=None),
+    "data_path": Flag(option="--data-path", kind="many", type="other", choices=None),
+    "normalization": Flag(option="--normalization", kind="one", type="str", choices=["LayerNorm", "RMSNorm"]),
+    "train_iters": Flag(option="--train-iters", kind="one", type="int", choices=None),
+}
+
+
+def words(tmp_path: Path, text: str, *overrides: str) -> list[str]:
+    (tmp_path / "r.yaml").write_text(text)
+    return load(tmp_path / "r.yaml", list(overrides)).command_line(FLAGS)
+
+
+def test_groups_are_for_reading_only(tmp_path: Path) -> None:
+    text = "description: x\nmodel:\n  num_layers: 2\n  swiglu: true\ndata:\n  data_path: [a, b]\nlr: 1.0e-3\n"
+    assert words(tmp_path, text) == ["--num-layers=2", "--swiglu", "--data-path", "a", "b", "--lr=0.001"]
+
+
+def test_an_override_replaces_and_false_switches_off(tmp_path: Path) -> None:
+    text = "model: {num_layers: 2, swiglu: true}"
+    assert words(tmp_path, text, "num-layers=3", "swiglu=false") == ["--num-layers=3"]
+
+
+def test_a_recipe_stands_on_the_one_it_extends(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("model: {num_layers: 2}\nrun: {lr: 0.1}\n")
+    assert words(tmp_path, "extends: base.yaml\nrun: {lr: 0.2}\n") == ["--num-layers=2", "--lr=0.2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        ("model:\n  num_layer: 2\n", [], "r.yaml:2: unknown key 'num_layer'; did you mean 'num_layers'?"),
+        ("model:\n  num_layers: two\n", [], "r.yaml:2: num_layers='two' must be a whole number"),
+        ("model:\n  num_layers: 2.5\n", [], "r.yaml:2: num_layers=2.5 must be a whole number"),
+        ("model:\n  num_layers: true\n", [], "r.yaml:2: num_layers=True must be a whole number"),
+        ("train_iters: -5\n", [], "r.yaml:1: train_iters=-5 must be at least 1"),
+        ("lr: fast\n", [], "r.yaml:1: lr='fast' must be a number"),
+        ("swiglu: 3\n", [], "r.yaml:1: swiglu=3 must be true or false"),
+        ("normalization: rms\n", [], "r.yaml:1: normalization='rms' is not one of LayerNorm, RMSNorm"),
+        ("lr: [1, 2]\n", [], "r.yaml:1: lr takes one value"),
+        ("a:\n  lr: 1\nb:\n  lr: 2\n", [], "r.yaml:4: key 'lr' stands here and at"),
+        ("lr: 1\n", ["lr"], "override 'lr' is not of the form key=value"),
+        ("lr: 1\n", ["lr=[1"], "is not a YAML value"),
+        ("- 1\n", [], "a recipe is a mapping"),
+        ("lr: [1\n", [], "r.yaml:2: not YAML"),
+        ("extends: r.yaml\n", [], "goes round in a circle"),
+        ("extends: none.yaml\n", [], "cannot read recipe"),
+    ],
+)
+def test_a_fault_is_named_with_file_and_line(tmp_path: Path, text: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        words(tmp_path, text, *overrides)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda p: p.stem)
+def test_every_recipe_is_accepted_by_the_parser_that_megatron_declares(path: Path) -> None:
+    assert load(path).command_line(read_flags())
+
+
+def test_the_arms_of_a_pair_differ_only_in_the_objective() -> None:
+    pairs = [p for p in sorted(RECIPES.rglob("*_meap.yaml"))]
+    assert len(pairs) >= 5
+    for meap in pairs:
+        ntp = meap.with_name(meap.name.replace("_meap", "_ntp"))
+        a, b = load(meap).settings, load(ntp).settings
+        changed = {key for key in a.keys() | b.keys() if key not in a or key not in b or a[key].value != b[key].value}
+        assert changed == {"save", "meap_mask_ratio"} | ({"meap_mask_strategy"} & a.keys())
+
+
+def test_dry_run_prints_the_command_line_and_starts_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = str(RECIPES / "tiny_cpu_meap.yaml")
+    assert main(["train", recipe, f"save={tmp_path / 'run'}", "train_iters=7", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("python -m meap_megatron.training.pretrain --num-layers=4")
+    assert "--train-iters=7" in said and f"--load={tmp_path / 'run'}" in said
+    assert not (tmp_path / "run").exists()
