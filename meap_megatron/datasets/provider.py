@@ -1,34 +1,12 @@
 """From prefixes to datasets: check all data first, then hand over to Megatron's own builder."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 
-from meap_megatron.corpus.sidecar import TokenizerInfo, check_prefix
+from meap_megatron.corpus.sidecar import check_prefix
 from meap_megatron.datasets.gpt import MEAPGPTDataset, MEAPGPTDatasetConfig, check_matches, prefixes_per_blend
 from meap_megatron.datasets.mock import MockMEAPGPTDataset
-from meap_megatron.errors import UserError
-
-
-def shared_tokenizer(prefixes: Iterable[str]) -> TokenizerInfo:
-    """Check every prefix cheaply and return the tokenizer that made all of them.
-
-    Reads only, so every rank may call it, before any accelerator is touched.
-
-    Raises:
-        UserError: no prefix, a missing sidecar, a changed file, or two tokenizers; the message names the prefix.
-    """
-    infos = {prefix: check_prefix(prefix).tokenizer for prefix in prefixes}
-    if not infos:
-        raise UserError("no dataset is given; name the prefix of one made by 'meap preprocess text'")
-    first, *others = infos
-    for prefix in others:
-        if infos[prefix].fingerprint != infos[first].fingerprint:
-            raise UserError(
-                f"{first} and {prefix} were made with different tokenizers ({infos[first].fingerprint[:12]}, "
-                f"{infos[prefix].fingerprint[:12]}): one model cannot read both; make one of them again"
-            )
-    return infos[first]
 
 
 def build_datasets(

@@ -73,24 +73,29 @@ class Tools:
     def mask(self, **settings) -> MaskConfig:
         return MaskConfig(**{"mask_id": MASK, "ratio": 0.25} | settings)
 
-    def build(self, *prefixes: str, plain: bool = False, sizes=(40, 20, None), meap=None, **settings) -> list:
-        """Return [train, valid, test] from the real builder; `plain` builds Megatron's own GPTDataset."""
-        weights = [1.0] * len(prefixes) if len(prefixes) > 1 else None
-        fields = {
+    def settings(self, *prefixes: str, **changed) -> dict:
+        """Return the arguments of Megatron's GPTDatasetConfig."""
+        return {
             "random_seed": 7,
             "sequence_length": 32,
-            "blend": (list(prefixes), weights),
+            "blend": (list(prefixes), [1.0] * len(prefixes) if len(prefixes) > 1 else None),
             "split": "80,20,0",
             "path_to_cache": str(self.folder / "cache"),
             "tokenizer": DatasetTokenizer(INFO),
             "reset_position_ids": False,
             "reset_attention_mask": False,
             "eod_mask_loss": False,
-        } | settings
+        } | changed
+
+    def config(self, *prefixes: str, meap: MaskConfig | None = None, **changed) -> MEAPGPTDatasetConfig:
+        return MEAPGPTDatasetConfig(**self.settings(*prefixes, **changed), meap=meap)
+
+    def build(self, *prefixes: str, plain: bool = False, sizes=(40, 20, None), meap=None, **changed) -> list:
+        """Return [train, valid, test] from the real builder; `plain` builds Megatron's own GPTDataset."""
         if plain:
-            config, cls = GPTDatasetConfig(**fields), GPTDataset
+            config, cls = GPTDatasetConfig(**self.settings(*prefixes, **changed)), GPTDataset
         else:
-            config, cls = MEAPGPTDatasetConfig(**fields, meap=meap), MEAPGPTDataset
+            config, cls = self.config(*prefixes, meap=meap, **changed), MEAPGPTDataset
         return BlendedMegatronDatasetBuilder(cls, list(sizes), lambda: True, config).build()
 
     def masks(self, dataset) -> torch.Tensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from meap_megatron.datasets.provider import shared_tokenizer
+from meap_megatron.datasets.provider import build_datasets
 from meap_megatron.errors import UserError
 
 
@@ -110,14 +110,21 @@ def test_official51_refuses_a_blend(tools):
         tools.build(*prefixes, sizes=(80, 10, 0), meap=mask)
 
 
-def test_the_tokenizer_of_a_run_is_the_one_of_all_its_data(tools):
-    first = tools.write("first")
-    assert shared_tokenizer([first, tools.write("second")]) == tools.INFO
-    third = tools.write("third", tokenizer=other_tokenizer(tools, fingerprint="a" * 64))
-    with pytest.raises(UserError, match="first and .*third were made with different tokenizers"):
-        shared_tokenizer([first, third])
-    with pytest.raises(UserError, match="no dataset is given"):
-        shared_tokenizer([])
+def test_all_data_of_a_blend_is_checked_before_any_is_built(tools):
+    """Else rank 0 would fail inside the builder while the others wait at its barrier."""
+    prefixes = [tools.write("first"), tools.write("second", tokenizer=other_tokenizer(tools, fingerprint="a" * 64))]
+    with pytest.raises(UserError, match="second was made with tokenizer aaaaaaaaaaaa"):
+        build_datasets(tools.config(*prefixes), sizes=[80, 10, 0])
+    assert not (tools.folder / "cache").exists()
+
+
+def test_build_datasets_gives_what_the_builder_gives(tools):
+    prefix = tools.write()
+    mine = build_datasets(tools.config(prefix, meap=tools.mask()), sizes=[40, 20, None])
+    theirs = tools.build(prefix, meap=tools.mask())
+    assert mine[2] is theirs[2] is None
+    for split in (0, 1):
+        assert torch.equal(tokens_of(mine[split]), tokens_of(theirs[split]))
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 """MEAPGPTDataset through Megatron's real builder: what is masked, and what never changes."""
 
+import hashlib
 import itertools
 
 import numpy as np
 import pytest
 import torch
 
+from meap_megatron.corpus.sidecar import read_sidecar
+from meap_megatron.datasets.provider import build_datasets
 from meap_megatron.masking import mask_positions, num_masked
 
 BOOLEANS = ["reset_position_ids", "reset_attention_mask", "eod_mask_loss"]
@@ -76,10 +79,6 @@ def test_the_exact_count_is_masked_and_never_the_last_input(tools, ratio, strate
 
 def test_the_positions_are_those_of_the_masking_package(tools):
     """Written out, so that the key of a sample cannot change unnoticed: earlier runs could not be resumed."""
-    import hashlib
-
-    from meap_megatron.corpus.sidecar import read_sidecar
-
     prefix = tools.write()
     train, valid, _ = tools.build(prefix, meap=tools.mask(seed=99, mask_validation=True))
     for dataset, split in ((train, "train"), (valid, "valid")):
@@ -177,19 +176,7 @@ def test_official51_masks_follow_the_optimizer_step(tools):
 
 
 def test_mock_data_is_masked(tools):
-    from meap_megatron.datasets.gpt import MEAPGPTDatasetConfig
-    from meap_megatron.datasets.provider import build_datasets
-    from meap_megatron.datasets.tokenizer import DatasetTokenizer
-
-    config = MEAPGPTDatasetConfig(
-        random_seed=7,
-        sequence_length=32,
-        tokenizer=DatasetTokenizer(tools.INFO),
-        reset_position_ids=False,
-        reset_attention_mask=False,
-        eod_mask_loss=False,
-        meap=tools.mask(),
-    )
+    config = tools.config(blend=None, split=None, meap=tools.mask())
     train = build_datasets(config, sizes=[10, 10, 10])[0]
     # Mock ids run through the whole vocabulary, the mask id included.
     assert all(7 <= (train[i]["tokens"] == tools.MASK).sum() <= 9 for i in range(10))
