@@ -1,0 +1,179 @@
+"""`meap show`: the summary of a dataset, or one training sample as training reads it."""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from meap_megatron.errors import UserError
+
+if TYPE_CHECKING:
+    from meap_megatron.corpus.show import Row
+    from meap_megatron.corpus.sidecar import Sidecar
+
+SPLITS = ("train", "valid", "test")
+HELP = """Print what a dataset holds, or one sample of it as columns: position, input, id, label, masked?, loss?
+
+The sample is built by Megatron's own dataset builder, so it is the one that training reads when split, sequence
+length, seed, masking and (beyond one epoch) the number of samples are those of the run.
+
+  meap show corpus/c4
+  meap show corpus/c4 --index 0 --seq-length 256
+  meap show corpus/c4 --index 7 --mask-ratio 0.15 --strategy span --span-length 5 --rows 0 | less -R
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("prefix", metavar="PREFIX", help="dataset, without .bin or .idx")
+    parser.add_argument("--index", type=int, help="number of the sample in its split, from 0; without it a summary")
+    parser.add_argument("--seq-length", type=int, default=4096, help="tokens per sample (default: 4096)")
+    parser.add_argument("--mask-ratio", type=float, default=0.15, help="share of masked inputs (default: 0.15)")
+    parser.add_argument("--strategy", default="random", help="random, span, or official51 (default: random)")
+    parser.add_argument("--span-length", type=int, default=5, help="tokens per span, with strategy span (default: 5)")
+    parser.add_argument("--seed", type=int, default=1234, help="the run's seed: data order and masks (default: 1234)")
+    parser.add_argument("--mask-seed", type=int, help="seed of the masks, if it is not --seed")
+    parser.add_argument("--global-batch-size", type=int, help="samples per step, with strategy official51")
+    parser.add_argument("--split", default="999,1,0", help="train, valid and test share (default: 999,1,0)")
+    parser.add_argument("--of", choices=SPLITS, default="train", help="which split (default: train)")
+    parser.add_argument("--num-samples", type=int, help="samples that the run draws, if more than one epoch")
+    parser.add_argument("--start", type=int, default=0, help="first position to print (default: 0)")
+    parser.add_argument("--rows", type=int, default=64, help="positions to print, 0 for all (default: 64)")
+    parser.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the summary or the sample."""
+    from meap_megatron.corpus.merge import as_prefix
+    from meap_megatron.corpus.show import summary, table
+    from meap_megatron.corpus.sidecar import check_prefix
+
+    prefix = as_prefix(args.prefix)
+    sidecar = check_prefix(prefix)
+    if args.index is None:
+        print("\n".join(summary(prefix, sidecar)))
+        return 0
+    _check(args)
+    rows, num_samples = read_sample(args, prefix, sidecar)
+    colour = args.color == "always" or (args.color == "auto" and sys.stdout.isatty() and "NO_COLOR" not in os.environ)
+    masked = sum(row.masked for row in rows)
+    trained = sum(row.loss > 0 for row in rows)
+    print(
+        f"{prefix}: sample {args.index} of {num_samples:,} in {args.of} ({args.split}), seed {args.seed}\n"
+        f"{len(rows)} positions, {masked} masked ({masked / len(rows):.1%}), loss on {trained}\n"
+    )
+    stop = len(rows) if args.rows == 0 else args.start + args.rows
+    for line in table(rows[args.start : stop], mask_token=sidecar.tokenizer.mask_token, colour=colour):
+        print(line)
+    if args.start > 0 or stop < len(rows):
+        print(f"\npositions {args.start} to {min(stop, len(rows)) - 1} of {len(rows)}; --rows 0 prints all")
+    return 0
+
+
+def read_sample(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> tuple[list["Row"], int]:
+    """Build the split with Megatron's builder and read one sample of it.
+
+    Returns:
+        The rows, and the number of samples of the split.
+
+    Raises:
+        UserError: the split has no such sample, or a masking option breaks its rule.
+    """
+    from meap_megatron.config import MaskConfig
+    from meap_megatron.corpus.show import rows
+    from meap_megatron.training import platform
+
+    info = sidecar.tokenizer
+    mask = MaskConfig(
+        mask_id=info.mask_id,
+        ratio=args.mask_ratio,
+        strategy=args.strategy,
+        span_length=args.span_length if args.strategy == "span" else 1,
+        seed=args.seed if args.mask_seed is None else args.mask_seed,
+        global_batch_size=args.global_batch_size if args.strategy == "official51" else None,
+    )
+    platform.set_thread_policy()
+    platform.quiet_imports()
+    with platform.triton_stub():
+        from megatron.core.datasets.gpt_dataset import GPTDataset
+
+        from meap_megatron.datasets.gpt import MEAPGPTDatasetConfig
+        from meap_megatron.datasets.provider import build_datasets
+        from meap_megatron.datasets.tokenizer import DatasetTokenizer
+    sizes: list[int | None] = [None, None, None]
+    sizes[SPLITS.index(args.of)] = args.num_samples
+    with tempfile.TemporaryDirectory(prefix="meap_show_") as cache:
+        config = MEAPGPTDatasetConfig(
+            random_seed=args.seed,
+            sequence_length=args.seq_length,
+            blend=([prefix], None),
+            split=args.split,
+            path_to_cache=cache,
+            tokenizer=DatasetTokenizer(info),
+            reset_position_ids=False,
+            reset_attention_mask=False,
+            eod_mask_loss=False,
+            create_attention_mask=False,
+            meap=mask,
+        )
+        try:
+            dataset: Any = build_datasets(config, sizes=sizes)[SPLITS.index(args.of)]
+        except (AssertionError, IndexError) as error:
+            raise UserError(
+                f"{prefix} gives no sample of {args.seq_length} tokens in the split {args.split}: {error}"
+            ) from error
+        if dataset is None or not 0 <= args.index < len(dataset):
+            count = 0 if dataset is None else len(dataset)
+            raise UserError(
+                f"--index {args.index}: {args.of} of {args.split} has {count} samples of {args.seq_length} tokens; "
+                f"take a smaller --index, --seq-length or another --of"
+            )
+        sample = {name: value.clone() for name, value in dataset[args.index].items()}
+        unmasked = GPTDataset.__getitem__(dataset, args.index)["tokens"].tolist()
+    lines = rows(
+        inputs=sample["tokens"].tolist(),
+        unmasked=unmasked,
+        labels=sample["labels"].tolist(),
+        loss=sample["loss_mask"].tolist(),
+        edges={token for token in (info.bos_id, info.eos_id) if token is not None},
+        text_of=text_of_ids(prefix, sidecar),
+    )
+    return lines, len(dataset)
+
+
+def text_of_ids(prefix: str, sidecar: "Sidecar") -> Callable[[int], str]:
+    """Return a function from a token id to its visible text; without the tokenizer's folder there is no text."""
+    from meap_megatron.corpus.show import visible
+
+    folder = sidecar.tokenizer.folder
+    path = None if folder is None else Path(prefix).parent / folder / "tokenizer.json"
+    if path is None or not path.is_file():
+        return lambda token_id: "?"
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(path))
+
+    def text_of(token_id: int) -> str:
+        piece = tokenizer.id_to_token(token_id) or "?"
+        if piece.startswith("\u2581"):  # SentencePiece's space, which the decoder drops at the start
+            return visible(piece.replace("\u2581", " "))
+        text = tokenizer.decode([token_id], skip_special_tokens=False)
+        # Part of a character has no text of its own.
+        return piece if not text or "\ufffd" in text else visible(text)
+
+    return text_of
+
+
+def _check(args: argparse.Namespace) -> None:
+    for name, value, least in (
+        ("--seq-length", args.seq_length, 2),
+        ("--start", args.start, 0),
+        ("--rows", args.rows, 0),
+        ("--index", args.index, 0),
+        ("--num-samples", args.num_samples, 1),
+    ):
+        if value is not None and value < least:
+            raise UserError(f"{name} is {value}, it must be at least {least}")
