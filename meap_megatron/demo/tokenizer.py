@@ -1,0 +1,54 @@
+"""The demo's tokenizer: byte-level BPE trained on the corpus, saved as a Hugging Face tokenizer folder."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+BOS, EOS, MASK = "<s>", "</s>", "[MASK]"
+
+
+def train_tokenizer(texts: Iterable[str], folder: Path, *, vocab_size: int) -> int:
+    """Train a byte-level BPE and save it so that `AutoTokenizer.from_pretrained(folder)` loads it.
+
+    Args:
+        texts: the corpus.
+        folder: is made; gets tokenizer.json and tokenizer_config.json.
+        vocab_size: pieces to aim for, BOS, EOS and [MASK] among them.
+
+    Returns:
+        The number of pieces; fewer than `vocab_size` if the text is too short to fill it.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[BOS, EOS, MASK],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": BOS,
+        "eos_token": EOS,
+        "mask_token": MASK,
+        "clean_up_tokenization_spaces": False,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "tokenizer.json", tokenizer.to_str())
+    write_text(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
+    return int(tokenizer.get_vocab_size())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that appears under its name only when it is complete."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
