@@ -1,7 +1,7 @@
 // The words of many Philox blocks at once: AVX2 where the processor has it, plain C++ elsewhere; the same words.
 //
-// Measured for 614 of 4096 positions on one core of an AMD EPYC (family 25, model 17): words 0.94 us plain, 0.48 us with
-// AVX2; the whole choice 2.75 us and 2.4 us. SSE2, which every x86-64 has, gained a tenth of the words at most.
+// Measured for 614 of 4096 positions on one core of an AMD EPYC (family 25, model 17): words 0.94 us plain, 0.48 us
+// with AVX2; the whole choice 2.75 us and 2.4 us. SSE2, which every x86-64 has, gained a tenth of the words at most.
 #pragma once
 
 #include <array>
