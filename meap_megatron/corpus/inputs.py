@@ -81,7 +81,8 @@ def find_inputs(patterns: list[str]) -> list[InputFile]:
                 raise UserError(f"input {p} has an unknown suffix; known are {known}")
             resolved = p.resolve()
             repeated += resolved in found
-            stat = p.stat()
+            with reading(str(p)):
+                stat = p.stat()
             found[resolved] = InputFile(
                 path=str(p), kind=kind[0], compression=kind[1], size=stat.st_size, modified=stat.st_mtime_ns
             )

@@ -20,6 +20,7 @@ SUFFIXES = (".bin", ".idx", ".meap.json", ".tokenizer")
 
 def as_prefix(name: str) -> str:
     """Return the prefix that a typed name means: `c4`, `c4.bin` and `c4.idx` are all `c4`."""
+    name = name.rstrip("/")
     for suffix in SUFFIXES:
         if name.endswith(suffix) and not sidecar_path(name).exists():
             return name.removesuffix(suffix)

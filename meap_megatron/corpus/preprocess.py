@@ -30,7 +30,7 @@ from meap_megatron.corpus.workers import available_cpus, run_shards
 from meap_megatron.errors import UserError
 
 SAMPLE_SHARDS = 16
-SAMPLE_BYTES = 2**16  # of text per sampled shard
+SAMPLE_BYTES, SAMPLE_TEXT_BYTES = 2**16, 2**13  # of text per sampled shard and per document
 
 
 def preprocess(config: PreprocessConfig) -> Sidecar:
@@ -102,6 +102,7 @@ def _run(
         bos_id=edges[0],
         eos_id=edges[1],
         special_ids=tokenizer.special_ids,
+        vocab_size=tokenizer.info.vocab_size,
         bos_text=tokenizer.bos_token,
         dtype=dtype,
         max_bad_lines=config.max_bad_lines,
@@ -217,7 +218,7 @@ def _complete(
 
 
 def _sample(shards: list[Shard], config: PreprocessConfig) -> list[bytes]:
-    """Return texts from up to 16 shards spread over the input."""
+    """Return starts of documents from up to 16 shards spread over the input."""
     texts: list[bytes] = []
     step = max(1, len(shards) // SAMPLE_SHARDS)
     for shard in itertools.islice(shards, 0, None, step):
@@ -225,8 +226,9 @@ def _sample(shards: list[Shard], config: PreprocessConfig) -> list[bytes]:
         for piece in shard:
             for _, text in PieceReader(piece, key=config.json_key):
                 if isinstance(text, bytes):
-                    texts.append(text)
-                    size += len(text)
+                    # The start of a long document; a character may not be cut in two.
+                    texts.append(text[:SAMPLE_TEXT_BYTES].decode("utf-8", "ignore").encode())
+                    size += len(texts[-1])
                 if size >= SAMPLE_BYTES:
                     break
             if size >= SAMPLE_BYTES:

@@ -153,7 +153,7 @@ class _open:  # noqa: N801 (used as a statement)
         self.file = file
 
     def __enter__(self) -> tuple[IO[bytes], Any]:
-        self.raw = open(self.file.path, "rb")  # noqa: SIM115 (closed in __exit__)
+        self.raw = open(self.file.path, "rb", buffering=2**20)  # noqa: SIM115 (closed in __exit__)
         if self.file.compression == ".gz":
             return cast(IO[bytes], io.BufferedReader(gzip.GzipFile(fileobj=self.raw), 2**20)), self.raw.tell
         if self.file.compression == ".zst":

@@ -35,7 +35,8 @@ class ShardJob:
     key: str
     bos_id: int | None  # opens every document, or None
     eos_id: int | None  # ends every document, or None
-    special_ids: tuple[int, ...]
+    special_ids: tuple[int, ...]  # no text may give them
+    vocab_size: int
     bos_text: str | None
     dtype: str
     max_bad_lines: int
@@ -99,7 +100,7 @@ class ShardEncoder:
         self.job = job
         self.encoder: Encoder = make_encoder(job.encoder, definition)
         self.spot_check = SpotCheck(self.encoder, definition)
-        self.forbidden = np.zeros(max(job.special_ids) + 1, dtype=bool)
+        self.forbidden = np.zeros(job.vocab_size, dtype=bool)
         self.forbidden[list(job.special_ids)] = True
 
     def run(self, number: int, shard: Shard, report: Callable[[Advance], None]) -> ShardResult:
@@ -173,8 +174,7 @@ class _State:
             if self.bos_text is not None and text.startswith(self.bos_text):
                 self.num_bos_text += 1
                 self.bos_text_place = self.bos_text_place or reader.place(number)
-            found = self.owner.forbidden[ids[ids < len(self.owner.forbidden)]]
-            if found.any():
+            if self.owner.forbidden[ids].any():
                 self.bad(reader, number, "the text gives the id of a special token, which stands for no text")
             elif not len(ids):
                 self.num_empty += 1

@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -240,12 +239,14 @@ def _saved_config(config: dict[str, Any], roles: dict[str, str | None], mask_tok
 def _fingerprint(definition: str, ids: dict[str, int | None], mask_id: int) -> str:
     """Hash what decides the ids of a text: not the template, not the decoder, not the version of the file."""
     content = json.loads(definition)
-    decisive = {name: content.get(name) for name in ("added_tokens", "normalizer", "pre_tokenizer", "model")}
+    decisive = {name: _stated(content.get(name)) for name in ("added_tokens", "normalizer", "pre_tokenizer", "model")}
     special = {**{role: ids[role] for role in ("bos_token", "eos_token")}, "mask_token": mask_id}
     text = json.dumps([decisive, special], sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def relative_folder(folder: Path, prefix: str | Path) -> str:
-    """Return a tokenizer folder as the sidecar of a prefix names it: relative to the sidecar's folder."""
-    return os.path.relpath(folder, Path(prefix).parent)
+def _stated(content: Any) -> Any:
+    """Return JSON without absent values: a later library may write a new option as null or false."""
+    if isinstance(content, dict):
+        return {name: _stated(value) for name, value in content.items() if value is not None and value is not False}
+    return [_stated(value) for value in content] if isinstance(content, list) else content

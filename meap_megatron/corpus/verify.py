@@ -18,6 +18,7 @@ from meap_megatron.corpus.sidecar import (
     idx_path,
     read_sidecar,
     sidecar_path,
+    tokenizer_path,
     write_sidecar,
 )
 from meap_megatron.corpus.tokenizer import CorpusTokenizer, load_tokenizer, save_tokenizer
@@ -93,6 +94,14 @@ def adopt(prefix: str | Path, *, tokenizer: str, overwrite: bool = False, **name
     header = read_header(idx_path(prefix))
     if not bin_path(prefix).is_file():
         raise UserError(f"{bin_path(prefix)} does not exist")
+    folder = tokenizer_path(prefix)
+    saved = folder.is_dir() and not overwrite
+    if (
+        saved
+        and (other := load_tokenizer(folder, mask_token=loaded.info.mask_token, **_named(folder)).info.fingerprint)
+        != loaded.info.fingerprint
+    ):
+        raise UserError(f"{folder} holds another tokenizer ({other[:12]}); --overwrite replaces it")
     pair = open_pair(prefix)
     findings: list[str] = []
 
@@ -114,13 +123,14 @@ def adopt(prefix: str | Path, *, tokenizer: str, overwrite: bool = False, **name
         dtype=header.dtype,
         add_bos=structure and info.bos_id is not None and not scan.without_bos.count,
         add_eos=structure and info.eos_id is not None and not scan.without_eos.count,
-        tokenizer=dataclasses.replace(info, folder=f"{Path(prefix).name}.tokenizer"),
+        tokenizer=dataclasses.replace(info, folder=folder.name),
         libraries={},
     )
     _check_tokens(pair, scan, sidecar, structure, check)
     if findings:
         raise UserError(f"{prefix} gets no sidecar:\n  " + "\n  ".join(findings))
-    tokenizer_saved(prefix, lambda folder: save_tokenizer(loaded, folder))
+    if not saved:
+        tokenizer_saved(prefix, lambda target: save_tokenizer(loaded, target))
     write_sidecar(prefix, sidecar)
     return sidecar
 

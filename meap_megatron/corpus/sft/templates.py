@@ -1,0 +1,93 @@
+"""The templates, as data: where the system prompt and the question stand, and what closes an answer.
+
+The row of a conversation is
+
+    BOS  first turn's source  answer  end  later turn's source  answer  end ...
+
+A source is encoded as one text and an answer as another, as the official code does. Special tokens that stand in a
+template's own strings become their ids when the tokenizer has them; those in the texts of a conversation never do.
+
+`llama3` and `vicuna` are the official code's strings; `alpaca` is Stanford's prompt; the others are the formats that
+the models of that name were published with.
+"""
+
+import dataclasses
+import hashlib
+import json
+
+from meap_megatron.corpus.sft.records import STANFORD_ORDER, STANFORD_TASK
+
+TOKENIZER = "tokenizer"
+"""Name of the tokenizer's own chat template."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Template:
+    """The strings of one template.
+
+    Attributes:
+        opening: source of the first turn with a system prompt; holds {system} and {query}.
+        prompt: source of a turn without; holds {query}.
+        separator: stands before the source of every later turn.
+        system: system prompt of conversations that have none; "" for none.
+        end: token that closes an answer; None for the tokenizer's EOS.
+        markers: tokens that a tokenizer made for this template has.
+    """
+
+    opening: str
+    prompt: str
+    separator: str
+    system: str
+    end: str | None = None
+    markers: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over the strings."""
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+LLAMA3 = (
+    "<|start_header_id|>user<|end_header_id|>\n\n{query}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+)
+CHATML = "<|im_start|>user\n{query}<|im_end|>\n<|im_start|>assistant\n"
+VICUNA = "USER: {query} ASSISTANT:"
+ALPACA = "### Instruction:\n{query}\n\n### Response:"
+
+TEMPLATES: dict[str, Template] = {
+    "llama3": Template(
+        opening="<|start_header_id|>system<|end_header_id|>\n\n{system}<|eot_id|>" + LLAMA3,
+        prompt=LLAMA3,
+        separator="<|eot_id|>",
+        system="You are a helpful, excellent and smart assistant.",
+        markers=("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+    ),
+    "vicuna": Template(
+        opening="{system}</s>" + VICUNA,
+        prompt=VICUNA,
+        separator="</s>",
+        system="A chat between a curious user and an artificial intelligence assistant. "
+        "The assistant gives helpful, detailed, and polite answers to the user's questions.",
+        markers=("</s>",),
+    ),
+    "chatml": Template(
+        opening="<|im_start|>system\n{system}<|im_end|>\n" + CHATML,
+        prompt=CHATML,
+        separator="\n",
+        system="You are a helpful assistant.",
+        end="<|im_end|>",
+        markers=("<|im_start|>", "<|im_end|>"),
+    ),
+    "mistral": Template(
+        opening="[INST] {system}\n\n{query} [/INST]",
+        prompt="[INST] {query} [/INST]",
+        separator="",
+        system="",
+    ),
+    "alpaca": Template(
+        opening="{system}\n\n" + ALPACA,
+        prompt=ALPACA,
+        separator="\n\n",
+        system=STANFORD_TASK + STANFORD_ORDER,
+    ),
+}
