@@ -1,0 +1,5 @@
+"""Fine-tuning: indexed conversations to rows of whole segments, each original beside its masked copy.
+
+Import from the modules: `config`, `masks`, `reference`, `packing` and `data` need NumPy only, `dataset` imports torch
+and Megatron-Core. `../README.md` draws the rows.
+"""

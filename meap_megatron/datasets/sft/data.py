@@ -1,0 +1,114 @@
+"""The data of `meap preprocess sft`, checked and opened: `PREFIX.bin/.idx` and, byte for token, `PREFIX.roles.bin/.idx`."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meap_megatron.corpus.header import read_header
+from meap_megatron.corpus.indexed import IndexedReader, open_pair
+from meap_megatron.corpus.sidecar import Sidecar, bin_path, check_prefix, idx_path
+from meap_megatron.datasets.sft.config import SFTConfig
+from meap_megatron.errors import UserError
+
+MAX_CONVERSATIONS = 2**30
+"""An item is 4 * conversation + kind in 32 bits."""
+
+
+class Arrays(Protocol):
+    """One array per conversation."""
+
+    def __len__(self) -> int:
+        """Return the number of conversations."""
+
+    def __getitem__(self, index: int) -> NDArray:
+        """Return the array of one conversation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversations:
+    """Token ids and roles, conversation by conversation."""
+
+    ids: Arrays
+    roles: Arrays
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTData(Conversations):
+    """The conversations of one prefix, through memory maps."""
+
+    prefix: str
+    sidecar: Sidecar
+    ids: IndexedReader
+    roles: IndexedReader
+
+    def __reduce__(self) -> tuple:
+        """Travel to another process as the prefix: NumPy would send the whole content of the maps."""
+        return open_sft, (self.prefix,)
+
+
+def roles_prefix(prefix: str) -> str:
+    """Return the prefix of the roles."""
+    return f"{prefix}.roles"
+
+
+def check_sft(prefix: str) -> Sidecar:
+    """Check cheaply that a prefix holds complete fine-tuning data, and return its sidecar.
+
+    Raises:
+        UserError: it is of another kind, or a file is missing or has another size; the message names the file.
+    """
+    sidecar = check_prefix(prefix)
+    if sidecar.kind != "sft":
+        raise UserError(f"{prefix} holds {sidecar.kind!r} data; fine-tuning reads data of 'meap preprocess sft'")
+    header, roles = read_header(idx_path(prefix)), read_header(idx_path(roles_prefix(prefix)))
+    path = bin_path(roles_prefix(prefix))
+    if roles.dtype != "uint8" or roles.num_sequences != header.num_sequences:
+        raise UserError(
+            f"{idx_path(roles_prefix(prefix))} holds {roles.num_sequences:,} sequences of {roles.dtype}, "
+            f"{idx_path(prefix)} has {header.num_sequences:,}: the roles are of other data; make the data again"
+        )
+    if not path.is_file() or path.stat().st_size != sidecar.num_tokens:
+        raise UserError(
+            f"{path} must have one byte for each of the {sidecar.num_tokens:,} tokens of {prefix}: "
+            "it is missing, was truncated or belongs to other data; copy or make the data again"
+        )
+    if header.num_sequences > MAX_CONVERSATIONS:
+        raise UserError(f"{prefix} has {header.num_sequences:,} conversations; {MAX_CONVERSATIONS:,} are possible")
+    return sidecar
+
+
+def open_sft(prefix: str) -> SFTData:
+    """Check a prefix and open it.
+
+    Raises:
+        UserError: see `check_sft`; or ids and roles differ in the length of a conversation.
+    """
+    sidecar = check_sft(prefix)
+    data = SFTData(prefix=prefix, sidecar=sidecar, ids=open_pair(prefix), roles=open_pair(roles_prefix(prefix)))
+    if not np.array_equal(data.ids.lengths, data.roles.lengths):
+        first = int(np.flatnonzero(data.ids.lengths != data.roles.lengths)[0])
+        raise UserError(
+            f"conversation {first} of {prefix} has {data.ids.lengths[first]} tokens and {data.roles.lengths[first]} "
+            "roles: the two files are not of one run; make the data again"
+        )
+    return data
+
+
+def check_lengths(data: SFTData, *, config: SFTConfig, sequence_length: int) -> None:
+    """Check that every conversation fits into a row, unless the configuration drops those that do not.
+
+    Raises:
+        UserError: some do not fit.
+    """
+    num_too_long = int((data.ids.lengths > sequence_length + 1).sum())
+    if num_too_long and config.over_long == "error":
+        raise UserError(
+            f"{num_too_long:,} of the {len(data):,} conversations of {data.prefix} have more than the "
+            f"{sequence_length + 1:,} tokens that fit into a row (the longest has {int(data.ids.lengths.max()):,}); "
+            f"make the data again with --max-length {sequence_length + 1}, or leave them out with over_long 'drop'"
+        )

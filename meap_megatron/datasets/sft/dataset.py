@@ -1,0 +1,219 @@
+"""The fine-tuning dataset that Megatron's builder builds: row i is a function of the configuration and the data only.
+
+Not of the worker, the order of reading, the number of data-parallel ranks, or the point of resumption; and the rows of
+an epoch do not depend on how many epochs a run has.
+"""
+
+import copy
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from megatron.core.datasets.blended_megatron_dataset_config import BlendedMegatronDatasetConfig
+from megatron.core.datasets.megatron_dataset import MegatronDataset
+from megatron.core.datasets.utils import Split
+from numpy.typing import NDArray
+
+from meap_megatron.corpus.sidecar import Sidecar
+from meap_megatron.datasets.sft import cache
+from meap_megatron.datasets.sft.config import SFTConfig
+from meap_megatron.datasets.sft.data import SFTData, check_lengths, open_sft
+from meap_megatron.datasets.sft.masks import masked_positions
+from meap_megatron.datasets.sft.packing import RowIndex, build_index, effective, packing_key
+from meap_megatron.datasets.sft.reference import make_row
+from meap_megatron.datasets.stage import dataset_key
+from meap_megatron.errors import RunError, UserError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class MEAPSFTDatasetConfig(BlendedMegatronDatasetConfig):
+    """Megatron's configuration and what the rows hold.
+
+    Raises:
+        UserError: no `sft`, or sampler `official` with a blend.
+    """
+
+    sft: SFTConfig | None = None
+    """Required; None only because Megatron's fields before it have defaults."""
+
+    content_hash: str | None = field(init=False, default=None)
+    """Of the dataset that holds this copy of the configuration; the dataset sets it, for the index cache's key."""
+
+    packing: str | None = field(init=False, default=None)
+    """The settings that decide the index, likewise."""
+
+    def __post_init__(self) -> None:
+        """Check what the base class does not know."""
+        super().__post_init__()
+        if self.sft is None:
+            raise UserError("MEAPSFTDatasetConfig has no sft; give an SFTConfig")
+        if self.mock:
+            raise UserError("fine-tuning has no mock data; give a prefix made by 'meap preprocess sft'")
+
+
+class MEAPSFTDataset(MegatronDataset):
+    """The rows of one split of one prefix.
+
+    Files are always read through memory maps, whatever `mmap_bin_files` says.
+    """
+
+    def __init__(
+        self,
+        dataset: SFTData,
+        dataset_path: str,
+        indices: NDArray[np.int32],
+        num_samples: int | None,
+        index_split: Split,
+        config: MEAPSFTDatasetConfig,
+    ) -> None:
+        assert config.sft is not None, "MEAPSFTDatasetConfig requires it"
+        self.sft = effective(config.sft, is_train=index_split == Split.train)
+        # As in MEAPGPTDataset: a copy per dataset carries what decides the index into Megatron's keys.
+        config = copy.copy(config)
+        config.content_hash = dataset.sidecar.content_hash
+        config.packing = packing_key(self.sft)
+        super().__init__(dataset, dataset_path, indices, num_samples, index_split, config)
+        self.dataset_key = dataset_key(config.content_hash, index_split.name)
+        self.first_conversation = int(indices[0]) if len(indices) else 0
+        self.index, self.summary = self._load_or_build_index()
+
+    @staticmethod
+    def build_low_level_dataset(dataset_path: str, config: MEAPSFTDatasetConfig) -> SFTData:
+        """Check the prefix against its sidecar and against the configuration, and open it.
+
+        Raises:
+            UserError: data that is incomplete, of another kind, or not fit for this configuration.
+        """
+        data = open_sft(dataset_path)
+        check_matches_sft(data.sidecar, dataset_path, config)
+        assert config.sft is not None, "MEAPSFTDatasetConfig requires it"
+        check_lengths(data, config=config.sft, sequence_length=config.sequence_length)
+        return data
+
+    @staticmethod
+    def numel_low_level_dataset(low_level_dataset: SFTData) -> int:
+        """Return the number of conversations: splits are made of whole ones."""
+        return len(low_level_dataset)
+
+    @staticmethod
+    def _key_config_attributes() -> list[str]:
+        """Return the attributes that decide the index; ratio, masks and loss on the copy are not among them."""
+        return [*MegatronDataset._key_config_attributes(), "content_hash", "packing"]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, idx: int | None) -> dict[str, torch.Tensor]:
+        """Return one row of S = sequence_length positions.
+
+        Args:
+            idx: index of the row; None for a batch-padding row, which has no loss.
+
+        Returns:
+            tokens: int64[S], masked in the copies, padding at the end.
+            labels: int64[S], the next token of the segment, never masked.
+            loss_mask: float32[S], 1 where the label is trained.
+            position_ids: int64[S], from 0 in each segment.
+            cu_seqlens: int32[S + 1], where segments start, padding being the last one; then S as often as needed.
+            max_seqlen: int32[], positions of the longest segment.
+        """
+        index = 0 if idx is None else int(idx)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        items, epoch = self.index.row(index % len(self))
+        row = make_row(
+            self.dataset,
+            items,
+            config=self.sft,
+            sequence_length=self.config.sequence_length,
+            positions=self.positions(epoch),
+        )
+        loss_mask = torch.from_numpy(row.loss_mask)
+        return {
+            "tokens": torch.from_numpy(row.tokens),
+            "labels": torch.from_numpy(row.labels),
+            "loss_mask": torch.zeros_like(loss_mask) if idx is None else loss_mask,
+            "position_ids": torch.from_numpy(row.position_ids),
+            "cu_seqlens": torch.from_numpy(row.cu_seqlens),
+            "max_seqlen": torch.tensor(row.max_seqlen, dtype=torch.int32),
+        }
+
+    def positions(self, epoch: int) -> Callable[[int], NDArray[np.int64]]:
+        """Return the function from a conversation to its masked tokens in one epoch, int64[k] ascending."""
+        sft, index = self.sft, self.index
+        if sft.sampler == "official":
+
+            def official(conversation: int) -> NDArray[np.int64]:
+                start, stop = index.mask_offsets[conversation - self.first_conversation :][:2]
+                return index.mask_positions[start:stop].astype(np.int64)
+
+            return official
+
+        def philox(conversation: int) -> NDArray[np.int64]:
+            return masked_positions(
+                self.dataset.roles[conversation],
+                min_answer_tokens=sft.min_answer_tokens,
+                ratio=sft.ratio,
+                seed=sft.seed,
+                dataset_key=self.dataset_key,
+                conversation=conversation,
+                epoch=epoch if sft.refresh == "per_epoch" else 0,
+            )
+
+        return philox
+
+    def _load_or_build_index(self) -> tuple[RowIndex, dict[str, Any]]:
+        """Return the index: from the cache, or built by rank 0, after which the builder's barrier lets others read."""
+        folder = Path(
+            self.config.path_to_cache or Path(self.dataset.prefix) / "cache" / f"{type(self).__name__}_indices"
+        )
+        base = f"{self.unique_description_hash}-{type(self).__name__}-{self.index_split.name}"
+        entry = cache.load(folder, base)
+        if entry is None:
+            if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
+                raise RunError(
+                    f"{folder} does not hold the index that rank 0 has made ({base}): the folder is not shared "
+                    "between the machines; set data_cache_path to one that is"
+                )
+            arrays, summary = build_index(
+                self.dataset,
+                self.indices,
+                config=self.sft,
+                sequence_length=self.config.sequence_length,
+                num_rows=self.num_samples,
+                order_seed=self.config.random_seed,
+            )
+            cache.store(folder, base, arrays, summary, description=self.unique_description)
+            logger.info("packed the %s split of %s: %s", self.index_split.name, self.dataset.prefix, summary)
+            entry = arrays, summary
+        arrays, summary = entry
+        return RowIndex(**arrays), summary
+
+
+def check_matches_sft(sidecar: Sidecar, prefix: str, config: MEAPSFTDatasetConfig) -> None:
+    """Check that the data of a prefix can be trained on with this configuration.
+
+    Raises:
+        UserError: the data is of another tokenizer, or an id of the configuration is not one of it.
+    """
+    sft, info, tokenizer = config.sft, sidecar.tokenizer, config.tokenizer
+    assert sft is not None, "MEAPSFTDatasetConfig requires it"
+    fingerprint = getattr(tokenizer, "fingerprint", info.fingerprint)
+    if fingerprint != info.fingerprint:
+        raise UserError(
+            f"{prefix} was made with tokenizer {info.fingerprint[:12]}, this run uses {fingerprint[:12]}: its ids mean "
+            "other tokens; make the data again with the run's tokenizer"
+        )
+    if sft.mask_id != info.mask_id:
+        raise UserError(
+            f"mask_id is {sft.mask_id}, but [MASK] of {prefix} is {info.mask_id} ({info.mask_token}); another id may "
+            "stand for a real token of the data"
+        )
+    if sft.pad_id >= info.vocab_size:
+        raise UserError(f"pad_id is {sft.pad_id}, the vocabulary of {prefix} has {info.vocab_size} ids")
