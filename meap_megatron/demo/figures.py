@@ -2,8 +2,8 @@
 
 import html
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from meap_megatron.demo.results import Points
 from meap_megatron.demo.sample import Cell
@@ -20,7 +20,7 @@ class Curve:
     points: Points
     style: str
     """CSS class of the stroke: ntp, meap, masked or other."""
-    faint: Points = ()  # type: ignore[assignment]
+    faint: Points = field(default_factory=list)
     """Unsmoothed values, drawn thin behind the line."""
     dots: bool = False
     """Mark every point, for lines of few points."""
@@ -82,9 +82,9 @@ def line_chart(curves: Sequence[Curve], *, x_label: str, y_label: str, title: st
     return f'<div class="legend">{keys}</div>{"".join(parts)}'
 
 
-def polyline(points: Points, x_of: object, y_of: object, style: str) -> str:
+def polyline(points: Points, x_of: Callable[[float], float], y_of: Callable[[float], float], style: str) -> str:
     """Return one line; `x_of` and `y_of` turn step and value into places."""
-    places = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in points)  # type: ignore[operator]
+    places = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in points)
     return f'<polyline class="{style}" points="{places}"/>'
 
 

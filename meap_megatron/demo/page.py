@@ -19,7 +19,7 @@ WHAT_IT_IS = (
 )
 WHAT_IT_DOES_NOT_SHOW = (
     "The paper claims that MEAP finds information in long contexts better, measured on models of 0.3 to 1.1 billion "
-    "parameters trained on 5 to 200 billion tokens. A model of this size, trained for minutes, cannot confirm or refute "
+    "parameters pre-trained on 5 to 200 billion tokens. A model of this size, trained for minutes, cannot confirm or refute "
     "that: it has not learned to retrieve anything yet. One seed was run, so a difference of a few hundredths between the "
     "arms means nothing. What the page does show is that the whole path works on this machine, from raw text to two "
     "models trained by Megatron's own trainer, that both arms start from the same weights and read the same data in the "
@@ -64,8 +64,8 @@ def build_page(
         "<h2>Both arms in numbers</h2>",
         f'<div class="card scroll">{comparison_table(tables.comparison(ntp, meap, masked_validation))}</div>',
         '<p class="note" style="margin-top:10px">Losses in nats per token. The two arms are comparable where they read the '
-        "same inputs: in the two validations. Both arms ran at the same time, so their step times were measured under the "
-        "same load.</p>",
+        "same inputs: in the two validations. Both arms ran at the same time; where other programs use the processors too, "
+        "the ratio of the step times moves by several per cent from run to run.</p>",
         "<h2>What this does not show</h2>",
         f"<p>{escape(WHAT_IT_DOES_NOT_SHOW)}</p>",
         "<h2>Go on with your own text</h2>",
@@ -109,9 +109,7 @@ def charts(ntp: Results, meap: Results) -> str:
 
     def curve(results: Results, field: str, label: str, style: str, *, raw: bool = True) -> Curve:
         points = results.points(field)
-        # The running mean is drawn from its first full window on: before that it is the raw value.
-        line = smoothed(points, window=window)
-        return Curve(label=label, points=line, style=style, faint=points if raw else [])
+        return Curve(label=label, points=smoothed(points, window=window), style=style, faint=points if raw else [])
 
     validation = line_chart(
         [

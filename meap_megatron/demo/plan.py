@@ -49,7 +49,7 @@ class Plan:
     def eval_interval(self) -> int:
         """Steps between validations, no divisor of `train_iters`: Megatron evaluates at the end of a run anyway."""
         interval = max(2, self.train_iters // self.num_evaluations + 1)
-        while interval < self.train_iters and self.train_iters % interval == 0:
+        while self.train_iters % interval == 0:
             interval += 1
         return interval
 

@@ -82,7 +82,7 @@ class Results:
 
 def read_results(name: str, records: Sequence[Record]) -> Results:
     """Sort the records of one metrics file."""
-    started = next((r for r in records if r["event"] == "start"), {"run": {}})
+    started: Record = next((r for r in records if r["event"] == "start"), {"run": {}})
     ended = next((r for r in reversed(records) if r["event"] == "end"), None)
     return Results(
         name=name,

@@ -40,7 +40,7 @@ def read_sample(plan: Plan, *, prefix: Path, index: int) -> list[Cell]:
     def text_of(token_id: int) -> str:
         text: str = tokenizer.decode([token_id], skip_special_tokens=False)
         # A part of a character has no text of its own.
-        return tokenizer.id_to_token(token_id) if "\ufffd" in text else text
+        return str(tokenizer.id_to_token(token_id)) if "\ufffd" in text else text
 
     tokens, labels = sample["tokens"].tolist(), sample["labels"].tolist()
     return cells(tokens, labels, mask_id=sidecar.tokenizer.mask_id, text_of=text_of)

@@ -16,9 +16,9 @@ main { max-width: 1040px; margin: 0 auto; padding: 40px 24px 64px; }
 h1 { font-size: 30px; line-height: 1.2; margin: 0 0 6px; letter-spacing: -0.01em; }
 h2 { font-size: 19px; margin: 40px 0 10px; }
 h3 { font-size: 15px; margin: 0 0 2px; }
-p { margin: 0 0 12px; max-width: 46em; }
+p { margin: 0 0 12px; max-width: 52em; }
 .lead { color: var(--soft); margin-bottom: 24px; }
-.note { color: var(--soft); font-size: 14px; line-height: 1.5; }
+.note { color: var(--soft); font-size: 14px; line-height: 1.5; max-width: 60em; }
 .tiles { display: grid; grid-template-columns: repeat(4, 1fr); gap: 14px; margin: 0 0 28px; }
 .card, .tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
 .tile { padding: 14px 16px; }
