@@ -46,3 +46,9 @@ def llama_model() -> Path:
     import mistral_common
 
     return Path(mistral_common.__file__).parent / "data" / "tokenizer.model.v1"
+
+
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test loses no power; hundreds of flushes to a shared disk take most of its time."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)

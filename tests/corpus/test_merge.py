@@ -19,9 +19,9 @@ def make(folder: Path, name: str, texts: list[str], tokenizer: Path, **options: 
 @pytest.mark.parametrize("count", [1, 3, 12])
 def test_merged_shards_have_the_bytes_of_the_unsharded_run(tmp_path: Path, bpe_tokenizer: Path, count: int) -> None:
     source = write_jsonl(tmp_path / "in.jsonl", sample_texts(80))
-    preprocess(config(source, tmp_path / "whole", bpe_tokenizer, shard_bytes=2_000))
+    preprocess(config(source, tmp_path / "whole", bpe_tokenizer, shard_bytes=2_000, workers=1))
     for index in reversed(range(count)):
-        preprocess(config(source, tmp_path / "x", bpe_tokenizer, shard=(index, count), shard_bytes=2_000))
+        preprocess(config(source, tmp_path / "x", bpe_tokenizer, shard=(index, count), shard_bytes=2_000, workers=1))
     # As the shell gives them: by name, so that 10 comes before 2, and all files of each.
     merge(tmp_path / "merged", sorted(map(str, tmp_path.glob("x.shard-*"))))
     for suffix in (".bin", ".idx"):
