@@ -118,6 +118,8 @@ def sigterm_as_interrupt() -> Iterator[None]:
     """Let SIGTERM raise KeyboardInterrupt, so that a demo that is ended from outside ends its children too."""
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        # A second one must not break off the ending of the children.
+        signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():

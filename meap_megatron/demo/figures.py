@@ -2,6 +2,7 @@
 
 import html
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -9,7 +10,7 @@ from meap_megatron.demo.results import Points
 from meap_megatron.demo.sample import Cell
 
 WIDTH, HEIGHT = 460, 270
-LEFT, RIGHT, TOP, BOTTOM = 40, 14, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 40, 14, 28, 38
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +38,23 @@ def ticks(low: float, high: float, *, count: int) -> list[float]:
     return [round(k * step, 10) for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def line_chart(curves: Sequence[Curve], *, x_label: str, y_label: str, title: str) -> str:
-    """Return a chart with a legend as HTML; `title` is read out by screen readers."""
+def line_chart(curves: Sequence[Curve], *, x_label: str, y_label: str, title: str, from_zero: bool = False) -> str:
+    """Return a chart with a legend as HTML.
+
+    Args:
+        curves: drawn in this order; with steps ascending.
+        x_label: unit of the horizontal axis.
+        y_label: unit of the vertical axis.
+        title: read out by screen readers.
+        from_zero: let the vertical axis begin at 0.
+    """
     values = [y for curve in curves for _, y in [*curve.points, *curve.faint]]
     steps = [x for curve in curves for x, _ in curve.points]
     if not values:
         return '<p class="note">no values were recorded</p>'
     low, high, last = min(values), max(values), max(steps)
     margin = 0.05 * (high - low) or 0.5
-    low, high, first = low - margin, high + margin, 0.0
+    low, high, first = 0.0 if from_zero else low - margin, high + margin, 0.0
 
     def x_of(step: float) -> float:
         return LEFT + (step - first) / max(last - first, 1e-9) * (WIDTH - LEFT - RIGHT)
@@ -57,7 +66,7 @@ def line_chart(curves: Sequence[Curve], *, x_label: str, y_label: str, title: st
     for value in ticks(low, high, count=6):
         y = y_of(value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 7}" y="{y + 3.5:.1f}" text-anchor="end">{value:g}</text>')
+        parts.append(f'<text class="tick" x="{LEFT - 7}" y="{y + 3.5:.1f}" text-anchor="end">{value:,g}</text>')
     for step in ticks(first, last, count=6):
         parts.append(
             f'<text class="tick" x="{x_of(step):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{step:g}</text>'
@@ -65,7 +74,7 @@ def line_chart(curves: Sequence[Curve], *, x_label: str, y_label: str, title: st
     parts.append(
         f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{html.escape(x_label)}</text>'
     )
-    parts.append(f'<text class="tick" x="2" y="{HEIGHT - 6}">{html.escape(y_label)}</text>')
+    parts.append(f'<text class="tick" x="2" y="12">{html.escape(y_label)}</text>')
     for curve in curves:
         if curve.faint:
             parts.append(polyline(curve.faint, x_of, y_of, f"{curve.style} faint"))
@@ -91,16 +100,11 @@ def polyline(points: Points, x_of: Callable[[float], float], y_of: Callable[[flo
 def visible(text: str) -> str:
     """Return a token's text with its white space made visible: · for a space, ⏎ for a line end, ⇥ for a tab.
 
-    A run of more than three spaces becomes ·×n, so that indentation does not fill the drawing.
+    Four or more spaces become ·×n, so that indentation does not fill the drawing.
     """
-    if len(text) > 3 and not text.strip(" "):
-        return f"·×{len(text)}"
     for character, mark in (("\r", ""), ("\n", "⏎"), ("\t", "⇥")):
         text = text.replace(character, mark)
-    stripped = text.lstrip(" ")
-    lead = len(text) - len(stripped)
-    start = f"·×{lead}" if lead > 3 else "·" * lead
-    return start + stripped.replace(" ", "·")
+    return re.sub(" {4,}", lambda run: f"·×{len(run[0])}", text).replace(" ", "·")
 
 
 def sample_boxes(sample: Sequence[Cell]) -> str:

@@ -94,14 +94,12 @@ def read_results(name: str, records: Sequence[Record]) -> Results:
 
 
 def smoothed(points: Points, *, window: int) -> Points:
-    """Return the running mean over the `window` points that end at each point; fewer at the start."""
+    """Return the mean over the `window` points around each point; fewer at both ends."""
+    before = window // 2
     result: Points = []
-    total = 0.0
-    for index, (step, value) in enumerate(points):
-        total += value
-        if index >= window:
-            total -= points[index - window][1]
-        result.append((step, total / min(index + 1, window)))
+    for index, (step, _) in enumerate(points):
+        near = points[max(0, index - before) : index - before + window]
+        result.append((step, statistics.fmean(value for _, value in near)))
     return result
 
 

@@ -41,7 +41,15 @@ def test_a_chart_without_values_says_so():
 
 @pytest.mark.parametrize(
     ("text", "shown"),
-    [(" def", "·def"), ("\n    ", "⏎····"), ("        ", "·×8"), ("\t", "⇥"), ("\r\n", "⏎"), ("  ", "··")],
+    [
+        (" def", "·def"),
+        ("\n    ", "⏎·×4"),
+        ("\n  x", "⏎··x"),
+        ("        ", "·×8"),
+        ("\t", "⇥"),
+        ("\r\n", "⏎"),
+        ("  ", "··"),
+    ],
 )
 def test_white_space_of_a_token_is_visible(text, shown):
     assert visible(text) == shown

@@ -55,8 +55,9 @@ def test_a_run_without_steps_has_no_numbers():
     assert (results.step_seconds, results.mfu, results.validation_loss, results.final("lm_loss")) == (None,) * 4
 
 
-def test_the_running_mean_looks_back_only():
-    assert smoothed([(1, 2.0), (2, 4.0), (3, 9.0)], window=2) == [(1, 2.0), (2, 3.0), (3, 6.5)]
+def test_the_running_mean_is_centred_and_shorter_at_the_ends():
+    assert smoothed([(1, 2.0), (2, 4.0), (3, 9.0)], window=3) == [(1, 3.0), (2, 5.0), (3, 6.5)]
+    assert smoothed([(1, 2.0), (2, 4.0)], window=1) == [(1, 2.0), (2, 4.0)]
 
 
 def test_a_ratio_with_an_unknown_part_is_unknown():
