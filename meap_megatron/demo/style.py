@@ -56,9 +56,10 @@ tr:last-child td { border-bottom: 0; }
 td + td { white-space: nowrap; }
 tr.strong td { font-weight: 650; }
 td.part { color: var(--soft); }
-.pairs td:nth-child(2) { text-align: left; white-space: normal; } .pairs td:first-child { color: var(--soft); white-space: nowrap; }
+.pairs td:nth-child(2) { text-align: left; white-space: normal; }
+.pairs td:first-child { color: var(--soft); white-space: nowrap; }
 .pairs td { vertical-align: top; font-size: 14.5px; }
-.stages td:last-child { text-align: left; color: var(--soft); white-space: normal; } .stages td:nth-child(2) { white-space: nowrap; }
+.stages td:last-child { text-align: left; color: var(--soft); white-space: normal; }
 pre { background: var(--code); border: 1px solid var(--line); border-radius: 10px; padding: 14px 16px; overflow-x: auto;
   font: 13.5px/1.6 ui-monospace, "SF Mono", Menlo, "DejaVu Sans Mono", monospace; margin: 0 0 12px; }
 pre .say { color: var(--soft); }
