@@ -12,6 +12,7 @@
 #include "philox.hpp"
 #include "philox_simd.hpp"
 #include "sampler.hpp"
+#include "sft_bindings.hpp"
 #include "word_stream.hpp"
 
 namespace py = pybind11;
@@ -157,4 +158,6 @@ PYBIND11_MODULE(_C, m) {
         },
         "seed"_a, "dataset_key"_a, "sample_indices"_a, "num_eligible"_a, "count"_a, "span_length"_a,
         "Return int64[len(sample_indices), count]: span_positions of each sample, computed without the GIL.");
+
+    meap::sft::register_sft(m);
 }

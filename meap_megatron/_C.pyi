@@ -23,3 +23,55 @@ def random_positions_batch(
 def span_positions_batch(
     seed: int, dataset_key: int, sample_indices: NDArray[np.int64], num_eligible: int, count: int, span_length: int
 ) -> NDArray[np.int64]: ...
+
+class SFTSource:
+    def __init__(
+        self,
+        ids: NDArray,
+        id_pointers: NDArray[np.int64],
+        roles: NDArray[np.uint8],
+        role_pointers: NDArray[np.int64],
+        lengths: NDArray[np.int32],
+    ) -> None: ...
+    def find_items(
+        self,
+        numbers: NDArray[np.int32],
+        has_copies: bool,
+        is_joined: bool,
+        train_original: bool,
+        min_answer_tokens: int,
+        sequence_length: int,
+    ) -> tuple[NDArray[np.uint32], NDArray[np.int32], int, int, int]: ...
+
+class SFTRows:
+    def __init__(
+        self,
+        source: SFTSource,
+        sequence_length: int,
+        mask_id: int,
+        pad_id: int,
+        min_answer_tokens: int,
+        ratio: float,
+        train_original: bool,
+        train_all_copy: bool,
+        copy_first: bool,
+        seed: int,
+        dataset_key: int,
+        mask_offsets: NDArray[np.int64],
+        mask_positions: NDArray[np.int32],
+        first_conversation: int,
+    ) -> None: ...
+    def row(
+        self, items: NDArray[np.uint32], epoch: int
+    ) -> tuple[
+        NDArray[np.int64],
+        NDArray[np.int64],
+        NDArray[np.float32],
+        NDArray[np.int64],
+        NDArray[np.int32],
+        int,
+    ]: ...
+
+def sft_pack(
+    lengths: NDArray[np.int32], capacity: int, window: int
+) -> tuple[NDArray[np.int64], NDArray[np.uint32]]: ...

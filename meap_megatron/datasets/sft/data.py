@@ -1,11 +1,13 @@
 """The data of `meap preprocess sft`, checked and opened: `PREFIX.bin/.idx` and, byte for token, `PREFIX.roles.bin/.idx`."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from meap_megatron import _C
 from meap_megatron.corpus.header import read_header
 from meap_megatron.corpus.indexed import IndexedReader, open_pair
 from meap_megatron.corpus.sidecar import Sidecar, bin_path, check_prefix, idx_path
@@ -45,6 +47,12 @@ class SFTData(Conversations):
     sidecar: Sidecar
     ids: IndexedReader
     roles: IndexedReader
+
+    @cached_property
+    def native(self) -> _C.SFTSource:
+        """The same arrays for the C++ functions; nothing is copied."""
+        ids, roles = self.ids, self.roles
+        return _C.SFTSource(ids.tokens, ids.pointers, roles.tokens, roles.pointers, ids.lengths)
 
     def __reduce__(self) -> tuple:
         """Travel to another process as the prefix: NumPy would send the whole content of the maps."""

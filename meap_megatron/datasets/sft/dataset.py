@@ -6,7 +6,6 @@ an epoch do not depend on how many epochs a run has.
 
 import copy
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,12 @@ from megatron.core.datasets.megatron_dataset import MegatronDataset
 from megatron.core.datasets.utils import Split
 from numpy.typing import NDArray
 
+from meap_megatron import _C
 from meap_megatron.corpus.sidecar import Sidecar
 from meap_megatron.datasets.sft import cache
 from meap_megatron.datasets.sft.config import SFTConfig
 from meap_megatron.datasets.sft.data import SFTData, check_lengths, open_sft
-from meap_megatron.datasets.sft.masks import masked_positions
 from meap_megatron.datasets.sft.packing import RowIndex, build_index, effective, packing_key
-from meap_megatron.datasets.sft.reference import make_row
 from meap_megatron.datasets.stage import dataset_key
 from meap_megatron.errors import RunError, UserError
 
@@ -80,8 +78,8 @@ class MEAPSFTDataset(MegatronDataset):
         config.packing = packing_key(self.sft)
         super().__init__(dataset, dataset_path, indices, num_samples, index_split, config)
         self.dataset_key = dataset_key(config.content_hash, index_split.name)
-        self.first_conversation = int(indices[0]) if len(indices) else 0
         self.index, self.summary = self._load_or_build_index()
+        self._rows: _C.SFTRows | None = None
 
     @staticmethod
     def build_low_level_dataset(dataset_path: str, config: MEAPSFTDatasetConfig) -> SFTData:
@@ -127,46 +125,41 @@ class MEAPSFTDataset(MegatronDataset):
         if not -len(self) <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         items, epoch = self.index.row(index % len(self))
-        row = make_row(
-            self.dataset,
-            items,
-            config=self.sft,
-            sequence_length=self.config.sequence_length,
-            positions=self.positions(epoch),
-        )
-        loss_mask = torch.from_numpy(row.loss_mask)
+        if self._rows is None:
+            self._rows = self._make_rows()
+        *arrays, max_seqlen = self._rows.row(items, epoch if self.sft.refresh == "per_epoch" else 0)
+        tokens, labels, loss_mask, position_ids, cu_seqlens = map(torch.from_numpy, arrays)
         return {
-            "tokens": torch.from_numpy(row.tokens),
-            "labels": torch.from_numpy(row.labels),
+            "tokens": tokens,
+            "labels": labels,
             "loss_mask": torch.zeros_like(loss_mask) if idx is None else loss_mask,
-            "position_ids": torch.from_numpy(row.position_ids),
-            "cu_seqlens": torch.from_numpy(row.cu_seqlens),
-            "max_seqlen": torch.tensor(row.max_seqlen, dtype=torch.int32),
+            "position_ids": position_ids,
+            "cu_seqlens": cu_seqlens,
+            "max_seqlen": torch.tensor(max_seqlen, dtype=torch.int32),
         }
 
-    def positions(self, epoch: int) -> Callable[[int], NDArray[np.int64]]:
-        """Return the function from a conversation to its masked tokens in one epoch, int64[k] ascending."""
-        sft, index = self.sft, self.index
-        if sft.sampler == "official":
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what cannot travel to another process; it is made again there."""
+        return self.__dict__ | {"_rows": None}
 
-            def official(conversation: int) -> NDArray[np.int64]:
-                start, stop = index.mask_offsets[conversation - self.first_conversation :][:2]
-                return index.mask_positions[start:stop].astype(np.int64)
-
-            return official
-
-        def philox(conversation: int) -> NDArray[np.int64]:
-            return masked_positions(
-                self.dataset.roles[conversation],
-                min_answer_tokens=sft.min_answer_tokens,
-                ratio=sft.ratio,
-                seed=sft.seed,
-                dataset_key=self.dataset_key,
-                conversation=conversation,
-                epoch=epoch if sft.refresh == "per_epoch" else 0,
-            )
-
-        return philox
+    def _make_rows(self) -> _C.SFTRows:
+        sft = self.sft
+        return _C.SFTRows(
+            self.dataset.native,
+            sequence_length=self.config.sequence_length,
+            mask_id=sft.mask_id,
+            pad_id=sft.pad_id,
+            min_answer_tokens=sft.min_answer_tokens,
+            ratio=sft.ratio,
+            train_original=sft.loss_on_original != "none",
+            train_all_copy=sft.loss_on_copy == "all_answer",
+            copy_first=sft.concat_order == "mask_first",
+            seed=sft.seed,
+            dataset_key=self.dataset_key,
+            mask_offsets=self.index.mask_offsets,
+            mask_positions=self.index.mask_positions,
+            first_conversation=int(self.indices[0]) if len(self.indices) else 0,
+        )
 
     def _load_or_build_index(self) -> tuple[RowIndex, dict[str, Any]]:
         """Return the index: from the cache, or built by rank 0, after which the builder's barrier lets others read."""

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from meap_megatron import _C
 from meap_megatron.datasets.sft.config import SFTConfig
 from meap_megatron.datasets.sft.data import SFTData
 from meap_megatron.datasets.sft.masks import official_positions
-from meap_megatron.datasets.sft.reference import find_items, pack
+from meap_megatron.datasets.sft.reference import Items
 from meap_megatron.errors import UserError
 
 VERSION = 1
@@ -59,6 +60,20 @@ def packing_key(config: SFTConfig) -> str:
     return ",".join([f"v{VERSION}", *(f"{name}={getattr(config, name)}" for name in names)])
 
 
+def find_items(data: SFTData, conversations: NDArray[np.int32], *, config: SFTConfig, sequence_length: int) -> Items:
+    """Return the segments of one epoch; see `reference.find_items`."""
+    return Items(
+        *data.native.find_items(
+            conversations,
+            has_copies=config.layout != "ntp",
+            is_joined=config.layout == "concat",
+            train_original=config.loss_on_original != "none",
+            min_answer_tokens=config.min_answer_tokens,
+            sequence_length=sequence_length,
+        )
+    )
+
+
 def build_index(
     data: SFTData,
     conversations: NDArray[np.int32],
@@ -100,7 +115,7 @@ def build_index(
         if config.shuffle:
             generator.shuffle(shuffled)
         if config.pack:
-            ends, members = pack(found.lengths[shuffled], capacity=sequence_length, window=config.pack_window)
+            ends, members = _C.sft_pack(found.lengths[shuffled], sequence_length, config.pack_window)
             shuffled = shuffled[members]
         else:
             ends = np.arange(len(shuffled) + 1, dtype=np.int64)

@@ -100,7 +100,7 @@ def find_items(
     )
 
 
-def pack(lengths: NDArray[np.int32], *, capacity: int, window: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def pack(lengths: NDArray[np.int32], *, capacity: int, window: int) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
     """Put segments into rows: best fit, longest first, over windows of consecutive segments.
 
     Within a window, segments are taken by descending length (equal lengths in their order). Each goes into the row
@@ -117,7 +117,7 @@ def pack(lengths: NDArray[np.int32], *, capacity: int, window: int) -> tuple[NDA
 
     Returns:
         offsets: int64[num_rows + 1], where each row starts in `members`.
-        members: int64[n], indices into lengths, row by row, in the order in which they were placed.
+        members: uint32[n], indices into lengths, row by row, in the order in which they were placed.
     """
     rows: list[list[int]] = []
     for begin in range(0, len(lengths), window):
@@ -134,7 +134,7 @@ def pack(lengths: NDArray[np.int32], *, capacity: int, window: int) -> tuple[NDA
             rows[row].append(begin + member)
             by_space.setdefault(space - length, []).append(row)
     offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
-    return offsets, np.array([member for row in rows for member in row], dtype=np.int64)
+    return offsets, np.array([member for row in rows for member in row], dtype=np.uint32)
 
 
 def segment(

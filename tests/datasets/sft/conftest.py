@@ -86,6 +86,20 @@ class Tools:
             "add_eos": True,
             "tokenizer": INFO,
             "libraries": {},
+            "sft": {
+                "template": "llama3",
+                "template_fingerprint": "0" * 64,
+                "multi_turn": "history",
+                "max_length": None,
+                "over_long": "truncate",
+                "min_answer_words": None,
+                "counts": {},
+                "num_trained_tokens": 0,
+                "trained_share": 0.0,
+                "answer_length_histogram": [],
+                "roles_bytes": len(data[2]),
+                "roles_idx_bytes": len(data[3]),
+            },
         }
         write_sidecar(prefix, Sidecar(**fields | sidecar))
         return str(prefix)
