@@ -18,6 +18,7 @@ from meap_megatron.version import __version__
 VERBS: dict[str, str] = {
     "demo": "demo",
     "preprocess text": "preprocess_text",
+    "preprocess sft": "preprocess_sft",
     "verify": "verify",
     "merge": "merge",
     "show": "show",
@@ -26,6 +27,7 @@ VERBS: dict[str, str] = {
 SUMMARIES: dict[str, str] = {
     "demo": "train NTP and MEAP side by side on this machine and draw one page (offline, about 4 minutes)",
     "preprocess text": "raw text (.txt, .jsonl, .gz, .zst, .parquet) to a Megatron indexed dataset",
+    "preprocess sft": "conversations (Alpaca, ShareGPT, messages) to ids and roles for fine-tuning",
     "verify": "check an indexed dataset byte by byte against its sidecar",
     "merge": "join indexed datasets by copying",
     "show": "print one training sample as columns: token, label, masked?, loss?",

@@ -15,7 +15,7 @@ from meap_megatron.corpus.sidecar import Sidecar, bin_path, check_prefix, sideca
 from meap_megatron.errors import UserError
 
 SHARD_NAME = re.compile(r"(.*)\.shard-(\d+)-of-(\d+)")
-SUFFIXES = (".bin", ".idx", ".meap.json", ".tokenizer")
+SUFFIXES = (".roles.bin", ".roles.idx", ".bin", ".idx", ".meap.json", ".tokenizer")
 
 
 def as_prefix(name: str) -> str:

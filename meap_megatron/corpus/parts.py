@@ -14,10 +14,8 @@ import shutil
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-
 from meap_megatron.corpus.files import disk_errors
-from meap_megatron.corpus.shard import ShardResult, part_files
+from meap_megatron.corpus.shard import ShardResult
 from meap_megatron.errors import UserError
 
 
@@ -61,16 +59,15 @@ class Parts:
         with disk_errors(self.manifest):
             self._append({"done": dataclasses.asdict(result)})
 
-    def finished(self, dtype: str) -> dict[int, ShardResult]:
+    def finished[R: ShardResult](self, dtype: str, *, kind: type[R]) -> dict[int, R]:
         """Return the finished shards whose files have the recorded sizes."""
-        results: dict[int, ShardResult] = {}
+        results: dict[int, R] = {}
         for record in _records(self.manifest)[1:]:
             done = record.get("done", {})
             with contextlib.suppress(TypeError, OSError):
-                result = ShardResult(**{**done, "bad_lines": tuple(done.get("bad_lines", ()))})
-                tokens, lengths = part_files(self.folder, result.shard)
-                sizes = tokens.stat().st_size, lengths.stat().st_size
-                if sizes == (result.num_tokens * np.dtype(dtype).itemsize, 4 * result.num_documents):
+                result = kind(**{**done, "bad_lines": tuple(done.get("bad_lines", ()))})
+                sizes = result.files(self.folder, dtype=dtype)
+                if all(path.stat().st_size == size for path, size in sizes.items()):
                     results[result.shard] = result
         return results
 

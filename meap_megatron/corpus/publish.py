@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meap_megatron.corpus.files import disk_errors, sync_file, sync_folder
-from meap_megatron.corpus.header import IndexHeader
 from meap_megatron.corpus.indexed import write_index
 from meap_megatron.corpus.sidecar import (
     Sidecar,
     TokenizerInfo,
     bin_path,
     idx_path,
+    roles_prefix,
     sidecar_path,
     tokenizer_path,
     write_sidecar,
@@ -34,7 +34,8 @@ COPY_BYTES = 2**22
 
 def existing(prefix: str | Path) -> list[Path]:
     """Return the files that a dataset of this prefix has and that exist."""
-    paths = (bin_path(prefix), idx_path(prefix), sidecar_path(prefix), tokenizer_path(prefix))
+    roles = roles_prefix(prefix)
+    paths = (*_data_paths(prefix), sidecar_path(prefix), tokenizer_path(prefix), *_data_paths(roles))
     return [path for path in paths if path.exists()]
 
 
@@ -50,8 +51,9 @@ def publish(
     tokenizer: TokenizerInfo,
     save_tokenizer: Callable[[Path], None] | None,
     fields: dict[str, Any],
+    role_sources: Iterable[Path] | None = None,
 ) -> Sidecar:
-    """Write .bin, .idx, tokenizer and sidecar of a prefix, replacing what is there.
+    """Write .bin, .idx, tokenizer and sidecar of a prefix, replacing what is there; for SFT data the roles too.
 
     Args:
         prefix: the final prefix.
@@ -63,23 +65,24 @@ def publish(
         dtype: type of a token id.
         tokenizer: identity of the tokenizer; its folder is set here.
         save_tokenizer: writes the tokenizer into the folder it is given; None when there is none to save.
-        fields: the sidecar's kind, add_bos, add_eos and libraries.
+        fields: the sidecar's kind, add_bos, add_eos, libraries and, for SFT data, sft without the sizes of the roles.
+        role_sources: files whose bytes, one after the other, are the .roles.bin (SFT data); None for text.
 
     Raises:
         RunError: the disk is full; nothing half-written is left and what was there before is still there.
     """
-    final = [bin_path(prefix), idx_path(prefix), tokenizer_path(prefix)]
+    final = [*_data_paths(prefix), tokenizer_path(prefix), *_data_paths(roles_prefix(prefix))]
     temporary = [path.with_name(f".{path.name}.tmp") for path in final]
     digest = hashlib.sha256()
-    header = IndexHeader(dtype=dtype, num_sequences=num_sequences, num_document_indices=num_documents + 1)
-    with disk_errors(final[0]), _removed_on_error(temporary):
-        _remove(temporary)
-        with temporary[0].open("wb") as stream:
+
+    def write_pair(bin_file: Path, idx_file: Path, sources: Iterable[Path], dtype: str) -> tuple[int, int]:
+        """Write and hash one pair; return the sizes of both files."""
+        with bin_file.open("wb") as stream:
             for source in sources:
                 _copy(source, stream, digest)
             bin_bytes = stream.tell()
             _sync(stream)
-        with temporary[1].open("wb") as stream:
+        with idx_file.open("wb") as stream:
             write_index(
                 stream,
                 dtype=dtype,
@@ -88,10 +91,20 @@ def publish(
                 lengths=lengths,
                 document_indices=document_indices,
             )
+            idx_bytes = stream.tell()
             _sync(stream)
-        with temporary[1].open("rb") as stream:
+        with idx_file.open("rb") as stream:
             while chunk := stream.read(COPY_BYTES):
                 digest.update(chunk)
+        return bin_bytes, idx_bytes
+
+    with disk_errors(final[0]), _removed_on_error(temporary):
+        _remove(temporary)
+        bin_bytes, idx_bytes = write_pair(temporary[0], temporary[1], sources, dtype)
+        if role_sources is not None:
+            sizes = write_pair(temporary[3], temporary[4], role_sources, "uint8")
+            names = ("roles_bytes", "roles_idx_bytes")
+            fields = {**fields, "sft": {**fields["sft"], **dict(zip(names, sizes, strict=True))}}
         if save_tokenizer is not None:
             save_tokenizer(temporary[2])
             for path in temporary[2].iterdir():
@@ -101,7 +114,7 @@ def publish(
             num_documents=num_documents,
             num_tokens=bin_bytes // np.dtype(dtype).itemsize,
             bin_bytes=bin_bytes,
-            idx_bytes=header.file_bytes,
+            idx_bytes=idx_bytes,
             dtype=dtype,
             tokenizer=_with_folder(tokenizer, final[2].name if save_tokenizer else None),
             **fields,
@@ -110,11 +123,17 @@ def publish(
         for source, target in zip(temporary, final, strict=True):
             if target.is_dir():
                 shutil.rmtree(target)
+            elif not source.exists():
+                target.unlink(missing_ok=True)
             if source.exists():
                 os.replace(source, target)
         sync_folder(final[0].parent)
         write_sidecar(prefix, sidecar)
     return sidecar
+
+
+def _data_paths(prefix: str | Path) -> tuple[Path, Path]:
+    return bin_path(prefix), idx_path(prefix)
 
 
 def tokenizer_saved(prefix: str | Path, save: Callable[[Path], None]) -> None:

@@ -3,7 +3,7 @@
 import gzip
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any, cast
 
 from meap_megatron.corpus.inputs import InputFile, Piece, reading
@@ -14,27 +14,30 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 Document = tuple[int, bytes | str]
 
 
-class PieceReader:
-    """Stream the documents of one piece.
+class RecordReader[T]:
+    """Stream the records of one piece.
 
     Attributes:
         consumed: bytes of the piece read so far, comparable to `piece.size`.
     """
 
-    def __init__(self, piece: Piece, *, key: str) -> None:
+    def __init__(self, piece: Piece) -> None:
         self.piece = piece
-        self.key = key
         self.consumed = 0
 
-    def __iter__(self) -> Iterator[Document]:
-        """Yield (number, text as UTF-8 bytes) or (number, reason as str) for each document.
+    def __iter__(self) -> Iterator[tuple[int, T | str]]:
+        """Yield (number, record) or (number, reason as str) for each record.
 
         Raises:
             UserError: the file is missing, unreadable or damaged, or has no such column.
         """
         with reading(self.piece.file.path):
-            yield from {"txt": self._text, "jsonl": self._lines, "parquet": self._rows}[self.piece.file.kind]()
+            yield from self.records()
         self.consumed = self.piece.size
+
+    def records(self) -> Iterator[tuple[int, T | str]]:
+        """Give what `__iter__` yields; may raise what reading raises."""
+        raise NotImplementedError
 
     def place(self, number: int) -> str:
         """Return `file:line` (or `file: row n`) of a document of this piece; counts lines, so call it for errors."""
@@ -56,19 +59,10 @@ class PieceReader:
                 left -= len(chunk)
         return f"{file.path}:{before + number}"
 
-    def _text(self) -> Iterator[Document]:
-        with _open(self.piece.file) as (stream, _):
-            raw = stream.read().removeprefix(BYTE_ORDER_MARK)
-        try:
-            raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            yield 1 + raw.count(b"\n", 0, error.start), f"invalid UTF-8 ({error.reason})"
-        else:
-            yield 1, raw
-
-    def _lines(self) -> Iterator[Document]:
-        piece, key = self.piece, self.key
-        with _open(piece.file) as (stream, position):
+    def lines(self, parse: Callable[[bytes], T | str]) -> Iterator[tuple[int, T | str]]:
+        """Give the lines that start in the piece and are not blank, parsed."""
+        piece = self.piece
+        with open_input(piece.file) as (stream, position):
             plain = not piece.file.compression
             offset = _first_line_start(stream, piece.start) if plain else 0
             if plain:
@@ -84,7 +78,32 @@ class PieceReader:
                 if number == 1 and piece.start == 0:
                     line = line.removeprefix(BYTE_ORDER_MARK)
                 if not line.isspace() and line:
-                    yield number, parse_line(line, key)
+                    yield number, parse(line)
+
+
+class PieceReader(RecordReader[bytes]):
+    """Stream the documents of one piece: (number, text as UTF-8 bytes), or (number, reason as str)."""
+
+    def __init__(self, piece: Piece, *, key: str) -> None:
+        super().__init__(piece)
+        self.key = key
+
+    def records(self) -> Iterator[Document]:
+        """Give the documents."""
+        return {"txt": self._text, "jsonl": self._lines, "parquet": self._rows}[self.piece.file.kind]()
+
+    def _text(self) -> Iterator[Document]:
+        with open_input(self.piece.file) as (stream, _):
+            raw = stream.read().removeprefix(BYTE_ORDER_MARK)
+        try:
+            raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            yield 1 + raw.count(b"\n", 0, error.start), f"invalid UTF-8 ({error.reason})"
+        else:
+            yield 1, raw
+
+    def _lines(self) -> Iterator[Document]:
+        return self.lines(lambda line: parse_line(line, self.key))
 
     def _rows(self) -> Iterator[Document]:
         import pyarrow
@@ -111,14 +130,9 @@ class PieceReader:
 
 def parse_line(line: bytes, key: str) -> bytes | str:
     """Return the text of one JSON line as UTF-8 bytes, or the reason (a str) why it has none."""
-    try:
-        record = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        return f"invalid UTF-8 at byte {error.start} of the line"
-    except (ValueError, RecursionError) as error:
-        return f"invalid JSON: {error}"
-    if not isinstance(record, dict):
-        return f"the line is a JSON {type(record).__name__}, expected an object with the key {key!r}"
+    record = parse_object(line, wanted=f" with the key {key!r}")
+    if isinstance(record, str):
+        return record
     if key not in record:
         return f"no key {key!r}, only {sorted(record)[:8]}; --json-key names the text"
     text = record[key]
@@ -128,6 +142,19 @@ def parse_line(line: bytes, key: str) -> bytes | str:
         return text.encode("utf-8")
     except UnicodeEncodeError:
         return f"{key!r} holds half of a surrogate pair, which is no text"
+
+
+def parse_object(line: bytes, *, wanted: str = "") -> dict[str, Any] | str:
+    """Return the object of one JSON line, or the reason (a str) why there is none."""
+    try:
+        record = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return f"invalid UTF-8 at byte {error.start} of the line"
+    except (ValueError, RecursionError) as error:
+        return f"invalid JSON: {error}"
+    if not isinstance(record, dict):
+        return f"the line is a JSON {type(record).__name__}, expected an object{wanted}"
+    return record
 
 
 def _checked(value: bytes) -> bytes | str:
@@ -146,7 +173,7 @@ def _first_line_start(stream: IO[bytes], offset: int) -> int:
     return offset - 1 + len(stream.readline())
 
 
-class _open:  # noqa: N801 (used as a statement)
+class open_input:  # noqa: N801 (used as a statement)
     """Open a file for reading bytes, decompressed; gives the stream and a function that tells the bytes consumed."""
 
     def __init__(self, file: InputFile) -> None:

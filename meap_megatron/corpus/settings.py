@@ -1,4 +1,4 @@
-"""What `meap preprocess text` can be asked to do."""
+"""What a preprocessing run can be asked to do."""
 
 import dataclasses
 
@@ -8,16 +8,13 @@ from meap_megatron.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PreprocessConfig:
-    """What `meap preprocess text` is asked to do.
+class RunConfig:
+    """What every preprocessing run can be asked.
 
     Attributes:
         inputs: files, folders and globs.
         output: prefix of the dataset.
         tokenizer: tokenizer folder, tokenizer.json or SentencePiece model.
-        json_key: key (JSON lines) or column (parquet) of the text.
-        add_bos: open every document with BOS.
-        add_eos: end every document with EOS.
         mask_token: text of the mask token.
         bos_token: text of the BOS token when the tokenizer does not say which it is.
         eos_token: the same for EOS.
@@ -33,9 +30,6 @@ class PreprocessConfig:
     inputs: list[str]
     output: str
     tokenizer: str
-    json_key: str = "text"
-    add_bos: bool = True
-    add_eos: bool = True
     mask_token: str = MASK_TOKEN
     bos_token: str | None = None
     eos_token: str | None = None
@@ -66,3 +60,18 @@ class PreprocessConfig:
     def prefix(self) -> str:
         """The prefix that this run writes."""
         return self.output if self.shard is None else f"{self.output}.shard-{self.shard[0]}-of-{self.shard[1]}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreprocessConfig(RunConfig):
+    """What `meap preprocess text` is asked to do.
+
+    Attributes:
+        json_key: key (JSON lines) or column (parquet) of the text.
+        add_bos: open every document with BOS.
+        add_eos: end every document with EOS.
+    """
+
+    json_key: str = "text"
+    add_bos: bool = True
+    add_eos: bool = True

@@ -4,10 +4,12 @@ Shards depend on the inputs and the shard size only, never on the number of work
 concatenation in order; hence neither the number of workers nor an interruption can change a byte of it.
 """
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -15,7 +17,7 @@ from meap_megatron.corpus.encode import Encoder, SpotCheck, make_encoder
 from meap_megatron.corpus.files import disk_errors
 from meap_megatron.corpus.indexed import PairWriter
 from meap_megatron.corpus.inputs import InputFile, Piece, cut
-from meap_megatron.corpus.readers import PieceReader
+from meap_megatron.corpus.readers import PieceReader, RecordReader
 from meap_megatron.errors import UserError
 
 BATCH_BYTES = 2**20  # of text handed to the encoder at once
@@ -41,6 +43,10 @@ class ShardJob:
     dtype: str
     max_bad_lines: int
 
+    def start(self) -> "ShardEncoder":
+        """Load what a process needs to encode shards."""
+        return ShardEncoder(self)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShardResult:
@@ -56,6 +62,11 @@ class ShardResult:
     num_bos_text: int  # documents whose text begins with the characters of the BOS token
     bos_text_place: str | None
 
+    def files(self, folder: Path, *, dtype: str) -> dict[Path, int]:
+        """Return the files of the shard and their sizes in bytes."""
+        tokens, lengths = part_files(folder, self.shard)
+        return {tokens: self.num_tokens * np.dtype(dtype).itemsize, lengths: 4 * self.num_documents}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Advance:
@@ -66,13 +77,31 @@ class Advance:
     num_documents: int
 
 
+class Runner(Protocol):
+    """Encodes shards one after the other in one process."""
+
+    def run(self, number: int, shard: Shard, report: Callable[[Advance], None]) -> ShardResult:
+        """Encode one shard; its files appear when all are complete."""
+        ...
+
+
+class Job(Protocol):
+    """What every shard of a run has in common; goes to the workers by pickle."""
+
+    def start(self) -> Runner:
+        """Load what a process needs to encode shards."""
+        ...
+
+
 def shard_bytes_for(files: list[InputFile], *, parts: int = 1) -> int:
     """Return the size of a shard: 1/64 of the input of one SLURM task, between 8 MiB and 256 MiB."""
     total = sum(file.size for file in files)
     return min(max(total // (64 * parts), MIN_SHARD_BYTES), MAX_SHARD_BYTES)
 
 
-def plan_shards(files: list[InputFile], shard_bytes: int) -> list[Shard]:
+def plan_shards(
+    files: list[InputFile], shard_bytes: int, *, cut: Callable[[InputFile, int], list[Piece]] = cut
+) -> list[Shard]:
     """Cut the files into pieces and group neighbouring pieces until a shard has `shard_bytes`."""
     shards: list[Shard] = []
     pieces: list[Piece] = []
@@ -90,6 +119,33 @@ def plan_shards(files: list[InputFile], shard_bytes: int) -> list[Shard]:
 def part_files(folder: Path, shard: int) -> tuple[Path, Path]:
     """Return the two files of a finished shard: token ids, and int32 lengths of the documents."""
     return folder / f"part-{shard:06d}.bin", folder / f"part-{shard:06d}.lengths"
+
+
+@contextlib.contextmanager
+def complete_together[W: PairWriter](final: Sequence[Path], open_writer: Callable[[list[Path]], W]) -> Iterator[W]:
+    """Write files that appear when all are complete, or not at all.
+
+    Args:
+        final: their names, all in one folder.
+        open_writer: opens a writer for temporary names of them.
+
+    Raises:
+        RunError: the disk is full.
+    """
+    # The process id: a worker that outlived its killed parent must not share a file with its successor.
+    temporary = [path.with_name(f"{path.name}.{os.getpid()}.tmp") for path in final]
+    with disk_errors(final[0].parent):
+        writer = open_writer(temporary)
+        try:
+            yield writer
+            writer.close()
+            for source, target in zip(temporary, final, strict=True):
+                os.replace(source, target)
+        except BaseException:
+            writer.abandon()
+            for path in temporary:
+                path.unlink(missing_ok=True)
+            raise
 
 
 class ShardEncoder:
@@ -110,24 +166,11 @@ class ShardEncoder:
             UserError: an input is damaged, or there are more bad lines than allowed.
             RunError: the disk is full, or the encoders disagree.
         """
-        folder = Path(self.job.folder)
-        final = part_files(folder, number)
-        # The process id: a worker that outlived its killed parent must not share a file with its successor.
-        temporary = [path.with_name(f"{path.name}.{os.getpid()}.tmp") for path in final]
-        with disk_errors(folder):
-            writer = PairWriter(temporary[0], temporary[1], dtype=self.job.dtype)
-            try:
-                state = _State(self, writer, report)
-                for piece in shard:
-                    state.read(piece)
-                writer.close()
-                for source, target in zip(temporary, final, strict=True):
-                    os.replace(source, target)
-            except BaseException:
-                writer.abandon()
-                for path in temporary:
-                    path.unlink(missing_ok=True)
-                raise
+        final = part_files(Path(self.job.folder), number)
+        with complete_together(final, lambda paths: PairWriter(*paths, dtype=self.job.dtype)) as writer:
+            state = _State(self, writer, report)
+            for piece in shard:
+                state.read(piece)
         return state.result(number)
 
 
@@ -139,8 +182,8 @@ class _State:
         self.before = [] if self.job.bos_id is None else [self.job.bos_id]
         self.after = [] if self.job.eos_id is None else [self.job.eos_id]
         self.bos_text = self.job.bos_text.encode() if self.job.bos_text else None
-        self.text_bytes = self.num_empty = self.num_bad = self.num_bos_text = 0
-        self.bad_lines: list[str] = []
+        self.text_bytes = self.num_empty = self.num_bos_text = 0
+        self.bad_lines = BadLines(self.job.max_bad_lines)
         self.bos_text_place: str | None = None
         self.reported = 0  # input bytes of the current piece
         self.size_limit = (2**31 - 1) - 2  # tokens; Megatron's index holds lengths as int32
@@ -153,7 +196,7 @@ class _State:
         size = 0
         for number, text in reader:
             if isinstance(text, str):
-                self.bad(reader, number, text)
+                self.bad_lines.add(reader, number, text)
             elif not text:
                 self.num_empty += 1
             else:
@@ -175,11 +218,14 @@ class _State:
                 self.num_bos_text += 1
                 self.bos_text_place = self.bos_text_place or reader.place(number)
             if self.owner.forbidden[ids].any():
-                self.bad(reader, number, "the text gives the id of a special token, which stands for no text")
+                self.bad_lines.add(
+                    reader, number, "the text gives the id of a special token, which stands for no text"
+                )
             elif not len(ids):
                 self.num_empty += 1
             elif len(ids) > self.size_limit:
-                self.bad(reader, number, f"the document has {len(ids):,} tokens, an index holds at most 2^31 - 1")
+                reason = f"the document has {len(ids):,} tokens, an index holds at most 2^31 - 1"
+                self.bad_lines.add(reader, number, reason)
             else:
                 kept.append(ids)
         self.writer.add(kept, before=self.before, after=self.after)
@@ -189,12 +235,6 @@ class _State:
         self.reported = reader.consumed
         self.report(Advance(input_bytes=advance, text_bytes=size, num_documents=len(kept)))
 
-    def bad(self, reader: PieceReader, number: int, reason: str) -> None:
-        self.num_bad += 1
-        if len(self.bad_lines) < LISTED:
-            self.bad_lines.append(f"{reader.place(number)}: {reason}")
-        check_bad_lines(self.num_bad, self.bad_lines, self.job.max_bad_lines)
-
     def result(self, number: int) -> ShardResult:
         return ShardResult(
             shard=number,
@@ -202,11 +242,31 @@ class _State:
             num_tokens=self.writer.num_tokens,
             text_bytes=self.text_bytes,
             num_empty=self.num_empty,
-            num_bad=self.num_bad,
-            bad_lines=tuple(self.bad_lines),
+            num_bad=self.bad_lines.count,
+            bad_lines=tuple(self.bad_lines.listed),
             num_bos_text=self.num_bos_text,
             bos_text_place=self.bos_text_place,
         )
+
+
+class BadLines:
+    """The bad lines of one shard: all are counted, the first ones are listed."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.count = 0
+        self.listed: list[str] = []
+
+    def add(self, reader: RecordReader, number: int, reason: str) -> None:
+        """Note one.
+
+        Raises:
+            UserError: there are more than allowed.
+        """
+        self.count += 1
+        if len(self.listed) < LISTED:
+            self.listed.append(f"{reader.place(number)}: {reason}")
+        check_bad_lines(self.count, self.listed, self.limit)
 
 
 def check_bad_lines(count: int, listed: list[str], limit: int) -> None:

@@ -5,6 +5,8 @@ and the 34 bytes at the start of the index, so that every rank can afford it; `m
 
     PREFIX.bin        the token ids of all documents, one after the other
     PREFIX.idx        where each document starts and how long it is (Megatron's format, version 1)
+    PREFIX.roles.bin  SFT only: one byte per token (prompt, answer, end), as `corpus.sft.roles` names them
+    PREFIX.roles.idx  SFT only: the index of the roles
     PREFIX.meap.json  this file
     PREFIX.tokenizer/ the tokenizer with [MASK] in it
 """
@@ -20,6 +22,20 @@ from meap_megatron.errors import UserError
 
 FORMAT_VERSION = 1
 KINDS = ("text", "sft")
+SFT_FIELDS = {
+    "template",
+    "template_fingerprint",
+    "multi_turn",
+    "max_length",
+    "over_long",
+    "min_answer_words",
+    "counts",
+    "num_trained_tokens",
+    "trained_share",
+    "answer_length_histogram",
+    "roles_bytes",
+    "roles_idx_bytes",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +69,8 @@ class Sidecar:
 
     Attributes:
         kind: "text" (pre-training documents) or "sft".
-        content_hash: SHA-256 (hex) over the bytes of .bin and then of .idx; independent of the path.
+        content_hash: SHA-256 (hex) over the bytes of .bin, then of .idx, then (SFT) of .roles.bin and .roles.idx;
+            independent of the path.
         num_documents: documents in the index.
         num_tokens: tokens in the .bin, BOS and EOS included.
         bin_bytes: size of the .bin.
@@ -64,6 +81,9 @@ class Sidecar:
         tokenizer: the tokenizer that made the ids.
         libraries: name -> version of the libraries that took part.
         format_version: version of this layout.
+        sft: for kind "sft", how conversations became rows (template, template_fingerprint, multi_turn, max_length,
+            over_long, min_answer_words), what became of them (counts), what is trained (num_trained_tokens,
+            trained_share, answer_length_histogram), and the sizes roles_bytes and roles_idx_bytes; None for text.
     """
 
     kind: str
@@ -78,6 +98,7 @@ class Sidecar:
     tokenizer: TokenizerInfo
     libraries: dict[str, str]
     format_version: int = FORMAT_VERSION
+    sft: dict[str, Any] | None = None
 
 
 def bin_path(prefix: str | Path) -> Path:
@@ -88,6 +109,11 @@ def bin_path(prefix: str | Path) -> Path:
 def idx_path(prefix: str | Path) -> Path:
     """Return `PREFIX.idx`."""
     return Path(f"{prefix}.idx")
+
+
+def roles_prefix(prefix: str | Path) -> str:
+    """Return `PREFIX.roles`, the prefix of the roles of SFT data."""
+    return f"{prefix}.roles"
 
 
 def sidecar_path(prefix: str | Path) -> Path:
@@ -122,15 +148,21 @@ def read_sidecar(prefix: str | Path) -> Sidecar:
             f"{path} has format version {version}, this meap_megatron reads up to {FORMAT_VERSION}: "
             f"install a newer one"
         )
-    sidecar = _build(Sidecar, record, path)
+    sidecar = _build(Sidecar, {"sft": None, **record} if isinstance(record, dict) else record, path)
     if sidecar.kind not in KINDS or sidecar.dtype not in DTYPE_CODES:
         raise UserError(f"{path}: kind {sidecar.kind!r} or dtype {sidecar.dtype!r} is not one that this version knows")
+    missing = sorted(SFT_FIELDS - set(sidecar.sft or {})) if sidecar.kind == "sft" else []
+    if missing or (sidecar.kind == "text" and sidecar.sft is not None):
+        raise UserError(f"{path} is not a sidecar: for kind {sidecar.kind!r} the field 'sft' lacks {missing}")
     return sidecar
 
 
 def write_sidecar(prefix: str | Path, sidecar: Sidecar) -> None:
     """Write the sidecar of a prefix; it appears complete or not at all."""
-    replace_text(sidecar_path(prefix), json.dumps(dataclasses.asdict(sidecar), indent=2) + "\n")
+    record = dataclasses.asdict(sidecar)
+    if sidecar.sft is None:
+        del record["sft"]
+    replace_text(sidecar_path(prefix), json.dumps(record, indent=2) + "\n")
 
 
 def check_prefix(prefix: str | Path) -> Sidecar:
@@ -142,7 +174,11 @@ def check_prefix(prefix: str | Path) -> Sidecar:
         UserError: a file is missing, has another size, or its header disagrees; the message names the file.
     """
     sidecar = read_sidecar(prefix)
-    for path, expected in ((bin_path(prefix), sidecar.bin_bytes), (idx_path(prefix), sidecar.idx_bytes)):
+    sizes = {bin_path(prefix): sidecar.bin_bytes, idx_path(prefix): sidecar.idx_bytes}
+    if sidecar.sft is not None:
+        roles = roles_prefix(prefix)
+        sizes |= {bin_path(roles): sidecar.sft["roles_bytes"], idx_path(roles): sidecar.sft["roles_idx_bytes"]}
+    for path, expected in sizes.items():
         if not path.is_file():
             raise UserError(f"{path} does not exist although {sidecar_path(prefix)} does; make the dataset again")
         if (found := path.stat().st_size) != expected:
@@ -172,7 +208,7 @@ def _build[T](cls: type[T], record: Any, path: Path) -> T:
         value = record[name]
         if hint is TokenizerInfo:
             value = _build(TokenizerInfo, value, path)
-        plain = dict if hint == dict[str, str] else hint
+        plain = dict if hint == dict[str, str] else dict | None if hint == dict[str, Any] | None else hint
         # A bool is an int to isinstance, but not to a reader of the file.
         if not isinstance(value, plain) or (isinstance(value, bool) and hint is not bool):
             raise UserError(f"{path}: {name} is {value!r}, expected {hint}")

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from meap_megatron.corpus.shard import Advance, Shard, ShardEncoder, ShardJob, ShardResult
+from meap_megatron.corpus.shard import Advance, Job, Shard, ShardResult
 from meap_megatron.errors import RunError, UserError
 
 Numbered = tuple[int, Shard]
@@ -37,7 +37,7 @@ def available_cpus() -> int:
 
 
 def run_shards(
-    job: ShardJob,
+    job: Job,
     shards: Sequence[Numbered],
     *,
     workers: int,
@@ -58,7 +58,7 @@ def run_shards(
         RunError: from a worker, or a worker died.
     """
     if min(workers, len(shards)) <= 1:
-        encoder = ShardEncoder(job) if shards else None
+        encoder = job.start() if shards else None
         for number, shard in shards:
             assert encoder is not None
             finished(encoder.run(number, shard, advance))
@@ -102,7 +102,7 @@ def _drive(
 class _Worker:
     """The parent's view of one process."""
 
-    def __init__(self, index: int, job: ShardJob) -> None:
+    def __init__(self, index: int, job: Job) -> None:
         # spawn: a fork of a process that has used gigatoken's or tokenizers' thread pool may hang.
         context = multiprocessing.get_context("spawn")
         self.index = index
@@ -147,7 +147,7 @@ class _Worker:
             self.process.join()
 
 
-def _work(pipe: Connection, job: ShardJob, parent: int) -> None:
+def _work(pipe: Connection, job: Job, parent: int) -> None:
     """Body of a worker process: take shards until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     if sys.platform == "linux":
@@ -156,7 +156,7 @@ def _work(pipe: Connection, job: ShardJob, parent: int) -> None:
             return
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:
-        encoder = ShardEncoder(job)
+        encoder = job.start()
         while True:
             number, shard = pipe.recv()
             pipe.send(encoder.run(number, shard, pipe.send))

@@ -48,3 +48,13 @@ def answer_lengths(roles: NDArray[np.uint8]) -> NDArray[np.int64]:
     inside = np.concatenate([[False], (roles == ANSWER) | (roles == UNMASKED), [False]])
     edges = np.flatnonzero(inside[1:] != inside[:-1])
     return edges[1::2] - edges[::2]
+
+
+def num_unclosed(roles: NDArray[np.uint8]) -> int:
+    """Return how many answers no end token follows.
+
+    Args:
+        roles: uint8[n] roles of one conversation.
+    """
+    after = np.concatenate([roles[1:], [PROMPT]])
+    return int(np.count_nonzero(((roles == ANSWER) | (roles == UNMASKED)) & (after == PROMPT)))

@@ -1,0 +1,206 @@
+"""A preprocessing run from start to end, whatever it makes: plan, encode in shards, publish; resume where it ended.
+
+`preprocess` (text) and `sft.preprocess` (conversations) say what is made of a shard; how a run survives a kill, finds
+its finished shards and refuses leftovers is here, once.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from meap_megatron.corpus.encode import choose_encoder
+from meap_megatron.corpus.header import optimal_dtype
+from meap_megatron.corpus.inputs import InputFile
+from meap_megatron.corpus.parts import Parts, compare_plans, parts_path, read_plan
+from meap_megatron.corpus.progress import Progress
+from meap_megatron.corpus.publish import existing
+from meap_megatron.corpus.settings import RunConfig
+from meap_megatron.corpus.shard import LISTED, Job, Shard, ShardResult, check_bad_lines
+from meap_megatron.corpus.sidecar import Sidecar, check_prefix, sidecar_path
+from meap_megatron.corpus.tokenizer import CorpusTokenizer
+from meap_megatron.corpus.workers import available_cpus, run_shards
+from meap_megatron.errors import UserError
+
+Numbered = tuple[int, Shard]
+
+
+class Work[R: ShardResult]:
+    """What a kind of dataset adds to a run.
+
+    Attributes:
+        config: what was asked for.
+        tokenizer: the extended tokenizer.
+        files: the inputs.
+        shards: (number, pieces) of this run.
+        result_type: what a shard gives.
+        plan: all that decides the output's bytes; resume compares it.
+    """
+
+    config: RunConfig
+    tokenizer: CorpusTokenizer
+    files: list[InputFile]
+    shards: list[Numbered]
+    result_type: type[R]
+    plan: dict[str, Any]
+
+    def matches(self, sidecar: Sidecar) -> bool:
+        """Tell whether a finished dataset was made with these settings."""
+        raise NotImplementedError
+
+    def encoding_tokenizer(self) -> CorpusTokenizer:
+        """Return the tokenizer that the encoders are built from."""
+        return self.tokenizer
+
+    def sample(self) -> list[bytes]:
+        """Return texts of the input, for the comparison of the encoders."""
+        raise NotImplementedError
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the tokenizer's folder."""
+        raise NotImplementedError
+
+    def job(self, folder: Path, encoder: str) -> Job:
+        """Return the job of the workers; the tokenizer is in `folder`/tokenizer."""
+        raise NotImplementedError
+
+    def report(self, results: list[R]) -> None:
+        """Say on stderr what looks wrong."""
+
+    def publish(self, folder: Path, results: list[R], encoder: str) -> Sidecar:
+        """Put the shards of the work folder under the final names."""
+        raise NotImplementedError
+
+
+def base_plan(
+    config: RunConfig, tokenizer: CorpusTokenizer, files: list[InputFile], shard_bytes: int
+) -> dict[str, Any]:
+    """Return the part of the plan that all kinds of datasets have."""
+    return {
+        "inputs": [[str(Path(file.path).absolute()), file.size, file.modified] for file in files],
+        "requested encoder": config.encoder,
+        "shard": None if config.shard is None else list(config.shard),
+        "shard_bytes": shard_bytes,
+        "tokenizer": tokenizer.info.fingerprint,
+        "dtype": optimal_dtype(tokenizer.info.vocab_size),
+    }
+
+
+def own_shards(shards: list[Shard], part: tuple[int, int] | None) -> list[Numbered]:
+    """Number the shards and keep those of the i-th of n parts."""
+    numbered = list(enumerate(shards))
+    if part is None:
+        return numbered
+    index, count = part
+    return numbered[len(shards) * index // count : len(shards) * (index + 1) // count]
+
+
+def run_work[R: ShardResult](work: Work[R]) -> Sidecar:
+    """Make the dataset, or go on with making it.
+
+    Raises:
+        UserError: the output exists, or a line breaks a rule; nothing is left under final names.
+        RunError: a worker died or the disk is full; the same command with `resume` goes on.
+    """
+    config, prefix = work.config, work.config.prefix
+    old = _old_plan(config)
+    if old is None and config.resume and (done := _complete(work)):
+        print(f"meap: {prefix} is complete already, nothing to do", file=sys.stderr)
+        Parts(parts_path(prefix)).remove()
+        return done
+    if old is not None:
+        encoder = old["encoder"]
+        compare_plans(old, {**work.plan, "encoder": encoder}, prefix=prefix)
+    else:
+        if not config.overwrite and (found := existing(prefix)):
+            raise UserError(f"{found[0]} exists already; choose another --output, or replace it with --overwrite")
+        encoder, reason = choose_encoder(config.encoder, work.encoding_tokenizer(), work.sample())
+        if reason and config.encoder == "auto":
+            print(f"meap: note: gigatoken does not fit ({reason}); tokenizers is used, slower", file=sys.stderr)
+    if config.overwrite and not config.resume:
+        Parts(parts_path(prefix)).remove()
+    parts = Parts(parts_path(prefix))
+    try:
+        return _run(work, parts, encoder)
+    except UserError:
+        if not parts.finished(work.plan["dtype"], kind=work.result_type):
+            parts.remove()
+        raise
+    finally:
+        parts.close()
+
+
+def _run[R: ShardResult](work: Work[R], parts: Parts, encoder: str) -> Sidecar:
+    """Encode what is not finished yet, then publish."""
+    config, shards = work.config, work.shards
+    parts.begin({**work.plan, "encoder": encoder})
+    work.save_tokenizer(parts.folder / "tokenizer")
+    numbers = {number for number, _ in shards}
+    known = parts.finished(work.plan["dtype"], kind=work.result_type)
+    results = {number: result for number, result in known.items() if number in numbers}
+    _check_bad(results, config)
+    if results:
+        print(f"meap: resume: {len(results)} of {len(shards)} shards are finished", file=sys.stderr)
+    waiting = [(number, shard) for number, shard in shards if number not in results]
+    total = sum(piece.size for _, shard in shards for piece in shard)
+    left = sum(piece.size for _, shard in waiting for piece in shard)
+    progress = Progress(total, done_bytes=total - left)
+
+    def finished(result: R) -> None:
+        parts.add(result)
+        results[result.shard] = result
+        _check_bad(results, config)
+
+    workers = config.workers or available_cpus()
+    job = work.job(parts.folder, encoder)
+    run_shards(job, waiting, workers=workers, advance=progress.advance, finished=finished)  # type: ignore[arg-type]
+    progress.finish()
+    ordered = [results[number] for number, _ in shards]
+    _report_bad(ordered)
+    work.report(ordered)
+    if not sum(result.num_documents for result in ordered) and config.shard is None:
+        parts.remove()
+        raise UserError(f"the inputs hold no document with text: {', '.join(config.inputs)}")
+    sidecar = work.publish(parts.folder, ordered, encoder)
+    parts.remove()
+    return sidecar
+
+
+def _old_plan(config: RunConfig) -> dict[str, Any] | None:
+    """Return the plan of the unfinished run that is to be resumed; refuse leftovers of one that is not."""
+    folder = parts_path(config.prefix)
+    if not folder.exists() or (config.overwrite and not config.resume):
+        return None
+    plan = read_plan(folder)
+    if not config.resume:
+        raise UserError(f"{folder} holds an unfinished run: go on with --resume, or start anew with --overwrite")
+    return plan
+
+
+def _complete(work: Work[Any]) -> Sidecar | None:
+    """Return the sidecar when a run with these settings ended after its last step but before it could say so."""
+    try:
+        sidecar = check_prefix(work.config.prefix)
+        made = sidecar_path(work.config.prefix).stat().st_mtime_ns
+    except (UserError, OSError):
+        return None
+    same = sidecar.tokenizer.fingerprint == work.tokenizer.info.fingerprint and work.matches(sidecar)
+    return sidecar if same and all(file.modified < made for file in work.files) else None
+
+
+def _check_bad[R: ShardResult](results: dict[int, R], config: RunConfig) -> None:
+    count = sum(result.num_bad for result in results.values())
+    listed = [line for _, result in sorted(results.items()) for line in result.bad_lines]
+    check_bad_lines(count, listed, config.max_bad_lines)
+
+
+def _report_bad[R: ShardResult](results: list[R]) -> None:
+    """Say on stderr what was skipped."""
+    bad = sum(result.num_bad for result in results)
+    empty = sum(result.num_empty for result in results)
+    if bad:
+        lines = [line for result in results for line in result.bad_lines][:LISTED]
+        print(f"meap: warning: {bad} bad lines skipped:\n  " + "\n  ".join(lines), file=sys.stderr)
+        if bad > len(lines):
+            print(f"  and {bad - len(lines)} more", file=sys.stderr)
+    if empty:
+        print(f"meap: note: {empty} empty documents skipped", file=sys.stderr)

@@ -1,0 +1,229 @@
+"""Conversations to two aligned indexed datasets, ids and roles: the job of `meap preprocess sft`."""
+
+import dataclasses
+import itertools
+import sys
+from pathlib import Path
+from typing import Any
+
+from meap_megatron.corpus.encode import libraries
+from meap_megatron.corpus.indexed import length_blocks, one_sequence_per_document
+from meap_megatron.corpus.inputs import InputFile, find_inputs
+from meap_megatron.corpus.publish import publish
+from meap_megatron.corpus.run import Work, base_plan, own_shards, run_work
+from meap_megatron.corpus.sft.histogram import as_table
+from meap_megatron.corpus.sft.records import FORMATS, detect_format, to_conversation
+from meap_megatron.corpus.sft.render import RenderOptions
+from meap_megatron.corpus.sft.rows import RowReader, as_rows, cut_rows
+from meap_megatron.corpus.sft.settings import SftConfig
+from meap_megatron.corpus.sft.setup import RendererSpec, fit_template
+from meap_megatron.corpus.sft.shard import SftJob, SftResult, merged_counts, roles_file
+from meap_megatron.corpus.sft.templates import TOKENIZER
+from meap_megatron.corpus.shard import Shard, part_files, plan_shards, shard_bytes_for
+from meap_megatron.corpus.sidecar import Sidecar
+from meap_megatron.corpus.tokenizer import CorpusTokenizer, load_tokenizer, save_tokenizer
+from meap_megatron.errors import UserError
+
+SAMPLE_SHARDS, SAMPLE_ROWS = 16, 32  # rows per sampled shard
+SAMPLE_CHARACTERS = 2**13  # of one text
+
+
+def preprocess_sft(config: SftConfig) -> Sidecar:
+    """Make the dataset of `config.prefix`.
+
+    Returns:
+        The sidecar of the finished dataset.
+
+    Raises:
+        UserError: an input, the tokenizer, the template, the output or a row breaks a rule; nothing is left under
+            final names.
+        RunError: a worker died or the disk is full; the same command with `resume` goes on.
+    """
+    return run_work(SftWork(config))
+
+
+class SftWork(Work[SftResult]):
+    """Conversations: each becomes a row of ids and a row of roles."""
+
+    result_type = SftResult
+
+    def __init__(self, config: SftConfig) -> None:
+        self.config: SftConfig = config
+        self.tokenizer = load_tokenizer(
+            config.tokenizer, mask_token=config.mask_token, bos_token=config.bos_token, eos_token=config.eos_token
+        )
+        self.fitted = fit_template(config.template, self.tokenizer, source=config.tokenizer)
+        if self.fitted.missing:
+            print(
+                f"meap: warning: the tokenizer has no token {', '.join(self.fitted.missing)} of the template "
+                f"{config.template!r}: encoded as plain text",
+                file=sys.stderr,
+            )
+        if config.max_length is not None and config.over_long == "truncate" and self.fitted.end_id is None:
+            raise UserError(
+                f"tokenizer {config.tokenizer} has no EOS token to close a truncated row; name one with --eos-token, "
+                f"or leave long rows out with --over-long drop"
+            )
+        self.bos_id = self.tokenizer.info.bos_id if config.add_bos and config.template != TOKENIZER else None
+        found = find_inputs(config.inputs)
+        self.files = [with_kind(file, as_rows(file)) for file in found]
+        self.formats = {file.path: config.format or first_format(file) for file in self.files}
+        size = config.shard_bytes or shard_bytes_for(self.files, parts=config.shard[1] if config.shard else 1)
+        self.shards = own_shards(plan_shards(self.files, size, cut=cut_rows), config.shard)
+        self.plan = {
+            **base_plan(config, self.tokenizer, self.files, size),
+            **self._options(),
+            "formats": [self.formats[file.path] for file in self.files],
+            "alpaca_prompt": config.stanford,
+            "system": config.system,
+            "add_bos": config.add_bos,
+        }
+
+    def matches(self, sidecar: Sidecar) -> bool:
+        """Compare the options that the sidecar holds."""
+        return sidecar.kind == "sft" and {**(sidecar.sft or {}), **self._options()} == sidecar.sft
+
+    def encoding_tokenizer(self) -> CorpusTokenizer:
+        """Return the tokenizer in which the template's tokens are plain text."""
+        return dataclasses.replace(self.tokenizer, definition=self.fitted.definition)
+
+    def sample(self) -> list[bytes]:
+        """Return starts of questions and answers from up to 16 shards spread over the input."""
+        texts: list[bytes] = []
+        step = max(1, len(self.shards) // SAMPLE_SHARDS)
+        for _, shard in itertools.islice(self.shards, 0, None, step):
+            texts += self._sample(shard)
+        return texts
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the extended tokenizer."""
+        save_tokenizer(self.tokenizer, folder)
+
+    def job(self, folder: Path, encoder: str) -> SftJob:
+        """Return the job of the workers."""
+        config = self.config
+        spec = RendererSpec(
+            tokenizer=str(folder / "tokenizer"),
+            template=config.template,
+            template_text=self.fitted.template_text,
+            bos_id=self.bos_id,
+            eos_id=self.tokenizer.info.eos_id,
+            options=RenderOptions(
+                multi_turn=config.multi_turn, system=config.system, min_answer_words=config.min_answer_words
+            ),
+        )
+        return SftJob(
+            folder=str(folder),
+            renderer=spec,
+            encoder=encoder,
+            formats=self.formats,
+            stanford=config.stanford,
+            forbidden_ids=self.fitted.forbidden_ids,
+            vocab_size=self.tokenizer.info.vocab_size,
+            end_id=self.fitted.end_id,
+            max_length=config.max_length,
+            over_long=config.over_long,
+            dtype=self.plan["dtype"],
+            max_bad_lines=config.max_bad_lines,
+        )
+
+    def report(self, results: list[SftResult]) -> None:
+        """Say what was dropped, truncated or empty."""
+        counts = merged_counts(results)
+        limit = self.config.max_length
+        for name, what in (
+            ("dropped_long", f"rows of more than {limit} tokens dropped"),
+            ("truncated", f"rows truncated to {limit} tokens"),
+            ("dropped_untrained", f"rows dropped whose first {limit} tokens hold nothing to train"),
+        ):
+            if counts[name]:
+                print(f"meap: note: {counts[name]:,} {what}", file=sys.stderr)
+        if empty := sum(result.num_empty_answers for result in results):
+            place = next(result.empty_answer_place for result in results if result.empty_answer_place)
+            print(
+                f"meap: warning: {empty:,} answers are empty (first: {place}); they train the end token alone",
+                file=sys.stderr,
+            )
+        if unclosed := sum(result.num_unclosed for result in results):
+            print(
+                f"meap: warning: the chat template puts no token behind {unclosed:,} answers; "
+                f"the model does not learn to end them",
+                file=sys.stderr,
+            )
+
+    def publish(self, folder: Path, results: list[SftResult], encoder: str) -> Sidecar:
+        """Join the shards."""
+        num_rows = sum(result.num_documents for result in results)
+        num_tokens = sum(result.num_tokens for result in results)
+        num_trained = sum(result.num_trained_tokens for result in results)
+        histogram = [sum(counts) for counts in zip(*(result.answer_lengths for result in results), strict=True)]
+        files = [part_files(folder, result.shard) for result in results]
+        return publish(
+            self.config.prefix,
+            sources=[tokens for tokens, _ in files],
+            role_sources=[roles_file(folder, result.shard) for result in results],
+            lengths=lambda: length_blocks(lengths for _, lengths in files),
+            document_indices=lambda: one_sequence_per_document(num_rows),
+            num_sequences=num_rows,
+            num_documents=num_rows,
+            dtype=self.plan["dtype"],
+            tokenizer=self.tokenizer.info,
+            save_tokenizer=self.save_tokenizer,
+            fields={
+                "kind": "sft",
+                "add_bos": self.bos_id is not None and self.config.multi_turn == "history",
+                "add_eos": False,
+                "libraries": libraries(encoder),
+                "sft": {
+                    **self._options(),
+                    "counts": merged_counts(results),
+                    "num_trained_tokens": num_trained,
+                    "trained_share": round(num_trained / max(1, num_tokens), 6),
+                    "answer_length_histogram": as_table(histogram),
+                },
+            },
+        )
+
+    def _options(self) -> dict[str, Any]:
+        """Return the options that the sidecar holds."""
+        names = ("template", "multi_turn", "max_length", "over_long", "min_answer_words")
+        options = {name: getattr(self.config, name) for name in names}
+        return {**options, "template_fingerprint": self.fitted.fingerprint}
+
+    def _sample(self, shard: Shard) -> list[bytes]:
+        texts: list[str] = []
+        for piece in shard:
+            kind = self.formats[piece.file.path]
+            for _, row in itertools.islice(RowReader(piece), SAMPLE_ROWS):
+                found = to_conversation(row, kind) if isinstance(row, dict) else row
+                if not isinstance(found, str):
+                    texts += [text for turn in found.turns for text in (turn.query, turn.answer)]
+            if len(texts) >= 2 * SAMPLE_ROWS:
+                break
+        return [text[:SAMPLE_CHARACTERS].encode("utf-8") for text in texts if text]
+
+
+def with_kind(file: InputFile, kind: str) -> InputFile:
+    """Return the same file, read as rows of this kind."""
+    return dataclasses.replace(file, kind=kind)
+
+
+def first_format(file: InputFile) -> str:
+    """Return the format of a file by its first row; a file without rows has none, and any does.
+
+    Raises:
+        UserError: the first row is of no known format.
+    """
+    for piece in cut_rows(file, max(1, file.size))[:1]:
+        reader = RowReader(piece)
+        for number, row in reader:
+            if isinstance(row, str):
+                raise UserError(f"{reader.place(number)}: {row}")
+            found = detect_format(row)
+            if found is None:
+                raise UserError(
+                    f"{reader.place(number)}: the row has the keys {sorted(row)[:8]}, of no known format: alpaca has "
+                    f"'instruction' and 'output', sharegpt 'conversations', messages 'messages'; --format forces one"
+                )
+            return found
+    return FORMATS[0]

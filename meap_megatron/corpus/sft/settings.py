@@ -1,0 +1,64 @@
+"""What `meap preprocess sft` can be asked to do."""
+
+import dataclasses
+
+from meap_megatron.corpus.settings import RunConfig
+from meap_megatron.corpus.sft.records import ALPACA_PROMPTS, FORMATS
+from meap_megatron.corpus.sft.templates import TEMPLATES, TOKENIZER
+from meap_megatron.errors import UserError
+
+MULTI_TURN = ("history", "split")
+OVER_LONG = ("truncate", "drop")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SftConfig(RunConfig):
+    """What `meap preprocess sft` is asked to do.
+
+    Attributes:
+        template: name of a template, or "tokenizer" for the tokenizer's own.
+        format: "alpaca", "sharegpt" or "messages"; None to look at the first row of each file.
+        alpaca_prompt: "plain" or "stanford"; None for "stanford" with the template `alpaca`, else "plain".
+        system: system prompt of conversations without one; None for the template's, "" for none.
+        multi_turn: "history" (a conversation is one row) or "split" (a turn is one row, without history).
+        max_length: most tokens of a row; None for no limit.
+        over_long: "truncate" or "drop" longer rows.
+        min_answer_words: answers of at most so many words are never masked; None for no such rule.
+        add_bos: open a row with BOS where the tokenizer has one.
+    """
+
+    template: str = "llama3"
+    format: str | None = None
+    alpaca_prompt: str | None = None
+    system: str | None = None
+    multi_turn: str = "history"
+    max_length: int | None = None
+    over_long: str = "truncate"
+    min_answer_words: int | None = None
+    add_bos: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value, known in (
+            ("--template", self.template, (*TEMPLATES, TOKENIZER)),
+            ("--format", self.format, (None, *FORMATS)),
+            ("--alpaca-prompt", self.alpaca_prompt, (None, *ALPACA_PROMPTS)),
+            ("--multi-turn", self.multi_turn, MULTI_TURN),
+            ("--over-long", self.over_long, OVER_LONG),
+        ):
+            if value not in known:
+                raise UserError(f"{name} is {value!r}, it is one of {', '.join(filter(None, known))}")
+        for name, number, least in (
+            ("--max-length", self.max_length, 2),
+            ("--min-answer-words", self.min_answer_words, 0),
+        ):
+            if number is not None and number < least:
+                raise UserError(f"{name} is {number}, it must be at least {least}")
+
+    @property
+    def stanford(self) -> str | None:
+        """How Alpaca's question is worded, as `records.to_conversation` takes it."""
+        wording = self.alpaca_prompt or ("stanford" if self.template == "alpaca" else "plain")
+        if wording == "plain":
+            return None
+        return "template" if self.template == "alpaca" else "message"

@@ -1,0 +1,134 @@
+"""A template and a tokenizer put together: what the workers load, and what is refused before they start."""
+
+import dataclasses
+import hashlib
+from functools import cached_property
+from pathlib import Path
+
+from meap_megatron.corpus.sft.pieces import Specials, template_specials
+from meap_megatron.corpus.sft.render import Renderer, RenderOptions, TemplateRenderer
+from meap_megatron.corpus.sft.templates import TEMPLATES, TOKENIZER
+from meap_megatron.corpus.tokenizer import CorpusTokenizer
+from meap_megatron.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RendererSpec:
+    """What a process needs to load a template; goes to the workers by pickle.
+
+    Attributes:
+        tokenizer: folder of the extended tokenizer.
+        template: name of the template.
+        template_text: its strings, or the source of the chat template.
+        bos_id: opens the first turn, or None.
+        eos_id: closes an answer, unless the template has an end of its own.
+        options: what is common to all templates.
+    """
+
+    tokenizer: str
+    template: str
+    template_text: str
+    bos_id: int | None
+    eos_id: int | None
+    options: RenderOptions
+
+    def load(self) -> Renderer:
+        """Make the renderer."""
+        if self.template == TOKENIZER:
+            from meap_megatron.corpus.sft.chat import ChatRenderer
+
+            return ChatRenderer(self.tokenizer, self.specials, options=self.options)
+        template = TEMPLATES[self.template]
+        return TemplateRenderer(template, self.specials, bos_id=self.bos_id, eos_id=self.eos_id, options=self.options)
+
+    def definition(self) -> str:
+        """Return the tokenizer.json in which the special tokens are plain text."""
+        return self._parts[0]
+
+    @property
+    def specials(self) -> Specials:
+        """The special tokens that the template may write."""
+        return self._parts[1]
+
+    @cached_property
+    def _parts(self) -> tuple[str, Specials]:
+        definition = (Path(self.tokenizer) / "tokenizer.json").read_text(encoding="utf-8")
+        return template_specials(definition, self.template_text)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A template checked against a tokenizer.
+
+    Attributes:
+        template_text: its strings, or the source of the chat template.
+        fingerprint: SHA-256 (hex) of them.
+        definition: tokenizer.json in which the template's special tokens are plain text.
+        forbidden_ids: ids that no text may give.
+        end_id: closes a truncated row; None if there is no such token.
+        missing: tokens of the template that the tokenizer lacks.
+    """
+
+    template_text: str
+    fingerprint: str
+    definition: str
+    forbidden_ids: tuple[int, ...]
+    end_id: int | None
+    missing: tuple[str, ...]
+
+
+def fit_template(name: str, tokenizer: CorpusTokenizer, *, source: str) -> Fitted:
+    """Check that a tokenizer can write a template.
+
+    Args:
+        name: name of the template.
+        tokenizer: the extended tokenizer.
+        source: where it came from, for messages.
+
+    Raises:
+        UserError: it has no EOS token and the template closes answers with it, or it has no chat template.
+    """
+    eos_id = tokenizer.info.eos_id
+    missing: tuple[str, ...] = ()
+    if name == TOKENIZER:
+        text = chat_template(tokenizer)
+        if text is None:
+            raise UserError(
+                f"tokenizer {source} has no chat template (chat_template.jinja, or chat_template in "
+                f"tokenizer_config.json); use one of --template {', '.join(TEMPLATES)}"
+            )
+        definition, specials = template_specials(tokenizer.definition, text)
+        fingerprint = hashlib.sha256(text.encode("utf-8")).hexdigest()
+        end_id = eos_id
+    else:
+        template = TEMPLATES[name]
+        text = template.opening + template.separator + (template.end or "")
+        definition, specials = template_specials(tokenizer.definition, text)
+        fingerprint = template.fingerprint
+        if template.end is None and eos_id is None:
+            raise UserError(
+                f"tokenizer {source} has no EOS token, which closes an answer in the template {name!r}; "
+                f"name one with --eos-token"
+            )
+        end = specials.tokens.get(template.end) if template.end else None
+        end_id = end.token_id if end else eos_id
+        missing = tuple(marker for marker in template.markers if marker not in specials.tokens)
+    special_ids = {token.token_id for token in specials.tokens.values()} | set(tokenizer.special_ids)
+    return Fitted(
+        template_text=text,
+        fingerprint=fingerprint,
+        definition=definition,
+        forbidden_ids=tuple(sorted(special_ids)),
+        end_id=end_id,
+        missing=missing,
+    )
+
+
+def chat_template(tokenizer: CorpusTokenizer) -> str | None:
+    """Return the source of a tokenizer's chat template (of several, the one called "default"), or None."""
+    if "chat_template.jinja" in tokenizer.extra_files:
+        return tokenizer.extra_files["chat_template.jinja"].decode("utf-8")
+    found = tokenizer.config.get("chat_template")
+    if isinstance(found, list):
+        found = next((entry.get("template") for entry in found if entry.get("name") == "default"), None)
+    return found if isinstance(found, str) else None

@@ -1,0 +1,244 @@
+"""Turn the pieces of one shard into rows of ids and roles. A shard's bytes depend on its input and the options only."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meap_megatron.corpus.indexed import PairWriter
+from meap_megatron.corpus.inputs import Piece
+from meap_megatron.corpus.sft.encode import PieceEncoder
+from meap_megatron.corpus.sft.histogram import count_lengths
+from meap_megatron.corpus.sft.pieces import Known
+from meap_megatron.corpus.sft.pieces import Piece as TextPiece
+from meap_megatron.corpus.sft.records import Conversation, to_conversation
+from meap_megatron.corpus.sft.render import Renderer
+from meap_megatron.corpus.sft.roles import PROMPT, answer_lengths, num_unclosed, truncate
+from meap_megatron.corpus.sft.rows import RowReader
+from meap_megatron.corpus.sft.setup import RendererSpec
+from meap_megatron.corpus.shard import Advance, BadLines, Shard, ShardResult, complete_together, part_files
+
+BATCH_ROWS = 1024  # conversations rendered and encoded together
+BATCH_CHARACTERS = 2**20
+COUNTS = ("read", "kept", "dropped_long", "truncated", "dropped_untrained")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SftJob:
+    """What every shard of a run has in common; goes to the workers by pickle."""
+
+    folder: str  # the work folder
+    renderer: RendererSpec
+    encoder: str
+    formats: dict[str, str]  # path -> format of its rows
+    stanford: str | None
+    forbidden_ids: tuple[int, ...]  # no text may give them
+    vocab_size: int
+    end_id: int | None  # closes a truncated row
+    max_length: int | None
+    over_long: str
+    dtype: str
+    max_bad_lines: int
+
+    def start(self) -> "SftEncoder":
+        """Load the tokenizer and the template."""
+        return SftEncoder(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SftResult(ShardResult):
+    """What a finished shard holds; `num_documents` are its rows."""
+
+    counts: dict[str, int]  # by the names of COUNTS; bad rows are `num_bad`
+    num_trained_tokens: int
+    num_empty_answers: int
+    empty_answer_place: str | None  # the first
+    num_unclosed: int  # trained answers that no end token closes
+    answer_lengths: list[int]  # by the ranges of histogram.BOUNDS
+
+    def files(self, folder: Path, *, dtype: str) -> dict[Path, int]:
+        """Return the files of the shard and their sizes in bytes."""
+        return {**super().files(folder, dtype=dtype), roles_file(folder, self.shard): self.num_tokens}
+
+
+def roles_file(folder: Path, shard: int) -> Path:
+    """Return the third file of a finished shard: one byte per token."""
+    return folder / f"part-{shard:06d}.roles"
+
+
+class RowWriter(PairWriter):
+    """Append rows: ids to a .bin, their lengths to a file of int32, and roles to a file of bytes."""
+
+    def __init__(self, bin_file: Path, lengths_file: Path, roles_file: Path, *, dtype: str) -> None:
+        super().__init__(bin_file, lengths_file, dtype=dtype)
+        self._roles: IO[bytes] = roles_file.open("wb")
+
+    def add_rows(self, ids: list[NDArray[np.uint32]], roles: list[NDArray[np.uint8]]) -> None:
+        """Append rows: uint32[n] ids and uint8[n] roles of each."""
+        self.add(ids, before=[], after=[])
+        if roles:
+            self._roles.write(memoryview(np.concatenate(roles)))
+
+    def close(self) -> None:
+        """Flush the files to the disk and close them."""
+        self._roles.flush()
+        os.fsync(self._roles.fileno())
+        self._roles.close()
+        super().close()
+
+    def abandon(self) -> None:
+        """Close the files without a promise about their content."""
+        super().abandon()
+        try:
+            self._roles.close()
+        except OSError:
+            pass  # the disk is full; the file is thrown away anyway
+
+
+class SftEncoder:
+    """Encode shards one after the other with one loaded tokenizer and template."""
+
+    def __init__(self, job: SftJob) -> None:
+        self.job = job
+        self.renderer: Renderer = job.renderer.load()
+        self.encoder = PieceEncoder(job.encoder, job.renderer.definition())
+        self.forbidden = np.zeros(job.vocab_size, dtype=bool)
+        self.forbidden[list(job.forbidden_ids)] = True
+
+    def run(self, number: int, shard: Shard, report: Callable[[Advance], None]) -> SftResult:
+        """Encode one shard; its three files appear when all are complete.
+
+        Raises:
+            UserError: an input is damaged, or there are more bad rows than allowed.
+            RunError: the disk is full, or the encoders disagree.
+        """
+        folder = Path(self.job.folder)
+        final = (*part_files(folder, number), roles_file(folder, number))
+        with complete_together(final, lambda paths: RowWriter(*paths, dtype=self.job.dtype)) as writer:
+            state = _State(self, writer, report)
+            for piece in shard:
+                state.read(piece)
+        return state.result(number)
+
+
+class _State:
+    """The counts of one shard while it is being encoded."""
+
+    def __init__(self, owner: SftEncoder, writer: RowWriter, report: Callable[[Advance], None]) -> None:
+        self.owner, self.job, self.writer, self.report = owner, owner.job, writer, report
+        self.bad_rows = BadLines(owner.job.max_bad_lines)
+        self.counts = dict.fromkeys(COUNTS, 0)
+        self.text_bytes = self.num_trained = self.num_empty_answers = self.num_unclosed = 0
+        self.empty_answer_place: str | None = None
+        self.lengths = np.zeros(0, dtype=np.int64)
+        self.histogram = count_lengths(self.lengths)
+        self.reported = 0  # input bytes of the current piece
+
+    def read(self, piece: Piece) -> None:
+        reader = RowReader(piece)
+        kind = self.job.formats[piece.file.path]
+        self.reported = size = 0
+        batch: list[tuple[int, list[TextPiece]]] = []
+        for number, row in reader:
+            self.counts["read"] += 1
+            found = to_conversation(row, kind, stanford=self.job.stanford) if isinstance(row, dict) else row
+            rendered = found if isinstance(found, str) else self.owner.renderer.render(found)
+            if isinstance(found, str) or isinstance(rendered, str):
+                self.bad_rows.add(reader, number, str(rendered))
+                continue
+            self.note_empty(reader, number, found)
+            batch += [(number, pieces) for pieces in rendered]
+            size += sum(len(turn.query) + len(turn.answer) for turn in found.turns)
+            if size >= BATCH_CHARACTERS or len(batch) >= BATCH_ROWS:
+                self.encode(reader, batch)
+                batch, size = [], 0
+        self.encode(reader, batch)
+
+    def note_empty(self, reader: RowReader, number: int, conversation: Conversation) -> None:
+        empty = sum(turn.train and not turn.answer for turn in conversation.turns)
+        if empty and not self.num_empty_answers:
+            self.empty_answer_place = reader.place(number)
+        self.num_empty_answers += empty
+
+    def encode(self, reader: RowReader, batch: list[tuple[int, list[TextPiece]]]) -> None:
+        """Encode and write a batch of rows; a conversation of which one row is bad loses that row only."""
+        kept: list[NDArray[np.uint32]] = []
+        kept_roles: list[NDArray[np.uint8]] = []
+        rows, num_bytes = self.owner.encoder.encode([pieces for _, pieces in batch])
+        for (number, pieces), (ids, roles) in zip(batch, rows, strict=True):
+            if reason := self.wrong(pieces, ids, roles):
+                self.bad_rows.add(reader, number, reason)
+                continue
+            self.num_unclosed += num_unclosed(roles)
+            fitted = self.fit(ids, roles)
+            if fitted is None:
+                continue
+            kept.append(fitted[0])
+            kept_roles.append(fitted[1])
+            self.num_trained += int(np.count_nonzero(fitted[1]))
+        self.writer.add_rows(kept, kept_roles)
+        self.counts["kept"] += len(kept)
+        lengths = [answer_lengths(roles) for roles in kept_roles]
+        if lengths:
+            counted = count_lengths(np.concatenate(lengths))
+            self.histogram = [a + b for a, b in zip(self.histogram, counted, strict=True)]
+        self.text_bytes += num_bytes
+        advance = reader.consumed - self.reported
+        self.reported = reader.consumed
+        self.report(Advance(input_bytes=advance, text_bytes=num_bytes, num_documents=len(kept)))
+
+    def wrong(self, pieces: list[TextPiece], ids: NDArray[np.uint32], roles: NDArray[np.uint8]) -> str | None:
+        """Return why a row is bad."""
+        if not roles.any():
+            return "the row has no token to train"
+        written = sum(bool(self.owner.forbidden[piece.token_id]) for piece in pieces if isinstance(piece, Known))
+        if np.count_nonzero(self.owner.forbidden[ids]) > written:
+            return "a text gives the id of a special token, which stands for no text"
+        return None
+
+    def fit(
+        self, ids: NDArray[np.uint32], roles: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint8]] | None:
+        """Return the row within the longest length, or None if it is dropped."""
+        limit = self.job.max_length
+        if limit is None or len(ids) <= limit:
+            return ids, roles
+        if self.job.over_long == "drop":
+            self.counts["dropped_long"] += 1
+            return None
+        assert self.job.end_id is not None, "the plan refuses truncation without an end token"
+        ids, roles = truncate(ids, roles, max_length=limit, end_id=self.job.end_id)
+        if not np.any(roles != PROMPT):
+            self.counts["dropped_untrained"] += 1
+            return None
+        self.counts["truncated"] += 1
+        return ids, roles
+
+    def result(self, number: int) -> SftResult:
+        return SftResult(
+            shard=number,
+            num_documents=self.writer.num_documents,
+            num_tokens=self.writer.num_tokens,
+            text_bytes=self.text_bytes,
+            num_empty=0,
+            num_bad=self.bad_rows.count,
+            bad_lines=tuple(self.bad_rows.listed),
+            num_bos_text=0,
+            bos_text_place=None,
+            counts=self.counts,
+            num_trained_tokens=self.num_trained,
+            num_empty_answers=self.num_empty_answers,
+            empty_answer_place=self.empty_answer_place,
+            num_unclosed=self.num_unclosed,
+            answer_lengths=self.histogram,
+        )
+
+
+def merged_counts(results: list[SftResult]) -> dict[str, Any]:
+    """Return the counts of a run, bad rows included."""
+    counts: dict[str, Any] = {name: sum(result.counts[name] for result in results) for name in COUNTS}
+    return {**counts, "bad": sum(result.num_bad for result in results)}
