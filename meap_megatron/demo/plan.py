@@ -80,9 +80,9 @@ FULL = Plan(
     seq_length=256,
     split="98,2,0",
     batch_size=4,
-    train_iters=600,
+    train_iters=450,
     learning_rate=4.0e-3,
-    eval_iters=40,
+    eval_iters=32,
     num_evaluations=5,
 )
 QUICK = Plan(

@@ -31,7 +31,7 @@ def test_a_path_with_a_quote_survives_the_recipe(tmp_path):
 def test_every_key_is_a_flag_of_the_trainer(tmp_path):
     flags = read_flags()
     for recipe in write_recipes(tmp_path):
-        assert "--train-iters=600" in recipe.command_line(flags)
+        assert f"--train-iters={FULL.train_iters}" in recipe.command_line(flags)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 20, 60, 599, 600, 601])
