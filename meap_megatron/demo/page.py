@@ -65,7 +65,7 @@ def build_page(
         f'<div class="card scroll">{comparison_table(tables.comparison(ntp, meap, masked_validation))}</div>',
         '<p class="note" style="margin-top:10px">Losses in nats per token. The two arms are comparable where they read the '
         "same inputs: in the two validations. Both arms ran at the same time; where other programs use the processors too, "
-        "the ratio of the step times moves by several per cent from run to run.</p>",
+        "the ratio of the step times moved by up to twelve per cent from run to run.</p>",
         "<h2>What this does not show</h2>",
         f"<p>{escape(WHAT_IT_DOES_NOT_SHOW)}</p>",
         "<h2>Go on with your own text</h2>",
