@@ -66,6 +66,7 @@ class MEAPGPTDataset(GPTDataset):
         index_split: Split,
         config: MEAPGPTDatasetConfig,
     ) -> None:
+        check_not_empty(indexed_dataset, dataset_path, indexed_indices, index_split, config)
         # Megatron keys its cached indices by attributes of the configuration, which all datasets of a blend share.
         # A copy per dataset carries the content hash into the key of this dataset and of the blend.
         config = copy.copy(config)
@@ -175,3 +176,20 @@ def check_matches(sidecar: Sidecar, prefix: str, config: MEAPGPTDatasetConfig) -
                     f"{name} is set, but the documents of {prefix} do not end with an EOS token, so it would do "
                     "nothing; make the data with EOS or leave the option out"
                 )
+
+
+def check_not_empty(
+    dataset: IndexedDataset, prefix: str | None, documents: np.ndarray, split: Split, config: GPTDatasetConfig
+) -> None:
+    """Refuse a split without a token, over which Megatron's index builder would loop for ever.
+
+    Raises:
+        UserError: `documents` hold no token.
+    """
+    if np.any(dataset.sequence_lengths[documents] > 0):
+        return
+    count = len(dataset.sequence_lengths)
+    raise UserError(
+        f"the {split.name} split of {prefix} is empty: {count:,} documents, split {config.split}; give that split a "
+        "larger share, or none (split=100,0,0 with eval_iters=0)"
+    )

@@ -81,6 +81,11 @@ def check(args: Any) -> None:
             "--meap-mask-strategy official51 numbers its position sets by optimizer step, which needs a constant global "
             "batch size; drop --step-batch-size-schedule"
         )
+    if args.meap_mask_strategy == "official51" and args.dataloader_type == "cyclic":
+        raise UserError(
+            "--meap-mask-strategy official51 numbers its position sets by the order of the samples, which "
+            "--dataloader-type cyclic changes; use single"
+        )
     if args.transformer_impl == "transformer_engine" and args.reset_attention_mask:
         raise UserError(
             "--reset-attention-mask has no effect on Transformer Engine's causal attention, so documents would see "

@@ -39,11 +39,19 @@ def read_sidecars(prefixes: list[str]) -> list[Sidecar]:
     return sidecars
 
 
-def mask_config(args: Any, sidecar: Sidecar) -> MaskConfig:
-    """Return the masking settings of a run."""
-    tokenizer = sidecar.tokenizer
-    mask_id = tokenizer.mask_id if args.meap_mask_token_id is None else args.meap_mask_token_id
-    special = (tokenizer.bos_id, tokenizer.eos_id) if args.meap_protect_special else ()
+def mask_config(args: Any, sidecars: list[Sidecar]) -> MaskConfig:
+    """Return the masking settings of a run; without sidecars, those for mock data."""
+    special: tuple[int | None, ...] = ()
+    if sidecars:
+        tokenizer = sidecars[0].tokenizer
+        mask_id = tokenizer.mask_id
+        if args.meap_protect_special:
+            special = (tokenizer.bos_id, tokenizer.eos_id)
+    else:
+        # Mock data holds the ids of the placeholder vocabulary; the first row above them, if there is one, is free.
+        mask_id = min(args.vocab_size, args.padded_vocab_size - 1)
+    if args.meap_mask_token_id is not None:
+        mask_id = args.meap_mask_token_id
     return MaskConfig(
         mask_id=mask_id,
         ratio=args.meap_mask_ratio,
@@ -79,32 +87,36 @@ def make_provider(args: Any, sidecars: list[Sidecar], on_first_call: Callable[[]
         sidecars: one per prefix of `data_prefixes(args)`; empty with mock data.
         on_first_call: called once, when the model is built and a checkpoint, if any, is loaded.
     """
-    called = []
+    called: list[bool] = []
 
-    def provider(num_samples: list[int], vp_stage: int | None = None) -> Any:
-        from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
-
+    def provider(num_samples: list[int | None], vp_stage: int | None = None) -> Any:
+        from meap_megatron.datasets.provider import build_datasets
         from meap_megatron.training.batch import reads_data
 
         if not called:
             called.append(True)
             on_first_call()
-        kind, config = dataset_kind_and_config(args, sidecars)
-        return BlendedMegatronDatasetBuilder(kind, num_samples, partial(reads_data, args, vp_stage), config).build()
+        is_built_on_rank = partial(reads_data, args, vp_stage)
+        return build_datasets(
+            dataset_config(args, sidecars), sizes=list(num_samples), is_built_on_rank=is_built_on_rank
+        )
 
     provider.is_distributed = True  # type: ignore[attr-defined]
     return provider
 
 
-def dataset_kind_and_config(args: Any, sidecars: list[Sidecar]) -> tuple[Any, Any]:
-    """Return the dataset class and its configuration for Megatron's builder."""
+def dataset_config(args: Any, sidecars: list[Sidecar]) -> Any:
+    """Return the `MEAPGPTDatasetConfig` of a run."""
+    from megatron.training import get_tokenizer
     from megatron.training.utils import get_blend_and_blend_per_split
 
-    from meap_megatron.datasets.gpt import MEAPGPTDataset, MEAPGPTDatasetConfig
+    from meap_megatron.datasets.gpt import MEAPGPTDatasetConfig
     from meap_megatron.datasets.tokenizer import DatasetTokenizer
 
     blend, blend_per_split = get_blend_and_blend_per_split(args)
-    common = {
+    settings = {
+        "tokenizer": DatasetTokenizer(sidecars[0].tokenizer) if sidecars else get_tokenizer(),
+        "meap": mask_config(args, sidecars),
         "random_seed": args.seed,
         "sequence_length": args.seq_length,
         "blend": blend,
@@ -126,13 +138,7 @@ def dataset_kind_and_config(args: Any, sidecars: list[Sidecar]) -> tuple[Any, An
         "data_parallel_size": args.data_parallel_size,
         "inter_document_masking": args.dataloader_inter_document_masking,
     }
-    if not sidecars:
-        from megatron.core.datasets.gpt_dataset import GPTDatasetConfig, MockGPTDataset
-        from megatron.training import get_tokenizer
-
-        return MockGPTDataset, GPTDatasetConfig(tokenizer=get_tokenizer(), **common)
-    tokenizer = DatasetTokenizer(sidecars[0].tokenizer)
-    return MEAPGPTDataset, MEAPGPTDatasetConfig(tokenizer=tokenizer, meap=mask_config(args, sidecars[0]), **common)
+    return MEAPGPTDatasetConfig(**settings)
 
 
 def default_cache(args: Any) -> str | None:

@@ -126,7 +126,7 @@ def options_of(parser: argparse.ArgumentParser) -> dict[str, Flag]:
             flags[option.removeprefix("--").replace("-", "_")] = Flag(
                 option=option,
                 kind="toggle" if toggle else kind_of(action),
-                type=action.type.__name__ if action.type in (int, float, str) else "other",  # type: ignore[union-attr]
+                type=action.type.__name__ if action.type in (int, float, str) else "other",
                 choices=[choice_text(choice) for choice in action.choices] if action.choices else None,
             )
     return flags

@@ -10,6 +10,7 @@ import contextlib
 import io
 import math
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from meap_megatron.errors import RunError, UserError
 from meap_megatron.training import platform
 from meap_megatron.training.arguments import add_meap_arguments, check
 
+FULL_DISK_BYTES = 2**16
 DATA_FLAGS = ("--data-path", "--train-data-path", "--valid-data-path", "--test-data-path")
 
 
@@ -102,8 +104,9 @@ def output_to(path: Path | None) -> Iterator[TextIO]:
         os.dup2(log, 2)
         yield screen
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):  # the disk of the log is full: that must not hide the reason
+                stream.flush()
         os.dup2(saved_out, 1)
         os.dup2(saved_err, 2)
         for descriptor in (saved_out, saved_err, log):
@@ -122,19 +125,28 @@ def parse(argv: list[str]) -> Any:
     said = io.StringIO()
     saved, sys.argv = sys.argv, [sys.argv[0], *argv]
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said), refusing():
             return parse_and_validate_args(extra_args_provider=add_meap_arguments)
     except SystemExit as stop:
         if stop.code == 0:
             raise
         message = said.getvalue().strip().splitlines()
         raise UserError(f"Megatron refuses the command line: {message[-1] if message else stop}") from None
+    finally:
+        sys.argv = saved
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[None]:
+    """Turn what Megatron raises while it checks settings into a `UserError` with its reason."""
+    try:
+        yield
+    except UserError:
+        raise
     except (AssertionError, ValueError, RuntimeError, KeyError) as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         reason = str(error) or f"the rule `{where.line}` does not hold"
         raise UserError(f"Megatron refuses the settings: {reason}") from error
-    finally:
-        sys.argv = saved
 
 
 def log_path(argv: list[str]) -> Path | None:
@@ -153,7 +165,7 @@ def run(argv: list[str], screen: TextIO) -> None:
     platform.set_thread_policy()
     device = platform.resolve_device((flag_values(argv, "--meap-device") or ["auto"])[-1])
     platform.prepare(device)
-    argv = [*argv, *tokenizer_flags(argv), *platform.flags_for(device, argv)]
+    argv = [*argv, *platform.flags_for(device, argv)]
 
     from megatron.core.enums import ModelType
     from megatron.training import pretrain
@@ -170,12 +182,13 @@ def run(argv: list[str], screen: TextIO) -> None:
     if not sidecars and not args.mock_data:
         raise UserError("no training data: give data_path, the prefix that `meap preprocess text` wrote")
     data.check_vocabulary(args, sidecars, data.data_prefixes(args) if sidecars else [])
-    mask_token_id = data.mask_config(args, sidecars[0]).mask_id if sidecars and args.meap_mask_ratio > 0 else None
+    mask_token_id = data.mask_config(args, sidecars).mask_id if args.meap_mask_ratio > 0 else None
 
+    with refusing():
+        container = pretrain_cfg_container_from_args(args, model_config(args, device=device))
     reporter = install_metrics(args, device=device, screen=screen)
     provider = data.make_provider(args, sidecars, reporter.start)
     forward_step = reporter.timed(make_forward_step(args, mask_token_id=mask_token_id))
-    container = pretrain_cfg_container_from_args(args, model_config(args, device=device))
     try:
         pretrain(container, provider, ModelType.encoder_or_decoder, forward_step)
     finally:
@@ -185,27 +198,46 @@ def run(argv: list[str], screen: TextIO) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Train; return 0, or 1 for a failed run, 2 for refused input. See the module's text."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    log = log_path(argv)
     debug = os.environ.get("MEAP_DEBUG", "") not in ("", "0")
     rank = os.environ.get("RANK", "0")
     failure: UserError | RunError | None = None
+    log = None
+    try:
+        # Before Megatron is imported and anything is written: this finds most faults in half a second.
+        argv += tokenizer_flags(argv)
+        log = log_path(argv)
+    except UserError as error:
+        return complain(error, rank=rank, debug=debug)
     with output_to(log) as screen:
         try:
             run(argv, screen)
         except (UserError, RunError) as error:
             failure = error
-            traceback.print_exc()
-        except Exception as error:
-            if log is None or debug:
+        except BaseException as error:  # torch's CheckpointException is no Exception
+            if log is None or debug or isinstance(error, SystemExit | KeyboardInterrupt):
                 raise
-            traceback.print_exc()
-            failure = RunError(f"rank {rank}: {type(error).__name__}: {error}\nfull log: {log}")
-    if failure is None:
-        return 0
+            with contextlib.suppress(OSError):
+                traceback.print_exc()
+            failure = RunError(f"rank {rank}: {full_disk(log) or f'{type(error).__name__}: {error}'}\nfull log: {log}")
+    return 0 if failure is None else complain(failure, rank=rank, debug=debug)
+
+
+def full_disk(log: Path) -> str | None:
+    """Return what to say if the disk of a run is full; Megatron's own report does not name the cause."""
+    try:
+        free = shutil.disk_usage(log.parent).free
+    except OSError:
+        return None
+    if free > FULL_DISK_BYTES:
+        return None
+    return f"No space left on device: {free:,} bytes are free at {log.parent}; make room, then start the same command again"
+
+
+def complain(failure: UserError | RunError, *, rank: str, debug: bool) -> int:
+    """Say what is wrong, once for all ranks if it is the input that all of them read; return the exit status."""
     if debug:
         raise failure
     if rank == "0" or not isinstance(failure, UserError):
-        # Every rank finds the same fault in the input; one message is enough.
         print(f"meap: error: {failure}", file=sys.stderr)
     return failure.exit_status
 

@@ -75,7 +75,9 @@ class Recipe:
 
 
 def check_rule(key: str, setting: Setting) -> None:
-    """Refuse counts below one, before anything heavy is imported."""
+    """Refuse counts below one and ratios outside [0, 1), before anything heavy is imported."""
+    if key == "meap_mask_ratio" and isinstance(setting.value, int | float) and not 0 <= setting.value < 1:
+        raise UserError(f"{setting.origin}: meap_mask_ratio={setting.value} must be in [0, 1); the paper uses 0.15")
     least = 0 if key == "nproc" else 1
     if key in AT_LEAST_ONE and isinstance(setting.value, int | float) and setting.value < least:
         raise UserError(f"{setting.origin}: {key}={setting.value} must be at least {least}")

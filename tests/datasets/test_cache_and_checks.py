@@ -2,7 +2,9 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -143,3 +145,15 @@ def test_build_datasets_gives_what_the_builder_gives(tools):
 def test_a_wrong_setting_is_named(tools, wrong, message):
     with pytest.raises(UserError, match=message):
         tools.mask(**wrong)
+
+
+def test_a_split_without_a_document_is_refused_instead_of_looping_for_ever(tmp_path: Path) -> None:
+    from megatron.core.datasets.utils import Split
+
+    from meap_megatron.datasets.gpt import check_not_empty
+
+    dataset = SimpleNamespace(sequence_lengths=np.array([5, 7], dtype=np.int32))
+    config = SimpleNamespace(split="98,2,0")
+    check_not_empty(dataset, "p", np.array([0]), Split.train, config)
+    with pytest.raises(UserError, match="the valid split of p is empty: 2 documents, split 98,2,0"):
+        check_not_empty(dataset, "p", np.array([], dtype=np.int32), Split.valid, config)
