@@ -95,7 +95,6 @@ def test_data_that_does_not_fit_the_run_is_refused(tools):
         ({}, {"tokenizer": foreign}, "made with tokenizer ffffffffffff, this run uses aaaaaaaaaaaa"),
         ({}, {"tokenizer": nameless}, "ids up to 100, the vocabulary of this run has 50 rows"),
         ({}, {"meap": tools.mask(mask_id=99)}, r"mask_id is 99, but \[MASK\] of .* is 100"),
-        ({"kind": "sft"}, {}, "holds 'sft' data"),
         ({"add_eos": False}, {"reset_position_ids": True}, "reset_position_ids is set, but .* EOS"),
         ({"tokenizer": other_tokenizer(tools, eos_id=None)}, {"eod_mask_loss": True}, "eod_mask_loss is set"),
     ]
@@ -103,6 +102,15 @@ def test_data_that_does_not_fit_the_run_is_refused(tools):
         prefix = tools.write(f"data{number}", **sidecar)
         with pytest.raises(UserError, match=message):
             tools.build(prefix, **settings)
+
+
+def test_fine_tuning_data_is_not_read_as_plain_text(tools):
+    from meap_megatron.corpus.sidecar import read_sidecar
+    from meap_megatron.datasets.gpt import check_matches
+
+    sidecar = dataclasses.replace(read_sidecar(tools.write("data")), kind="sft")
+    with pytest.raises(UserError, match="holds 'sft' data"):
+        check_matches(sidecar, "data", SimpleNamespace(meap=None))
 
 
 def test_official51_refuses_a_blend(tools):
