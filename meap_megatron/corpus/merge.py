@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from meap_megatron.corpus.indexed import BLOCK, open_pair
 from meap_megatron.corpus.publish import existing, publish
-from meap_megatron.corpus.sidecar import Sidecar, bin_path, check_prefix, sidecar_path
+from meap_megatron.corpus.sft.check import merged_fields
+from meap_megatron.corpus.sidecar import Sidecar, bin_path, check_prefix, roles_prefix, sidecar_path
 from meap_megatron.errors import UserError
 
 SHARD_NAME = re.compile(r"(.*)\.shard-(\d+)-of-(\d+)")
@@ -48,6 +49,7 @@ def merge(output: str | Path, inputs: list[str], *, overwrite: bool = False) -> 
     first = sidecars[0]
     for prefix, sidecar in zip(prefixes, sidecars, strict=True):
         _check_same(prefixes[0], first, prefix, sidecar)
+    sft = merged_fields(prefixes, sidecars) if first.kind == "sft" else None
     pairs = [open_pair(prefix) for prefix in prefixes]
     folders = [
         folder
@@ -79,11 +81,13 @@ def merge(output: str | Path, inputs: list[str], *, overwrite: bool = False) -> 
         dtype=first.dtype,
         tokenizer=first.tokenizer,
         save_tokenizer=(lambda folder: _copy_folder(folders[0], folder)) if folders else None,
+        role_sources=[bin_path(roles_prefix(prefix)) for prefix in prefixes] if first.kind == "sft" else None,
         fields={
             "kind": first.kind,
             "add_bos": first.add_bos,
             "add_eos": first.add_eos,
             "libraries": dict(itertools.chain.from_iterable(s.libraries.items() for s in reversed(sidecars))),
+            "sft": sft,
         },
     )
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meap_megatron.corpus.indexed import BLOCK, IndexedReader
-from meap_megatron.corpus.sidecar import TokenizerInfo, idx_path
+from meap_megatron.corpus.sidecar import TokenizerInfo, bin_path, idx_path, roles_prefix
 
 CHUNK = 2**22  # tokens
 
@@ -43,7 +43,9 @@ class Scan:
     without_eos: Tally = dataclasses.field(default_factory=Tally)  # documents that do not end with EOS
 
 
-def scan_tokens(prefix: str | Path, pair: IndexedReader, tokenizer: TokenizerInfo, *, edges: bool) -> Scan:
+def scan_tokens(
+    prefix: str | Path, pair: IndexedReader, tokenizer: TokenizerInfo, *, edges: bool, roles: bool = False
+) -> Scan:
     """Scan a pair.
 
     Args:
@@ -51,6 +53,7 @@ def scan_tokens(prefix: str | Path, pair: IndexedReader, tokenizer: TokenizerInf
         pair: the opened pair.
         tokenizer: vocabulary size and special ids to compare with.
         edges: look at the ends of the documents; needs pointers and lengths that fit each other and the .bin.
+        roles: the content hash covers the roles of fine-tuning data too.
     """
     scan = Scan()
     digest = hashlib.sha256()
@@ -63,7 +66,7 @@ def scan_tokens(prefix: str | Path, pair: IndexedReader, tokenizer: TokenizerInf
         scan.mask.add(start + np.flatnonzero(chunk == tokenizer.mask_id))
         if edges:
             _scan_edges(scan, pair, tokenizer, chunk, start, itemsize)
-    _hash_rest(digest, prefix, pair)
+    _hash_rest(digest, prefix, pair, roles=roles)
     scan.content_hash = digest.hexdigest()
     return scan
 
@@ -95,13 +98,14 @@ def _scan_edges(
             scan.without_eos.add(np.array([len(pair) - 1]))
 
 
-def _hash_rest(digest: "hashlib._Hash", prefix: str | Path, pair: IndexedReader) -> None:
-    """Hash the bytes of a torn last token, if any, and then the index."""
-    from meap_megatron.corpus.sidecar import bin_path
-
+def _hash_rest(digest: "hashlib._Hash", prefix: str | Path, pair: IndexedReader, *, roles: bool) -> None:
+    """Hash the bytes of a torn last token, if any, then the index, then the roles."""
     with bin_path(prefix).open("rb") as stream:
         stream.seek(len(pair.tokens) * pair.dtype.itemsize)
         digest.update(stream.read())
-    with idx_path(prefix).open("rb") as stream:
-        while block := stream.read(BLOCK):
-            digest.update(block)
+    beside = (bin_path(roles_prefix(prefix)), idx_path(roles_prefix(prefix))) if roles else ()
+    for path in (idx_path(prefix), *beside):
+        if path.is_file():
+            with path.open("rb") as stream:
+                while block := stream.read(BLOCK):
+                    digest.update(block)

@@ -11,6 +11,7 @@ from meap_megatron.corpus.header import IndexHeader, optimal_dtype, read_header
 from meap_megatron.corpus.indexed import BLOCK, IndexedReader, open_pair
 from meap_megatron.corpus.publish import tokenizer_saved
 from meap_megatron.corpus.scan import Scan, Tally, scan_tokens
+from meap_megatron.corpus.sft.check import check_roles
 from meap_megatron.corpus.sidecar import (
     Sidecar,
     TokenizerInfo,
@@ -65,8 +66,10 @@ def verify(prefix: str | Path) -> list[Check]:
     if sidecar is None:
         return checks
     _check_counts(prefix, header, sidecar, check)
-    scan = scan_tokens(prefix, pair, sidecar.tokenizer, edges=structure)
+    scan = scan_tokens(prefix, pair, sidecar.tokenizer, edges=structure, roles=sidecar.kind == "sft")
     _check_tokens(pair, scan, sidecar, structure, check)
+    if sidecar.kind == "sft" and structure:
+        check_roles(prefix, pair, sidecar, check)
     same = scan.content_hash == sidecar.content_hash
     found = "equals the sidecar's" if same else f"is {scan.content_hash[:16]}..., the sidecar says "
     check("content hash", same, found + ("" if same else f"{sidecar.content_hash[:16]}...: the bytes changed"))
@@ -177,9 +180,8 @@ def _check_counts(prefix: str | Path, header: IndexHeader, sidecar: Sidecar, che
         "documents": (header.num_document_indices - 1, sidecar.num_documents),
         "tokens": (sidecar.bin_bytes // np.dtype(sidecar.dtype).itemsize, sidecar.num_tokens),
         "dtype": (header.dtype, sidecar.dtype),
+        "dtype for the vocabulary": (header.dtype, optimal_dtype(sidecar.tokenizer.vocab_size)),
     }
-    if sidecar.kind == "text":
-        wanted["dtype for the vocabulary"] = (header.dtype, optimal_dtype(sidecar.tokenizer.vocab_size))
     wrong = [f"{name}: found {a}, sidecar says {b}" for name, (a, b) in wanted.items() if a != b]
     check("sidecar counts", not wrong, "; ".join(wrong) or f"{sidecar.num_documents:,} documents as found")
 

@@ -1,8 +1,8 @@
 """A conversation to the pieces of its rows by the tokenizer's own chat template; answers are found by prefix rendering.
 
-The conversation is rendered whole. For each answer it is rendered twice more: up to the question, with the opening of
-an answer, and up to the answer. Both must be beginnings of the whole, and the answer stands between their ends; what
-the template puts behind it is its end.
+The conversation is rendered whole. For each answer it is rendered again: up to the question, with the opening of an
+answer, and up to the answer. Both must be beginnings of the whole. Once more with one private-use character as the
+answer: where that character stands, the answer begins, and what follows it is the answer's end.
 
 A special token that a user typed is replaced by one private-use character before rendering and put back as plain text
 afterwards, so that the only special tokens are those that the template writes.
@@ -70,7 +70,7 @@ class ChatRenderer:
                 {"role": "assistant", "content": hide(turn.answer)},
             ]
         try:
-            found = self._spans(messages, turns)
+            found = self._spans(messages, turns, stand_in=chr(base + PLANE - 1))
         except UserError as error:
             return str(error)
         whole, spans = found
@@ -84,7 +84,9 @@ class ChatRenderer:
                     builder.special(part, role)
         return builder.finish()
 
-    def _spans(self, messages: list[dict[str, str]], turns: tuple[Turn, ...]) -> tuple[str, list[Span]]:
+    def _spans(
+        self, messages: list[dict[str, str]], turns: tuple[Turn, ...], *, stand_in: str
+    ) -> tuple[str, list[Span]]:
         """Return the rendered conversation and its spans, which follow one another.
 
         Raises:
@@ -103,14 +105,16 @@ class ChatRenderer:
                     f"the chat template is not monotone: rendered up to answer {number + 1}, the conversation is no "
                     f"beginning of the whole, so the answer cannot be located; {ADVICE}"
                 )
-            answer = messages[stop_at - 1]["content"]
-            kept = answer if answer in answered[len(asked) :] else answer.strip()
-            start = answered.find(kept, len(asked))
-            if start < 0:
+            replaced = [*messages[: stop_at - 1], {**messages[stop_at - 1], "content": stand_in}]
+            before, found, after = self._text(replaced, opening=False).partition(stand_in)
+            start, stop = len(before), len(answered) - len(after)
+            same = answered.startswith(before) and answered.endswith(after) and len(asked) <= start <= stop
+            # A template may strip an answer.
+            if not (found and same and answered[start:stop].strip() == messages[stop_at - 1]["content"].strip()):
                 raise UserError(f"the chat template changes the text of answer {number + 1}; {ADVICE}")
             role = self.options.answer_role(turn)
-            spans += [(done, start, PROMPT), (start, start + len(kept), role)]
-            spans.append((start + len(kept), len(answered), END if turn.train else PROMPT))
+            spans += [(done, start, PROMPT), (start, stop, role)]
+            spans.append((stop, len(answered), END if turn.train else PROMPT))
             done = len(answered)
         return whole, [*spans, (done, len(whole), PROMPT)]
 

@@ -11,6 +11,7 @@ from meap_megatron.corpus.indexed import length_blocks, one_sequence_per_documen
 from meap_megatron.corpus.inputs import InputFile, find_inputs
 from meap_megatron.corpus.publish import publish
 from meap_megatron.corpus.run import Work, base_plan, own_shards, run_work
+from meap_megatron.corpus.sft.check import OPTIONS, trained_share
 from meap_megatron.corpus.sft.histogram import as_table
 from meap_megatron.corpus.sft.records import FORMATS, detect_format, to_conversation
 from meap_megatron.corpus.sft.render import RenderOptions
@@ -178,7 +179,7 @@ class SftWork(Work[SftResult]):
                     **self._options(),
                     "counts": merged_counts(results),
                     "num_trained_tokens": num_trained,
-                    "trained_share": round(num_trained / max(1, num_tokens), 6),
+                    "trained_share": trained_share(num_trained, num_tokens),
                     "answer_length_histogram": as_table(histogram),
                 },
             },
@@ -186,9 +187,8 @@ class SftWork(Work[SftResult]):
 
     def _options(self) -> dict[str, Any]:
         """Return the options that the sidecar holds."""
-        names = ("template", "multi_turn", "max_length", "over_long", "min_answer_words")
-        options = {name: getattr(self.config, name) for name in names}
-        return {**options, "template_fingerprint": self.fitted.fingerprint}
+        made = {"template_fingerprint": self.fitted.fingerprint}
+        return {name: made[name] if name in made else getattr(self.config, name) for name in OPTIONS}
 
     def _sample(self, shard: Shard) -> list[bytes]:
         texts: list[str] = []

@@ -113,7 +113,8 @@ def fit_template(name: str, tokenizer: CorpusTokenizer, *, source: str) -> Fitte
         end = specials.tokens.get(template.end) if template.end else None
         end_id = end.token_id if end else eos_id
         missing = tuple(marker for marker in template.markers if marker not in specials.tokens)
-    special_ids = {token.token_id for token in specials.tokens.values()} | set(tokenizer.special_ids)
+    # The unknown token is special but not among these: a text may give it.
+    special_ids = {*tokenizer.special_ids, *(t.token_id for t in specials.tokens.values() if t.text in text)}
     return Fitted(
         template_text=text,
         fingerprint=fingerprint,

@@ -1,0 +1,34 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.conversations import write_chat_tokenizer
+
+# Every word one id; the system prompts that the tests use are single words.
+WORDS = """<unk> <s> </s> <|start_header_id|> <|end_header_id|> <|eot_id|> <|im_start|> <|im_end|> system user assistant
+be q r a b c USER: ASSISTANT: [INST] [/INST] ### Instruction: Response: Input:""".split()
+SPECIAL = [word for word in WORDS if word.startswith("<")]
+MASK_ID = len(WORDS)
+
+
+@pytest.fixture
+def chat_words(tmp_path: Path) -> Path:
+    """A folder: every word of WORDS its number, other words 0; [MASK] becomes 26."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens(SPECIAL)
+    folder = tmp_path / "words"
+    folder.mkdir()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chat_bytes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A byte-level BPE with the tokens of Llama-3 and ChatML."""
+    return write_chat_tokenizer(tmp_path_factory.mktemp("chat"), vocab_size=600)

@@ -1,0 +1,248 @@
+"""From files to datasets: formats of files, interruption, shards, properties."""
+
+import gzip
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from meap_megatron.corpus.merge import merge
+from meap_megatron.corpus.preprocess import preprocess
+from meap_megatron.corpus.settings import PreprocessConfig
+from meap_megatron.corpus.sft.preprocess import preprocess_sft
+from meap_megatron.corpus.sft.settings import SftConfig
+from meap_megatron.corpus.sidecar import check_prefix
+from meap_megatron.corpus.verify import verify
+from meap_megatron.errors import UserError
+from tests.corpus.corpus_samples import names
+from tests.corpus.sft.sft_samples import alpaca, config, messages, rows, sharegpt
+from tests.support.conversations import docstring_rows, write_alpaca, write_rows
+
+FINISHED = ["out.bin", "out.idx", "out.meap.json", "out.roles.bin", "out.roles.idx", "out.tokenizer"]
+SOME = [alpaca(f"q {i}", "a b c " * (i % 5 + 1)) for i in range(9)]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """The bytes of every file of the dataset `out`."""
+    files = [path for path in folder.rglob("*") if path.is_file() and str(path.relative_to(folder)).startswith("out.")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(files)}
+
+
+def write_parquet(path: Path, data: list[dict[str, Any]]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(data), path, row_group_size=2)
+
+
+def write_zst(path: Path, data: list[Any]) -> None:
+    import zstandard
+
+    raw = "".join(json.dumps(row) + "\n" for row in data).encode()
+    path.write_bytes(zstandard.ZstdCompressor().compress(raw))
+
+
+WRITERS = {
+    "x.jsonl": lambda path, data: write_rows(path, data),
+    "lines.json": lambda path, data: write_rows(path, data),
+    "array.json": lambda path, data: write_alpaca(path, tuple(data)),
+    "marked.json": lambda path, data: path.write_bytes(b"\xef\xbb\xbf\n [" + json.dumps(data).encode()[1:]),
+    "array.json.gz": lambda path, data: path.write_bytes(gzip.compress(json.dumps(data).encode())),
+    "x.jsonl.zst": write_zst,
+    "x.parquet": write_parquet,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, chat_words: Path, name: str) -> None:
+    preprocess_sft(config(write_rows(tmp_path / "ref.jsonl", SOME), tmp_path / "ref", chat_words))
+    WRITERS[name](tmp_path / name, SOME)
+    preprocess_sft(config(tmp_path / name, tmp_path / "out", chat_words, shard_bytes=100, workers=1))
+    assert rows(tmp_path / "out") == rows(tmp_path / "ref")
+
+
+def test_files_of_several_formats_are_read_together(tmp_path: Path, chat_words: Path) -> None:
+    files = [
+        write_rows(tmp_path / "a.jsonl", [alpaca("q", "a")]),
+        write_rows(tmp_path / "b.jsonl", [sharegpt("q", "a")]),
+        write_rows(tmp_path / "c.jsonl", [messages("q", "a")]),
+    ]
+    preprocess_sft(config(files, tmp_path / "out", chat_words))
+    first, *others = rows(tmp_path / "out")
+    assert others == [first, first]
+
+
+def test_messages_of_a_parquet_file_may_lack_the_train_key(tmp_path: Path, chat_words: Path) -> None:
+    data = [messages("q", "a"), messages("q", "a", "r", "b")]
+    data[1]["messages"][1]["train"] = False
+    write_parquet(tmp_path / "in.parquet", data)
+    preprocess_sft(config(tmp_path / "in.parquet", tmp_path / "out", chat_words))
+    assert [sum(role > 0 for role in roles) for _, roles in rows(tmp_path / "out")] == [2, 2]
+
+
+def test_bad_rows_of_an_array_are_named_by_line_also_behind_the_first_piece(
+    tmp_path: Path, chat_words: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Indented, a row has five lines, the first row starts at line 2; the text holds two newlines, written as \\n.
+    data: list[Any] = [alpaca("q\n\né", "a") for _ in range(6)]
+    del data[4]["output"]
+    source = write_alpaca(tmp_path / "in.json", tuple(data))
+    options = {"shard_bytes": 60, "workers": 1, "max_bad_lines": 1}
+    sidecar = preprocess_sft(config(source, tmp_path / "out", chat_words, **options))
+    assert f"{source}:22: no key 'output'" in capsys.readouterr().err
+    assert sidecar.num_documents == 5
+    assert sidecar.sft is not None and sidecar.sft["counts"]["bad"] == 1
+
+
+def test_counts_histogram_and_share_stand_in_the_sidecar(tmp_path: Path, chat_words: Path) -> None:
+    data = [sharegpt("q", "a " * n, "r", "b") for n in (5, 6, 50, 51)]
+    sidecar = preprocess_sft(config(write_rows(tmp_path / "in.jsonl", data), tmp_path / "out", chat_words))
+    assert sidecar.kind == "sft" and sidecar.sft is not None
+    assert sidecar.sft["answer_length_histogram"] == [[5, 5], [10, 1], [25, 0], [50, 1], [100, 1]]
+    assert sidecar.sft["num_trained_tokens"] == 5 + 6 + 50 + 51 + 4 + 8
+    found = rows(tmp_path / "out")
+    assert sidecar.sft["num_trained_tokens"] == sum(role > 0 for _, roles in found for role in roles)
+    assert sidecar.sft["trained_share"] == round(124 / sidecar.num_tokens, 6)
+    assert sidecar.sft["roles_bytes"] == sidecar.num_tokens
+    assert sidecar.num_tokens == sum(len(ids) for ids, _ in found)
+
+
+def test_megatron_reads_both_pairs(tmp_path: Path, chat_words: Path) -> None:
+    from megatron.core.datasets.indexed_dataset import IndexedDataset
+
+    preprocess_sft(config(write_rows(tmp_path / "in.jsonl", SOME), tmp_path / "out", chat_words))
+    ids, roles = (IndexedDataset(str(tmp_path / name)) for name in ("out", "out.roles"))
+    assert roles[0].dtype == "uint8"
+    assert [(a.tolist(), b.tolist()) for a, b in zip(ids, roles, strict=True)] == rows(tmp_path / "out")
+
+
+def test_the_bytes_do_not_depend_on_shards_or_workers(tmp_path: Path, chat_bytes: Path) -> None:
+    source = write_alpaca(tmp_path / "in.json", docstring_rows(300))
+    preprocess_sft(config(source, tmp_path / "whole" / "out", chat_bytes, workers=1, max_length=256))
+    small = {"shard_bytes": 8_000, "max_length": 256}
+    preprocess_sft(config(source, tmp_path / "two" / "out", chat_bytes, workers=2, **small))
+    assert content(tmp_path / "two") == content(tmp_path / "whole")
+    for index in (2, 0, 1):
+        preprocess_sft(config(source, tmp_path / "x", chat_bytes, shard=(index, 3), workers=1, **small))
+    merge(tmp_path / "merged" / "out", sorted(map(str, tmp_path.glob("x.shard-*"))))
+    assert content(tmp_path / "merged") == content(tmp_path / "whole")
+    assert all(check.passed for check in verify(tmp_path / "merged" / "out"))
+
+
+def die_at_step(job: SftConfig, folder: Path, step: int) -> bool:
+    """Run in a forked child that ends, without any clean-up, before its n-th change of a file; True if it finished."""
+    child = os.fork()
+    if child == 0:
+        left = step
+
+        def hook(event: str, arguments: tuple) -> None:
+            nonlocal left
+            changes = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
+            opened = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wa+")
+            if (event in changes or opened) and str(arguments[0]).startswith(str(folder)):
+                left -= 1
+                if left < 0:
+                    os._exit(9)
+
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        sys.addaudithook(hook)
+        try:
+            preprocess_sft(job)
+        except BaseException:
+            os._exit(7)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, 9), f"the run itself failed at step {step}"
+    return status == 0
+
+
+def test_a_kill_before_any_file_operation_is_resumed_to_the_same_bytes(tmp_path: Path, chat_words: Path) -> None:
+    source = write_alpaca(tmp_path / "in.json", tuple(SOME[:4]))
+    options: dict[str, Any] = {"workers": 1, "shard_bytes": 150, "encoder": "tokenizers"}
+    preprocess_sft(config(source, tmp_path / "reference" / "out", chat_words, **options))
+    expected = content(tmp_path / "reference")
+    for step in range(1000):
+        folder = tmp_path / f"kill{step}"
+        folder.mkdir()
+        finished = die_at_step(config(source, folder / "out", chat_words, **options), folder, step)
+        preprocess_sft(config(source, folder / "out", chat_words, resume=True, **options))
+        assert content(folder) == expected, f"killed before file operation {step}"
+        assert names(folder) == FINISHED
+        shutil.rmtree(folder)
+        if finished:
+            break
+    assert step > 20, "the hook saw too few operations to mean anything"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"template": "chatml"}, "template is 'chatml'"),
+        ({"multi_turn": "split"}, "multi_turn is 'split'"),
+        ({"max_length": 9}, "max_length is 9"),
+        ({"system": "x"}, "system is 'x'"),
+        ({"format": "sharegpt"}, "formats is"),
+        ({"alpaca_prompt": "stanford"}, "alpaca_prompt is 'message'"),
+    ],
+)
+def test_resume_with_other_options_is_refused(
+    tmp_path: Path, chat_words: Path, changes: dict[str, Any], message: str
+) -> None:
+    source = write_rows(tmp_path / "in.jsonl", [*SOME, {"instruction": "no output"}])
+    options: dict[str, Any] = {"shard_bytes": 100, "workers": 1}
+    with pytest.raises(UserError, match="in.jsonl:10: no key 'output'"):
+        preprocess_sft(config(source, tmp_path / "out", chat_words, **options))
+    with pytest.raises(UserError, match=message):
+        preprocess_sft(config(source, tmp_path / "out", chat_words, resume=True, **options, **changes))
+    preprocess_sft(config(source, tmp_path / "out", chat_words, resume=True, max_bad_lines=1, **options))
+    assert len(rows(tmp_path / "out")) == 9
+
+
+def test_text_that_replaces_conversations_leaves_no_roles(tmp_path: Path, chat_words: Path) -> None:
+    preprocess_sft(config(write_rows(tmp_path / "in.jsonl", SOME), tmp_path / "out", chat_words))
+    text = write_rows(tmp_path / "text.jsonl", [{"text": "a b"}])
+    options = {"output": str(tmp_path / "out"), "tokenizer": str(chat_words)}
+    with pytest.raises(UserError, match="exists already"):
+        preprocess(PreprocessConfig(inputs=[str(text)], **options))
+    preprocess(PreprocessConfig(inputs=[str(text)], overwrite=True, **options))
+    assert not list(tmp_path.glob("out.roles*"))
+    assert check_prefix(tmp_path / "out").kind == "text"
+
+
+TEXTS = st.text(
+    st.one_of(st.characters(codec="utf-8"), st.sampled_from(" \n<|>[MASK]eot_idé漢")), min_size=0, max_size=30
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    dialogues=st.lists(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=3), min_size=1, max_size=4),
+    template=st.sampled_from(["llama3", "vicuna", "chatml", "mistral", "alpaca"]),
+)
+def test_the_trained_spans_decode_to_the_answers(
+    tmp_path: Path, chat_bytes: Path, dialogues: list[list[tuple[str, str]]], template: str
+) -> None:
+    """Whatever the texts: the spans of role 1 are the answers that are not empty, in order, and nothing else."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(chat_bytes / "tokenizer.json"))
+    data = [sharegpt(*(text for pair in dialogue for text in pair)) for dialogue in dialogues]
+    source = write_rows(tmp_path / "in.jsonl", data)
+    job = config(source, tmp_path / "out", chat_bytes, template=template, workers=1, encoder="tokenizers")
+    preprocess_sft(SftConfig(**{**vars(job), "overwrite": True}))
+    for dialogue, (ids, roles) in zip(dialogues, rows(tmp_path / "out"), strict=True):
+        spans: list[list[int]] = []
+        for position, (token, role) in enumerate(zip(ids, roles, strict=True)):
+            if role == 1:
+                if roles[position - 1] != 1:
+                    spans.append([])
+                spans[-1].append(token)
+        decoded = [tokenizer.decode(span, skip_special_tokens=False) for span in spans]
+        assert decoded == [answer for _, answer in dialogue if answer]
+        assert sum(a == 2 and b != 2 for a, b in zip(roles, [*roles[1:], 0], strict=True)) == len(dialogue)
