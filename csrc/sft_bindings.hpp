@@ -119,10 +119,11 @@ class PyRows {
                          position_ids.mutable_data(), cu_seqlens.mutable_data()};
         const std::uint32_t* const data = items.data();
         const std::int64_t num_items = items.size();
-        std::int32_t max_seqlen;
+        py::array_t<std::int32_t> max_seqlen(std::vector<py::ssize_t>{});
+        std::int32_t* const longest = max_seqlen.mutable_data();
         {
             py::gil_scoped_release released;
-            max_seqlen = make_row(source_->get(), rules_, drawn_, data, num_items, epoch, out);
+            *longest = make_row(source_->get(), rules_, drawn_, data, num_items, epoch, out);
         }
         return py::make_tuple(tokens, labels, loss_mask, position_ids, cu_seqlens, max_seqlen);
     }

@@ -69,7 +69,7 @@ class SFTRows:
         NDArray[np.float32],
         NDArray[np.int64],
         NDArray[np.int32],
-        int,
+        NDArray[np.int32],
     ]: ...
 
 def sft_pack(

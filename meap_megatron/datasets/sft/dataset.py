@@ -127,15 +127,15 @@ class MEAPSFTDataset(MegatronDataset):
         items, epoch = self.index.row(index % len(self))
         if self._rows is None:
             self._rows = self._make_rows()
-        *arrays, max_seqlen = self._rows.row(items, epoch if self.sft.refresh == "per_epoch" else 0)
-        tokens, labels, loss_mask, position_ids, cu_seqlens = map(torch.from_numpy, arrays)
+        arrays = self._rows.row(items, epoch if self.sft.refresh == "per_epoch" else 0)
+        tokens, labels, loss_mask, position_ids, cu_seqlens, max_seqlen = map(torch.from_numpy, arrays)
         return {
             "tokens": tokens,
             "labels": labels,
             "loss_mask": torch.zeros_like(loss_mask) if idx is None else loss_mask,
             "position_ids": position_ids,
             "cu_seqlens": cu_seqlens,
-            "max_seqlen": torch.tensor(max_seqlen, dtype=torch.int32),
+            "max_seqlen": max_seqlen,
         }
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """From conversations to the rows of all epochs: which segments stand in which row."""
 
 import time
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,7 +42,7 @@ class RowIndex:
     def row(self, index: int) -> tuple[NDArray[np.uint32], int]:
         """Return the items of row `index`, uint32[num_segments], and its epoch."""
         packed = int(self.order[index])
-        epoch = int(np.searchsorted(self.epochs, index, side="right")) - 1
+        epoch = bisect_right(self.epochs, index) - 1
         return self.items[int(self.offsets[packed]) : int(self.offsets[packed + 1])], epoch
 
 
