@@ -20,6 +20,8 @@ HELP = """Print what a dataset holds, or one sample of it as columns: position, 
 The sample is built by Megatron's own dataset builder, so it is the one that training reads when split, sequence
 length, seed, masking and (beyond one epoch) the number of samples are those of the run.
 
+Of fine-tuning data a row is shown as it is stored, one conversation: position, token, id, role, trained?
+
   meap show corpus/c4
   meap show corpus/c4 --index 0 --seq-length 256
   meap show corpus/c4 --index 7 --mask-ratio 0.15 --strategy span --span-length 5 --rows 0 | less -R
@@ -29,7 +31,9 @@ length, seed, masking and (beyond one epoch) the number of samples are those of 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("prefix", metavar="PREFIX", help="dataset, without .bin or .idx")
-    parser.add_argument("--index", type=int, help="number of the sample in its split, from 0; without it a summary")
+    parser.add_argument(
+        "--index", type=int, help="number of the sample in its split (SFT: of the row), from 0; without it a summary"
+    )
     parser.add_argument("--seq-length", type=int, default=4096, help="tokens per sample (default: 4096)")
     parser.add_argument("--mask-ratio", type=float, default=0.15, help="share of masked inputs (default: 0.15)")
     parser.add_argument("--strategy", default="random", help="random, span, or official51 (default: random)")
@@ -57,8 +61,11 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(summary(prefix, sidecar)))
         return 0
     _check(args)
+    if sidecar.kind == "sft":
+        show_row(args, prefix, sidecar)
+        return 0
     rows, num_samples = read_sample(args, prefix, sidecar)
-    colour = args.color == "always" or (args.color == "auto" and sys.stdout.isatty() and "NO_COLOR" not in os.environ)
+    colour = _colour(args)
     masked = sum(row.masked for row in rows)
     trained = sum(row.loss > 0 for row in rows)
     print(
@@ -71,6 +78,38 @@ def run(args: argparse.Namespace) -> int:
     if args.start > 0 or stop < len(rows):
         print(f"\npositions {args.start} to {min(stop, len(rows)) - 1} of {len(rows)}; --rows 0 prints all")
     return 0
+
+
+def show_row(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> None:
+    """Print one row of fine-tuning data as it is stored: one conversation, before packing and masking.
+
+    Raises:
+        UserError: there is no such row.
+    """
+    from meap_megatron.corpus.indexed import open_pair
+    from meap_megatron.corpus.sft.show import row_table
+    from meap_megatron.corpus.sidecar import roles_prefix
+
+    if args.index >= sidecar.num_documents:
+        raise UserError(f"--index {args.index}: {prefix} has {sidecar.num_documents:,} rows; take a smaller --index")
+    ids = open_pair(prefix)[args.index].tolist()
+    roles = open_pair(roles_prefix(prefix))[args.index].tolist()
+    stop = len(ids) if args.rows == 0 else min(len(ids), args.start + args.rows)
+    print(
+        f"{prefix}: row {args.index} of {sidecar.num_documents:,} as it is stored, before packing and masking\n"
+        f"{len(ids)} tokens, {sum(role > 0 for role in roles)} of them trained\n"
+    )
+    lines = row_table(
+        ids[args.start : stop],
+        roles[args.start : stop],
+        text_of=text_of_ids(prefix, sidecar),
+        start=args.start,
+        colour=_colour(args),
+    )
+    for line in lines:
+        print(line)
+    if args.start > 0 or stop < len(ids):
+        print(f"\npositions {args.start} to {stop - 1} of {len(ids)}; --rows 0 prints all")
 
 
 def read_sample(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> tuple[list["Row"], int]:
@@ -165,6 +204,11 @@ def text_of_ids(prefix: str, sidecar: "Sidecar") -> Callable[[int], str]:
         return piece if not text or "\ufffd" in text else visible(text)
 
     return text_of
+
+
+def _colour(args: argparse.Namespace) -> bool:
+    terminal = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    return args.color == "always" or (args.color == "auto" and terminal)
 
 
 def _check(args: argparse.Namespace) -> None:

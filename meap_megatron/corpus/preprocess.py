@@ -36,6 +36,7 @@ def preprocess(config: PreprocessConfig) -> Sidecar:
 class TextWork(Work[ShardResult]):
     """Documents of text: each becomes BOS + ids + EOS."""
 
+    unit = "document with text"
     result_type = ShardResult
 
     def __init__(self, config: PreprocessConfig) -> None:

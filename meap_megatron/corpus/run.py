@@ -34,8 +34,10 @@ class Work[R: ShardResult]:
         shards: (number, pieces) of this run.
         result_type: what a shard gives.
         plan: all that decides the output's bytes; resume compares it.
+        unit: what the output consists of, for the message that there is none.
     """
 
+    unit: str
     config: RunConfig
     tokenizer: CorpusTokenizer
     files: list[InputFile]
@@ -159,7 +161,7 @@ def _run[R: ShardResult](work: Work[R], parts: Parts, encoder: str) -> Sidecar:
     work.report(ordered)
     if not sum(result.num_documents for result in ordered) and config.shard is None:
         parts.remove()
-        raise UserError(f"the inputs hold no document with text: {', '.join(config.inputs)}")
+        raise UserError(f"the inputs hold no {work.unit}: {', '.join(config.inputs)}")
     sidecar = work.publish(parts.folder, ordered, encoder)
     parts.remove()
     return sidecar

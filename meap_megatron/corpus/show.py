@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from meap_megatron.corpus.indexed import BLOCK, open_pair
 from meap_megatron.corpus.sidecar import Sidecar
 
+_BODY = {"text": "text", "sft": "conversation"}
 BAR = 40  # columns of the longest bar
 COLUMNS = ("position", "input", "     id", "  label", "masked", "loss")
 WIDTHS = (8, 22, 7, 30, 6, 4)
@@ -34,7 +35,7 @@ class Row:
 def summary(prefix: str | Path, sidecar: Sidecar) -> Iterator[str]:
     """Give the lines of the summary: what the sidecar says, and a histogram of the document lengths."""
     info = sidecar.tokenizer
-    edges = " + ".join(["BOS"] * sidecar.add_bos + ["text"] + ["EOS"] * sidecar.add_eos)
+    edges = " + ".join(["BOS"] * sidecar.add_bos + [_BODY[sidecar.kind]] + ["EOS"] * sidecar.add_eos)
     made_with = ", ".join(f"{name} {version}" for name, version in sidecar.libraries.items()) or "another tool"
     special = ", ".join(
         f"{name} {'none' if value is None else value}"
@@ -49,6 +50,10 @@ def summary(prefix: str | Path, sidecar: Sidecar) -> Iterator[str]:
     yield f"  tokenizer {info.fingerprint[:12]} in {info.folder or 'no folder'}, vocabulary {info.vocab_size:,}"
     yield f"  {special}, {info.mask_token} {info.mask_id}"
     yield f"  content {sidecar.content_hash[:12]}, made with {made_with}"
+    if sidecar.sft is not None:
+        from meap_megatron.corpus.sft.show import sft_summary
+
+        yield from sft_summary(sidecar.sft)
     lengths = open_pair(prefix).lengths
     if len(lengths):
         yield ""
@@ -112,7 +117,7 @@ def rows(
 
 def table(lines: Sequence[Row], *, mask_token: str, colour: bool) -> Iterator[str]:
     """Give the header and a line per row; a masked input shows the mask token and the text that it hides."""
-    yield "  ".join(_fit(name, width) for name, width in zip(COLUMNS, WIDTHS, strict=True)).rstrip()
+    yield "  ".join(fit(name, width) for name, width in zip(COLUMNS, WIDTHS, strict=True)).rstrip()
     for row in lines:
         token = f"{mask_token} ({row.token})" if row.masked else row.token
         label = f"{row.label_id:>7} {row.label}"
@@ -124,7 +129,7 @@ def table(lines: Sequence[Row], *, mask_token: str, colour: bool) -> Iterator[st
             "masked" if row.masked else ".",
             f"{row.loss:g}",
         )
-        fitted = [_fit(cell, width) for cell, width in zip(cells, WIDTHS, strict=True)]
+        fitted = [fit(cell, width) for cell, width in zip(cells, WIDTHS, strict=True)]
         if colour:
             fitted[0] = QUIET + fitted[0] + OFF
             if row.masked:
@@ -146,7 +151,7 @@ def visible(text: str) -> str:
     return escaped.replace(" ", "·")
 
 
-def _fit(text: str, width: int) -> str:
+def fit(text: str, width: int) -> str:
     """Cut or pad text to a width in terminal columns; East Asian characters take two."""
     out, used = "", 0
     for char in text:

@@ -46,6 +46,7 @@ def preprocess_sft(config: SftConfig) -> Sidecar:
 class SftWork(Work[SftResult]):
     """Conversations: each becomes a row of ids and a row of roles."""
 
+    unit = "conversation with an answer to train"
     result_type = SftResult
 
     def __init__(self, config: SftConfig) -> None:

@@ -1,0 +1,207 @@
+"""`meap preprocess sft` through the command line: exit status, message, and nothing half-written."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meap_megatron.cli.main import main
+from tests.corpus.corpus_samples import names
+from tests.corpus.sft.conftest import chat_words  # noqa: F401 (a fixture)
+from tests.corpus.sft.sft_samples import alpaca, messages, rows, sharegpt
+from tests.support.conversations import write_rows
+
+
+@pytest.fixture
+def folder(tmp_path: Path, chat_words: Path) -> Path:  # noqa: F811
+    write_rows(tmp_path / "in.jsonl", [alpaca("q", "a b"), alpaca("q", "c")])
+    return tmp_path
+
+
+def preprocess(folder: Path, *arguments: str, inputs: str = "in.jsonl", tokenizer: str = "words") -> int:
+    options = ["--tokenizer", str(folder / tokenizer), "--output", str(folder / "out"), *arguments]
+    return main(["preprocess", "sft", str(folder / inputs), *options])
+
+
+def test_from_conversations_to_a_merged_and_verified_dataset(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for shard in ("0/2", "1/2"):
+        assert preprocess(folder, "--system", "be", "--shard", shard, "--shard-size", "10") == 0
+    assert main(["merge", str(folder / "out"), *map(str, folder.glob("out.shard-*"))]) == 0
+    said = capsys.readouterr()
+    assert "1 rows read, 1 kept (0 truncated), 0 dropped, 0 bad; 17 tokens (uint16), 17.6% of them trained" in said.out
+    assert main(["verify", f"{folder}/out"]) == 0
+    assert "FAILED" not in capsys.readouterr().out
+    assert [roles[13:] for _, roles in rows(folder / "out")] == [[0, 1, 1, 2], [0, 1, 2]]
+
+
+def test_the_wrapper_in_tools_is_the_same_command(folder: Path) -> None:
+    script = Path(__file__).parents[2] / "tools" / "preprocess_sft.py"
+    arguments = [str(folder / "in.jsonl"), "-t", str(folder / "words"), "-o", str(folder / "out"), "--workers", "1"]
+    done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "2 rows read, 2 kept" in done.stdout
+
+
+def test_tokens_that_the_tokenizer_lacks_are_named_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    definition = json.loads((folder / "words" / "tokenizer.json").read_text())
+    definition["added_tokens"] = [token for token in definition["added_tokens"] if "header" not in token["content"]]
+    (folder / "words" / "tokenizer.json").write_text(json.dumps(definition))
+    assert preprocess(folder) == 0
+    error = capsys.readouterr().err
+    assert error.count("has no token <|start_header_id|>, <|end_header_id|> of the template 'llama3'") == 1
+
+
+def lines(*data: Any) -> Any:
+    return lambda path: write_rows(path, list(data))
+
+
+def text(content: str) -> Any:
+    return lambda path: path.write_text(content)
+
+
+def parquet(data: dict[str, list[Any]]) -> Any:
+    def write(path: Path) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.table(data), path)
+
+    return write
+
+
+def no_eos(path: Path) -> None:
+    config = path.parent / "words" / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "eos_token": None}))
+    write_rows(path, [alpaca("q", "a")])
+
+
+ROW = alpaca("q", "a")
+TURN = [{"role": "user", "content": "q"}]
+WRONG_INPUTS = {
+    "no input matches": ("gone.json", lambda path: None, [], "no input matches"),
+    "plain text": ("x.txt", text("a"), [], "is plain text"),
+    "unknown keys": ("x.jsonl", lines({"prompt": "q"}), [], "x.jsonl:1: the row has the keys ['prompt'], of no known"),
+    "first row is no object": ("x.jsonl", lines(["q", "a"]), [], "x.jsonl:1: the line is a JSON str"),
+    "row of another format": ("x.jsonl", lines(ROW, sharegpt("q", "a")), [], "x.jsonl:2: no key 'instruction'"),
+    "missing output": ("x.jsonl", lines(ROW, {"instruction": "q"}), [], "x.jsonl:2: no key 'output'"),
+    "null output": ("x.jsonl", lines({**ROW, "output": None}), [], "x.jsonl:1: 'output' is null"),
+    "output is a list": ("x.jsonl", lines({**ROW, "output": ["a"]}), [], "x.jsonl:1: 'output' is a list"),
+    "input is a number": ("x.jsonl", lines({**ROW, "input": 3}), [], "x.jsonl:1: 'input' is a int"),
+    "malformed line": ("x.jsonl", text(json.dumps(ROW) + '\n{"in'), [], "x.jsonl:2: invalid JSON"),
+    "broken array": ("x.json", text('[{"instruction": "q"},\n {"in'), [], "x.json:2: invalid JSON array"),
+    "array without end": ("x.json", text(json.dumps([ROW])[:-1]), [], "x.json:1: invalid JSON array: expected"),
+    "text behind the array": ("x.json", text(json.dumps([ROW]) + "\n[]"), [], "text after the closing bracket"),
+    "object over lines": ("x.json", text(json.dumps(ROW, indent=1)), [], "x.json:1: invalid JSON"),
+    "empty file": ("x.json", text(""), [], "hold no"),
+    "empty array": ("x.json", text(" [ ] "), [], "hold no"),
+    "odd dialogue": ("x.jsonl", lines(sharegpt("q", "a", "r")), [], "x.jsonl:1: the dialogue has 3 usable messages"),
+    "no answer": ("x.jsonl", lines({"messages": TURN}), [], "x.jsonl:1: 1 messages beside the system prompt"),
+    "turns out of order": ("x.jsonl", lines({"messages": TURN * 2}), [], "role 'user' where 'assistant' is expected"),
+    "nothing to train": (
+        "x.jsonl",
+        lines({"messages": [*TURN, {"role": "assistant", "content": "a", "train": False}]}),
+        [],
+        "x.jsonl:1: every answer has 'train' false",
+    ),
+    "parquet of text": ("x.parquet", parquet({"text": ["a"]}), [], "has none of the columns instruction"),
+    "null in parquet": (
+        "x.parquet",
+        parquet({"instruction": ["q", None], "output": ["a", "b"]}),
+        [],
+        "x.parquet: row 2",
+    ),
+    "special token's word": ("x.jsonl", lines(alpaca("q", "a </s> b")), [], "gives the id of a special token"),
+    "only over-long rows": (
+        "in.jsonl",
+        lambda path: None,
+        ["--max-length", "4"],
+        "hold no conversation with an answer",
+    ),
+    "forced format": ("in.jsonl", lambda path: None, ["--format", "messages"], "in.jsonl:1: no key 'messages'"),
+    "unknown format": ("in.jsonl", lambda path: None, ["--format", "xml"], "--format is 'xml', it is one of alpaca,"),
+    "unknown template": ("in.jsonl", lambda path: None, ["--template", "llama2"], "--template is 'llama2'"),
+    "unknown prompt": ("in.jsonl", lambda path: None, ["--alpaca-prompt", "x"], "--alpaca-prompt is 'x'"),
+    "unknown multi-turn": ("in.jsonl", lambda path: None, ["--multi-turn", "x"], "--multi-turn is 'x'"),
+    "unknown over-long": ("in.jsonl", lambda path: None, ["--over-long", "x"], "--over-long is 'x'"),
+    "too short a length": ("in.jsonl", lambda path: None, ["--max-length", "1"], "--max-length is 1"),
+    "negative words": ("in.jsonl", lambda path: None, ["--min-answer-words", "-1"], "--min-answer-words is -1"),
+    "no chat template": ("in.jsonl", lambda path: None, ["--template", "tokenizer"], "has no chat template"),
+    "no EOS": ("x.jsonl", no_eos, [], "has no EOS token, which closes an answer in the template 'llama3'"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_INPUTS)
+def test_a_wrong_input_is_refused_and_leaves_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    inputs, make, arguments, message = WRONG_INPUTS[name]
+    make(folder / inputs)
+    before = names(folder)
+    assert preprocess(folder, "--workers", "1", *arguments, inputs=inputs) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert names(folder) == before
+
+
+def test_bad_rows_are_skipped_and_counted_on_request(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_rows(folder / "x.jsonl", [sharegpt("q", "a", "r"), sharegpt("q", "a"), sharegpt("q")])
+    assert preprocess(folder, "--max-bad-lines", "2", inputs="x.jsonl") == 0
+    said = capsys.readouterr()
+    assert "3 rows read, 1 kept (0 truncated), 0 dropped, 2 bad" in said.out
+    assert "x.jsonl:1: the dialogue has 3 usable messages" in said.err
+    assert "x.jsonl:3: the dialogue has 1 usable messages" in said.err
+
+
+def test_rows_of_messages_are_detected_per_file(folder: Path) -> None:
+    write_rows(folder / "a.jsonl", [messages("q", "a")])
+    write_rows(folder / "b.jsonl", [sharegpt("q", "a")])
+    assert preprocess(folder, inputs="[ab].jsonl") == 0
+    first, second = rows(folder / "out")
+    assert first == second
+
+
+def test_show_prints_the_roles_of_a_row(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert preprocess(folder, "--system", "be") == 0
+    capsys.readouterr()
+    assert main(["show", str(folder / "out"), "--index", "0", "--start", "13"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[3] == ["position", "token", "id", "role", "trained"]
+    assert lines[4:] == [
+        ["13", "<|end_header_id|>", "4", "prompt", "."],
+        ["14", "a", "14", "answer", "trained"],
+        ["15", "b", "15", "answer", "trained"],
+        ["16", "</s>", "2", "end", "trained"],
+        [],
+        ["positions", "13", "to", "16", "of", "17;", "--rows", "0", "prints", "all"],
+    ]
+    assert main(["show", str(folder / "out"), "--index", "2"]) == 2
+    assert "has 2 rows" in capsys.readouterr().err
+
+
+def test_show_summarises_what_became_of_the_rows(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert preprocess(folder, "--system", "be", "--max-length", "17", "--min-answer-words", "1") == 0
+    capsys.readouterr()
+    assert main(["show", str(folder / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "a row per conversation, of at most 17 tokens, longer ones truncated" in said
+    assert "2 rows read, 2 kept, of these 0 truncated; dropped 0 too long" in said
+    assert "5 tokens are trained, 15.2% of all" in said
+    assert "answers of at most 1 words are never masked" in said
+    assert "1 to 5             2  ####" in said
+
+
+def test_the_help_is_printed_without_heavy_imports() -> None:
+    script = (
+        "import sys; from meap_megatron.cli.main import main\n"
+        "try: main(['preprocess', 'sft', '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'megatron', 'gigatoken'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "usage: meap preprocess sft" in done.stdout
