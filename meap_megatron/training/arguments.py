@@ -60,10 +60,57 @@ def add_meap_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentPars
         default=None,
         help="folder for Megatron's own output, one file per rank; then only progress lines are shown",
     )
+    add_sft_arguments(parser)
     group.add_argument(
         "--meap-trace", default=None, help="folder for a digest of every micro-batch on every rank, to compare runs"
     )
     return parser
+
+
+def add_sft_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags for data made by `meap preprocess sft`; which kind it is, the sidecar of the data says."""
+    group = parser.add_argument_group(
+        "MEAP fine-tuning", "on data of `meap preprocess sft`; ratio 0 is plain fine-tuning"
+    )
+    group.add_argument(
+        "--meap-sft-layout",
+        choices=("separate", "concat"),
+        default="separate",
+        help="where the masked copy stands: a segment of its own (official code), or behind the original in one causal "
+        "segment (the paper's text; it can read the answer there)",
+    )
+    group.add_argument(
+        "--meap-sft-min-answer", type=int, default=50, help="mask answers of more than this many tokens"
+    )
+    group.add_argument(
+        "--meap-sft-loss-on-original", choices=("answer+end", "none"), default="answer+end", help="trained"
+    )
+    group.add_argument("--meap-sft-loss-on-copy", choices=("masked", "all_answer"), default="masked", help="trained")
+    group.add_argument(
+        "--meap-sft-refresh",
+        choices=("static", "per_epoch"),
+        default="static",
+        help="draw the masks once (official code) or anew in every epoch",
+    )
+    group.add_argument(
+        "--meap-sft-sampler",
+        choices=("philox", "official"),
+        default="philox",
+        help="official: CPython's random.sample for one answer after the other, as the official code",
+    )
+    group.add_argument("--meap-sft-no-pack", action="store_true", help="one segment per row, padded (official code)")
+    group.add_argument(
+        "--meap-sft-over-long",
+        choices=("error", "drop"),
+        default="error",
+        help="what to do with conversations longer than a row",
+    )
+    group.add_argument(
+        "--meap-sft-loss",
+        choices=("token_mean", "microbatch_mean"),
+        default="token_mean",
+        help="mean over all trained tokens of the global batch, or the mean of the micro-batches' means (official code)",
+    )
 
 
 def check(args: Any) -> None:

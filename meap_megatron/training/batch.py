@@ -41,16 +41,30 @@ class Batch:
     loss_mask: torch.Tensor | None
     """float32[b, s], weights in [0, 1]."""
     masked: torch.Tensor | None
-    """bool[b, s], true where the input is `[MASK]`."""
+    """bool[b, s], true where the input is `[MASK]`; in fine-tuning, where the target is masked in the input."""
     packed: PackedSeqParams | None
     """Bounds of the segments, with inter-document masking or packed rows; then b is 1."""
 
 
-def encode(loss_mask: torch.Tensor, tokens: torch.Tensor, mask_token_id: int | None) -> torch.Tensor:
-    """Return float32[b, s]: the loss mask with `MASKED` added where `tokens` is `[MASK]`."""
+def encode(
+    loss_mask: torch.Tensor, tokens: torch.Tensor, mask_token_id: int | None, *, of_target: bool = False
+) -> torch.Tensor:
+    """Return float32[b, s]: the loss mask with `MASKED` added at masked positions.
+
+    Args:
+        loss_mask: float32[b, s], weights in [0, 1].
+        tokens: int64[b, s], the masked input.
+        mask_token_id: id of `[MASK]`; None: nothing is masked.
+        of_target: mark the position that predicts a masked token (the one before it) instead of the masked input: in
+            fine-tuning these are the positions that a masked copy trains. Segments begin with a prompt, so the position
+            before a masked token belongs to its own segment.
+    """
     if mask_token_id is None:
         return loss_mask
-    return loss_mask + MASKED * (tokens == mask_token_id)
+    masked = tokens == mask_token_id
+    if of_target:
+        masked = torch.nn.functional.pad(masked[:, 1:], (0, 1))
+    return loss_mask + MASKED * masked
 
 
 def decode(encoded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -125,7 +139,7 @@ def get_batch(
     if mpu.get_tensor_model_parallel_rank() == 0:
         assert iterator is not None
         sample = next(iterator)
-        sample["loss_mask"] = encode(sample["loss_mask"], sample["tokens"], mask_token_id)
+        sample["loss_mask"] = encode(sample["loss_mask"], sample["tokens"], mask_token_id, of_target=args.meap_is_sft)
         raw |= {k: v.cuda(non_blocking=True) for k, v in sample.items() if k in FIELDS and v is not None}
     batch = get_batch_on_this_tp_rank(
         raw,

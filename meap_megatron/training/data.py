@@ -8,6 +8,7 @@ from typing import Any
 from meap_megatron.config import MaskConfig
 from meap_megatron.corpus.sidecar import Sidecar, check_prefix
 from meap_megatron.errors import UserError
+from meap_megatron.training import sft
 
 
 def blend_prefixes(blend: Any) -> list[str]:
@@ -90,13 +91,21 @@ def make_provider(args: Any, sidecars: list[Sidecar], on_first_call: Callable[[]
     called: list[bool] = []
 
     def provider(num_samples: list[int | None], vp_stage: int | None = None) -> Any:
-        from meap_megatron.datasets.provider import build_datasets
         from meap_megatron.training.batch import reads_data
 
         if not called:
             called.append(True)
             on_first_call()
         is_built_on_rank = partial(reads_data, args, vp_stage)
+        if is_sft(sidecars):
+            from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
+
+            from meap_megatron.datasets.sft.dataset import MEAPSFTDataset
+
+            config = sft.dataset_config(args, sidecars, path_to_cache=args.data_cache_path or default_cache(args))
+            return BlendedMegatronDatasetBuilder(MEAPSFTDataset, list(num_samples), is_built_on_rank, config).build()
+        from meap_megatron.datasets.provider import build_datasets
+
         return build_datasets(
             dataset_config(args, sidecars), sizes=list(num_samples), is_built_on_rank=is_built_on_rank
         )
@@ -139,6 +148,18 @@ def dataset_config(args: Any, sidecars: list[Sidecar]) -> Any:
         "inter_document_masking": args.dataloader_inter_document_masking,
     }
     return MEAPGPTDatasetConfig(**settings)
+
+
+def is_sft(sidecars: list[Sidecar]) -> bool:
+    """Tell whether the data is for fine-tuning.
+
+    Raises:
+        UserError: some of it is and some is not.
+    """
+    kinds = {sidecar.kind for sidecar in sidecars}
+    if len(kinds) > 1:
+        raise UserError(f"data_path mixes {' and '.join(sorted(kinds))} data; a run reads one kind")
+    return kinds == {"sft"}
 
 
 def default_cache(args: Any) -> str | None:

@@ -38,6 +38,8 @@ class RunShape:
     """Of the whole job per second; None: MFU is not reported."""
     log_interval: int
     """Steps between progress lines."""
+    evaluations_at_end: tuple[str, ...] = ("validation",)
+    """What Megatron evaluates at the last step, in this order and under the same tags: "validation" or "test"."""
 
 
 class RunMetrics:
@@ -71,6 +73,7 @@ class RunMetrics:
         self.record: dict[str, Any] = {}
         self.validation: dict[str, Any] = {}
         self.last_step = start_step
+        self.evaluations_done = 0
         self.recent: list[float] = []
         self.file: TextIO | None = None
         if path is not None:
@@ -101,20 +104,25 @@ class RunMetrics:
                 # The last of the tags above that Megatron writes for a step.
                 self.end_step()
         elif tag in VALIDATION_FIELDS:
-            field = VALIDATION_FIELDS[tag]
-            event = "validation"
-            if self.validation and (self.validation["step"], tag) == (step, "lm loss validation"):
-                # At the end of a run Megatron evaluates the validation set, then the test set, under the same tags.
-                event = "test"
-            if self.validation and (self.validation["step"] != step or event == "test"):
+            if self.validation and (tag == "lm loss validation" or self.validation["step"] != step):
                 self.end_validation()
             if not self.validation:
+                event = self.evaluation_at(step)
                 self.validation = {"event": event, "step": step, "lm_loss": None, "masked_loss": None}
                 self.validation["other_loss"] = None
-            self.validation[field] = number(value)
+            self.validation[VALIDATION_FIELDS[tag]] = number(value)
+
+    def evaluation_at(self, step: int) -> str:
+        """Return what the evaluation that begins now is of; at the last step there are several."""
+        if step != self.shape.train_steps:
+            return "validation"
+        index = min(self.evaluations_done, len(self.shape.evaluations_at_end) - 1)
+        self.evaluations_done += 1
+        return self.shape.evaluations_at_end[index]
 
     def begin_record(self, step: int) -> None:
         """Start the record of a step; its time ends here, before the checkpoint and the validation that may follow."""
+        self.end_validation()
         now = self.clock()
         seconds = now - (self.step_began if self.step_began is not None else self.began)
         self.step_began = None

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from meap_megatron.corpus.sidecar import Sidecar
 from meap_megatron.errors import RunError, UserError
 from meap_megatron.training import platform
 from meap_megatron.training.arguments import add_meap_arguments, check
@@ -55,17 +56,31 @@ def is_number(word: str) -> bool:
     return True
 
 
-def tokenizer_flags(argv: list[str]) -> list[str]:
+def data_flags(argv: list[str]) -> list[str]:
+    """Return the flags that follow from the data: vocabulary, and for fine-tuning segments, loss and steps."""
+    prefixes = named_prefixes(argv)
+    if not prefixes:
+        return []
+    from meap_megatron.training.data import is_sft, read_sidecars
+
+    sidecars = read_sidecars(prefixes)
+    flags = tokenizer_flags(argv, sidecars)
+    if is_sft(sidecars):
+        # Segments of a packed row must not see each other: Megatron's name for that is inter-document masking.
+        flags.append("--dataloader-inter-document-masking")
+        if flag_values(argv, "--meap-sft-loss") != ["microbatch_mean"]:
+            flags.append("--calculate-per-token-loss")
+    return flags
+
+
+def tokenizer_flags(argv: list[str], sidecars: list[Sidecar]) -> list[str]:
     """Return the flags that give Megatron the vocabulary of the data, unless the command line names a tokenizer.
 
     Training never tokenises, so Megatron's placeholder tokenizer with the size from the sidecar is all it needs.
     """
-    prefixes = named_prefixes(argv)
-    if not prefixes or flag_values(argv, "--tokenizer-type") or flag_values(argv, "--vocab-size"):
+    if flag_values(argv, "--tokenizer-type") or flag_values(argv, "--vocab-size"):
         return []
-    from meap_megatron.training.data import read_sidecars
-
-    size = max(sidecar.tokenizer.vocab_size for sidecar in read_sidecars(prefixes))
+    size = max(sidecar.tokenizer.vocab_size for sidecar in sidecars)
     flags = ["--tokenizer-type=NullTokenizer", f"--vocab-size={size}"]
     if not flag_values(argv, "--padded-vocab-size"):
         multiple = int((flag_values(argv, "--make-vocab-size-divisible-by") or ["128"])[-1])
@@ -171,7 +186,7 @@ def run(argv: list[str], screen: TextIO) -> None:
     from megatron.training import pretrain
     from megatron.training.argument_utils import pretrain_cfg_container_from_args
 
-    from meap_megatron.training import data
+    from meap_megatron.training import data, sft
     from meap_megatron.training.model import model_config
     from meap_megatron.training.report import install_metrics
     from meap_megatron.training.step import make_forward_step
@@ -181,6 +196,9 @@ def run(argv: list[str], screen: TextIO) -> None:
     sidecars = [] if args.mock_data else data.read_sidecars(data.data_prefixes(args))
     if not sidecars and not args.mock_data:
         raise UserError("no training data: give data_path, the prefix that `meap preprocess text` wrote")
+    args.meap_is_sft = data.is_sft(sidecars)
+    if args.meap_is_sft:
+        sft.check(args)
     data.check_vocabulary(args, sidecars, data.data_prefixes(args) if sidecars else [])
     mask_token_id = data.mask_config(args, sidecars).mask_id if args.meap_mask_ratio > 0 else None
 
@@ -204,7 +222,7 @@ def main(argv: list[str] | None = None) -> int:
     log = None
     try:
         # Before Megatron is imported and anything is written: this finds most faults in half a second.
-        argv += tokenizer_flags(argv)
+        argv += data_flags(argv)
         log = log_path(argv)
     except UserError as error:
         return complain(error, rank=rank, debug=debug)

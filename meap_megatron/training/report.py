@@ -59,6 +59,7 @@ def install_metrics(args: Any, *, device: str, screen: TextIO) -> Reporter:
                 flops_per_step=float(num_floating_point_operations(args, args.global_batch_size)),
                 peak_flops=peak * 1e12 * args.world_size if peak else None,
                 log_interval=args.log_interval,
+                evaluations_at_end=evaluations_at_end(args),
             ),
             settings=run_settings(args, device=device, peak=peak),
             start_step=args.iteration,
@@ -67,6 +68,14 @@ def install_metrics(args: Any, *, device: str, screen: TextIO) -> Reporter:
         )
 
     return Reporter(open_metrics)
+
+
+def evaluations_at_end(args: Any) -> tuple[str, ...]:
+    """Return what Megatron evaluates at the last step: in the loop if it falls due, then validation and test set."""
+    loop = args.iteration < args.train_iters and args.eval_interval and args.train_iters % args.eval_interval == 0
+    shares = [float(share) for share in (args.split or "").split(",") if share]
+    tests = len(shares) == 3 and shares[2] > 0 or args.test_data_path is not None or bool(args.mock_data)
+    return (*(("validation",) if loop else ()), "validation", *(("test",) if tests else ()))
 
 
 def peak_tflops(args: Any, device: str) -> float | None:

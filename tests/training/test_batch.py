@@ -20,6 +20,12 @@ def test_masked_positions_survive_the_loss_mask() -> None:
     assert masked.tolist() == [[False, True, False, True]]
 
 
+def test_in_fine_tuning_the_position_that_predicts_a_masked_token_counts() -> None:
+    tokens = torch.tensor([[5, MASK, 7, MASK]])
+    _, masked = decode(encode(torch.ones(1, 4), tokens, MASK, of_target=True))
+    assert masked.tolist() == [[True, False, True, False]]
+
+
 def test_fractional_weights_come_back_exactly() -> None:
     loss_mask = torch.tensor([[0.1, 0.1, 1.0]])
     weights, _ = decode(encode(loss_mask, torch.tensor([[1, MASK, MASK]]), MASK))

@@ -1,5 +1,6 @@
 """metrics.jsonl holds each step's own values, survives a resume, and the progress line can be read."""
 
+import dataclasses
 import io
 import json
 import time
@@ -78,13 +79,22 @@ def test_a_step_becomes_one_record_with_its_own_time(tmp_path: Path) -> None:
 
 def test_validation_and_test_set_are_told_apart(tmp_path: Path) -> None:
     metrics = metrics_of(tmp_path / "m.jsonl")
-    log_step(metrics, 1, 3.0)
-    metrics.add_scalar("lm loss validation", 2.5, 1)
-    metrics.add_scalar("lm loss validation vs samples", 2.5, 8)
-    metrics.add_scalar("lm loss validation", 2.6, 1)
+    metrics.shape = dataclasses.replace(SHAPE, evaluations_at_end=("validation", "validation", "test"))
+    for step, losses in ((2, [2.7]), (4, [2.5, 2.5, 2.6])):
+        log_step(metrics, step, 3.0)
+        for loss in losses:
+            metrics.add_scalar("lm loss validation", loss, step)
+            metrics.add_scalar("lm loss validation vs samples", loss, step * 8)
     metrics.close()
-    events = [(r["event"], r["lm_loss"]) for r in read_metrics(tmp_path / "m.jsonl") if "lm_loss" in r]
-    assert events == [("step", 3.0), ("validation", 2.5), ("test", 2.6)]
+    events = [(r["event"], r["step"], r["lm_loss"]) for r in read_metrics(tmp_path / "m.jsonl") if "lm_loss" in r]
+    assert events == [
+        ("step", 2, 3.0),
+        ("validation", 2, 2.7),
+        ("step", 4, 3.0),
+        ("validation", 4, 2.5),
+        ("validation", 4, 2.5),
+        ("test", 4, 2.6),
+    ]
 
 
 def test_a_resumed_run_drops_the_steps_it_will_repeat(tmp_path: Path) -> None:

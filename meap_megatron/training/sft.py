@@ -1,0 +1,77 @@
+"""Fine-tuning: from the arguments to the rows, and from epochs to steps."""
+
+import math
+from typing import Any
+
+from meap_megatron.corpus.sidecar import Sidecar
+from meap_megatron.datasets.sft.config import SFTConfig
+from meap_megatron.errors import UserError
+
+
+def sft_config(args: Any, sidecar: Sidecar) -> SFTConfig:
+    """Return the settings of the rows; with mask ratio 0, originals only."""
+    masks = args.meap_mask_ratio > 0
+    return SFTConfig(
+        mask_id=sidecar.tokenizer.mask_id if args.meap_mask_token_id is None else args.meap_mask_token_id,
+        pad_id=sidecar.tokenizer.pad_id or 0,
+        layout=args.meap_sft_layout if masks else "ntp",
+        min_answer_tokens=args.meap_sft_min_answer,
+        ratio=args.meap_mask_ratio if masks else 0.1,
+        loss_on_original=args.meap_sft_loss_on_original,
+        loss_on_copy=args.meap_sft_loss_on_copy,
+        refresh=args.meap_sft_refresh,
+        seed=args.seed if args.meap_mask_seed is None else args.meap_mask_seed,
+        sampler=args.meap_sft_sampler,
+        over_long=args.meap_sft_over_long,
+        pack=not args.meap_sft_no_pack,
+        mask_validation=args.meap_mask_validation,
+    )
+
+
+def dataset_config(args: Any, sidecars: list[Sidecar], *, path_to_cache: str | None) -> Any:
+    """Return the `MEAPSFTDatasetConfig` of a run."""
+    from megatron.training.utils import get_blend_and_blend_per_split
+
+    from meap_megatron.datasets.sft.dataset import MEAPSFTDatasetConfig
+    from meap_megatron.datasets.tokenizer import DatasetTokenizer
+
+    blend, blend_per_split = get_blend_and_blend_per_split(args)
+    return MEAPSFTDatasetConfig(
+        tokenizer=DatasetTokenizer(sidecars[0].tokenizer),
+        sft=sft_config(args, sidecars[0]),
+        random_seed=args.seed,
+        sequence_length=args.seq_length,
+        blend=blend,
+        blend_per_split=blend_per_split,
+        split=args.split,
+        num_dataset_builder_threads=args.num_dataset_builder_threads,
+        path_to_cache=path_to_cache,
+        mid_level_dataset_surplus=args.mid_level_dataset_surplus,
+    )
+
+
+def check(args: Any) -> None:
+    """Refuse what packed segments cannot be combined with.
+
+    Raises:
+        UserError: naming the flag, the rule and the way out.
+    """
+    if args.context_parallel_size > 1:
+        raise UserError(
+            f"context_parallel_size={args.context_parallel_size}: packed fine-tuning rows are not cut for context "
+            "parallel yet; set it to 1 and use tensor and pipeline parallel"
+        )
+    if args.reset_attention_mask or args.reset_position_ids or args.eod_mask_loss:
+        raise UserError(
+            "reset_attention_mask, reset_position_ids and eod_mask_loss are for pre-training; packed rows carry their "
+            "own segment bounds, positions and loss: leave them out"
+        )
+    if args.dataloader_type == "cyclic":
+        raise UserError("dataloader_type=cyclic: the rows are shuffled per epoch already; use single")
+    if args.meap_sft_loss == "microbatch_mean" and args.calculate_per_token_loss:
+        raise UserError("calculate_per_token_loss contradicts meap_sft_loss=microbatch_mean; leave one out")
+
+
+def steps_for(epochs: float, *, rows_per_epoch: int, global_batch_size: int) -> int:
+    """Return the optimizer steps that read `epochs` passes of `rows_per_epoch` rows, rounded up."""
+    return max(1, math.ceil(epochs * rows_per_epoch / global_batch_size))
