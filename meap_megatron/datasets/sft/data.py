@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from meap_megatron import _C
 from meap_megatron.corpus.header import read_header
 from meap_megatron.corpus.indexed import IndexedReader, open_pair
-from meap_megatron.corpus.sidecar import Sidecar, bin_path, check_prefix, idx_path
+from meap_megatron.corpus.sidecar import Sidecar, check_prefix, idx_path, roles_prefix
 from meap_megatron.datasets.sft.config import SFTConfig
 from meap_megatron.errors import UserError
 
@@ -59,11 +59,6 @@ class SFTData(Conversations):
         return open_sft, (self.prefix,)
 
 
-def roles_prefix(prefix: str) -> str:
-    """Return the prefix of the roles."""
-    return f"{prefix}.roles"
-
-
 def check_sft(prefix: str) -> Sidecar:
     """Check cheaply that a prefix holds complete fine-tuning data, and return its sidecar.
 
@@ -74,16 +69,10 @@ def check_sft(prefix: str) -> Sidecar:
     if sidecar.kind != "sft":
         raise UserError(f"{prefix} holds {sidecar.kind!r} data; fine-tuning reads data of 'meap preprocess sft'")
     header, roles = read_header(idx_path(prefix)), read_header(idx_path(roles_prefix(prefix)))
-    path = bin_path(roles_prefix(prefix))
     if roles.dtype != "uint8" or roles.num_sequences != header.num_sequences:
         raise UserError(
             f"{idx_path(roles_prefix(prefix))} holds {roles.num_sequences:,} sequences of {roles.dtype}, "
             f"{idx_path(prefix)} has {header.num_sequences:,}: the roles are of other data; make the data again"
-        )
-    if not path.is_file() or path.stat().st_size != sidecar.num_tokens:
-        raise UserError(
-            f"{path} must have one byte for each of the {sidecar.num_tokens:,} tokens of {prefix}: "
-            "it is missing, was truncated or belongs to other data; copy or make the data again"
         )
     if header.num_sequences > MAX_CONVERSATIONS:
         raise UserError(f"{prefix} has {header.num_sequences:,} conversations; {MAX_CONVERSATIONS:,} are possible")

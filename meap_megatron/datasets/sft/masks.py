@@ -5,7 +5,7 @@ The byte that stands beside each token:
     0       prompt (BOS, template, system, user): never trained
     1       answer: trained in the original, may be masked in the copy
     2       what closes an answer: trained in the original, never masked, not trained in the copy
-    3       answer that must not be masked (too short by the rule of words)
+    3       answer that must not be masked (too few words)
     64 + n  as 2, where truncation cut an answer that had n tokens (191: that many or more)
 
 An answer is a run of 1 or of 3. An answer with more than `min_answer_tokens` tokens, before truncation where that is
@@ -20,9 +20,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from meap_megatron.corpus.sft.roles import ANSWER, UNMASKED
 from meap_megatron.masking.reference import choose_sorted, mask_key, word_stream
 
-PROMPT, ANSWER, END, SHORT_ANSWER, CUT = 0, 1, 2, 3, 64
+CUT = 64
+"""Least byte of a last token where truncation cut an answer."""
 ANSWER_STREAM = 2
 """Stream of a conversation's first answer; 0 and 1 are those of pre-training."""
 
@@ -46,7 +48,7 @@ def answers(roles: NDArray[np.uint8]) -> list[Answer]:
     found: list[Answer] = []
     edges = [0, *(np.flatnonzero(roles[1:] != roles[:-1]) + 1).tolist(), len(roles)]
     for start, stop in zip(edges[:-1], edges[1:], strict=True):
-        if start < stop and roles[start] in (ANSWER, SHORT_ANSWER):
+        if start < stop and roles[start] in (ANSWER, UNMASKED):
             is_cut = stop < len(roles) and roles[stop] >= CUT
             num_tokens = max(stop - start, int(roles[stop]) - CUT) if is_cut else stop - start
             found.append(Answer(len(found), start, stop, num_tokens, bool(roles[start] == ANSWER)))

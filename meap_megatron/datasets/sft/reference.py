@@ -13,9 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from meap_megatron.corpus.sft.roles import ANSWER, PROMPT, UNMASKED
 from meap_megatron.datasets.sft.config import SFTConfig
 from meap_megatron.datasets.sft.data import Conversations
-from meap_megatron.datasets.sft.masks import ANSWER, PROMPT, SHORT_ANSWER, masked_answers
+from meap_megatron.datasets.sft.masks import masked_answers
 
 ORIGINAL, COPY, JOINED = 0, 1, 2
 """Kinds of segments. An item is `4 * conversation + kind` in a uint32."""
@@ -156,7 +157,7 @@ def segment(
         masked = positions(conversation)
         hidden, is_masked = ids.copy(), np.zeros(len(ids), dtype=np.bool_)
         hidden[masked], is_masked[masked] = config.mask_id, True
-        is_answer = (roles == ANSWER) | (roles == SHORT_ANSWER)
+        is_answer = (roles == ANSWER) | (roles == UNMASKED)
         copy = (hidden, ids, is_answer if config.loss_on_copy == "all_answer" else is_masked)
         inputs, targets, trained = copy
         if kind == JOINED:
