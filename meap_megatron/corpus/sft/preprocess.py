@@ -106,7 +106,7 @@ class SftWork(Work[SftResult]):
         config = self.config
         spec = RendererSpec(
             tokenizer=str(folder / "tokenizer"),
-            template=config.template,
+            template=self.fitted.template,
             template_text=self.fitted.template_text,
             bos_id=self.bos_id,
             eos_id=self.tokenizer.info.eos_id,

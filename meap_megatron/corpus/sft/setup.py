@@ -7,7 +7,7 @@ from pathlib import Path
 
 from meap_megatron.corpus.sft.pieces import Specials, template_specials
 from meap_megatron.corpus.sft.render import Renderer, RenderOptions, TemplateRenderer
-from meap_megatron.corpus.sft.templates import TEMPLATES, TOKENIZER
+from meap_megatron.corpus.sft.templates import TEMPLATES, TOKENIZER, Template, template_for
 from meap_megatron.corpus.tokenizer import CorpusTokenizer
 from meap_megatron.errors import UserError
 
@@ -18,7 +18,7 @@ class RendererSpec:
 
     Attributes:
         tokenizer: folder of the extended tokenizer.
-        template: name of the template.
+        template: the template, None for the tokenizer's own.
         template_text: its strings, or the source of the chat template.
         bos_id: opens the first turn, or None.
         eos_id: closes an answer, unless the template has an end of its own.
@@ -26,7 +26,7 @@ class RendererSpec:
     """
 
     tokenizer: str
-    template: str
+    template: Template | None
     template_text: str
     bos_id: int | None
     eos_id: int | None
@@ -34,12 +34,13 @@ class RendererSpec:
 
     def load(self) -> Renderer:
         """Make the renderer."""
-        if self.template == TOKENIZER:
+        if self.template is None:
             from meap_megatron.corpus.sft.chat import ChatRenderer
 
             return ChatRenderer(self.tokenizer, self.specials, options=self.options)
-        template = TEMPLATES[self.template]
-        return TemplateRenderer(template, self.specials, bos_id=self.bos_id, eos_id=self.eos_id, options=self.options)
+        return TemplateRenderer(
+            self.template, self.specials, bos_id=self.bos_id, eos_id=self.eos_id, options=self.options
+        )
 
     def definition(self) -> str:
         """Return the tokenizer.json in which the special tokens are plain text."""
@@ -61,6 +62,7 @@ class Fitted:
     """A template checked against a tokenizer.
 
     Attributes:
+        template: the template, None for the tokenizer's own.
         template_text: its strings, or the source of the chat template.
         fingerprint: SHA-256 (hex) of them.
         definition: tokenizer.json in which the template's special tokens are plain text.
@@ -69,6 +71,7 @@ class Fitted:
         missing: tokens of the template that the tokenizer lacks.
     """
 
+    template: Template | None
     template_text: str
     fingerprint: str
     definition: str
@@ -90,6 +93,7 @@ def fit_template(name: str, tokenizer: CorpusTokenizer, *, source: str) -> Fitte
     """
     eos_id = tokenizer.info.eos_id
     missing: tuple[str, ...] = ()
+    template: Template | None = None
     if name == TOKENIZER:
         text = chat_template(tokenizer)
         if text is None:
@@ -101,8 +105,8 @@ def fit_template(name: str, tokenizer: CorpusTokenizer, *, source: str) -> Fitte
         fingerprint = hashlib.sha256(text.encode("utf-8")).hexdigest()
         end_id = eos_id
     else:
-        template = TEMPLATES[name]
-        text = template.opening + template.separator + (template.end or "")
+        template = template_for(name, template_specials(tokenizer.definition, "")[1].tokens)
+        text = template.text
         definition, specials = template_specials(tokenizer.definition, text)
         fingerprint = template.fingerprint
         if template.end is None and eos_id is None:
@@ -116,6 +120,7 @@ def fit_template(name: str, tokenizer: CorpusTokenizer, *, source: str) -> Fitte
     # The unknown token is special but not among these: a text may give it.
     special_ids = {*tokenizer.special_ids, *(t.token_id for t in specials.tokens.values() if t.text in text)}
     return Fitted(
+        template=template,
         template_text=text,
         fingerprint=fingerprint,
         definition=definition,

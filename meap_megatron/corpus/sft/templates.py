@@ -14,6 +14,7 @@ the models of that name were published with.
 import dataclasses
 import hashlib
 import json
+from collections.abc import Container
 
 from meap_megatron.corpus.sft.records import STANFORD_ORDER, STANFORD_TASK
 
@@ -45,6 +46,11 @@ class Template:
     def fingerprint(self) -> str:
         """SHA-256 (hex) over the strings."""
         return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def text(self) -> str:
+        """All strings that the template writes."""
+        return self.opening + self.separator + (self.end or "")
 
 
 LLAMA3 = (
@@ -91,3 +97,17 @@ TEMPLATES: dict[str, Template] = {
         system=STANFORD_TASK + STANFORD_ORDER,
     ),
 }
+# Later Mistral tokenizers have these marks as tokens, without spaces around them, and then one for the system prompt.
+MISTRAL_TOKENS = Template(
+    opening="[INST]{system}\n\n{query}[/INST]", prompt="[INST]{query}[/INST]", separator="", system=""
+)
+MISTRAL_SYSTEM = dataclasses.replace(
+    MISTRAL_TOKENS, opening="[SYSTEM_PROMPT]{system}[/SYSTEM_PROMPT][INST]{query}[/INST]"
+)
+
+
+def template_for(name: str, tokens: Container[str]) -> Template:
+    """Return the template of a name as a tokenizer with these special tokens writes it."""
+    if name == "mistral" and "[INST]" in tokens:
+        return MISTRAL_SYSTEM if "[SYSTEM_PROMPT]" in tokens else MISTRAL_TOKENS
+    return TEMPLATES[name]

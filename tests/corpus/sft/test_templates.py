@@ -151,6 +151,39 @@ def test_the_other_templates(tmp_path: Path, chat_words: Path, template: str) ->
     assert make(tmp_path, chat_words, [sharegpt("q", "a", "r", "b")], template=template) == [OTHERS[template]]
 
 
+@pytest.mark.parametrize(
+    ("version", "system"),
+    [
+        ("tokenizer.model.v1", "Be kind."),
+        ("mistral_instruct_tokenizer_240323.model.v3", None),
+        ("mistral_instruct_tokenizer_241114.model.v7", "Be kind."),
+    ],
+)
+def test_mistral_rows_are_those_of_mistral_s_own_library(tmp_path: Path, version: str, system: str | None) -> None:
+    import mistral_common
+    from mistral_common.protocol.instruct.messages import AssistantMessage, SystemMessage, UserMessage
+    from mistral_common.protocol.instruct.request import ChatCompletionRequest
+    from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+
+    model = Path(mistral_common.__file__).parent / "data" / version
+    data = messages("Explain sys.exit", "Return now. é", "And more?", "No.", system=system)
+    preprocess_sft(
+        config(
+            write_rows(tmp_path / "in.jsonl", [data]),
+            tmp_path / "out",
+            model,
+            template="mistral",
+            workers=1,
+            encoder="tokenizers",
+        )
+    )
+    kinds = {"system": SystemMessage, "user": UserMessage, "assistant": AssistantMessage}
+    chat = [kinds[message["role"]](content=message["content"]) for message in data["messages"]]
+    reference = MistralTokenizer.from_file(str(model))
+    request = reference._instruct_request_normalizer.from_chat_completion_request(ChatCompletionRequest(messages=chat))
+    assert rows(tmp_path / "out")[0][0] == reference.instruct_tokenizer.encode_instruct(request).tokens
+
+
 def test_the_official_strings() -> None:
     llama3 = TEMPLATES["llama3"]
     assert llama3.opening.format(system=llama3.system, query="Q") == (
