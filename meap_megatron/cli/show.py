@@ -41,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1234, help="the run's seed: data order and masks (default: 1234)")
     parser.add_argument("--mask-seed", type=int, help="seed of the masks, if it is not --seed")
     parser.add_argument("--global-batch-size", type=int, help="samples per step, with strategy official51")
-    parser.add_argument("--split", default="999,1,0", help="train, valid and test share (default: 999,1,0)")
+    parser.add_argument(
+        "--split", default="100,0,0", help="train, valid and test share, as the run has it (default: 100,0,0)"
+    )
     parser.add_argument("--of", choices=SPLITS, default="train", help="which split (default: train)")
     parser.add_argument("--num-samples", type=int, help="samples that the run draws, if more than one epoch")
     parser.add_argument("--start", type=int, default=0, help="first position to print (default: 0)")

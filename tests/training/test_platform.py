@@ -15,8 +15,8 @@ FLAGS = (
     "--num-layers 2 --hidden-size 32 --num-attention-heads 4 --ffn-hidden-size 64 --swiglu --disable-bias-linear "
     "--normalization RMSNorm --position-embedding-type rope --untie-embeddings-and-output-weights --seq-length 32 "
     "--max-position-embeddings 32 --micro-batch-size 2 --global-batch-size 4 --train-iters 2 --lr 1e-3 "
-    "--eval-iters 0 --eval-interval 9 --tokenizer-type NullTokenizer --vocab-size 128 --mock-data --hidden-dropout 0 --attention-dropout 0 "
-    "--meap-device cpu"
+    "--eval-iters 0 --eval-interval 9 --tokenizer-type NullTokenizer --vocab-size 128 --mock-data "
+    "--hidden-dropout 0 --attention-dropout 0 --meap-device cpu"
 ).split()
 
 HIDE_TRITON = """
