@@ -1,5 +1,6 @@
 """Pieces to ids and roles: the runs of a whole batch of rows are encoded together."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,13 @@ class PieceEncoder:
     def __init__(self, name: str, definition: str) -> None:
         inner = inner_definition(definition)
         self._definitions = {True: definition, False: inner}
-        self._encoders: dict[bool, Encoder] = {True: make_encoder(name, definition)}
-        self._encoders[False] = self._encoders[True] if inner == definition else make_encoder(name, inner)
-        self._checks = {
-            first: SpotCheck(encoder, self._definitions[first]) for first, encoder in self._encoders.items()
-        }
+        encoder = make_encoder(name, definition)
+        self._encoders: dict[bool, Encoder] = {True: encoder, False: encoder}
+        check = SpotCheck(encoder, definition)
+        self._checks = {True: check, False: check}
+        if inner != definition:
+            self._encoders[False] = make_encoder(name, inner)
+            self._checks[False] = SpotCheck(self._encoders[False], inner)
         self._aligned: dict[bool, Any] = {}
 
     def encode(self, rows: list[list[Piece]]) -> tuple[list[Row], int]:
@@ -56,21 +59,25 @@ class PieceEncoder:
 
     def _join(self, row: list[Piece], found: dict[tuple[bool, str], NDArray[np.uint32]]) -> Row:
         ids: list[NDArray[np.uint32]] = []
-        roles: list[NDArray[np.uint8]] = []
+        roles: list[int] = []  # of each array, or of each token of a run that holds several
+        repeats: list[int] = []
         for piece in row:
             if isinstance(piece, Known):
-                ids.append(np.array([piece.token_id], dtype=np.uint32))
-                roles.append(np.array([piece.role], dtype=np.uint8))
+                ids.append(_single(piece.token_id))
+                roles.append(piece.role)
+                repeats.append(1)
             elif len(piece.roles) == 1:
                 ids.append(found[piece.first, piece.text])
-                roles.append(np.full(len(ids[-1]), piece.roles[0][1], dtype=np.uint8))
+                roles.append(piece.roles[0][1])
+                repeats.append(len(ids[-1]))
             else:
                 some_ids, some_roles = self._align(piece)
                 ids.append(some_ids)
-                roles.append(some_roles)
-        return np.concatenate(ids, dtype=np.uint32), np.concatenate(roles, dtype=np.uint8)
+                roles += some_roles
+                repeats += [1] * len(some_roles)
+        return np.concatenate(ids, dtype=np.uint32), np.repeat(np.array(roles, dtype=np.uint8), repeats)
 
-    def _align(self, run: Run) -> Row:
+    def _align(self, run: Run) -> tuple[NDArray[np.uint32], list[int]]:
         """Encode a run of several roles by the reference, which tells the characters of each token."""
         from tokenizers import Tokenizer
 
@@ -78,13 +85,16 @@ class PieceEncoder:
             self._aligned[run.first] = Tokenizer.from_str(self._definitions[run.first])
             self._aligned[run.first].encode_special_tokens = True
         encoding = self._aligned[run.first].encode(run.text, add_special_tokens=False)
-        characters = np.empty(len(run.text), dtype=np.uint8)
-        start = 0
+        characters = bytearray()
         for stop, role in run.roles:
-            characters[start:stop] = role
-            start = stop
-        roles = np.empty(len(encoding.ids), dtype=np.uint8)
-        for number, (start, stop) in enumerate(encoding.offsets):
-            held = set(characters[min(start, len(characters) - 1) : max(stop, start + 1)].tolist())
-            roles[number] = next(role for role in PRECEDENCE if role in held)
+            characters += bytes([role]) * (stop - len(characters))
+        roles = []
+        for start, stop in encoding.offsets:
+            held = characters[min(start, len(characters) - 1) : max(stop, start + 1)]
+            roles.append(next(role for role in PRECEDENCE if role in held))
         return np.array(encoding.ids, dtype=np.uint32), roles
+
+
+@functools.cache
+def _single(token_id: int) -> NDArray[np.uint32]:
+    return np.array([token_id], dtype=np.uint32)

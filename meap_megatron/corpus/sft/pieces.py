@@ -111,6 +111,11 @@ class PieceBuilder:
     def _flush(self) -> None:
         if not self._spans:
             return
+        if len(self._spans) == 1:
+            ((text, role),) = self._spans
+            self.pieces.append(Run(text=text, first=self._first, roles=((len(text), role),)))
+            self._spans, self._first = [], False
+            return
         roles: list[tuple[int, int]] = []
         stop = 0
         for text, role in self._spans:

@@ -246,3 +246,14 @@ def test_the_trained_spans_decode_to_the_answers(
         decoded = [tokenizer.decode(span, skip_special_tokens=False) for span in spans]
         assert decoded == [answer for _, answer in dialogue if answer]
         assert sum(a == 2 and b != 2 for a, b in zip(roles, [*roles[1:], 0], strict=True)) == len(dialogue)
+
+
+def test_a_part_without_rows_is_a_dataset_that_merges(tmp_path: Path, chat_words: Path) -> None:
+    source = write_alpaca(tmp_path / "in.json", tuple(SOME[:2]))
+    preprocess_sft(config(source, tmp_path / "whole", chat_words))
+    for index in range(3):
+        preprocess_sft(config(source, tmp_path / "x", chat_words, shard=(index, 3), shard_bytes=10**6))
+    assert all(check.passed for check in verify(tmp_path / "x.shard-0-of-3"))
+    merge(tmp_path / "out", sorted(map(str, tmp_path.glob("x.shard-*"))))
+    assert rows(tmp_path / "out") == rows(tmp_path / "whole")
+    assert check_prefix(tmp_path / "out").content_hash == check_prefix(tmp_path / "whole").content_hash
