@@ -98,6 +98,17 @@ def test_epochs_are_the_same_however_many_follow(tools):
     assert any(not torch.equal(one[i]["tokens"], three[len(one) + i]["tokens"]) for i in range(len(one)))
 
 
+def test_long_segments_do_not_come_first_in_an_epoch(tools):
+    """Packing fills rows from the longest segment down; read in that order, an epoch would be a curriculum."""
+    dataset = tools.train(tools.write(alpaca_like(400)))
+    longest = [int(dataset[i]["cu_seqlens"][1]) for i in range(len(dataset))]
+    first, second = longest[: len(longest) // 2], longest[len(longest) // 2 :]
+    assert abs(np.mean(first) - np.mean(second)) < 0.25 * np.mean(longest)
+    in_order = tools.train(dataset.dataset.prefix, sft=tools.sft(shuffle=False))
+    sizes = [int(in_order[i]["cu_seqlens"][1]) for i in range(len(in_order))]
+    assert sizes == sorted(sizes, reverse=True)
+
+
 def copies(dataset, first: int, stop: int) -> dict[tuple, list]:
     """Return labels -> tokens of the masked copies in some rows."""
     found = {}
