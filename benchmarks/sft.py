@@ -13,7 +13,7 @@ Two questions, each a table:
 
 One process, one thread. Contestants take turns; figures are medians over rounds. The last line is one JSON document.
 
-    python benchmarks/sft.py            about a minute
+    python benchmarks/sft.py            about half a minute
     python benchmarks/sft.py --quick    for tests: the figures mean nothing
 """
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from meap_megatron import _C
 from meap_megatron.datasets.sft import reference
+from meap_megatron.datasets.sft.data import Conversations
 from meap_megatron.datasets.sft.masks import CUT, answers, masked_positions
 from meap_megatron.datasets.sft.packing import find_items
 from tests.datasets.sft.conftest import MASK, Tools
@@ -221,6 +222,43 @@ def test_a_length_that_fits_no_row_is_refused():
     for wrong in (0, 11):
         with pytest.raises(ValueError, match="not in 1..capacity"):
             _C.sft_pack(np.array([3, wrong], dtype=np.int32), 10, 5)
+
+
+def numbers(line: str) -> list[int]:
+    return [99 if word == "M" else int(word) for word in line.split() if word != "|"]
+
+
+def test_the_rows_drawn_in_the_readme(tools):
+    talks = [
+        ([1, 11, 12, 13, 14, 15, 16, 2], [0, 0, 0, 1, 1, 1, 1, 2]),
+        ([1, 17, 18, 2], [0, 0, 1, 2]),
+    ]
+    data = Conversations(
+        ids=[np.array(ids, dtype=np.int32) for ids, _ in talks], roles=[np.array(r, dtype=np.uint8) for _, r in talks]
+    )
+    row = reference.make_row(
+        data,
+        np.array([0, 1, 4], dtype=np.uint32),
+        config=tools.sft(mask_id=99),
+        sequence_length=20,
+        positions=lambda conversation: np.array([4, 6]),
+    )
+    assert row.tokens.tolist() == numbers("1 11 12 13 14 15 16 |  1 11 12 13  M 15  M |  1 17 18 |  0  0  0")
+    assert row.labels.tolist() == numbers("11 12 13 14 15 16  2 | 11 12 13 14 15 16  2 | 17 18  2 |  0  0  0")
+    assert row.loss_mask.tolist() == numbers("0  0  1  1  1  1  1 |  0  0  0  1  0  1  0 |  0  1  1 |  0  0  0")
+    assert row.position_ids.tolist() == numbers("0 1 2 3 4 5 6 | 0 1 2 3 4 5 6 | 0 1 2 | 0 1 2")
+    assert row.cu_seqlens.tolist() == [0, 7, 14, 17] + [20] * 17
+    assert row.max_seqlen == 7
+    pair = reference.make_row(
+        data,
+        np.array([2], dtype=np.uint32),
+        config=tools.sft(mask_id=99, layout="concat"),
+        sequence_length=15,
+        positions=lambda conversation: np.array([4, 6]),
+    )
+    assert pair.tokens.tolist() == numbers("1 11 12 13 14 15 16  2  1 11 12 13  M 15  M")
+    assert pair.labels.tolist() == numbers("11 12 13 14 15 16  2  1 11 12 13 14 15 16  2")
+    assert pair.loss_mask.tolist() == numbers("0  0  1  1  1  1  1  0  0  0  0  1  0  1  0")
 
 
 def test_answers_of_a_conversation():
