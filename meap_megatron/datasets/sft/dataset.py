@@ -34,7 +34,7 @@ class MEAPSFTDatasetConfig(BlendedMegatronDatasetConfig):
     """Megatron's configuration and what the rows hold.
 
     Raises:
-        UserError: no `sft`, or sampler `official` with a blend.
+        UserError: no `sft`, or no data.
     """
 
     sft: SFTConfig | None = None

@@ -10,6 +10,7 @@ import torch
 
 from meap_megatron.datasets.sft import packing
 from meap_megatron.datasets.sft.data import open_sft
+from meap_megatron.datasets.sft.dataset import MEAPSFTDatasetConfig
 from meap_megatron.datasets.tokenizer import DatasetTokenizer
 from meap_megatron.errors import RunError, UserError
 from tests.datasets.sft.conftest import alpaca_like, talk
@@ -86,6 +87,29 @@ def test_only_settings_that_change_the_rows_change_the_index(tools):
     for number, change in enumerate(other, start=2):
         tools.train(prefix, sft=tools.sft(**change))
         assert len(cached(tools)) == number * len(first), change
+
+
+def test_rank_0_packs_and_the_others_read(tools, monkeypatch):
+    prefix = tools.write(alpaca_like(50))
+    with monkeypatch.context() as rank_1:
+        rank_1.setattr(torch.distributed, "is_initialized", lambda: True)
+        rank_1.setattr(torch.distributed, "get_rank", lambda *_: 1)
+        rank_1.setattr(torch.distributed, "barrier", lambda *_: None)
+        with pytest.raises(RunError, match=r"cache does not hold the index .* set data_cache_path to one that is"):
+            tools.train(prefix)
+        assert not (tools.folder / "cache").exists()
+        rank_1.setattr(torch.distributed, "get_rank", lambda *_: 0)
+        first = tools.train(prefix)
+        rank_1.setattr(torch.distributed, "get_rank", lambda *_: 1)
+        rank_1.setattr(packing._C, "sft_pack", None)
+        assert_same_rows(first, tools.train(prefix))
+
+
+def test_settings_without_rows_or_data_are_refused(tools):
+    with pytest.raises(UserError, match="has no sft"):
+        MEAPSFTDatasetConfig(random_seed=1, sequence_length=8, blend=(["data"], None), split="1,0,0")
+    with pytest.raises(UserError, match="no mock data"):
+        MEAPSFTDatasetConfig(random_seed=1, sequence_length=8, sft=tools.sft())
 
 
 def test_official_masks_follow_seed_and_ratio_through_the_cache(tools):
