@@ -152,3 +152,15 @@ def test_a_tokenizer_without_chat_template_is_refused(tmp_path: Path) -> None:
     write_chat_tokenizer(tmp_path / "tok", vocab_size=400)
     with pytest.raises(UserError, match="has no chat template"):
         make(tmp_path, "", [messages("q", "a")])
+
+
+def test_a_row_that_trains_nothing_is_a_bad_row(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"in\.jsonl:1: the row has no token to train"):
+        make(tmp_path, UNCLOSED, [messages("q", "")])
+
+
+def test_an_answer_with_train_false_and_its_end_are_context(tmp_path: Path) -> None:
+    data = messages("q", "a", "r", "b c")
+    data["messages"][1]["train"] = False
+    row = make(tmp_path, CHATML, [data], min_answer_words=2)[0]
+    assert [role for role, _ in by_role(tmp_path, row)] == [0, 3, 2]

@@ -257,3 +257,15 @@ def test_a_part_without_rows_is_a_dataset_that_merges(tmp_path: Path, chat_words
     merge(tmp_path / "out", sorted(map(str, tmp_path.glob("x.shard-*"))))
     assert rows(tmp_path / "out") == rows(tmp_path / "whole")
     assert check_prefix(tmp_path / "out").content_hash == check_prefix(tmp_path / "whole").content_hash
+
+
+def test_resume_does_not_trust_roles_of_another_size(tmp_path: Path, chat_words: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", [*SOME, {"instruction": "no output"}])
+    options: dict[str, Any] = {"shard_bytes": 100, "workers": 1}
+    with pytest.raises(UserError, match="no key 'output'"):
+        preprocess_sft(config(source, tmp_path / "out", chat_words, **options))
+    part = tmp_path / "out.parts" / "part-000000.roles"
+    part.write_bytes(part.read_bytes()[:-1])
+    preprocess_sft(config(source, tmp_path / "out", chat_words, resume=True, max_bad_lines=1, **options))
+    assert all(check.passed for check in verify(tmp_path / "out"))
+    assert len(rows(tmp_path / "out")) == 9
