@@ -1,0 +1,142 @@
+"""Fine-tuning through the real trainer: packed rows equal their segments; no layout or batch shape changes the result."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from meap_megatron.training.launch import rank_environment
+from meap_megatron.training.platform import free_port
+from tests.support.conversations import docstring_rows, write_alpaca, write_chat_tokenizer
+from tests.support.runs import ROOT, TINY, losses, meap, records, train
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sft")]
+
+MODEL = (
+    "--num-layers 4 --hidden-size 64 --num-attention-heads 4 --group-query-attention --num-query-groups 2 "
+    "--ffn-hidden-size 176 --swiglu --disable-bias-linear --normalization RMSNorm --position-embedding-type rope "
+    "--untie-embeddings-and-output-weights --seq-length 512 --max-position-embeddings 512 --micro-batch-size 1 "
+    "--global-batch-size 8 --train-iters 1 --lr 1e-3 --hidden-dropout 0 --attention-dropout 0 --eval-iters 0 "
+    "--make-vocab-size-divisible-by 8 --meap-mask-ratio 0.1 --split 98,2,0"
+).split()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("sft")
+    write_alpaca(root / "alpaca.json", docstring_rows(1500))
+    write_chat_tokenizer(root / "tokenizer")
+    words = [
+        "--tokenizer",
+        root / "tokenizer",
+        "--template",
+        "llama3",
+        "--max-length",
+        "225",
+        "--output",
+        root / "data",
+    ]
+    meap("preprocess", "sft", root / "alpaca.json", *words)
+    tune(root, "init", "train_iters=1", "eval_iters=0")
+    return root
+
+
+def tune(root: Path, name: str, *extra: str) -> Path:
+    settings = [*TINY, "seq_length=224", "max_position_embeddings=224", f"data_path={root / 'data'}"]
+    train("tiny_cpu_sft_meap.yaml", *settings, f"save={root / name}", "train_iters=4", *extra)
+    return root / name
+
+
+@pytest.fixture(scope="module")
+def one_by_one(folder: Path) -> Path:
+    return tune(folder, "one", *start(folder), "micro_batch_size=1")
+
+
+def start(root: Path) -> list[str]:
+    return [f"pretrained_checkpoint={root / 'init'}"]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "layout"),
+    [(1, []), (2, ["--tensor-model-parallel-size", "2"]), (2, ["--pipeline-model-parallel-size", "2"])],
+    ids=["one process", "tp2", "pp2"],
+)
+def test_a_packed_row_equals_its_segments_one_by_one(
+    folder: Path, tmp_path: Path, ranks: int, layout: list[str]
+) -> None:
+    out, port = tmp_path / "out.json", free_port()
+    command = [sys.executable, "-m", "tests.support.packed_rows", str(folder / "data"), str(out), *MODEL, *layout]
+    processes = [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | rank_environment(rank, processes=ranks, port=port),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+    said = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * ranks, said[-1][-3000:]
+    results = json.loads(out.read_text())
+    assert set(results) == {"separate", "concat", "ntp"}
+    for name, result in results.items():
+        assert result["segments"] >= 3
+        assert (result["masked"] > 0) == (name != "ntp")
+        assert result["loss_difference"] < 1e-5
+        assert result["grad_difference"] < 1e-5
+        assert result["microbatch_mean_difference"] < 1e-5
+        # Every token of one segment was changed: no logit of another may move.
+        assert result["leak"] == 0.0
+        assert result["changed"] > 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("eight", ["micro_batch_size=8"]),
+        ("dp2", ["nproc=2", "micro_batch_size=2"]),
+        ("pp4", ["nproc=4", "pipeline_model_parallel_size=4", "micro_batch_size=1"]),
+        ("tp2", ["nproc=2", "tensor_model_parallel_size=2", "sequence_parallel=true", "micro_batch_size=4"]),
+    ],
+)
+def test_the_shape_of_the_batch_and_the_layout_change_nothing(
+    folder: Path, one_by_one: Path, name: str, settings: list[str]
+) -> None:
+    # Rows hold unequal numbers of trained tokens, so a mean of means would differ; with four stages, the middle ones
+    # have to receive the segment bounds.
+    run = tune(folder, name, *start(folder), *settings)
+    for field in ("lm_loss", "masked_loss", "other_loss", "trained_fraction", "grad_norm"):
+        expected = losses(one_by_one, field)
+        assert len(expected) == 4
+        assert losses(run, field) == pytest.approx(expected, rel=1e-5), field
+    validations = [[r["lm_loss"] for r in records(x / "metrics.jsonl", "validation")] for x in (run, one_by_one)]
+    assert validations[0] and validations[0] == pytest.approx(validations[1], rel=1e-5)
+
+
+def test_the_published_mean_of_micro_batches_is_another_gradient(folder: Path, one_by_one: Path) -> None:
+    run = tune(folder, "mean", *start(folder), "micro_batch_size=1", "meap_sft_loss=microbatch_mean", "train_iters=1")
+    assert losses(run)[1] == pytest.approx(losses(one_by_one)[1], rel=1e-6)  # reported over tokens either way
+    assert losses(run, "grad_norm")[1] != pytest.approx(losses(one_by_one, "grad_norm")[1], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["reset_attention_mask=true"], "leave them out"),
+        (["dataloader_type=cyclic"], "use single"),
+        (["seq_length=64"], "--max-length 65"),
+    ],
+)
+def test_what_packed_rows_cannot_be_combined_with_is_refused(
+    folder: Path, tmp_path: Path, settings: list[str], message: str
+) -> None:
+    words = [*TINY, "seq_length=224", "max_position_embeddings=224", f"data_path={folder / 'data'}", "device=cpu"]
+    recipe = ROOT / "examples" / "recipes" / "tiny_cpu_sft_meap.yaml"
+    done = meap("train", recipe, *words, f"save={tmp_path / 'run'}", *settings, check=False)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr and "Traceback" not in done.stderr
