@@ -87,6 +87,12 @@ def add_sft_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--meap-sft-loss-on-copy", choices=("masked", "all_answer"), default="masked", help="trained")
     group.add_argument(
+        "--meap-sft-concat-order",
+        choices=("orig_first", "mask_first"),
+        default="orig_first",
+        help="which half comes first in layout concat",
+    )
+    group.add_argument(
         "--meap-sft-refresh",
         choices=("static", "per_epoch"),
         default="static",
@@ -110,6 +116,9 @@ def add_sft_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("token_mean", "microbatch_mean"),
         default="token_mean",
         help="mean over all trained tokens of the global batch, or the mean of the micro-batches' means (official code)",
+    )
+    group.add_argument(
+        "--meap-epochs", type=float, default=None, help="passes over the fine-tuning data, instead of --train-iters"
     )
 
 

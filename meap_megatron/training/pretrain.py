@@ -6,6 +6,7 @@ takes Megatron's own command line. On a machine without a GPU the flags that a C
 sidecar, tokenizer and vocabulary size need not be given. `main` is what `meap train` calls.
 """
 
+import argparse
 import contextlib
 import io
 import math
@@ -70,7 +71,36 @@ def data_flags(argv: list[str]) -> list[str]:
         flags.append("--dataloader-inter-document-masking")
         if flag_values(argv, "--meap-sft-loss") != ["microbatch_mean"]:
             flags.append("--calculate-per-token-loss")
+    if flag_values(argv, "--meap-epochs"):
+        flags.append(f"--train-iters={steps_of_epochs(argv, sidecars, prefixes)}")
     return flags
+
+
+def steps_of_epochs(argv: list[str], sidecars: list[Sidecar], prefixes: list[str]) -> int:
+    """Return the steps that `--meap-epochs` asks for.
+
+    Raises:
+        UserError: epochs of pre-training data or of a blend; steps and epochs both given; a flag it needs is missing.
+    """
+    from meap_megatron.training import sft
+    from meap_megatron.training.data import is_sft
+
+    if not is_sft(sidecars) or len(prefixes) != 1:
+        raise UserError("meap_epochs counts passes over one fine-tuning dataset; give train_iters instead")
+    if flag_values(argv, "--train-iters"):
+        raise UserError("train_iters and meap_epochs are both given; keep one (train_iters=null drops a recipe's)")
+    parser = add_meap_arguments(argparse.ArgumentParser(allow_abbrev=False))
+    parser.add_argument("--seq-length", type=int)
+    parser.add_argument("--global-batch-size", type=int)
+    parser.add_argument("--split", default="969,30,1")  # Megatron's default
+    parser.add_argument("--seed", type=int, default=1234)
+    args, _ = parser.parse_known_args(argv)
+    for name in ("seq_length", "global_batch_size"):
+        if getattr(args, name) is None:
+            raise UserError(f"meap_epochs needs {name}")
+    if args.meap_epochs <= 0:
+        raise UserError(f"meap_epochs={args.meap_epochs} must be above 0")
+    return sft.epoch_steps(args, sidecars[0], prefixes[0])
 
 
 def tokenizer_flags(argv: list[str], sidecars: list[Sidecar]) -> list[str]:

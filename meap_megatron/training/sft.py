@@ -19,6 +19,7 @@ def sft_config(args: Any, sidecar: Sidecar) -> SFTConfig:
         ratio=args.meap_mask_ratio if masks else 0.1,
         loss_on_original=args.meap_sft_loss_on_original,
         loss_on_copy=args.meap_sft_loss_on_copy,
+        concat_order=args.meap_sft_concat_order,
         refresh=args.meap_sft_refresh,
         seed=args.seed if args.meap_mask_seed is None else args.meap_mask_seed,
         sampler=args.meap_sft_sampler,
@@ -70,6 +71,36 @@ def check(args: Any) -> None:
         raise UserError("dataloader_type=cyclic: the rows are shuffled per epoch already; use single")
     if args.meap_sft_loss == "microbatch_mean" and args.calculate_per_token_loss:
         raise UserError("calculate_per_token_loss contradicts meap_sft_loss=microbatch_mean; leave one out")
+
+
+def epoch_steps(args: Any, sidecar: Sidecar, prefix: str) -> int:
+    """Return the optimizer steps of `--meap-epochs` passes over the train split.
+
+    An epoch is counted in rows of the first one: packing differs a little from epoch to epoch.
+
+    Args:
+        args: with the `meap_*` fields, `seq_length`, `global_batch_size`, `split`, `seed`.
+        sidecar: of `prefix`.
+        prefix: of the data.
+    """
+    import numpy as np
+
+    from meap_megatron.datasets.sft.data import open_sft
+    from meap_megatron.datasets.sft.packing import build_index
+
+    data = open_sft(prefix)
+    shares = [float(share) for share in args.split.split(",")]
+    conversations = np.arange(round(len(data) * shares[0] / sum(shares)), dtype=np.int32)
+    _, summary = build_index(
+        data,
+        conversations,
+        config=sft_config(args, sidecar),
+        sequence_length=args.seq_length,
+        num_rows=None,
+        order_seed=args.seed,
+    )
+    rows = int(summary["rows_per_epoch"])
+    return steps_for(args.meap_epochs, rows_per_epoch=rows, global_batch_size=args.global_batch_size)
 
 
 def steps_for(epochs: float, *, rows_per_epoch: int, global_batch_size: int) -> int:
