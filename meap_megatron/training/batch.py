@@ -22,6 +22,8 @@ from megatron.core.utils import (
 )
 
 FIELDS = ("tokens", "labels", "loss_mask", "position_ids", "attention_mask", "cu_seqlens", "max_seqlen")
+UNUSED_FIELDS = ("cu_seqlens_padded", "local_cp_size")
+"""Read by Megatron's broadcast with context parallel, and not used here."""
 MASKED = 2.0
 """What a masked position adds to its entry of the encoded loss mask."""
 
@@ -135,7 +137,7 @@ def get_batch(
     nothing = dict.fromkeys(FIELDS)
     if not stage_needs_data(args, vp_stage):
         return Batch(**{k: nothing.get(k) for k in Batch.__annotations__})
-    raw: dict[str, Any] = dict(nothing)
+    raw: dict[str, Any] = nothing | dict.fromkeys(UNUSED_FIELDS)
     if mpu.get_tensor_model_parallel_rank() == 0:
         assert iterator is not None
         sample = next(iterator)

@@ -71,7 +71,8 @@ def launch(argv: list[str], *, nproc: int, device: str) -> int:
     environ = os.environ
     argv = [*argv, f"--meap-device={device}"]
     platform.set_thread_policy()
-    if "SLURM_PROCID" in environ and int(environ.get("SLURM_NTASKS", "1")) > 1 and "RANK" not in environ:
+    # SLURM_STEP_ID tells a task of srun from the batch script itself, which has a SLURM_PROCID too.
+    if "SLURM_STEP_ID" in environ and int(environ.get("SLURM_NTASKS", "1")) > 1 and "RANK" not in environ:
         if nproc > 1:
             raise UserError(f"nproc={nproc} inside srun with {environ['SLURM_NTASKS']} tasks; leave nproc out")
         host = first_slurm_host(environ.get("SLURM_STEP_NODELIST") or environ["SLURM_JOB_NODELIST"])

@@ -184,12 +184,13 @@ class RunMetrics:
         if self.inner is not None:
             self.inner.flush()
 
-    def close(self) -> None:
-        """Write the "end" record and close the file and the real writer."""
+    def close(self, *, failed: bool = False) -> None:
+        """Write the "end" record, unless the run failed, and close the file and the real writer."""
         if self.record:
             self.end_step()
         self.end_validation()
-        self.write({"event": "end", "step": self.last_step, "seconds": self.clock() - self.began})
+        if not failed:
+            self.write({"event": "end", "step": self.last_step, "seconds": self.clock() - self.began})
         if self.file is not None:
             self.file.close()
             self.file = None

@@ -192,4 +192,6 @@ def flags_for(device: str, given: list[str]) -> list[str]:
             if not is_importable("fused_weight_gradient_mlp_cuda"):
                 # Apex's kernel; without it Megatron stops with an import error in the first backward pass.
                 wanted.append("--no-gradient-accumulation-fusion")
+            if not is_importable("scaled_masked_softmax_cuda"):
+                wanted.append("--no-masked-softmax-fusion")
     return [flag for flag in wanted if flag.split("=", 1)[0] not in present]

@@ -239,8 +239,15 @@ def run(argv: list[str], screen: TextIO) -> None:
     forward_step = reporter.timed(make_forward_step(args, mask_token_id=mask_token_id))
     try:
         pretrain(container, provider, ModelType.encoder_or_decoder, forward_step)
-    finally:
-        reporter.close()
+    except SystemExit:  # how Megatron ends at a signal, a time limit or --exit-interval
+        reporter.close(failed=False)
+        raise
+    except BaseException:
+        # A full disk, say: closing must not replace the reason.
+        with contextlib.suppress(OSError):
+            reporter.close(failed=True)
+        raise
+    reporter.close(failed=False)
 
 
 def main(argv: list[str] | None = None) -> int:

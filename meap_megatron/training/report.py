@@ -33,10 +33,10 @@ class Reporter:
 
         return timed_forward_step
 
-    def close(self) -> None:
+    def close(self, *, failed: bool) -> None:
         """Write the last record."""
         if self.metrics is not None:
-            self.metrics.close()
+            self.metrics.close(failed=failed)
             self.metrics = None
 
 
