@@ -9,17 +9,20 @@ import numpy as np
 from meap_megatron.corpus.header import read_header
 from meap_megatron.corpus.indexed import IndexedReader, open_pair
 from meap_megatron.corpus.sft.histogram import BOUNDS, as_table
-from meap_megatron.corpus.sft.roles import UNMASKED
+from meap_megatron.corpus.sft.roles import CUT, UNMASKED
 from meap_megatron.corpus.sidecar import Sidecar, bin_path, idx_path, roles_prefix
 from meap_megatron.errors import UserError
 
 ROWS = 4096  # rows whose roles are looked at together
+KNOWN = f"known are 0 to {UNMASKED}, and from {CUT} where an answer is cut at the end of its row"
 OPTIONS = ("template", "template_fingerprint", "multi_turn", "max_length", "over_long", "min_answer_words")
 Report = Callable[[str, bool, str], bool]  # name, passed, detail; gives back `passed`
 
 
 def check_roles(prefix: str | Path, pair: IndexedReader, sidecar: Sidecar, check: Report) -> None:
     """Check that there is a role for each token, that all are known, and that every row trains something.
+
+    The role of a cut answer is known at the end of a row only.
 
     Args:
         prefix: prefix of the dataset.
@@ -54,11 +57,15 @@ def check_roles(prefix: str | Path, pair: IndexedReader, sidecar: Sidecar, check
         trained = np.add.reduceat(block != 0, starts - starts[0], dtype=np.int64)
         num_trained += int(trained.sum())
         if unknown is None and block.max() > UNMASKED:
-            position = int(starts[0]) + int(np.argmax(block > UNMASKED))
-            unknown = f"role {roles.tokens[position]} at token {position:,}; known are 0 to {UNMASKED}"
+            wrong = block > UNMASKED
+            last = starts - starts[0] + roles.lengths[start : start + len(starts)] - 1
+            wrong[last] &= block[last] < CUT
+            if wrong.any():
+                position = int(starts[0]) + int(np.argmax(wrong))
+                unknown = f"role {roles.tokens[position]} at token {position:,}; {KNOWN}"
         if untrained is None and not trained.all():
             untrained = f"row {start + int(np.argmin(trained)):,} has no token to train"
-    check("roles known", unknown is None, unknown or f"all of 0 to {UNMASKED}")
+    check("roles known", unknown is None, unknown or KNOWN)
     check("rows trained", untrained is None, untrained or "every row trains a token")
     stated = (sidecar.sft or {}).get("num_trained_tokens")
     agree = num_trained == stated

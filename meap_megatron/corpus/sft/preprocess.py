@@ -61,11 +61,6 @@ class SftWork(Work[SftResult]):
                 f"{config.template!r}: encoded as plain text",
                 file=sys.stderr,
             )
-        if config.max_length is not None and config.over_long == "truncate" and self.fitted.end_id is None:
-            raise UserError(
-                f"tokenizer {config.tokenizer} has no EOS token to close a truncated row; name one with --eos-token, "
-                f"or leave long rows out with --over-long drop"
-            )
         self.bos_id = self.tokenizer.info.bos_id if config.add_bos and config.template != TOKENIZER else None
         found = find_inputs(config.inputs)
         self.files = [with_kind(file, as_rows(file)) for file in found]
@@ -122,7 +117,6 @@ class SftWork(Work[SftResult]):
             stanford=config.stanford,
             forbidden_ids=self.fitted.forbidden_ids,
             vocab_size=self.tokenizer.info.vocab_size,
-            end_id=self.fitted.end_id,
             max_length=config.max_length,
             over_long=config.over_long,
             dtype=self.plan["dtype"],

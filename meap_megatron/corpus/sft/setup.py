@@ -67,7 +67,6 @@ class Fitted:
         fingerprint: SHA-256 (hex) of them.
         definition: tokenizer.json in which the template's special tokens are plain text.
         forbidden_ids: ids that no text may give.
-        end_id: closes a truncated row; None if there is no such token.
         missing: tokens of the template that the tokenizer lacks.
     """
 
@@ -76,7 +75,6 @@ class Fitted:
     fingerprint: str
     definition: str
     forbidden_ids: tuple[int, ...]
-    end_id: int | None
     missing: tuple[str, ...]
 
 
@@ -103,7 +101,6 @@ def fit_template(name: str, tokenizer: CorpusTokenizer, *, source: str) -> Fitte
             )
         definition, specials = template_specials(tokenizer.definition, text)
         fingerprint = hashlib.sha256(text.encode("utf-8")).hexdigest()
-        end_id = eos_id
     else:
         template = template_for(name, template_specials(tokenizer.definition, "")[1].tokens)
         text = template.text
@@ -114,8 +111,6 @@ def fit_template(name: str, tokenizer: CorpusTokenizer, *, source: str) -> Fitte
                 f"tokenizer {source} has no EOS token, which closes an answer in the template {name!r}; "
                 f"name one with --eos-token"
             )
-        end = specials.tokens.get(template.end) if template.end else None
-        end_id = end.token_id if end else eos_id
         missing = tuple(marker for marker in template.markers if marker not in specials.tokens)
     # The unknown token is special but not among these: a text may give it.
     special_ids = {*tokenizer.special_ids, *(t.token_id for t in specials.tokens.values() if t.text in text)}
@@ -125,7 +120,6 @@ def fit_template(name: str, tokenizer: CorpusTokenizer, *, source: str) -> Fitte
         fingerprint=fingerprint,
         definition=definition,
         forbidden_ids=tuple(sorted(special_ids)),
-        end_id=end_id,
         missing=missing,
     )
 

@@ -38,7 +38,6 @@ class SftJob:
     stanford: str | None
     forbidden_ids: tuple[int, ...]  # no text may give them
     vocab_size: int
-    end_id: int | None  # closes a truncated row
     max_length: int | None
     over_long: str
     dtype: str
@@ -58,7 +57,7 @@ class SftResult(ShardResult):
     num_empty_answers: int
     empty_answer_place: str | None  # the first
     num_unclosed: int  # trained answers that no end token closes
-    answer_lengths: list[int]  # by the ranges of histogram.BOUNDS
+    answer_lengths: list[int]  # before truncation, by the ranges of histogram.BOUNDS
 
     def files(self, folder: Path, *, dtype: str) -> dict[Path, int]:
         """Return the files of the shard and their sizes in bytes."""
@@ -168,6 +167,7 @@ class _State:
         """Encode and write a batch of rows; a conversation of which one row is bad loses that row only."""
         kept: list[NDArray[np.uint32]] = []
         kept_roles: list[NDArray[np.uint8]] = []
+        lengths: list[NDArray[np.int64]] = []
         rows, num_bytes = self.owner.encoder.encode([pieces for _, pieces in batch])
         for (number, pieces), (ids, roles) in zip(batch, rows, strict=True):
             if reason := self.wrong(pieces, ids, roles):
@@ -179,10 +179,10 @@ class _State:
                 continue
             kept.append(fitted[0])
             kept_roles.append(fitted[1])
+            lengths.append(answer_lengths(roles, before=len(fitted[1])))
             self.num_trained += int(np.count_nonzero(fitted[1]))
         self.writer.add_rows(kept, kept_roles)
         self.counts["kept"] += len(kept)
-        lengths = [answer_lengths(roles) for roles in kept_roles]
         if lengths:
             counted = count_lengths(np.concatenate(lengths))
             self.histogram = [a + b for a, b in zip(self.histogram, counted, strict=True)]
@@ -210,8 +210,7 @@ class _State:
         if self.job.over_long == "drop":
             self.counts["dropped_long"] += 1
             return None
-        assert self.job.end_id is not None, "the plan refuses truncation without an end token"
-        ids, roles = truncate(ids, roles, max_length=limit, end_id=self.job.end_id)
+        ids, roles = truncate(ids, roles, max_length=limit)
         if not np.any(roles != PROMPT):
             self.counts["dropped_untrained"] += 1
             return None

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from meap_megatron.corpus.sft.roles import ANSWER, END, PROMPT, UNMASKED
+from meap_megatron.corpus.sft.roles import ANSWER, CUT, END, PROMPT, UNMASKED
 from meap_megatron.corpus.show import BAR, EDGE, MASKED, OFF, QUIET, fit
 
-ROLE_NAMES = {PROMPT: "prompt", ANSWER: "answer", END: "end", UNMASKED: "answer, never masked"}
+ROLE_NAMES = {PROMPT: "prompt", ANSWER: "answer", END: "end", UNMASKED: "answer, never masked", CUT: "answer (cut)"}
 COLUMNS = ("position", "token", "     id", "role", "trained")
 WIDTHS = (8, 30, 7, 20, 7)
-COLOURS = {PROMPT: QUIET, ANSWER: MASKED, END: EDGE, UNMASKED: MASKED}
+COLOURS = {PROMPT: QUIET, ANSWER: MASKED, END: EDGE, UNMASKED: MASKED, CUT: EDGE}
 
 
 def sft_summary(sft: dict[str, Any]) -> Iterator[str]:
@@ -34,8 +34,9 @@ def sft_summary(sft: dict[str, Any]) -> Iterator[str]:
     table = sft["answer_length_histogram"]
     if not table:
         return
+    uncut = "  (before truncation)" if counts["truncated"] else ""
     yield ""
-    yield f"  {'tokens':>21}  {'answers':>12}"
+    yield f"  {'tokens':>21}  {'answers':>12}{uncut}"
     least, most = 1, max(count for _, count in table)
     for bound, count in table:
         bar = "#" * -(-count * BAR // most)
@@ -57,12 +58,13 @@ def row_table(
     """
     yield "  ".join(fit(name, width) for name, width in zip(COLUMNS, WIDTHS, strict=True)).rstrip()
     for position, (token_id, role) in enumerate(zip(ids, roles, strict=True), start):
-        name = ROLE_NAMES.get(role, f"{role}, unknown")
+        kind = min(role, CUT)
+        name = ROLE_NAMES.get(kind, f"{role}, unknown")
         cells = (f"{position:>8}", text_of(token_id), f"{token_id:>7}", name, "." if role == PROMPT else "trained")
         fitted = [fit(cell, width) for cell, width in zip(cells, WIDTHS, strict=True)]
         if colour:
             fitted[0] = QUIET + fitted[0] + OFF
-            fitted[1] = COLOURS.get(role, "") + fitted[1] + OFF
+            fitted[1] = COLOURS.get(kind, "") + fitted[1] + OFF
         yield "  ".join(fitted).rstrip()
 
 

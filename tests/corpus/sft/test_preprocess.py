@@ -113,6 +113,24 @@ def test_counts_histogram_and_share_stand_in_the_sidecar(tmp_path: Path, chat_wo
     assert sidecar.num_tokens == sum(len(ids) for ids, _ in found)
 
 
+def test_the_histogram_counts_answers_before_truncation_and_trained_tokens_after(
+    tmp_path: Path, chat_words: Path
+) -> None:
+    data = [sharegpt("q", "a " * 60), sharegpt("q", "a " * 8, "r", "b " * 70), sharegpt("q", "a", "r", "b " * 70)]
+    source = write_rows(tmp_path / "in.jsonl", data)
+    sidecar = preprocess_sft(config(source, tmp_path / "out", chat_words, system="be", max_length=32))
+    # 14 tokens precede a first answer and 9 a second one, of which the second row holds nothing.
+    assert [roles[14:] for _, roles in rows(tmp_path / "out")] == [
+        [1] * 17 + [64 + 60],
+        [1] * 8 + [2] + [0] * 9,
+        [1, 2] + [0] * 9 + [1] * 6 + [64 + 70],
+    ]
+    assert sidecar.sft is not None
+    assert sidecar.sft["answer_length_histogram"] == [[5, 1], [10, 1], [25, 0], [50, 0], [100, 2]]
+    assert sidecar.sft["num_trained_tokens"] == 18 + 9 + 2 + 7
+    assert sidecar.sft["counts"]["truncated"] == 3
+
+
 def test_megatron_reads_both_pairs(tmp_path: Path, chat_words: Path) -> None:
     from megatron.core.datasets.indexed_dataset import IndexedDataset
 

@@ -80,9 +80,36 @@ def test_an_answer_with_train_false_is_context_only(tmp_path: Path, chat_words: 
     assert found == (history if multi_turn == "history" else [(f"{LATER} b </s>", "0" * 9 + "12")])
 
 
-def test_an_over_long_answer_is_cut_and_its_end_is_not_trained(tmp_path: Path, chat_words: Path) -> None:
-    found = make(tmp_path, chat_words, [alpaca("q", "a b c a")], max_length=17)
-    assert found == [(f"{SOURCE} a b </s>", "0" * 14 + "110")]
+@pytest.mark.parametrize(
+    ("answer", "told"), [("a b c", 3), ("a b c a", 4), ("a b c " * 63, 189), ("a b c " * 64, 191)]
+)
+def test_a_cut_answer_ends_with_its_own_token_and_its_length(
+    tmp_path: Path, chat_words: Path, answer: str, told: int
+) -> None:
+    found = make(tmp_path, chat_words, [alpaca("q", answer)], max_length=17)
+    assert found == [(f"{SOURCE} a b c", "0" * 14 + f"11{64 + told}")]
+
+
+def test_an_answer_of_few_words_is_cut_as_any_other(tmp_path: Path, chat_words: Path) -> None:
+    found = make(tmp_path, chat_words, [alpaca("q", "a b c a")], max_length=17, min_answer_words=4)
+    assert found == [(f"{SOURCE} a b c", "0" * 14 + "3368")]
+
+
+def test_a_row_may_keep_the_first_token_of_an_answer_only(tmp_path: Path, chat_words: Path) -> None:
+    found = make(tmp_path, chat_words, [alpaca("q", "a b")], max_length=15)
+    assert found == [(f"{SOURCE} a", "0" * 14 + "66")]
+
+
+def test_a_cut_second_answer_tells_its_own_length(tmp_path: Path, chat_words: Path) -> None:
+    found = make(tmp_path, chat_words, [sharegpt("q", "a", "r", "a b c a b")], max_length=28)
+    assert found == [(f"{SOURCE} a </s> {LATER} a b c", "0" * 14 + "12" + "0" * 9 + "1169")]
+
+
+def test_an_answer_that_is_not_learned_is_cut_without_a_trace(tmp_path: Path, chat_words: Path) -> None:
+    data = messages("q", "a", "r", "a b c")
+    data["messages"][3]["train"] = False
+    found = make(tmp_path, chat_words, [data], max_length=27)
+    assert found == [(f"{SOURCE} a </s> {LATER} a b", "0" * 14 + "12" + "0" * 11)]
 
 
 def test_a_row_of_exactly_the_longest_length_is_whole(tmp_path: Path, chat_words: Path) -> None:
@@ -95,9 +122,9 @@ def test_a_cut_right_behind_an_answer_s_end_keeps_that_end_trained(tmp_path: Pat
     assert found == [(f"{SOURCE} a b </s>", "0" * 14 + "112")]
 
 
-def test_a_cut_inside_a_later_prompt_is_closed_and_not_trained(tmp_path: Path, chat_words: Path) -> None:
+def test_a_cut_inside_a_later_prompt_trains_nothing_there(tmp_path: Path, chat_words: Path) -> None:
     found = make(tmp_path, chat_words, [sharegpt("q", "a b", "r", "c")], max_length=20)
-    assert found == [(f"{SOURCE} a b </s> <|eot_id|> <|start_header_id|> </s>", "0" * 14 + "112000")]
+    assert found == [(f"{SOURCE} a b </s> <|eot_id|> <|start_header_id|> user", "0" * 14 + "112000")]
 
 
 def test_an_over_long_prompt_is_dropped_and_counted(tmp_path: Path, chat_words: Path) -> None:

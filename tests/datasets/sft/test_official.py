@@ -44,20 +44,22 @@ CASES: dict[str, list[Turn]] = {
 EVERYTHING = [some for turns in CASES.values() for some in turns]
 
 
-def published_rows(turns: list[Turn]) -> list[tuple[list[int], list[int]]]:
+def published_rows(
+    turns: list[Turn], *, limit: int = LIMIT, eos: int = EOS, mask: int = MASK
+) -> list[tuple[list[int], list[int]]]:
     """Return (ids, labels not shifted) of the rows of these turns, each original before its masked row."""
     generator = random.Random(SEED)
     rows = []
     for prompt, answer in turns:
-        ids, labels = prompt + answer + [EOS], [IGNORED] * len(prompt) + answer + [EOS]
-        if len(ids) > LIMIT:
-            ids, labels = ids[: LIMIT - 1] + [EOS], labels[:LIMIT]
+        ids, labels = prompt + answer + [eos], [IGNORED] * len(prompt) + answer + [eos]
+        if len(ids) > limit:
+            ids, labels = ids[: limit - 1] + [eos], labels[:limit]
         rows.append((ids, labels))
-        kept = (prompt + answer)[: LIMIT - 1]
+        kept = (prompt + answer)[: limit - 1]
         if len(answer) > 50 and len(prompt) < len(kept):  # the published code draws from an empty range and stops
             num_masked = max(1, int((len(kept) - len(prompt)) * 0.10))
             masked = generator.sample(range(len(prompt), len(kept)), num_masked)
-            ids = [MASK if i in masked else token for i, token in enumerate(kept)] + [EOS]
+            ids = [mask if i in masked else token for i, token in enumerate(kept)] + [eos]
             labels = [token if i in masked else IGNORED for i, token in enumerate(kept)] + [IGNORED]
             rows.append((ids, labels))
     return [(ids, labels) for ids, labels in rows if any(label != IGNORED for label in labels)]
