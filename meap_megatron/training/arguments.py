@@ -142,6 +142,12 @@ def check(args: Any) -> None:
             "--meap-mask-strategy official51 numbers its position sets by the order of the samples, which "
             "--dataloader-type cyclic changes; use single"
         )
+    if args.dataloader_inter_document_masking and args.pipeline_model_parallel_size > 1 and args.micro_batch_size > 1:
+        raise UserError(
+            f"--micro-batch-size {args.micro_batch_size} with segments and pipeline parallel: the rows of a micro-batch "
+            "become one long row, whose shape Megatron's pipeline does not expect; set micro_batch_size=1, gradients are "
+            "the same"
+        )
     if args.transformer_impl == "transformer_engine" and args.reset_attention_mask:
         raise UserError(
             "--reset-attention-mask has no effect on Transformer Engine's causal attention, so documents would see "

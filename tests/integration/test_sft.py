@@ -129,6 +129,7 @@ def test_the_published_mean_of_micro_batches_is_another_gradient(folder: Path, o
     [
         (["reset_attention_mask=true"], "leave them out"),
         (["dataloader_type=cyclic"], "use single"),
+        (["nproc=2", "pipeline_model_parallel_size=2"], "set micro_batch_size=1"),
         (["seq_length=64"], "--max-length 65"),
     ],
 )
