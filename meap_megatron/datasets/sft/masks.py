@@ -20,11 +20,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from meap_megatron.corpus.sft.roles import ANSWER, UNMASKED
+from meap_megatron.corpus.sft.roles import ANSWER, CUT, UNMASKED
 from meap_megatron.masking.reference import choose_sorted, mask_key, word_stream
 
-CUT = 64
-"""Least byte of a last token where truncation cut an answer."""
 ANSWER_STREAM = 2
 """Stream of a conversation's first answer; 0 and 1 are those of pre-training."""
 
