@@ -11,7 +11,8 @@ leaves an answer untrained); the first row of each file tells which. Writes PREF
 PREFIX.roles.bin/.idx (one byte per token: 0 prompt, 1 answer, 2 end, 3 answer that is never masked, 64 and more the
 last token of an answer that --max-length cut), PREFIX.tokenizer/ and PREFIX.meap.json. A row begins with BOS and closes
 each answer with the template's end token (chatml: <|im_end|>, tokenizer: what its template puts there, else EOS).
-Special tokens in the texts are plain text, those in the template are ids. An interrupted run goes on with --resume and gives the same bytes.
+Special tokens in the texts are plain text, those in the template are ids. An interrupted run goes
+on with --resume and gives the same bytes.
 
   meap preprocess sft alpaca_data.json --tokenizer llama3/ --output sft/alpaca --max-length 4096
   meap preprocess sft chats.jsonl.zst --tokenizer qwen/ --output sft/chats --template tokenizer
