@@ -64,7 +64,7 @@ def find_verb(words: list[str]) -> tuple[str, list[str]]:
             return verb, words[count:]
     typed = " ".join(words[:2]) if any(v.startswith(words[0] + " ") for v in VERBS) else words[0]
     near = difflib.get_close_matches(typed, VERBS, n=1, cutoff=0.5)
-    hint = f"; did you mean 'meap {near[0]}'?" if near else ""
+    hint = f"; did you mean 'meap {near[0]}'?" if near else "."
     raise UserError(f"there is no verb '{typed}'{hint} Verbs: {', '.join(VERBS)}")
 
 
@@ -76,6 +76,10 @@ def main(argv: list[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(overview())
         return 0
+    family = [verb for verb in VERBS if verb.startswith(words[0] + " ")]
+    if family and words[0] not in VERBS and words[1:] in (["-h"], ["--help"], []):
+        print("\n".join(f"meap {verb}  {SUMMARIES[verb]}" for verb in family))
+        return 0 if words[1:] else 2
     if words[0] == "--version":
         print(f"meap_megatron {__version__}")
         return 0
@@ -86,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
             prog=f"meap {verb}", description=module.HELP, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         module.add_arguments(parser)
-        return int(module.run(parser.parse_args(rest)) or 0)
+        return int(module.run(parser.parse_intermixed_args(rest)) or 0)
     except (UserError, RunError) as error:
         if debug:
             raise

@@ -122,6 +122,13 @@ def add_sft_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def torch_sees_gpu() -> bool:
+    """Tell whether this process runs on a GPU."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def check(args: Any) -> None:
     """Refuse settings that would fail later or silently do something else.
 
@@ -142,6 +149,19 @@ def check(args: Any) -> None:
             "--meap-mask-strategy official51 numbers its position sets by the order of the samples, which "
             "--dataloader-type cyclic changes; use single"
         )
+    if args.mtp_num_layers:
+        raise UserError("--mtp-num-layers: multi-token prediction is not wired into the MEAP step; leave it out")
+    if args.dataloader_inter_document_masking and args.context_parallel_size > 1:
+        raise UserError(
+            "--dataloader-inter-document-masking with context parallel has not been run on any GPU yet and is refused; "
+            "set context_parallel_size=1 or leave inter-document masking out"
+        )
+    if args.meap_device != "cpu" and args.transformer_impl == "local" and torch_sees_gpu():
+        if args.dataloader_inter_document_masking or args.sequence_parallel:
+            raise UserError(
+                "segments and sequence parallel need Transformer Engine on a GPU, and it is not installed (or "
+                "transformer_impl=local was asked for)"
+            )
     if args.dataloader_inter_document_masking and args.pipeline_model_parallel_size > 1 and args.micro_batch_size > 1:
         raise UserError(
             f"--micro-batch-size {args.micro_batch_size} with segments and pipeline parallel: the rows of a micro-batch "

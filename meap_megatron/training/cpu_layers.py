@@ -19,6 +19,16 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from meap_megatron.errors import UserError
 
+UNSUPPORTED = (
+    "num_moe_experts",
+    "multi_latent_attention",
+    "window_size",
+    "layernorm_zero_centered_gamma",
+    "mtp_num_layers",
+    "experimental_attention_variant",
+)
+"""Fields of Megatron's configuration that would change the model and that these layers do not read."""
+
 
 class CpuAttention(MegatronModule):
     """Causal softmax attention; with `packed_seq_params`, causal inside each segment and blind to all others."""
@@ -54,6 +64,7 @@ class CpuAttention(MegatronModule):
         """
         if attention_bias is not None:
             raise UserError("attention bias is not supported on a CPU")
+        dropout = self.config.attention_dropout if self.training else 0.0
         grouped = query.size(-2) != key.size(-2)
         if packed_seq_params is not None:
             # [t, h, d] -> [h, t, d], one kernel call per segment: never t x t
@@ -61,7 +72,13 @@ class CpuAttention(MegatronModule):
             bounds = packed_seq_params.cu_seqlens_q.tolist()
             parts = [
                 F.scaled_dot_product_attention(
-                    q[:, a:b], k[:, a:b], v[:, a:b], is_causal=True, scale=self.softmax_scale, enable_gqa=grouped
+                    q[:, a:b],
+                    k[:, a:b],
+                    v[:, a:b],
+                    dropout_p=dropout,
+                    is_causal=True,
+                    scale=self.softmax_scale,
+                    enable_gqa=grouped,
                 )
                 for a, b in zip(bounds[:-1], bounds[1:], strict=True)
                 if b > a
@@ -71,7 +88,14 @@ class CpuAttention(MegatronModule):
         q, k, v = (x.permute(1, 2, 0, 3) for x in (query, key, value))
         allowed = None if attention_mask is None else ~attention_mask
         out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=allowed, is_causal=allowed is None, scale=self.softmax_scale, enable_gqa=grouped
+            q,
+            k,
+            v,
+            attn_mask=allowed,
+            dropout_p=dropout,
+            is_causal=allowed is None,
+            scale=self.softmax_scale,
+            enable_gqa=grouped,
         )
         return out.permute(2, 0, 1, 3).reshape(s, b, -1)
 
@@ -105,6 +129,11 @@ def block_spec(model_config: Any, vp_stage: int | None = None) -> TransformerBlo
         raise UserError(
             f"normalization={config.normalization}: the CPU layers have RMSNorm only; set normalization=RMSNorm"
         )
+    for name in UNSUPPORTED:
+        if getattr(config, name, None):
+            raise UserError(
+                f"{name}={getattr(config, name)} is not built into the CPU layers; leave it out, or run on GPUs"
+            )
     layer = get_gpt_layer_local_spec(qk_layernorm=config.qk_layernorm, normalization=config.normalization)
     layer.submodules.self_attention.submodules.core_attention = CpuAttention
     layer.submodules.input_layernorm = CpuRMSNorm

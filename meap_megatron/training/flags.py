@@ -6,6 +6,7 @@ takes several seconds, reading the table a few milliseconds.
 
 import argparse
 import json
+import math
 import os
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -53,20 +54,17 @@ class Flag:
         """Return one value as text, checked."""
         if self.choices is not None and str(value) not in self.choices:
             raise UserError(f"{origin}: {name}={value!r} is not one of {', '.join(self.choices)}")
-        if self.type == "int":
-            try:
-                whole = int(value)
-            except (TypeError, ValueError):
-                raise UserError(f"{origin}: {name}={value!r} must be a whole number") from None
-            if isinstance(value, bool) or whole != float(value):
-                raise UserError(f"{origin}: {name}={value!r} must be a whole number")
-            return str(whole)
-        if self.type == "float":
-            try:
-                return repr(float(value))
-            except (TypeError, ValueError):
-                raise UserError(f"{origin}: {name}={value!r} must be a number") from None
-        return str(value)
+        if self.type not in ("int", "float"):
+            return str(value)
+        kind = "a whole number" if self.type == "int" else "a number"
+        try:
+            number = float(value)  # YAML reads 1e3 as text
+        except (TypeError, ValueError):
+            number = math.nan
+        whole = number.is_integer() if math.isfinite(number) else False
+        if isinstance(value, bool) or not math.isfinite(number) or (self.type == "int" and not whole):
+            raise UserError(f"{origin}: {name}={value!r} must be {kind}")
+        return str(int(number)) if self.type == "int" else repr(number)
 
 
 def read_flags() -> dict[str, Flag]:

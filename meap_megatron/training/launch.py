@@ -114,7 +114,11 @@ def run_ranks(argv: list[str], *, processes: int) -> int:
         for rank in range(processes)
     ]
 
+    interrupted: list[int] = []
+
     def pass_on(received: int, frame: object) -> None:
+        if received == signal.SIGINT:
+            interrupted.append(received)
         for process in ranks:
             if process.poll() is None:
                 process.send_signal(received)
@@ -125,6 +129,8 @@ def run_ranks(argv: list[str], *, processes: int) -> int:
         if failed is None:
             return 0
         stop(ranks)
+        if interrupted:
+            raise KeyboardInterrupt
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -126,6 +126,8 @@ class RunMetrics:
         now = self.clock()
         seconds = now - (self.step_began if self.step_began is not None else self.began)
         self.step_began = None
+        # With a tensorboard_log_interval above 1, a record stands for several steps.
+        seconds /= max(1, step - self.last_step)
         self.record = {"event": "step", "step": step, "lm_loss": None, "masked_loss": None, "other_loss": None}
         self.record |= {
             "mask_fraction": 0.0,

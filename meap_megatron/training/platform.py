@@ -187,11 +187,15 @@ def flags_for(device: str, given: list[str]) -> list[str]:
         wanted = list(CPU_FLAGS)
     else:
         wanted = []
-        if not is_importable("transformer_engine"):
+        engine = is_importable("transformer_engine")
+        if not engine:
             wanted += ["--transformer-impl=local", "--no-persist-layer-norm"]
-            if not is_importable("fused_weight_gradient_mlp_cuda"):
-                # Apex's kernel; without it Megatron stops with an import error in the first backward pass.
-                wanted.append("--no-gradient-accumulation-fusion")
             if not is_importable("scaled_masked_softmax_cuda"):
                 wanted.append("--no-masked-softmax-fusion")
+        if not is_importable("fused_weight_gradient_mlp_cuda"):
+            # Apex's kernel. The output layer is Megatron's own with Transformer Engine too, and refuses to be built.
+            wanted.append("--no-gradient-accumulation-fusion")
+        if engine and "--reset-attention-mask" not in present:
+            # A dense mask of sequence x sequence, copied to every rank, that causal attention never reads.
+            wanted.append("--no-create-attention-mask-in-dataloader")
     return [flag for flag in wanted if flag.split("=", 1)[0] not in present]

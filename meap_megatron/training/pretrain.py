@@ -12,6 +12,7 @@ import io
 import math
 import os
 import shutil
+import socket
 import sys
 import traceback
 from collections.abc import Iterator
@@ -61,10 +62,14 @@ def data_flags(argv: list[str]) -> list[str]:
     """Return the flags that follow from the data: vocabulary, and for fine-tuning segments, loss and steps."""
     prefixes = named_prefixes(argv)
     if not prefixes:
+        named = ("--mock-data", "--data-args-path", "--per-split-data-args-path")
+        if not any(word.split("=")[0] in named for word in argv):
+            raise UserError("no training data: give data_path, the prefix that `meap preprocess` wrote")
         return []
     from meap_megatron.training.data import is_sft, read_sidecars
 
     sidecars = read_sidecars(prefixes)
+    check_split(argv, sidecars, prefixes)
     flags = tokenizer_flags(argv, sidecars)
     if is_sft(sidecars):
         # Segments of a packed row must not see each other: Megatron's name for that is inter-document masking.
@@ -74,6 +79,29 @@ def data_flags(argv: list[str]) -> list[str]:
     if flag_values(argv, "--meap-epochs"):
         flags.append(f"--train-iters={steps_of_epochs(argv, sidecars, prefixes)}")
     return flags
+
+
+def check_split(argv: list[str], sidecars: list[Sidecar], prefixes: list[str]) -> None:
+    """Refuse a split so small that it holds no document.
+
+    Raises:
+        UserError: naming the split and the data.
+    """
+    words = flag_values(argv, "--split")
+    if not words or flag_values(argv, "--data-path") == []:
+        return
+    try:
+        shares = [float(share) for share in words[-1].split(",")]
+    except ValueError:
+        raise UserError(f"split={words[-1]} must be three numbers, for example 98,2,0") from None
+    names = ("train", "valid", "test")
+    for prefix, sidecar in zip(prefixes, sidecars, strict=True):
+        for name, share in zip(names, shares, strict=False):
+            if share > 0 and round(sidecar.num_documents * share / sum(shares)) == 0:
+                raise UserError(
+                    f"the {name} split of {prefix} is empty: {sidecar.num_documents:,} documents, split {words[-1]}; give "
+                    "that split a larger share (split=80,20,0), or none (split=100,0,0 with eval_iters=0)"
+                )
 
 
 def steps_of_epochs(argv: list[str], sidecars: list[Sidecar], prefixes: list[str]) -> int:
@@ -113,10 +141,24 @@ def tokenizer_flags(argv: list[str], sidecars: list[Sidecar]) -> list[str]:
     size = max(sidecar.tokenizer.vocab_size for sidecar in sidecars)
     flags = ["--tokenizer-type=NullTokenizer", f"--vocab-size={size}"]
     if not flag_values(argv, "--padded-vocab-size"):
-        multiple = int((flag_values(argv, "--make-vocab-size-divisible-by") or ["128"])[-1])
-        ranks = int((flag_values(argv, "--tensor-model-parallel-size") or ["1"])[-1])
+        multiple = whole_number(argv, "--make-vocab-size-divisible-by", default=128)
+        ranks = whole_number(argv, "--tensor-model-parallel-size", default=1)
         flags.append(f"--padded-vocab-size={padded_rows(size, multiple=multiple, tensor_parallel=ranks)}")
     return flags
+
+
+def whole_number(argv: list[str], flag: str, *, default: int) -> int:
+    """Return the value that a command line gives to a flag.
+
+    Raises:
+        UserError: it is no whole number of at least 1.
+    """
+    words = flag_values(argv, flag)
+    if not words:
+        return default
+    if not words[-1].isdecimal() or int(words[-1]) < 1:
+        raise UserError(f"{flag} {words[-1]} must be a whole number of at least 1")
+    return int(words[-1])
 
 
 def padded_rows(size: int, *, multiple: int, tensor_parallel: int) -> int:
@@ -138,12 +180,17 @@ def output_to(path: Path | None) -> Iterator[TextIO]:
     if path is None:
         yield sys.stdout
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the log {path}: {error.strerror}; set save to a folder that can be written"
+        ) from None
     sys.stdout.flush()
     sys.stderr.flush()
     saved_out, saved_err = os.dup(1), os.dup(2)
     screen = os.fdopen(os.dup(saved_out), "w", buffering=1, encoding="utf-8")
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         os.dup2(log, 1)
         os.dup2(log, 2)
@@ -229,6 +276,8 @@ def run(argv: list[str], screen: TextIO) -> None:
     args.meap_is_sft = data.is_sft(sidecars)
     if args.meap_is_sft:
         sft.check(args)
+    else:
+        sft.check_unused(args)
     data.check_vocabulary(args, sidecars, data.data_prefixes(args) if sidecars else [])
     mask_token_id = data.mask_config(args, sidecars).mask_id if args.meap_mask_ratio > 0 else None
 
@@ -263,7 +312,12 @@ def main(argv: list[str] | None = None) -> int:
         log = log_path(argv)
     except UserError as error:
         return complain(error, rank=rank, debug=debug)
-    with output_to(log) as screen:
+    try:
+        output = contextlib.ExitStack()
+        screen = output.enter_context(output_to(log))
+    except UserError as error:
+        return complain(error, rank=rank, debug=debug)
+    with output:
         try:
             run(argv, screen)
         except (UserError, RunError) as error:
@@ -273,8 +327,19 @@ def main(argv: list[str] | None = None) -> int:
                 raise
             with contextlib.suppress(OSError):
                 traceback.print_exc()
-            failure = RunError(f"rank {rank}: {full_disk(log) or f'{type(error).__name__}: {error}'}\nfull log: {log}")
+            reason = full_disk(log) or other_schedule(error) or f"{type(error).__name__}: {error}"
+            failure = RunError(f"rank {rank}: {reason}\nfull log: {log}")
     return 0 if failure is None else complain(failure, rank=rank, debug=debug)
+
+
+def other_schedule(error: BaseException) -> str | None:
+    """Return what to say if a run goes on with another learning-rate schedule than its checkpoint was made with."""
+    if not (isinstance(error, AssertionError) and "OptimizerParamScheduler" in str(error)):
+        return None
+    return (
+        f"the learning-rate schedule is not the one of the checkpoint ({error}); give the settings of the first run, or "
+        "override_opt_param_scheduler=true to go on with the new schedule"
+    )
 
 
 def full_disk(log: Path) -> str | None:
@@ -289,13 +354,18 @@ def full_disk(log: Path) -> str | None:
 
 
 def complain(failure: UserError | RunError, *, rank: str, debug: bool) -> int:
-    """Say what is wrong, once for all ranks if it is the input that all of them read; return the exit status."""
+    """Say what is wrong, once per machine if it is the input that all ranks read; return the exit status."""
     if debug:
         raise failure
-    if rank == "0" or not isinstance(failure, UserError):
-        print(f"meap: error: {failure}", file=sys.stderr)
+    if os.environ.get("LOCAL_RANK", "0") == "0" or not isinstance(failure, UserError):
+        where = "" if rank == "0" or "rank " in str(failure) else f"rank {rank} on {socket.gethostname()}: "
+        print(f"meap: error: {where}{failure}", file=sys.stderr)
     return failure.exit_status
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        status = main()
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status)

@@ -64,6 +64,7 @@ class Recipe:
         words: list[str] = []
         for key, setting in self.settings.items():
             if key in LAUNCH_KEYS:
+                check_rule(key, setting)
                 continue
             if key not in flags:
                 near = difflib.get_close_matches(key, [*flags, *LAUNCH_KEYS], n=1)
@@ -78,6 +79,10 @@ def check_rule(key: str, setting: Setting) -> None:
     """Refuse counts below one and ratios outside [0, 1), before anything heavy is imported."""
     if key == "meap_mask_ratio" and isinstance(setting.value, int | float) and not 0 <= setting.value < 1:
         raise UserError(f"{setting.origin}: meap_mask_ratio={setting.value} must be in [0, 1); the paper uses 0.15")
+    if key == "nproc" and (not isinstance(setting.value, int) or isinstance(setting.value, bool)):
+        raise UserError(f"{setting.origin}: nproc={setting.value!r} must be a whole number")
+    if key == "lr" and isinstance(setting.value, int | float) and not setting.value > 0:
+        raise UserError(f"{setting.origin}: lr={setting.value} must be above 0")
     least = 0 if key == "nproc" else 1
     if key in AT_LEAST_ONE and isinstance(setting.value, int | float) and setting.value < least:
         raise UserError(f"{setting.origin}: {key}={setting.value} must be at least {least}")

@@ -271,7 +271,7 @@ def install(*, device: str) -> None:
             try:
                 owner, name = redirect.locate()
                 original = getattr(owner, name)
-            except AttributeError:
+            except (AttributeError, ModuleNotFoundError):
                 raise RunError(
                     f"{redirect.target} does not exist in the installed version, but must be replaced ({redirect.why}); "
                     f"tested with megatron-core {', '.join(MEGATRON_VERSIONS)}: install with -c constraints.txt"

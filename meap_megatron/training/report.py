@@ -21,6 +21,9 @@ class Reporter:
             from megatron.training import global_vars
 
             self.metrics = self.open_metrics()
+            if self.metrics.last_step >= self.metrics.shape.train_steps:
+                steps = self.metrics.shape.train_steps
+                self.metrics.show(f"complete at step {steps} of {steps}; raise train_iters to go on")
             global_vars._GLOBAL_TENSORBOARD_WRITER = self.metrics
 
     def timed(self, forward_step: Callable[..., Any]) -> Callable[..., Any]:

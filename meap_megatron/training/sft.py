@@ -1,11 +1,13 @@
 """Fine-tuning: from the arguments to the rows, and from epochs to steps."""
 
+import argparse
 import math
 from typing import Any
 
 from meap_megatron.corpus.sidecar import Sidecar
 from meap_megatron.datasets.sft.config import SFTConfig
 from meap_megatron.errors import UserError
+from meap_megatron.training.arguments import add_sft_arguments
 
 
 def sft_config(args: Any, sidecar: Sidecar) -> SFTConfig:
@@ -62,6 +64,18 @@ def check(args: Any) -> None:
             f"context_parallel_size={args.context_parallel_size}: packed fine-tuning rows are not cut for context "
             "parallel yet; set it to 1 and use tensor and pipeline parallel"
         )
+    if not args.dataloader_inter_document_masking or (
+        args.meap_sft_loss == "token_mean" and not args.calculate_per_token_loss
+    ):
+        raise UserError(
+            "fine-tuning needs dataloader_inter_document_masking and calculate_per_token_loss, which are set when data_path "
+            "names the data; name it there, not in a data_args_path file"
+        )
+    if args.meap_mask_strategy != "random" or args.meap_protect_special:
+        raise UserError(
+            "meap_mask_strategy and meap_protect_special are for pre-training; fine-tuning masks answer tokens at random "
+            "and never special tokens: leave them out"
+        )
     if args.reset_attention_mask or args.reset_position_ids or args.eod_mask_loss:
         raise UserError(
             "reset_attention_mask, reset_position_ids and eod_mask_loss are for pre-training; packed rows carry their "
@@ -101,6 +115,21 @@ def epoch_steps(args: Any, sidecar: Sidecar, prefix: str) -> int:
     )
     rows = int(summary["rows_per_epoch"])
     return steps_for(args.meap_epochs, rows_per_epoch=rows, global_batch_size=args.global_batch_size)
+
+
+def check_unused(args: Any) -> None:
+    """Refuse fine-tuning settings on pre-training data, where nothing would read them.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    add_sft_arguments(parser)
+    for name, default in vars(parser.parse_args([])).items():
+        if getattr(args, name) != default:
+            raise UserError(
+                f"{name}={getattr(args, name)} is for data of `meap preprocess sft`, and this data is text"
+            )
 
 
 def steps_for(epochs: float, *, rows_per_epoch: int, global_batch_size: int) -> int:

@@ -25,7 +25,7 @@ LAYOUTS = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("layouts")
     texts = library_texts()
-    assert sum(map(len, texts)) > 8_000_000
+    assert sum(map(len, texts)) >= 10_000_000
     write_jsonl(root / "corpus.jsonl", texts)
     write_byte_tokenizer(root / "tokenizer")
     meap("preprocess", "text", root / "corpus.jsonl", "--tokenizer", root / "tokenizer", "--output", root / "data")

@@ -78,6 +78,10 @@ LIGHT: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     "two tokenizers in one blend": (nothing, ["data_path=[1, {0}/data, 1, {0}/other]"], "another tokenizer"),
     "unknown key": (nothing, ["mask_ratio=0.1"], "did you mean 'meap_mask_ratio'"),
     "negative steps": (nothing, ["train_iters=-1"], "train_iters=-1 must be at least 1"),
+    "a split without a document": (nothing, ["split=98,2,0"], "the valid split of"),
+    "no data at all": (nothing, ["data_path=null"], "no training data"),
+    "a log that cannot be written": (nothing, ["save=/proc/nowhere"], "cannot write the log"),
+    "fine-tuning settings on text": (nothing, ["meap_epochs=2"], "meap_epochs"),
     "a step count that is no number": (nothing, ["train_iters=many"], "must be a whole number"),
     "ratio of one": (nothing, ["meap_mask_ratio=1.0"], "must be in [0, 1)"),
     "unknown strategy": (nothing, ["meap_mask_strategy=some"], "random, span, official51"),
@@ -89,7 +93,6 @@ HEAVY: dict[str, tuple[list[str], str]] = {
     "vocabulary smaller than the data": (["tokenizer_type=NullTokenizer", "vocab_size=64"], "[MASK]"),
     "heads that TP does not divide": (["nproc=3", "tensor_model_parallel_size=3", "sequence_parallel=false"], "3"),
     "batch that the micro-batch does not divide": (["global_batch_size=7"], "7"),
-    "a split without a document": ([], "the valid split of"),
     "sequence longer than the positions": (["seq_length=128"], "max_position_embeddings"),
     "official51 with a blend": (
         ["meap_mask_strategy=official51", "data_path=[1, {0}/data, 1, {0}/data]"],
@@ -104,7 +107,7 @@ def test_a_fault_is_found_before_anything_is_written(folder: Path, tmp_path: Pat
     spoil, overrides, message = LIGHT[case]
     spoil(folder)
     before = sorted(folder.rglob("*"))
-    settings = [*TINY, f"data_path={folder / 'data'}", f"save={tmp_path / 'run'}"]
+    settings = [*TINY, f"data_path={folder / 'data'}", f"save={tmp_path / 'run'}", "split=50,50,0"]
     done = meap_train(settings + [o.format(folder) for o in overrides])
     assert done[0] == 2, done[1]
     assert message in done[1]
@@ -116,8 +119,7 @@ def test_a_fault_is_found_before_anything_is_written(folder: Path, tmp_path: Pat
 @pytest.mark.parametrize("case", HEAVY)
 def test_what_only_megatron_can_know_is_refused_with_its_reason(folder: Path, tmp_path: Path, case: str) -> None:
     overrides, message = HEAVY[case]
-    split = "98,2,0" if case == "a split without a document" else "50,50,0"
-    settings = [*TINY, f"data_path={folder / 'data'}", f"save={tmp_path / 'run'}", "device=cpu", f"split={split}"]
+    settings = [*TINY, f"data_path={folder / 'data'}", f"save={tmp_path / 'run'}", "device=cpu", "split=50,50,0"]
     status, said = meap_train(settings + [o.format(folder) for o in overrides])
     assert status == 2, said
     assert message in said and "Traceback" not in said

@@ -20,7 +20,7 @@ S, B, H, G, D = 7, 2, 4, 2, 8
 
 def config(**changes: object) -> TransformerConfig:
     settings = {"num_layers": 2, "hidden_size": H * D, "num_attention_heads": H, "num_query_groups": G}
-    return TransformerConfig(**(settings | {"normalization": "RMSNorm"} | changes))
+    return TransformerConfig(**(settings | {"normalization": "RMSNorm", "attention_dropout": 0.0} | changes))
 
 
 def textbook(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, forbidden: torch.Tensor) -> torch.Tensor:
@@ -84,6 +84,7 @@ def test_the_norm_is_marked_for_sequence_parallel() -> None:
     [
         ({"normalization": "LayerNorm"}, "set normalization=RMSNorm"),
         ({"context_parallel_size": 2}, "context_parallel_size=2"),
+        ({"num_moe_experts": 4}, "num_moe_experts=4 is not built"),
     ],
 )
 def test_what_the_cpu_layers_cannot_do_is_refused_by_name(change: dict[str, object], message: str) -> None:
@@ -91,3 +92,11 @@ def test_what_the_cpu_layers_cannot_do_is_refused_by_name(change: dict[str, obje
     vars(settings).update(change)
     with pytest.raises(UserError, match=message):
         block_spec(SimpleNamespace(transformer=settings))
+
+
+def test_attention_dropout_works_in_training_and_rests_in_evaluation() -> None:
+    q, k, v = qkv(S, B)
+    attention = CpuAttention(config(attention_dropout=0.5))
+    assert not torch.equal(attention(q, k, v, None), attention(q, k, v, None))
+    attention.eval()
+    assert torch.equal(attention(q, k, v, None), attention(q, k, v, None))

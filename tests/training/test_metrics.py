@@ -120,7 +120,7 @@ def test_a_run_that_starts_anew_keeps_the_old_file_aside(tmp_path: Path) -> None
 
 def test_the_progress_line_reads_well(tmp_path: Path) -> None:
     clock, screen = Clock(), io.StringIO()
-    metrics = metrics_of(tmp_path / "m.jsonl", screen=screen, clock=clock)
+    metrics = metrics_of(tmp_path / "m.jsonl", start=1, screen=screen, clock=clock)
     metrics.forward_begins()
     clock.now = 2.0
     log_step(metrics, 2, 3.25, masked=4.0)
@@ -128,6 +128,15 @@ def test_the_progress_line_reads_well(tmp_path: Path) -> None:
         "step      2/4  loss 3.2500  (masked 4.0000, other 3.1500)  grad 0.500  lr 1.00e-03  500 tokens/s  MFU 15%  "
         "ETA 0:04\n"
     )
+
+
+def test_a_record_that_stands_for_several_steps_is_timed_per_step(tmp_path: Path) -> None:
+    clock = Clock()
+    metrics = metrics_of(tmp_path / "m.jsonl", clock=clock)
+    metrics.forward_begins()
+    clock.now = 4.0
+    log_step(metrics, 2, 3.0)  # tensorboard_log_interval=2
+    assert [(r["seconds"], r["tokens_per_second"]) for r in read_metrics(tmp_path / "m.jsonl")[1:]] == [(2.0, 500.0)]
 
 
 def test_not_a_number_becomes_null_because_json_has_none(tmp_path: Path) -> None:

@@ -78,9 +78,13 @@ def test_the_helpers_are_used_without_make_and_their_absence_is_explained(monkey
 
 def test_without_apex_and_transformer_engine_a_gpu_gets_the_flags_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "is_importable", lambda name: False)
+    assert {"--no-gradient-accumulation-fusion", "--transformer-impl=local"} <= set(platform.flags_for("cuda", []))
+    monkeypatch.setattr(platform, "is_importable", lambda name: name == "transformer_engine")
     assert "--no-gradient-accumulation-fusion" in platform.flags_for("cuda", [])
+    assert "--transformer-impl=local" not in platform.flags_for("cuda", [])
     monkeypatch.setattr(platform, "is_importable", lambda name: True)
-    assert platform.flags_for("cuda", []) == []
+    assert platform.flags_for("cuda", []) == ["--no-create-attention-mask-in-dataloader"]
+    assert platform.flags_for("cuda", ["--reset-attention-mask"]) == []
 
 
 def test_a_flag_that_was_given_is_not_given_twice() -> None:
