@@ -15,12 +15,26 @@ if TYPE_CHECKING:
     from meap_megatron.corpus.sidecar import Sidecar
 
 SPLITS = ("train", "valid", "test")
+# How a run makes samples of text, and what holds where nothing is said; a stored row of fine-tuning data has none of it.
+SAMPLE_OPTIONS: dict[str, Any] = {
+    "seq_length": 4096,
+    "mask_ratio": 0.15,
+    "strategy": "random",
+    "span_length": 5,
+    "seed": 1234,
+    "mask_seed": None,
+    "global_batch_size": None,
+    "split": "100,0,0",
+    "of": "train",
+    "num_samples": None,
+}
 HELP = """Print what a dataset holds, or one sample of it as columns: position, input, id, label, masked?, loss?
 
 The sample is built by Megatron's own dataset builder, so it is the one that training reads when split, sequence
 length, seed, masking and (beyond one epoch) the number of samples are those of the run.
 
-Of fine-tuning data a row is shown as it is stored, one conversation: position, token, id, role, trained?
+Of fine-tuning data a row is shown as it is stored, one conversation before packing and masking: position, token, id,
+role, trained? Of the options only --index, --start, --rows and --color apply to it.
 
   meap show corpus/c4
   meap show corpus/c4 --index 0 --seq-length 256
@@ -34,17 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--index", type=int, help="number of the sample in its split (SFT: of the row), from 0; without it a summary"
     )
-    parser.add_argument("--seq-length", type=int, default=4096, help="tokens per sample (default: 4096)")
-    parser.add_argument("--mask-ratio", type=float, default=0.15, help="share of masked inputs (default: 0.15)")
-    parser.add_argument("--strategy", default="random", help="random, span, or official51 (default: random)")
-    parser.add_argument("--span-length", type=int, default=5, help="tokens per span, with strategy span (default: 5)")
-    parser.add_argument("--seed", type=int, default=1234, help="the run's seed: data order and masks (default: 1234)")
+    parser.add_argument("--seq-length", type=int, help="tokens per sample (default: 4096)")
+    parser.add_argument("--mask-ratio", type=float, help="share of masked inputs (default: 0.15)")
+    parser.add_argument("--strategy", help="random, span, or official51 (default: random)")
+    parser.add_argument("--span-length", type=int, help="tokens per span, with strategy span (default: 5)")
+    parser.add_argument("--seed", type=int, help="the run's seed: data order and masks (default: 1234)")
     parser.add_argument("--mask-seed", type=int, help="seed of the masks, if it is not --seed")
     parser.add_argument("--global-batch-size", type=int, help="samples per step, with strategy official51")
-    parser.add_argument(
-        "--split", default="100,0,0", help="train, valid and test share, as the run has it (default: 100,0,0)"
-    )
-    parser.add_argument("--of", choices=SPLITS, default="train", help="which split (default: train)")
+    parser.add_argument("--split", help="train, valid and test share, as the run has it (default: 100,0,0)")
+    parser.add_argument("--of", choices=SPLITS, help="which split (default: train)")
     parser.add_argument("--num-samples", type=int, help="samples that the run draws, if more than one epoch")
     parser.add_argument("--start", type=int, default=0, help="first position to print (default: 0)")
     parser.add_argument("--rows", type=int, default=64, help="positions to print, 0 for all (default: 64)")
@@ -59,6 +71,9 @@ def run(args: argparse.Namespace) -> int:
 
     prefix = as_prefix(args.prefix)
     sidecar = check_prefix(prefix)
+    if sidecar.kind == "sft":
+        _refuse_sample_options(args, prefix)
+    _fill_in(args)
     if args.index is None:
         print("\n".join(summary(prefix, sidecar)))
         return 0
@@ -83,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def show_row(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> None:
-    """Print one row of fine-tuning data as it is stored: one conversation, before packing and masking.
+    """Print one row of fine-tuning data as it is stored: one conversation (or turn), before packing and masking.
 
     Raises:
         UserError: there is no such row.
@@ -97,8 +112,9 @@ def show_row(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> None:
     ids = open_pair(prefix)[args.index].tolist()
     roles = open_pair(roles_prefix(prefix))[args.index].tolist()
     stop = len(ids) if args.rows == 0 else min(len(ids), args.start + args.rows)
+    what = "turn" if (sidecar.sft or {}).get("multi_turn") == "split" else "conversation"
     print(
-        f"{prefix}: row {args.index} of {sidecar.num_documents:,} as it is stored, before packing and masking\n"
+        f"{prefix}: row {args.index} of {sidecar.num_documents:,}, the stored {what}, before packing and masking\n"
         f"{len(ids)} tokens, {sum(role > 0 for role in roles)} of them trained\n"
     )
     lines = row_table(
@@ -211,6 +227,21 @@ def text_of_ids(prefix: str, sidecar: "Sidecar") -> Callable[[int], str]:
 def _colour(args: argparse.Namespace) -> bool:
     terminal = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     return args.color == "always" or (args.color == "auto" and terminal)
+
+
+def _refuse_sample_options(args: argparse.Namespace, prefix: str) -> None:
+    given = [f"--{name.replace('_', '-')}" for name in SAMPLE_OPTIONS if getattr(args, name) is not None]
+    if given:
+        raise UserError(
+            f"{', '.join(given)}: {prefix} is fine-tuning data, of which stored rows are shown, before packing and "
+            f"masking; leave out what makes samples (--index, --start, --rows and --color apply)"
+        )
+
+
+def _fill_in(args: argparse.Namespace) -> None:
+    for name, value in SAMPLE_OPTIONS.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
 
 
 def _check(args: argparse.Namespace) -> None:

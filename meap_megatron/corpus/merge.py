@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from meap_megatron.corpus.indexed import BLOCK, open_pair
 from meap_megatron.corpus.publish import existing, publish
+from meap_megatron.corpus.settings import check_output
 from meap_megatron.corpus.sft.check import merged_fields
 from meap_megatron.corpus.sidecar import Sidecar, bin_path, check_prefix, roles_prefix, sidecar_path
 from meap_megatron.errors import UserError
@@ -37,9 +38,11 @@ def merge(output: str | Path, inputs: list[str], *, overwrite: bool = False) -> 
         overwrite: replace an existing result.
 
     Raises:
-        UserError: an input is damaged, a shard is missing, or the inputs differ in tokenizer, type or policy.
+        UserError: the output is a folder, an input is damaged, a shard is missing, or the inputs differ in tokenizer,
+            type or policy.
         RunError: the disk is full; nothing half-written is left.
     """
+    check_output(output)
     prefixes = order_shards(list(dict.fromkeys(as_prefix(name) for name in inputs)))
     if Path(output).resolve() in [Path(prefix).resolve() for prefix in prefixes]:
         raise UserError(f"{output} is both an input and the output of merge; choose another output")

@@ -8,6 +8,7 @@ any moment the manifest names nothing that is not there.
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -103,6 +104,18 @@ def _records(manifest: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines]
     except (FileNotFoundError, ValueError):
         return []
+
+
+def plan_hash(plan: dict[str, Any]) -> str:
+    """Return the SHA-256 (hex) of what decides a finished dataset: `compare_plans`, with two differences.
+
+    Of an input's path only the name counts, so that moved inputs are the same ones. The size of the unit of work counts
+    only where it decides which documents belong to a part.
+    """
+    inputs = [[Path(path).name, size, modified] for path, size, modified in plan["inputs"]]
+    unit = None if plan["shard"] is None else plan["shard_bytes"]
+    made_of = {**plan, "inputs": inputs, "shard_bytes": unit}
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
 
 def compare_plans(old: dict[str, Any], new: dict[str, Any], *, prefix: str) -> None:

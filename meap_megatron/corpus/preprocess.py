@@ -7,6 +7,7 @@ from pathlib import Path
 from meap_megatron.corpus.encode import libraries
 from meap_megatron.corpus.indexed import length_blocks, one_sequence_per_document
 from meap_megatron.corpus.inputs import find_inputs
+from meap_megatron.corpus.parts import plan_hash
 from meap_megatron.corpus.publish import publish
 from meap_megatron.corpus.readers import PieceReader
 from meap_megatron.corpus.run import Work, base_plan, own_shards, run_work
@@ -54,14 +55,6 @@ class TextWork(Work[ShardResult]):
             "add_bos": config.add_bos,
             "add_eos": config.add_eos,
         }
-
-    def matches(self, sidecar: Sidecar) -> bool:
-        """Compare kind and policy."""
-        return (
-            sidecar.kind == "text"
-            and sidecar.add_bos == (self.bos_id is not None)
-            and sidecar.add_eos == (self.eos_id is not None)
-        )
 
     def sample(self) -> list[bytes]:
         """Return starts of documents."""
@@ -117,6 +110,7 @@ class TextWork(Work[ShardResult]):
                 "add_bos": self.bos_id is not None,
                 "add_eos": self.eos_id is not None,
                 "libraries": libraries(encoder),
+                "plan": plan_hash(self.plan),
             },
         )
 

@@ -65,7 +65,8 @@ def publish(
         dtype: type of a token id.
         tokenizer: identity of the tokenizer; its folder is set here.
         save_tokenizer: writes the tokenizer into the folder it is given; None when there is none to save.
-        fields: the sidecar's kind, add_bos, add_eos, libraries and, for SFT data, sft without the sizes of the roles.
+        fields: the sidecar's kind, add_bos, add_eos, libraries, plan (unless merged) and, for SFT data, sft without the
+            sizes of the roles.
         role_sources: files whose bytes, one after the other, are the .roles.bin (SFT data); None for text.
 
     Raises:

@@ -11,12 +11,12 @@ from typing import Any
 from meap_megatron.corpus.encode import choose_encoder
 from meap_megatron.corpus.header import optimal_dtype
 from meap_megatron.corpus.inputs import InputFile
-from meap_megatron.corpus.parts import Parts, compare_plans, parts_path, read_plan
+from meap_megatron.corpus.parts import Parts, compare_plans, parts_path, plan_hash, read_plan
 from meap_megatron.corpus.progress import Progress
 from meap_megatron.corpus.publish import existing
 from meap_megatron.corpus.settings import RunConfig
 from meap_megatron.corpus.shard import LISTED, Job, Shard, ShardResult, check_bad_lines
-from meap_megatron.corpus.sidecar import Sidecar, check_prefix, sidecar_path
+from meap_megatron.corpus.sidecar import Sidecar, check_prefix
 from meap_megatron.corpus.tokenizer import CorpusTokenizer
 from meap_megatron.corpus.workers import available_cpus, run_shards
 from meap_megatron.errors import UserError
@@ -44,10 +44,6 @@ class Work[R: ShardResult]:
     shards: list[Numbered]
     result_type: type[R]
     plan: dict[str, Any]
-
-    def matches(self, sidecar: Sidecar) -> bool:
-        """Tell whether a finished dataset was made with these settings."""
-        raise NotImplementedError
 
     def encoding_tokenizer(self) -> CorpusTokenizer:
         """Return the tokenizer that the encoders are built from."""
@@ -114,7 +110,10 @@ def run_work[R: ShardResult](work: Work[R]) -> Sidecar:
         compare_plans(old, {**work.plan, "encoder": encoder}, prefix=prefix)
     else:
         if not config.overwrite and (found := existing(prefix)):
-            raise UserError(f"{found[0]} exists already; choose another --output, or replace it with --overwrite")
+            made = _made_of(prefix) if config.resume else ""
+            raise UserError(
+                f"{found[0]} exists already{made}; --overwrite makes it anew, another --output leaves it as it is"
+            )
         encoder, reason = choose_encoder(config.encoder, work.encoding_tokenizer(), work.sample())
         if reason and config.encoder == "auto":
             print(f"meap: note: gigatoken does not fit ({reason}); tokenizers is used, slower", file=sys.stderr)
@@ -179,14 +178,23 @@ def _old_plan(config: RunConfig) -> dict[str, Any] | None:
 
 
 def _complete(work: Work[Any]) -> Sidecar | None:
-    """Return the sidecar when a run with these settings ended after its last step but before it could say so."""
+    """Return the sidecar when a run of the same inputs and options ended, with or without saying so."""
     try:
         sidecar = check_prefix(work.config.prefix)
-        made = sidecar_path(work.config.prefix).stat().st_mtime_ns
-    except (UserError, OSError):
+    except UserError:
         return None
-    same = sidecar.tokenizer.fingerprint == work.tokenizer.info.fingerprint and work.matches(sidecar)
-    return sidecar if same and all(file.modified < made for file in work.files) else None
+    return sidecar if sidecar.plan == plan_hash(work.plan) else None
+
+
+def _made_of(prefix: str) -> str:
+    """Say why what stands under a prefix is not what `--resume` would go on with."""
+    try:
+        plan = check_prefix(prefix).plan
+    except UserError as error:
+        return f" and is no complete dataset ({error})"
+    if plan is None:
+        return " and does not say what it was made from (merged, adopted, or made by an older version)"
+    return " and was made from other inputs or options"
 
 
 def _check_bad[R: ShardResult](results: dict[int, R], config: RunConfig) -> None:

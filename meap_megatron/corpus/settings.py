@@ -1,10 +1,24 @@
 """What a preprocessing run can be asked to do."""
 
 import dataclasses
+from pathlib import Path
 
 from meap_megatron.corpus.encode import ENCODERS
 from meap_megatron.corpus.tokenizer import MASK_TOKEN
 from meap_megatron.errors import UserError
+
+
+def check_output(prefix: str | Path) -> None:
+    """Refuse a folder as the prefix of a dataset: its files would be hidden ones (`data/.bin`).
+
+    Raises:
+        UserError: the prefix ends in a slash, in `.` or `..`, is empty, or is an existing folder.
+    """
+    if str(prefix).rpartition("/")[2] in ("", ".", "..") or Path(prefix).is_dir():
+        raise UserError(
+            f"the output {str(prefix)!r} is a folder; it must be a prefix, the start of the files' names: "
+            f"take {str(Path(prefix) / 'NAME')!r} for NAME.bin and NAME.idx in it"
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -13,7 +27,7 @@ class RunConfig:
 
     Attributes:
         inputs: files, folders and globs.
-        output: prefix of the dataset.
+        output: prefix of the dataset; no folder.
         tokenizer: tokenizer folder, tokenizer.json or SentencePiece model.
         mask_token: text of the mask token.
         bos_token: text of the BOS token when the tokenizer does not say which it is.
@@ -42,6 +56,7 @@ class RunConfig:
     encoder: str = "auto"
 
     def __post_init__(self) -> None:
+        check_output(self.output)
         if self.shard is not None and not 0 <= self.shard[0] < self.shard[1]:
             raise UserError(
                 f"--shard {self.shard[0]}/{self.shard[1]}: i/n needs 0 <= i < n; the shards of n are 0 to n-1"

@@ -22,6 +22,7 @@ from meap_megatron.errors import UserError
 
 FORMAT_VERSION = 1
 KINDS = ("text", "sft")
+OPTIONAL = ("sft", "plan")  # left out of the file when None
 SFT_FIELDS = {
     "template",
     "template_fingerprint",
@@ -84,6 +85,8 @@ class Sidecar:
         sft: for kind "sft", how conversations became rows (template, template_fingerprint, multi_turn, max_length,
             over_long, min_answer_words), what became of them (counts), what is trained (num_trained_tokens,
             trained_share, answer_length_histogram), and the sizes roles_bytes and roles_idx_bytes; None for text.
+        plan: SHA-256 (hex) of the inputs and options that made the dataset, by which `--resume` knows its own result
+            (`parts.plan_hash`); None for merged or adopted data.
     """
 
     kind: str
@@ -99,6 +102,7 @@ class Sidecar:
     libraries: dict[str, str]
     format_version: int = FORMAT_VERSION
     sft: dict[str, Any] | None = None
+    plan: str | None = None
 
 
 def bin_path(prefix: str | Path) -> Path:
@@ -148,7 +152,8 @@ def read_sidecar(prefix: str | Path) -> Sidecar:
             f"{path} has format version {version}, this meap_megatron reads up to {FORMAT_VERSION}: "
             f"install a newer one"
         )
-    sidecar = _build(Sidecar, {"sft": None, **record} if isinstance(record, dict) else record, path)
+    optional = dict.fromkeys(OPTIONAL)
+    sidecar = _build(Sidecar, {**optional, **record} if isinstance(record, dict) else record, path)
     if sidecar.kind not in KINDS or sidecar.dtype not in DTYPE_CODES:
         raise UserError(f"{path}: kind {sidecar.kind!r} or dtype {sidecar.dtype!r} is not one that this version knows")
     missing = sorted(SFT_FIELDS - set(sidecar.sft or {})) if sidecar.kind == "sft" else []
@@ -160,8 +165,7 @@ def read_sidecar(prefix: str | Path) -> Sidecar:
 def write_sidecar(prefix: str | Path, sidecar: Sidecar) -> None:
     """Write the sidecar of a prefix; it appears complete or not at all."""
     record = dataclasses.asdict(sidecar)
-    if sidecar.sft is None:
-        del record["sft"]
+    record = {name: value for name, value in record.items() if value is not None or name not in OPTIONAL}
     replace_text(sidecar_path(prefix), json.dumps(record, indent=2) + "\n")
 
 

@@ -152,7 +152,30 @@ def test_verify_writes_the_sidecar_of_foreign_data(folder: Path, capsys: pytest.
     assert main(["verify", str(folder / "out"), "--write-sidecar"]) == 2
     assert "needs --tokenizer" in capsys.readouterr().err
     assert main(["verify", str(folder / "out"), "--write-sidecar", "--tokenizer", str(folder / "words")]) == 0
-    assert json.loads((folder / "out.meap.json").read_text()) == {**expected, "libraries": {}}
+    assert json.loads((folder / "out.meap.json").read_text()) == {
+        **{name: value for name, value in expected.items() if name != "plan"},
+        "libraries": {},
+    }
+
+
+@pytest.mark.parametrize("output", ["data/", "data", "new/", ".", "new/.", ""])
+def test_a_folder_as_the_output_is_refused_and_nothing_hidden_is_made(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    (folder / "data").mkdir()
+    monkeypatch.chdir(folder)
+    assert main(["preprocess", "text", "in.jsonl", "-t", "words", "-o", "one"]) == 0
+    before = names(folder)
+    for command in (
+        ["preprocess", "text", "in.jsonl", "-t", "words", "-o", output],
+        ["preprocess", "text", "in.jsonl", "-t", "words", "-o", output, "--shard", "0/1", "--overwrite"],
+        ["preprocess", "sft", "in.jsonl", "-t", "words", "-o", output],
+        ["merge", output, "one", "--overwrite"],
+    ):
+        capsys.readouterr()
+        assert main(command) == 2
+        assert f"the output {output!r} is a folder; it must be a prefix" in capsys.readouterr().err
+    assert names(folder) == before and names(folder / "data") == []
 
 
 def test_a_foreign_tokenizer_is_refused_on_merge(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

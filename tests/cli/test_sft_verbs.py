@@ -168,7 +168,9 @@ def test_show_prints_the_roles_of_a_row(folder: Path, capsys: pytest.CaptureFixt
     assert preprocess(folder, "--system", "be") == 0
     capsys.readouterr()
     assert main(["show", str(folder / "out"), "--index", "0", "--start", "13"]) == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"{folder / 'out'}: row 0 of 2, the stored conversation, before packing and masking"
+    lines = [line.split() for line in said]
     assert lines[3] == ["position", "token", "id", "role", "trained"]
     assert lines[4:] == [
         ["13", "<|end_header_id|>", "4", "prompt", "."],
@@ -180,6 +182,29 @@ def test_show_prints_the_roles_of_a_row(folder: Path, capsys: pytest.CaptureFixt
     ]
     assert main(["show", str(folder / "out"), "--index", "2"]) == 2
     assert "has 2 rows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--mask-ratio", "0.15"], "--mask-ratio"),
+        (["--seq-length", "64", "--strategy", "span"], "--seq-length, --strategy"),
+        (["--span-length", "5"], "--span-length"),
+        (["--seed", "1", "--mask-seed", "1"], "--seed, --mask-seed"),
+        (["--split", "1,0,0", "--of", "train", "--num-samples", "1"], "--split, --of, --num-samples"),
+        (["--global-batch-size", "4"], "--global-batch-size"),
+    ],
+)
+def test_show_refuses_what_does_not_apply_to_a_stored_row(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], named: str
+) -> None:
+    """Also values that are the defaults for text: what is typed and has no effect must not look as if it had one."""
+    assert preprocess(folder) == 0
+    capsys.readouterr()
+    assert main(["show", str(folder / "out"), "--index", "0", *arguments]) == 2
+    said = capsys.readouterr()
+    assert f"meap: error: {named}: " in said.err and "before packing and masking" in said.err
+    assert said.out == ""
 
 
 def test_show_summarises_what_became_of_the_rows(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

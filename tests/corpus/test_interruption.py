@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from meap_megatron.corpus.merge import merge
 from meap_megatron.corpus.preprocess import preprocess
 from meap_megatron.corpus.settings import PreprocessConfig
 from meap_megatron.corpus.sidecar import check_prefix
@@ -311,5 +312,75 @@ def test_resuming_a_finished_run_does_nothing(
     first = preprocess(config(source, tmp_path / "out", word_tokenizer))
     assert preprocess(config(source, tmp_path / "out", word_tokenizer, resume=True)) == first
     assert "is complete already" in capsys.readouterr().err
-    with pytest.raises(UserError, match="exists already"):
-        preprocess(config(source, tmp_path / "out", word_tokenizer, resume=True, add_bos=False))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"add_bos": False},
+        {"mask_token": "[X]"},
+        {"json_key": "body"},
+        {"encoder": "tokenizers"},
+        {"inputs": ["in.jsonl", "more.jsonl"]},
+        {"inputs": ["more.jsonl"]},
+        {"inputs": ["folder/in.jsonl"]},  # of the same name and size
+    ],
+)
+def test_a_finished_run_of_another_command_is_not_taken_for_this_one(
+    tmp_path: Path, word_tokenizer: Path, changes: dict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    for name, text in (("folder/in.jsonl", "b"), ("more.jsonl", "c"), ("in.jsonl", "a")):
+        write_jsonl(tmp_path / name, [text])
+    settings = config(tmp_path / "in.jsonl", tmp_path / "out", word_tokenizer)
+    preprocess(settings)
+    before = content(tmp_path)
+    if "inputs" in changes:
+        changes = {"inputs": [str(tmp_path / name) for name in changes["inputs"]]}
+    with pytest.raises(UserError, match="exists already and was made from other inputs or options; --overwrite"):
+        preprocess(with_changes(settings, resume=True, **changes))
+    assert content(tmp_path) == before
+    assert "complete already" not in capsys.readouterr().err
+
+
+def test_a_finished_run_is_not_taken_for_one_of_its_changed_input(tmp_path: Path, word_tokenizer: Path) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", ["a"])
+    preprocess(config(source, tmp_path / "out", word_tokenizer))
+    with source.open("a") as stream:
+        stream.write('{"text": "d"}\n')
+    with pytest.raises(UserError, match="was made from other inputs"):
+        preprocess(config(source, tmp_path / "out", word_tokenizer, resume=True))
+    preprocess(config(source, tmp_path / "out", word_tokenizer, resume=True, overwrite=True))
+    assert documents(tmp_path / "out") == [[1, 3, 2], [1, 6, 2]]
+
+
+def test_the_size_of_the_work_unit_makes_another_part_but_no_other_dataset(
+    tmp_path: Path, word_tokenizer: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", ["a", "b", "c"])
+    whole = config(source, tmp_path / "out", word_tokenizer, shard_bytes=20)
+    preprocess(whole)
+    preprocess(with_changes(whole, resume=True, shard_bytes=1000, workers=1))
+    assert "is complete already" in capsys.readouterr().err
+    part = with_changes(whole, shard=(0, 2))
+    preprocess(part)
+    with pytest.raises(UserError, match="was made from other inputs or options"):
+        preprocess(with_changes(part, resume=True, shard_bytes=1000))
+
+
+def test_data_that_does_not_say_what_it_was_made_of_is_not_resumed(tmp_path: Path, word_tokenizer: Path) -> None:
+    """Merged data, and the sidecars of versions that recorded no plan."""
+    source = write_jsonl(tmp_path / "in.jsonl", ["a"])
+    preprocess(config(source, tmp_path / "one", word_tokenizer))
+    merge(tmp_path / "out", [str(tmp_path / "one")])
+    assert "plan" not in json.loads((tmp_path / "out.meap.json").read_text())
+    with pytest.raises(UserError, match="does not say what it was made from .*--overwrite"):
+        preprocess(config(source, tmp_path / "out", word_tokenizer, resume=True))
+
+
+def test_moved_inputs_are_the_same_inputs(tmp_path: Path, word_tokenizer: Path) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", ["a"])
+    first = preprocess(config(source, tmp_path / "out", word_tokenizer))
+    (tmp_path / "elsewhere").mkdir()
+    source = source.rename(tmp_path / "elsewhere" / "in.jsonl")
+    assert preprocess(config(source, tmp_path / "out", word_tokenizer, resume=True)) == first

@@ -9,6 +9,7 @@ from typing import Any
 from meap_megatron.corpus.encode import libraries
 from meap_megatron.corpus.indexed import length_blocks, one_sequence_per_document
 from meap_megatron.corpus.inputs import InputFile, find_inputs
+from meap_megatron.corpus.parts import plan_hash
 from meap_megatron.corpus.publish import publish
 from meap_megatron.corpus.run import Work, base_plan, own_shards, run_work
 from meap_megatron.corpus.sft.check import OPTIONS, trained_share
@@ -75,10 +76,6 @@ class SftWork(Work[SftResult]):
             "system": config.system,
             "add_bos": config.add_bos,
         }
-
-    def matches(self, sidecar: Sidecar) -> bool:
-        """Compare the options that the sidecar holds."""
-        return sidecar.kind == "sft" and {**(sidecar.sft or {}), **self._options()} == sidecar.sft
 
     def encoding_tokenizer(self) -> CorpusTokenizer:
         """Return the tokenizer in which the template's tokens are plain text."""
@@ -170,6 +167,7 @@ class SftWork(Work[SftResult]):
                 "add_bos": self.bos_id is not None and self.config.multi_turn == "history",
                 "add_eos": False,
                 "libraries": libraries(encoder),
+                "plan": plan_hash(self.plan),
                 "sft": {
                     **self._options(),
                     "counts": merged_counts(results),

@@ -149,7 +149,11 @@ def test_the_bytes_do_not_depend_on_shards_or_workers(tmp_path: Path, chat_bytes
     for index in (2, 0, 1):
         preprocess_sft(config(source, tmp_path / "x", chat_bytes, shard=(index, 3), workers=1, **small))
     merge(tmp_path / "merged" / "out", sorted(map(str, tmp_path.glob("x.shard-*"))))
-    assert content(tmp_path / "merged") == content(tmp_path / "whole")
+    whole, merged = content(tmp_path / "whole"), content(tmp_path / "merged")
+    sidecar = json.loads(whole.pop("out.meap.json"))
+    del sidecar["plan"]  # merged data was made by several commands
+    assert json.loads(merged.pop("out.meap.json")) == sidecar
+    assert merged == whole
     assert all(check.passed for check in verify(tmp_path / "merged" / "out"))
 
 
@@ -220,6 +224,26 @@ def test_resume_with_other_options_is_refused(
         preprocess_sft(config(source, tmp_path / "out", chat_words, resume=True, **options, **changes))
     preprocess_sft(config(source, tmp_path / "out", chat_words, resume=True, max_bad_lines=1, **options))
     assert len(rows(tmp_path / "out")) == 9
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"template": "chatml"}, {"max_length": 9}, {"system": "x"}, {"alpaca_prompt": "stanford"}, {"inputs": ["other"]}],
+)
+def test_a_finished_run_of_another_command_is_not_taken_for_this_one(
+    tmp_path: Path, chat_words: Path, changes: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_rows(tmp_path / "in.jsonl", SOME)
+    other = write_rows(tmp_path / "other.jsonl", SOME[:2])
+    job = config(source, tmp_path / "out", chat_words)
+    first = preprocess_sft(job)
+    if "inputs" in changes:
+        changes = {"inputs": [str(other)]}
+    with pytest.raises(UserError, match="exists already and was made from other inputs or options; --overwrite"):
+        preprocess_sft(SftConfig(**{**vars(job), "resume": True, **changes}))
+    assert "complete already" not in capsys.readouterr().err
+    assert preprocess_sft(SftConfig(**{**vars(job), "resume": True})) == first
+    assert "is complete already" in capsys.readouterr().err
 
 
 def test_text_that_replaces_conversations_leaves_no_roles(tmp_path: Path, chat_words: Path) -> None:
