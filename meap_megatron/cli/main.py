@@ -83,6 +83,8 @@ def main(argv: list[str] | None = None) -> int:
     if words[0] == "--version":
         print(f"meap_megatron {__version__}")
         return 0
+    before = os.environ.get("MEAP_DEBUG")
+    os.environ["MEAP_DEBUG"] = "1" if debug else "0"  # for the ranks that a verb starts
     try:
         verb, rest = find_verb(words)
         module = importlib.import_module(f"meap_megatron.cli.{VERBS[verb]}")
@@ -110,6 +112,11 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"meap: error: {type(error).__name__}: {error}\n(--debug shows where)", file=sys.stderr)
         return 1
+    finally:
+        if before is None:
+            os.environ.pop("MEAP_DEBUG", None)
+        else:
+            os.environ["MEAP_DEBUG"] = before
 
 
 if __name__ == "__main__":
