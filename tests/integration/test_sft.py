@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed.checkpoint as dcp
 
 from meap_megatron.training.launch import rank_environment
 from meap_megatron.training.platform import free_port
@@ -116,6 +118,41 @@ def test_the_shape_of_the_batch_and_the_layout_change_nothing(
         assert losses(run, field) == pytest.approx(expected, rel=1e-5), field
     validations = [[r["lm_loss"] for r in records(x / "metrics.jsonl", "validation")] for x in (run, one_by_one)]
     assert validations[0] and validations[0] == pytest.approx(validations[1], rel=1e-5)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """Return the model's tensors from a run's checkpoint of step 1."""
+    reader = dcp.FileSystemReader(run / "iter_0000001")
+    entries = reader.read_metadata().state_dict_metadata
+    tensors = {
+        name: torch.empty(entry.size, dtype=entry.properties.dtype)
+        for name, entry in entries.items()
+        if hasattr(entry, "size") and entry.properties.dtype.is_floating_point and not name.startswith("optimizer")
+    }
+    dcp.load(tensors, storage_reader=reader, no_dist=True)
+    return {name: tensor.double() for name, tensor in tensors.items()}
+
+
+def test_every_gradient_is_the_same_for_every_shape_of_the_batch(folder: Path) -> None:
+    # One step of plain gradient descent at rate 1, nothing clipped: the weights move by the gradient itself.
+    descent = (
+        "optimizer=sgd sgd_momentum=0.0 lr=1.0 min_lr=1.0 lr_decay_style=constant lr_warmup_fraction=null clip_grad=0.0 "
+        "weight_decay=0.0 train_iters=1 eval_iters=0"
+    ).split()
+    shapes = {"g1": ["micro_batch_size=1"], "g8": ["micro_batch_size=8"], "gd": ["nproc=2", "micro_batch_size=2"]}
+    before = weights(folder / "init")
+    moved = {
+        name: {
+            key: before[key] - value
+            for key, value in weights(tune(folder, name, *start(folder), *descent, *shape)).items()
+        }
+        for name, shape in shapes.items()
+    }
+    largest = max(float(gradient.abs().max()) for gradient in moved["g1"].values())
+    assert largest > 1e-3
+    for name in ("g8", "gd"):
+        for key, gradient in moved["g1"].items():
+            assert float((gradient - moved[name][key]).abs().max()) < 1e-5 * largest, (name, key)
 
 
 def test_the_published_mean_of_micro_batches_is_another_gradient(folder: Path, one_by_one: Path) -> None:
