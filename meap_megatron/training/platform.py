@@ -118,6 +118,8 @@ def import_megatron() -> None:
     quiet_imports()
     with triton_stub():
         importlib.import_module("megatron.training.training")
+        # Pulls in transformers, also for the placeholder tokenizer: once here, not in every forked rank.
+        importlib.import_module("megatron.core.tokenizers.text")
 
 
 def cpus_available() -> int:

@@ -1,13 +1,20 @@
-"""Start the real trainer as a user does, and read what it wrote."""
+"""Start the real trainer as a user does, and read what it wrote.
+
+`meap train` runs in a fork of a process that has Megatron imported (tests/support/warm.py); with `cold=True`, and for all
+other verbs, in a new interpreter.
+"""
 
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from tests.support.warm import WarmProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "examples" / "recipes"
@@ -19,16 +26,34 @@ TINY = (
 
 
 def meap(
-    *words: str | Path, check: bool = True, timeout: float = 300.0, **environ: str
+    *words: str | Path, check: bool = True, timeout: float = 300.0, cold: bool = False, **environ: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the `meap` command line in a process of its own."""
-    command = [sys.executable, "-m", "meap_megatron.cli.main", *map(str, words)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=timeout, cwd=ROOT, env=os.environ | environ, check=False
-    )
+    """Run the `meap` command line to its end, in a process of its own."""
+    arguments = [str(word) for word in words]
+    if arguments[0] == "train" and not cold:
+        done = run_warm(arguments, timeout=timeout, environ=os.environ | environ)
+    else:
+        command = [sys.executable, "-m", "meap_megatron.cli.main", *arguments]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, cwd=ROOT, env=os.environ | environ, check=False
+        )
     if check and done.returncode != 0:
-        raise AssertionError(f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
+        raise AssertionError(f"meap {' '.join(arguments)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done
+
+
+def run_warm(words: list[str], *, timeout: float, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a command in a fork of the warm process."""
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        process = WarmProcess(words, environ=environ, stdout=stdout.fileno(), stderr=stderr)
+        try:
+            status = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        stdout.seek(0)
+        stderr.seek(0)
+        return subprocess.CompletedProcess(["meap", *words], status, stdout.read(), stderr.read())
 
 
 def train(recipe: str, *overrides: str, check: bool = True, timeout: float = 400.0, **environ: str) -> Any:
@@ -36,20 +61,18 @@ def train(recipe: str, *overrides: str, check: bool = True, timeout: float = 400
     return meap("train", RECIPES / recipe, *overrides, "device=cpu", check=check, timeout=timeout, **environ)
 
 
-def start(*words: str | Path, **environ: str) -> subprocess.Popen[str]:
+def start(*words: str | Path, **environ: str) -> WarmProcess:
     """Start a `meap` command in a process group of its own and return at once."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "meap_megatron.cli.main", *map(str, words)],
-        cwd=ROOT,
-        env=os.environ | environ,
-        text=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
+    with open(os.devnull, "w") as nowhere:
+        return WarmProcess(
+            [str(word) for word in words],
+            environ=os.environ | environ,
+            stdout=nowhere.fileno(),
+            stderr=subprocess.PIPE,
+        )
 
 
-def kill_group(process: subprocess.Popen[str], number: int = signal.SIGKILL) -> None:
+def kill_group(process: WarmProcess, number: int = signal.SIGKILL) -> None:
     """Signal a started command and all its children."""
     os.killpg(process.pid, number)
     process.wait(timeout=60)

@@ -2,12 +2,16 @@
 
 import signal
 import socket
+import subprocess
 import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from meap_megatron.errors import RunError
-from meap_megatron.training import launch
+from meap_megatron.training import launch, pretrain
 
 
 def test_slurm_tells_a_task_which_rank_it_is() -> None:
@@ -38,42 +42,80 @@ def test_a_node_list_without_scontrol_says_what_to_set(monkeypatch: pytest.Monke
         launch.first_slurm_host("node[1-2]")
 
 
-def ranks_that_run(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    """Let the launcher start `code` instead of the trainer; RANK is in the environment."""
-    real = launch.subprocess.Popen
-    monkeypatch.setattr(launch.subprocess, "Popen", lambda command, env: real([sys.executable, "-c", code], env=env))
+@pytest.fixture(params=["cpu", "cuda"], ids=["forked", "programs"])
+def run_ranks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Return a launcher of ranks that run some code instead of the trainer; RANK is in their environment."""
     monkeypatch.setattr(launch, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(launch.platform, "prepare", lambda device: None)
+    monkeypatch.setattr(launch, "data_flags", lambda argv: [])
+    real = launch.subprocess.Popen
+
+    def run(code: str, *, processes: int) -> int:
+        monkeypatch.setattr(pretrain, "main", lambda argv: exec(code, {}))
+        monkeypatch.setattr(
+            launch.subprocess, "Popen", lambda command, env: real([sys.executable, "-c", code], env=env)
+        )
+        return launch.run_ranks([], processes=processes, device=request.param)
+
+    return run
 
 
-def test_all_ranks_well_is_success(monkeypatch: pytest.MonkeyPatch) -> None:
-    ranks_that_run(monkeypatch, "import os; assert os.environ['WORLD_SIZE'] == '3'")
-    assert launch.run_ranks([], processes=3) == 0
+def test_all_ranks_well_is_success(run_ranks: Callable[..., int]) -> None:
+    assert run_ranks("import os; assert os.environ['WORLD_SIZE'] == '3'", processes=3) == 0
 
 
-def test_a_rank_that_dies_ends_the_others_and_is_named_with_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    ranks_that_run(
-        monkeypatch,
+def test_a_rank_that_dies_ends_the_others_and_is_named_with_its_host(run_ranks: Callable[..., int]) -> None:
+    code = (
         "import os, signal, time\n"
         "if os.environ['RANK'] == '1': os.kill(os.getpid(), signal.SIGKILL)\n"
-        "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)",
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
     )
     with pytest.raises(RunError, match=f"rank 1 of 2 on {socket.gethostname()} was ended by SIGKILL"):
-        launch.run_ranks([], processes=2)
+        run_ranks(code, processes=2)
 
 
-def test_refused_input_keeps_its_exit_status(monkeypatch: pytest.MonkeyPatch) -> None:
-    ranks_that_run(monkeypatch, "raise SystemExit(2)")
-    assert launch.run_ranks([], processes=2) == 2
+def test_refused_input_keeps_its_exit_status(run_ranks: Callable[..., int]) -> None:
+    assert run_ranks("raise SystemExit(2)", processes=2) == 2
 
 
-def test_signals_are_passed_on_to_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    ranks_that_run(
-        monkeypatch,
+def test_signals_are_passed_on_to_the_ranks(run_ranks: Callable[..., int]) -> None:
+    code = (
         "import os, signal, sys, time\n"
         "signal.signal(signal.SIGTERM, lambda *a: sys.exit(0))\n"
         "if os.environ['RANK'] == '0': time.sleep(0.5); os.kill(os.getppid(), signal.SIGTERM)\n"
-        "time.sleep(30)",
+        "time.sleep(30)"
     )
     before = signal.getsignal(signal.SIGTERM)
-    assert launch.run_ranks([], processes=2) == 0
+    assert run_ranks(code, processes=2) == 0
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_forked_ranks_end_when_the_launcher_is_killed(tmp_path: Path) -> None:
+    launcher = (
+        "import os, sys, time\n"
+        "from meap_megatron.training import launch, pretrain\n"
+        "launch.platform.prepare = lambda device: None\n"
+        "launch.data_flags = lambda argv: []\n"
+        "def rank(argv):\n"
+        f"    open(f'{tmp_path}/' + os.environ['RANK'], 'w').write(str(os.getpid())); time.sleep(60)\n"
+        "pretrain.main = rank\n"
+        "launch.run_ranks([], processes=2, device='cpu')\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", launcher])
+    deadline = time.monotonic() + 30
+    while not (ranks := [int(p.read_text() or 0) for p in tmp_path.iterdir()]) or len(ranks) < 2 or 0 in ranks:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    while any(is_running(pid) for pid in ranks):
+        assert time.monotonic() < deadline, "a rank outlived its launcher"
+        time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state != "Z"

@@ -1,0 +1,179 @@
+"""A process that has imported Megatron and runs each `meap` command in a fork of itself: seconds instead of ten.
+
+The command does what it would do in a process of its own (environment, folder, streams, signals, exit status are its
+own); only the imports are shared. `python -m tests.support.warm` is the server, `WarmProcess` the client's side.
+"""
+
+import atexit
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class WarmProcess:
+    """A running `meap` command; the part of `subprocess.Popen` that tests use."""
+
+    def __init__(self, words: list[str], *, environ: dict[str, str], stdout: int, stderr: IO[Any] | int) -> None:
+        self.returncode: int | None = None
+        self.stderr: IO[str] | None = None
+        if stderr == subprocess.PIPE:
+            read, write = os.pipe()
+            self.stderr = os.fdopen(read)
+        else:
+            write = os.dup(stderr if isinstance(stderr, int) else stderr.fileno())
+        self._connection = socket.socket(socket.AF_UNIX)
+        self._connection.connect(server())
+        request = json.dumps({"words": words, "environ": environ}).encode()
+        socket.send_fds(self._connection, [len(request).to_bytes(4, "little")], [stdout, write])
+        self._connection.sendall(request)
+        os.close(write)
+        self.pid = self._read_number()
+
+    def _read_number(self) -> int:
+        answer = self._connection.recv(8, socket.MSG_WAITALL)
+        if len(answer) < 8:
+            raise AssertionError("the warm process of the tests has died")
+        return int.from_bytes(answer, "little", signed=True)
+
+    def poll(self) -> int | None:
+        """Return the exit status, minus the number of the signal that ended it, or None while it runs."""
+        if self.returncode is None and select.select([self._connection], [], [], 0)[0]:
+            self.returncode = self._read_number()
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end; raises `subprocess.TimeoutExpired`."""
+        if self.returncode is None:
+            if not select.select([self._connection], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired("meap", timeout or 0)
+            self.returncode = self._read_number()
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Return what it wrote to stderr once it has ended."""
+        said = self.stderr.read() if self.stderr else ""
+        self.wait(timeout)
+        return "", said
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the command alone."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+@cache
+def server() -> str:
+    """Start this test process's own server at its first use; return the address."""
+    address = f"\0meap-tests-{os.getpid()}-{time.monotonic_ns()}"
+    lifeline, kept = os.pipe()  # the server ends when `kept` closes, however this process ends
+    command = [sys.executable, "-m", "tests.support.warm", address[1:], str(lifeline)]
+    process = subprocess.Popen(command, cwd=ROOT, pass_fds=[lifeline], stdout=subprocess.PIPE)
+    os.close(lifeline)
+    assert process.stdout is not None
+    if process.stdout.readline() != b"ready\n":
+        raise AssertionError("the warm process of the tests did not start")
+
+    def end() -> None:
+        os.close(kept)
+        process.wait(timeout=30)
+
+    atexit.register(end)
+    return address
+
+
+def serve(address: str, lifeline: int) -> None:
+    """Fork one command per connection until the lifeline closes."""
+    from meap_megatron.training import platform
+
+    platform.set_thread_policy()
+    platform.prepare("cpu")
+    import meap_megatron.training.pretrain  # noqa: F401
+
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen(16)
+    print("ready", flush=True)
+    running: dict[int, tuple[int, socket.socket]] = {}  # descriptor of the process -> its id and the client
+    while True:
+        ready, _, _ = select.select([listener, lifeline, *running], [], [])
+        if lifeline in ready:
+            for pid, _ in running.values():
+                os.killpg(pid, signal.SIGKILL)
+            return
+        for descriptor in ready:
+            if descriptor in running:
+                pid, client = running.pop(descriptor)
+                status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                os.close(descriptor)
+                try:
+                    client.sendall(status.to_bytes(8, "little", signed=True))
+                except OSError:
+                    pass  # the test did not wait for it
+                client.close()
+        if listener in ready:
+            client, _ = listener.accept()
+            length, streams, _, _ = socket.recv_fds(client, 4, 2)
+            request = json.loads(client.recv(int.from_bytes(length, "little"), socket.MSG_WAITALL))
+            pid = os.fork()
+            if pid == 0:
+                be(request, streams, close=[listener.fileno(), lifeline, client.fileno(), *running])
+            os.setpgid(pid, pid)  # here too: the client may signal the group before the child gets to it
+            for stream in streams:
+                os.close(stream)
+            running[os.pidfd_open(pid)] = (pid, client)
+            client.sendall(pid.to_bytes(8, "little", signed=True))
+
+
+def be(request: dict[str, Any], streams: list[int], *, close: list[int]) -> None:
+    """Become the command: never returns."""
+    os.setpgid(0, 0)
+    for target, stream in ((0, os.open(os.devnull, os.O_RDONLY)), (1, streams[0]), (2, streams[1])):
+        os.dup2(stream, target)
+        os.close(stream)
+    for descriptor in close:
+        os.close(descriptor)
+    os.chdir(ROOT)
+    os.environ.clear()
+    os.environ.update(request["environ"])
+    sys.argv = ["meap", *request["words"]]
+    os._exit(status_of(lambda: _main(request["words"])))
+
+
+def _main(words: list[str]) -> int:
+    from meap_megatron.cli.main import main
+
+    return main(words)
+
+
+def status_of(command: Callable[[], int]) -> int:
+    """Run to the end as the interpreter would: exit status, traceback, exit handlers, flushed streams."""
+    try:
+        status = command()
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    import multiprocessing.util
+
+    multiprocessing.util._exit_function()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return status
+
+
+if __name__ == "__main__":
+    serve("\0" + sys.argv[1], int(sys.argv[2]))
