@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <tuple>
 
+#include "gpt_bindings.hpp"
 #include "official51.hpp"
 #include "philox.hpp"
 #include "philox_simd.hpp"
@@ -159,5 +160,6 @@ PYBIND11_MODULE(_C, m) {
         "seed"_a, "dataset_key"_a, "sample_indices"_a, "num_eligible"_a, "count"_a, "span_length"_a,
         "Return int64[len(sample_indices), count]: span_positions of each sample, computed without the GIL.");
 
+    meap::gpt::register_gpt(m);
     meap::sft::register_sft(m);
 }

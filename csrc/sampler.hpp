@@ -8,6 +8,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -31,14 +32,20 @@ inline std::uint64_t pack_bytes(const std::uint8_t* bytes) {
 
 }  // namespace detail
 
-// Write `count` distinct integers of 0..num_candidates-1 in ascending order, uniform over all such sets: Floyd's
+// How many of `length` input positions are masked; ratio is in (0, 1). One IEEE product, as in the official code.
+inline std::int64_t num_masked(std::int64_t length, double ratio) {
+    return std::max<std::int64_t>(1, static_cast<std::int64_t>(std::floor(static_cast<double>(length) * ratio)));
+}
+
+// Call `take(integer)` for `count` distinct integers of 0..num_candidates-1, uniform over all such sets: Floyd's
 // algorithm. For last = num_candidates-count, ..., num_candidates-1 it draws from 0..last and takes the drawn one, or
 // `last` if the drawn one was taken before. One byte per candidate and no branch: with one bit per candidate nearly
-// every load would wait for the store before it (measured: half the speed).
-inline void choose_sorted(WordStream& words, std::int64_t num_candidates, std::int64_t count, std::int64_t* chosen) {
-    const std::size_t num_words = static_cast<std::size_t>((num_candidates + 63) / 64);
+// every load would wait for the store before it (measured: half the speed). Returns the bytes, 1 where taken, padded
+// with 0 to a multiple of 64; they last until the next call on this thread.
+template <typename Take>
+inline const std::uint8_t* choose(WordStream& words, std::int64_t num_candidates, std::int64_t count, Take take) {
     thread_local std::vector<std::uint8_t> taken;  // kept between calls: allocating costs as much as choosing
-    taken.assign(64 * num_words, 0);
+    taken.assign(static_cast<std::size_t>((num_candidates + 63) / 64 * 64), 0);
     std::uint8_t* const bytes = taken.data();
     std::uint32_t drawn[256];
     for (std::int64_t first = num_candidates - count; first < num_candidates;) {
@@ -48,15 +55,20 @@ inline void choose_sorted(WordStream& words, std::int64_t num_candidates, std::i
             const std::uint8_t before = bytes[drawn[i]];
             bytes[drawn[i]] = 1;
             bytes[first + i] |= before;
+            take(before != 0 ? first + i : static_cast<std::int64_t>(drawn[i]));
         }
         first += piece;
     }
-    for (std::size_t word = 0; word < num_words; ++word) {
+    return bytes;
+}
+
+// Write the integers that `choose` takes in ascending order.
+inline void choose_sorted(WordStream& words, std::int64_t num_candidates, std::int64_t count, std::int64_t* chosen) {
+    const std::uint8_t* const bytes = choose(words, num_candidates, count, [](std::int64_t) {});
+    for (std::int64_t start = 0; start < num_candidates; start += 64) {
         std::uint64_t bits = 0;
-        for (int byte = 0; byte < 8; ++byte) bits |= detail::pack_bytes(bytes + 64 * word + 8 * byte) << (8 * byte);
-        for (; bits != 0; bits &= bits - 1) {
-            *chosen++ = static_cast<std::int64_t>(64 * word) + __builtin_ctzll(bits);
-        }
+        for (int byte = 0; byte < 8; ++byte) bits |= detail::pack_bytes(bytes + start + 8 * byte) << (8 * byte);
+        for (; bits != 0; bits &= bits - 1) *chosen++ = start + __builtin_ctzll(bits);
     }
 }
 

@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +25,38 @@ def random_positions_batch(
 def span_positions_batch(
     seed: int, dataset_key: int, sample_indices: NDArray[np.int64], num_eligible: int, count: int, span_length: int
 ) -> NDArray[np.int64]: ...
+
+class GPTSamples:
+    def __init__(
+        self,
+        *,
+        ids: NDArray,
+        pointers: NDArray[np.int64],
+        lengths: NDArray[np.int32],
+        document_index: NDArray[np.int32],
+        sample_index: NDArray,
+        shuffle_index: NDArray,
+        sequence_length: int,
+        add_extra_token: bool,
+        pad_id: int,
+        eod_id: int,
+        eod_mask_loss: bool,
+        reset_position_ids: bool,
+        has_segments: bool,
+        num_real_of_last: int,
+        strategy: str,
+        ratio: float,
+        mask_id: int,
+        span_length: int,
+        global_batch_size: int,
+        protected_ids: Sequence[int],
+        seed: int,
+        dataset_key: int,
+        owners: object,
+    ) -> None: ...
+    def __len__(self) -> int: ...
+    def sample(self, index: int, is_batch_padding: bool) -> tuple[NDArray, ...]: ...
+    def batch(self, indices: Sequence[int]) -> tuple[NDArray, ...]: ...
 
 class SFTSource:
     def __init__(

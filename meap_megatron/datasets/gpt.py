@@ -1,12 +1,16 @@
 """Megatron's GPT dataset with masked inputs: `super().__getitem__`, then the mask stage.
 
+Where it can, `assembly` makes the same tensors in C++ at once; what the samples are is said here.
+
 Masking comes after everything that Megatron derives from the tokens (loss mask, attention mask, position ids,
 cu_seqlens), so all of it is that of the unmasked sample, and labels are never touched. With ratio 0 or without a
 `MaskConfig` every field equals `GPTDataset`'s bit for bit.
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +21,7 @@ from megatron.core.datasets.utils import Split
 
 from meap_megatron.config import MaskConfig
 from meap_megatron.corpus.sidecar import Sidecar, check_prefix, read_sidecar
+from meap_megatron.datasets.assembly import Assembler, assembler
 from meap_megatron.datasets.stage import MaskStage, dataset_key
 from meap_megatron.errors import UserError
 
@@ -106,7 +111,13 @@ class MEAPGPTDataset(GPTDataset):
 
         Args:
             idx: index of the sample; None for a batch-padding sample, which has no loss and no mask.
+
+        Raises:
+            IndexError: no such sample.
+            UserError: an index points outside the data.
         """
+        if self._assembler is not None:
+            return self._assembler.sample(idx)
         sample: dict[str, torch.Tensor] = super().__getitem__(idx)
         if sample["loss_mask"] is self.cached_loss_mask:
             # The first sample is handed Megatron's cached loss mask itself, its padding written into it: from then on
@@ -115,27 +126,49 @@ class MEAPGPTDataset(GPTDataset):
         if self.mask_stage is None or idx is None:
             return sample
         sample_index = int(idx) if idx >= 0 else int(idx) + len(self)  # -1 is the last sample, as for Megatron
-        tokens = sample["tokens"].numpy()
-        num_real = self._num_real_inputs(sample_index, tokens.size)
+        is_last = int(self.shuffle_index[sample_index]) == len(self.shuffle_index) - 1
+        num_real = self._num_real_of_last if is_last else self.config.sequence_length
         sample["tokens"] = torch.from_numpy(
-            self.mask_stage.apply(tokens, sample_index=sample_index, num_real=num_real)
+            self.mask_stage.apply(sample["tokens"].numpy(), sample_index=sample_index, num_real=num_real)
         )
         return sample
 
-    def _num_real_inputs(self, sample_index: int, sequence_length: int) -> int:
-        """Return how many input positions hold data that has a label.
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[dict[str, torch.Tensor]]:
+        """Return the samples of one micro-batch; torch's DataLoader calls this instead of `__getitem__`.
 
-        Only the last sample of the valid split may be shorter than the sequence. Samples lie end to end in the
+        Args:
+            indices: of the samples, as a batch sampler gives them.
+        """
+        # Hybrid context parallel wants samples in a list, which it sorts and splits itself.
+        if self._assembler is None or self.config.hybrid_context_parallel or None in indices:
+            return [self[index] for index in indices]
+        return self._assembler.micro_batch(indices)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what cannot travel to another process; it is made again there."""
+        return {name: value for name, value in self.__dict__.items() if name != "_assembler"}
+
+    @cached_property
+    def _assembler(self) -> Assembler | None:
+        """The native path, where there is one. Subclasses may change what Megatron's path reads, so they keep it."""
+        if type(self) is not MEAPGPTDataset:
+            return None
+        num_real = self.config.sequence_length if self.mask_stage is None else self._num_real_of_last
+        return assembler(self, self.mask_stage, num_real_of_last=num_real)
+
+    @cached_property
+    def _num_real_of_last(self) -> int:
+        """How many input positions hold data that has a label, in the sample at the last place of the stream.
+
+        Only that one may be shorter than the sequence, and only in the valid split. Samples lie end to end in the
         stream of documents, so its length follows from its place there: by position, never by comparing ids.
         """
+        length = self.config.sequence_length
         if self.config.drop_last_partial_validation_sequence or self.index_split != Split.valid:
-            return sequence_length
-        place = int(self.shuffle_index[sample_index])
-        if place < len(self.shuffle_index) - 1:
-            return sequence_length
+            return length
         num_tokens = int(self.dataset.sequence_lengths[self.document_index].sum(dtype=np.int64))
-        num_left = num_tokens - place * sequence_length - int(self.config.add_extra_token_to_sequence)
-        return min(sequence_length, num_left)
+        num_before = (len(self.shuffle_index) - 1) * length
+        return min(length, num_tokens - num_before - int(self.config.add_extra_token_to_sequence))
 
 
 def prefixes_per_blend(config: GPTDatasetConfig) -> list[list[str]]:
