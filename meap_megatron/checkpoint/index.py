@@ -1,0 +1,41 @@
+"""The index inside a checkpoint (`.metadata`): where in which file each tensor lies. Reading it imports torch.
+
+The index is a pickle, as torch.distributed.checkpoint writes it: reading one can run code, so check only checkpoints that
+you would load.
+"""
+
+from pathlib import Path
+
+INDEX = ".metadata"
+COMMON = "common.pt"
+"""Holds what is not sharded in checkpoints of Megatron before 0.19."""
+
+
+def has_index(checkpoint: Path) -> bool:
+    """Tell whether a checkpoint is of a distributed format, which has an index when it is whole."""
+    return (checkpoint / INDEX).exists() or (checkpoint / "metadata.json").exists() or bool(any_shard(checkpoint))
+
+
+def any_shard(checkpoint: Path) -> list[Path]:
+    """Return the files that hold tensors."""
+    return list(checkpoint.glob("*.distcp"))
+
+
+def needed_bytes(checkpoint: Path) -> dict[str, int]:
+    """Return the least size in bytes that each file of tensors must have, by its name.
+
+    Raises:
+        ValueError: the index cannot be read; says why.
+    """
+    from torch.distributed.checkpoint import FileSystemReader
+
+    try:
+        index = FileSystemReader(checkpoint).read_metadata()
+        needed: dict[str, int] = {}
+        for place in index.storage_data.values():
+            needed[place.relative_path] = max(needed.get(place.relative_path, 0), place.offset + place.length)
+    except Exception as error:  # a damaged pickle can raise anything
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+    if not needed:
+        raise ValueError("it names no tensor")
+    return needed
