@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from meap_megatron.errors import RunError, UserError
-from meap_megatron.training import platform
+from meap_megatron.training import platform, walltime, wandb_run
 from meap_megatron.training.command_line import data_flags
 from meap_megatron.training.ranks import ForkedRank, Rank
 
@@ -21,19 +21,28 @@ def slurm_environment(environ: Mapping[str, str], master: str) -> dict[str, str]
     """Return the variables that torch.distributed reads, from those that `srun` sets.
 
     Args:
-        environ: with SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID, SLURM_JOB_ID.
+        environ: with SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID, SLURM_NODEID, SLURM_JOB_ID.
         master: host name of the first node.
     """
-    tasks_on_node = environ.get("SLURM_STEP_TASKS_PER_NODE") or environ.get("SLURM_TASKS_PER_NODE") or "1"
+    tasks = tasks_per_node(environ.get("SLURM_STEP_TASKS_PER_NODE") or environ.get("SLURM_TASKS_PER_NODE") or "1")
     return {
         "RANK": environ["SLURM_PROCID"],
         "WORLD_SIZE": environ["SLURM_NTASKS"],
         "LOCAL_RANK": environ["SLURM_LOCALID"],
-        "LOCAL_WORLD_SIZE": tasks_on_node.split("(", 1)[0].split(",", 1)[0],
+        "LOCAL_WORLD_SIZE": str(tasks[int(environ["SLURM_NODEID"])]),
         "MASTER_ADDR": environ.get("MASTER_ADDR", master),
         # One port per job, outside the range that Linux gives to clients.
         "MASTER_PORT": environ.get("MASTER_PORT", str(20000 + int(environ["SLURM_JOB_ID"]) % 12000)),
     }
+
+
+def tasks_per_node(text: str) -> list[int]:
+    """Return the number of tasks of every node of a step: "8(x2),3" is [8, 8, 3]."""
+    counts: list[int] = []
+    for part in text.split(","):
+        count, _, times = part.partition("(x")
+        counts += [int(count)] * int(times.rstrip(")") or 1)
+    return counts
 
 
 def first_slurm_host(node_list: str) -> str:
@@ -79,6 +88,8 @@ def launch(argv: list[str], *, nproc: int, device: str) -> int:
             raise UserError(f"nproc={nproc} inside srun with {environ['SLURM_NTASKS']} tasks; leave nproc out")
         host = first_slurm_host(environ.get("SLURM_STEP_NODELIST") or environ["SLURM_JOB_NODELIST"])
         environ.update(slurm_environment(environ, host))
+    environ.update(wandb_run.environment(argv, environ))
+    argv = walltime.end_in_order(argv)
     already_a_rank = int(environ.get("WORLD_SIZE", "1")) > 1
     processes = 1 if already_a_rank else number_of_processes(nproc, platform.resolve_device(device))
     if processes == 1:

@@ -19,6 +19,7 @@ def test_slurm_tells_a_task_which_rank_it_is() -> None:
         "SLURM_PROCID": "9",
         "SLURM_NTASKS": "16",
         "SLURM_LOCALID": "1",
+        "SLURM_NODEID": "1",
         "SLURM_JOB_ID": "123456",
         "SLURM_STEP_TASKS_PER_NODE": "8(x2)",
     }

@@ -1,0 +1,58 @@
+"""One Weights & Biases run for one `save` folder, however often the job is started again."""
+
+import os
+import secrets
+import string
+from collections.abc import Mapping
+from pathlib import Path
+
+from meap_megatron.errors import UserError
+from meap_megatron.training.command_line import flag_values
+
+FILE_NAME = "wandb_run_id"
+ID_LETTERS = string.ascii_lowercase + string.digits
+
+
+def environment(argv: list[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that let `wandb.init` go on with the run of the `save` folder; {} if W&B is not used.
+
+    Only the last rank, on which Megatron logs, or the launcher of all ranks reads or makes the file.
+
+    Args:
+        argv: the command line of Megatron.
+        environ: RANK and WORLD_SIZE, if this is a rank; a WANDB_RUN_ID in it is left alone.
+
+    Raises:
+        UserError: the id cannot be read or written.
+    """
+    save = flag_values(argv, "--save")
+    if not flag_values(argv, "--wandb-project") or not save or "WANDB_RUN_ID" in environ:
+        return {}
+    if int(environ.get("RANK", "0")) != int(environ.get("WORLD_SIZE", "1")) - 1:
+        return {}
+    return {"WANDB_RUN_ID": run_id(Path(save[-1])), "WANDB_RESUME": environ.get("WANDB_RESUME", "allow")}
+
+
+def run_id(save: Path) -> str:
+    """Return the id in SAVE/wandb_run_id; the first call makes it.
+
+    Raises:
+        UserError: the file cannot be read or written.
+    """
+    path = save / FILE_NAME
+    try:
+        if path.exists() and (known := path.read_text(encoding="utf-8").strip()):
+            return known
+        made = "".join(secrets.choice(ID_LETTERS) for _ in range(8))
+        save.mkdir(parents=True, exist_ok=True)
+        temporary = save / f"{FILE_NAME}.tmp"
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(made + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"cannot read or write {path}: {error.strerror}; set save to a folder that can be written"
+        ) from None
+    return made
