@@ -8,7 +8,7 @@ from typing import Any
 from meap_megatron.config import MaskConfig
 from meap_megatron.corpus.sidecar import Sidecar, check_prefix
 from meap_megatron.errors import UserError
-from meap_megatron.training import sft
+from meap_megatron.training import indices, sft
 
 
 def blend_prefixes(blend: Any) -> list[str]:
@@ -81,7 +81,7 @@ def check_vocabulary(args: Any, sidecars: list[Sidecar], prefixes: list[str]) ->
 
 
 def make_provider(args: Any, sidecars: list[Sidecar], on_first_call: Callable[[], None]) -> Callable[..., Any]:
-    """Return Megatron's `train_valid_test_dataset_provider`.
+    """Return Megatron's `train_valid_test_dataset_provider`; before a run begins, its indices are put into the cache.
 
     Args:
         args: Megatron's arguments.
@@ -89,33 +89,32 @@ def make_provider(args: Any, sidecars: list[Sidecar], on_first_call: Callable[[]
         on_first_call: called once, when the model is built and a checkpoint, if any, is loaded.
     """
     called: list[bool] = []
+    ready = indices.prepare(args, sidecars)
 
     def provider(num_samples: list[int | None], vp_stage: int | None = None) -> Any:
+        from meap_megatron.datasets.provider import build_datasets
         from meap_megatron.training.batch import reads_data
 
         if not called:
             called.append(True)
             on_first_call()
-        is_built_on_rank = partial(reads_data, args, vp_stage)
-        if is_sft(sidecars):
-            from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
-
-            from meap_megatron.datasets.sft.dataset import MEAPSFTDataset
-
-            config = sft.dataset_config(args, sidecars, path_to_cache=args.data_cache_path or default_cache(args))
-            return BlendedMegatronDatasetBuilder(MEAPSFTDataset, list(num_samples), is_built_on_rank, config).build()
-        from meap_megatron.datasets.provider import build_datasets
-
-        return build_datasets(
-            dataset_config(args, sidecars), sizes=list(num_samples), is_built_on_rank=is_built_on_rank
-        )
+        config = dataset_config(args, sidecars)
+        if ready is not None:
+            # Only a run that goes on in a later phase of phase_transition_iterations asks for other samples than it did
+            # before its checkpoint was read; Megatron then writes its own index files beside the entries.
+            prepared = list(num_samples) == ready.sizes
+            config.path_to_cache = str(ready.path if prepared else ready.path.parent)
+        return build_datasets(config, sizes=list(num_samples), is_built_on_rank=partial(reads_data, args, vp_stage))
 
     provider.is_distributed = True  # type: ignore[attr-defined]
     return provider
 
 
 def dataset_config(args: Any, sidecars: list[Sidecar]) -> Any:
-    """Return the `MEAPGPTDatasetConfig` of a run."""
+    """Return the `MEAPGPTDatasetConfig` or `MEAPSFTDatasetConfig` of a run; the cache is the first it may use."""
+    folder = next(iter(map(str, cache_folders(args))), None)
+    if is_sft(sidecars):
+        return sft.dataset_config(args, sidecars, path_to_cache=folder)
     from megatron.training import get_tokenizer
     from megatron.training.utils import get_blend_and_blend_per_split
 
@@ -134,7 +133,7 @@ def dataset_config(args: Any, sidecars: list[Sidecar]) -> Any:
         "multiple_validation_sets": args.multiple_validation_sets,
         "full_validation": args.full_validation,
         "num_dataset_builder_threads": args.num_dataset_builder_threads,
-        "path_to_cache": args.data_cache_path or default_cache(args),
+        "path_to_cache": folder,
         "mmap_bin_files": args.mmap_bin_files,
         "reset_position_ids": args.reset_position_ids,
         "reset_attention_mask": args.reset_attention_mask,
@@ -162,14 +161,15 @@ def is_sft(sidecars: list[Sidecar]) -> bool:
     return kinds == {"sft"}
 
 
-def default_cache(args: Any) -> str | None:
-    """Return the folder for Megatron's index cache: beside the first prefix, as Megatron does, if that can be written."""
-    import os
+def cache_folders(args: Any) -> list[Path]:
+    """Return the folders in which the indices of a run may be kept, in the order in which they are looked for.
 
+    As given; else beside the first prefix, as Megatron does, and in the run's own folder if that cannot be written.
+    """
+    if args.data_cache_path:
+        return [Path(args.data_cache_path)]
     prefixes = data_prefixes(args)
     if not prefixes:
-        return None
-    folder = Path(prefixes[0]).resolve().parent
-    if os.access(folder, os.W_OK):
-        return str(folder / "cache" / "meap_megatron")
-    return str(Path(args.save) / "cache") if args.save else None
+        return []
+    beside = Path(prefixes[0]).resolve().parent / "cache" / "meap_megatron"
+    return [beside, *([Path(args.save) / "cache"] if args.save else [])]

@@ -1,0 +1,53 @@
+"""`meap cache`: build the sample index of a run before the job, in one process and without a GPU."""
+
+import argparse
+import logging
+from typing import Any
+
+HELP = """Build the sample index of a recipe before the job.
+
+  meap cache examples/recipes/tiny_cpu_meap.yaml data_path=data/mine
+  meap cache RECIPE.yaml data_path=data/c4 data_cache_path=/shared/cache
+
+Give the recipe and the overrides of the training run: which samples it reads follows from its data, its seed, its
+sequence length, its number of steps and its batch size, and not from its masks or from the number of its processes. One
+process on any machine that sees the data is enough; the run then finds the index and writes nothing."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("recipe", help="a YAML file, see examples/recipes")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the recipe's")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Build the index, or find it, and print what it holds."""
+    from meap_megatron.training import recipe as recipes
+    from meap_megatron.training.command_line import data_flags
+    from meap_megatron.training.flags import read_flags
+
+    words = recipes.load(args.recipe, args.overrides).command_line(read_flags())
+    words += data_flags(words)
+    if "--mock-data" in words:
+        print("mock data needs no index")
+        return 0
+    from meap_megatron.training import data, indices, platform
+
+    platform.prepare("cpu")
+    logging.getLogger("megatron").setLevel(logging.WARNING)
+    settings = indices.data_settings(words)
+    sidecars = data.read_sidecars(data.data_prefixes(settings))
+    entry = indices.obtain(settings, sidecars, sizes=indices.num_samples(settings))
+    print("\n".join(report(entry)))
+    return 0
+
+
+def report(entry: Any) -> list[str]:
+    """Return the lines that describe a `cache.Entry`."""
+    rows = [("split", "samples", "epochs", "data")]
+    for source in entry.facts["sources"]:
+        rows.append((source["split"], f"{source['samples']:,}", f"{source['epochs']:.2f}", source["prefix"]))
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = [f"{r[0]:<{widths[0]}}  {r[1]:>{widths[1]}}  {r[2]:>{widths[2]}}  {r[3]}" for r in rows]
+    how = f"built in {entry.seconds:.1f} s" if entry.built else f"is there (it was built in {entry.seconds:.1f} s)"
+    return [*lines, f"{how}: {len(entry.files)} files, {entry.num_bytes:,} bytes, in {entry.path}"]

@@ -1,0 +1,182 @@
+"""What one rank finds wrong is told to all before the run begins, and work of rank 0 is waited for without a time limit.
+
+It uses the key-value store of torch.distributed's rendezvous, which the process group shares later, and no collective:
+while rank 0 builds a large index no watchdog runs, and when rank 0 dies its connection breaks and the others end at once.
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from meap_megatron.errors import RunError, UserError
+
+ARRIVAL = timedelta(minutes=10)
+"""How long ranks may start one after the other."""
+WORK = timedelta(days=1)
+"""How long rank 0 may work; a rank 0 that dies is noticed at once."""
+GRACE_SECONDS = 15.0
+"""How long a rank that found something wrong waits for the findings of ranks that have not come yet."""
+MOST_NAMED = 8
+"""Ranks whose findings one message holds."""
+
+
+class RollCall:
+    """The ranks of one run, before they form a process group; with one process, nothing is exchanged."""
+
+    def __init__(self, *, rank: int, world_size: int) -> None:
+        self.rank = rank
+        self.world_size = world_size
+        self._store: Any = None
+
+    @property
+    def store(self) -> Any:
+        """The store, connected on first use; rank 0 serves it.
+
+        Raises:
+            RunError: not all ranks came.
+        """
+        if self._store is None:
+            from torch import distributed
+
+            try:
+                shared, _, _ = next(distributed.rendezvous("env://", self.rank, self.world_size, timeout=ARRIVAL))
+            except distributed.DistError as error:
+                where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+                raise RunError(
+                    f"rank {self.rank} of {self.world_size} on {socket.gethostname()} did not meet the others at {where}: "
+                    f"{str(error).splitlines()[0]}"
+                ) from None
+            self._store = distributed.PrefixStore("meap", shared)
+        return self._store
+
+    def everyone[T](self, topic: str, work: Callable[[], T]) -> T:
+        """Do `work` on every rank and return this rank's result, when all ranks have one.
+
+        Args:
+            topic: a name that no other call of the run has.
+            work: the same on every rank.
+
+        Raises:
+            UserError, RunError: on every rank, if a rank's work raised it; the message names rank and host.
+        """
+        if self.world_size == 1:
+            return work()
+        failure: UserError | RunError | None = None
+        try:
+            result = work()
+        except (UserError, RunError) as error:
+            failure = error
+        findings = self._exchange(topic, failure)
+        if findings:
+            raise joint_error(findings, world_size=self.world_size)
+        return result
+
+    def first(self, topic: str, work: Callable[[], str]) -> str:
+        """Do `work` on rank 0 and return its result on every rank.
+
+        Raises:
+            UserError, RunError: on every rank, if it raised it.
+        """
+        if self.world_size == 1:
+            return work()
+        if self.rank == 0:
+            try:
+                result, failure = work(), None
+            except (UserError, RunError) as error:
+                result, failure = "", error
+            self.store.set(f"{topic}/result", json.dumps([result, finding(0, failure) if failure else None]))
+            if failure is not None:
+                self._wait_for_listeners(topic)
+                raise failure
+            return result
+        result, failed = json.loads(self._get(f"{topic}/result", WORK))
+        if failed is not None:
+            self.store.add(f"{topic}/heard", 1)
+            raise joint_error([failed], world_size=self.world_size)
+        return str(result)
+
+    def _exchange(self, topic: str, failure: UserError | RunError | None) -> list[dict[str, Any]]:
+        """Return the findings of all ranks, the same list on every rank."""
+        if failure is not None:
+            number = self.store.add(f"{topic}/failures", 1)
+            self.store.set(f"{topic}/failure/{number}", json.dumps(finding(self.rank, failure)))
+        if self.store.add(f"{topic}/arrived", 1) == self.world_size:
+            self._conclude(topic)
+        elif failure is not None and not self._comes(f"{topic}/verdict", GRACE_SECONDS):
+            self._conclude(topic)  # some rank is late, and what is wrong is known
+        findings: list[dict[str, Any]] = json.loads(self._get(f"{topic}/verdict", ARRIVAL))
+        if findings:
+            if self.rank == 0:
+                self._wait_for_listeners(topic)
+            else:
+                self.store.add(f"{topic}/heard", 1)
+        return findings
+
+    def _conclude(self, topic: str) -> None:
+        keys = [f"{topic}/failure/{i + 1}" for i in range(self.store.add(f"{topic}/failures", 0))]
+        self.store.set(f"{topic}/verdict", json.dumps([json.loads(self._get(key, ARRIVAL)) for key in keys]))
+
+    def _comes(self, key: str, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self.store.check([key]):
+                return True
+            time.sleep(0.05)
+        return False
+
+    def _get(self, key: str, patience: timedelta) -> bytes:
+        from torch import distributed
+
+        try:
+            self.store.wait([key], patience)
+            return bytes(self.store.get(key))
+        except distributed.DistError as error:
+            raise RunError(
+                f"rank {self.rank} on {socket.gethostname()} lost rank 0 or waited too long at the start of the run "
+                f"({key}): {str(error).splitlines()[0]}"
+            ) from None
+
+    def _wait_for_listeners(self, topic: str) -> None:
+        """Rank 0 serves the store: it stays until the others have heard."""
+        deadline = time.monotonic() + GRACE_SECONDS
+        while self.store.add(f"{topic}/heard", 0) < self.world_size - 1 and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+
+def finding(rank: int, failure: UserError | RunError) -> dict[str, Any]:
+    """Return what a rank found wrong, as JSON can hold it."""
+    return {
+        "rank": rank,
+        "host": socket.gethostname(),
+        "message": str(failure),
+        "input": isinstance(failure, UserError),
+    }
+
+
+def joint_error(findings: list[dict[str, Any]], *, world_size: int) -> UserError | RunError:
+    """Return one error for the findings of several ranks, naming rank and host; `UserError` if all are about input."""
+    kind = UserError if all(found["input"] for found in findings) else RunError
+    messages = {found["message"] for found in findings}
+    if len(messages) == 1 and len(findings) == world_size:
+        return kind(messages.pop())
+    ordered = sorted(findings, key=lambda found: found["rank"])
+    lines = [f"rank {found['rank']} on {found['host']}: {found['message']}" for found in ordered[:MOST_NAMED]]
+    if len(ordered) > MOST_NAMED:
+        lines.append(f"and {len(ordered) - MOST_NAMED} more of {world_size} ranks")
+    return kind("\n".join(lines))
+
+
+_calls: dict[tuple[int, int], RollCall] = {}
+
+
+def roll_call() -> RollCall:
+    """Return the roll call of the rank that the environment names.
+
+    It is kept as long as the process lives, so that rank 0 goes on serving the store.
+    """
+    place = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    return _calls.setdefault(place, RollCall(rank=place[0], world_size=place[1]))
