@@ -1,0 +1,103 @@
+"""Whether a prompt begins with BOS: decided by how the model was trained, recorded beside it, enforced at evaluation.
+
+A model trained without BOS and evaluated with it (or the other way round) loses points without a word. The export
+writes `meap_eval.json` beside the Hugging Face files:
+
+    {"format": 1, "add_bos": true, "tokenizer_fingerprint": "..."}
+
+`add_bos` says whether the training documents began with BOS; the fingerprint (that of the dataset's sidecar) may be
+absent. Where the file is absent, the tokenizer's own default stands.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meap_megatron.errors import UserError
+
+FILE_NAME = "meap_eval.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class BosPolicy:
+    """How prompts begin in one run."""
+
+    add_bos: bool
+    source: str
+    """Who decided: meap_eval.json, --bos or --no-bos, or the tokenizer's default."""
+    override: bool | None
+    """What the harness is told (`add_bos_token`); None where the tokenizer's default is already right."""
+
+
+def read_policy(folder: str | Path) -> dict[str, Any] | None:
+    """Return the content of a model's `meap_eval.json`, or None where there is no such file.
+
+    Raises:
+        UserError: the file is not of this format.
+    """
+    path = Path(folder) / FILE_NAME
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); export the model again") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{path}: 'format' must be {FORMAT}, found {content!r:.80}; export the model again")
+    if not isinstance(content.get("add_bos"), bool):
+        raise UserError(f"{path}: 'add_bos' must be true or false, found {content.get('add_bos')!r}")
+    return content
+
+
+def adds_bos(tokenizer: Any) -> bool:
+    """Return whether a tokenizer puts BOS before a text by default."""
+    return tokenizer.bos_token_id is not None and tokenizer("x").input_ids[:1] == [tokenizer.bos_token_id]
+
+
+def decide(folder: str | Path, tokenizer: Any, *, requested: bool | None = None) -> BosPolicy:
+    """Decide whether prompts begin with BOS.
+
+    Args:
+        folder: the model.
+        tokenizer: the model's tokenizer, as loaded without options.
+        requested: what the user asked for, or None.
+
+    Raises:
+        UserError: the request contradicts `meap_eval.json`, or BOS is wanted of a tokenizer that has none.
+    """
+    policy, default = read_policy(folder), adds_bos(tokenizer)
+    if policy is not None and requested not in (None, policy["add_bos"]):
+        raise UserError(
+            f"{Path(folder) / FILE_NAME} says that the model was trained {_with(policy['add_bos'])} BOS, and the run "
+            f"was asked for {'--bos' if requested else '--no-bos'}; leave the option out"
+        )
+    if policy is not None:
+        add, source = bool(policy["add_bos"]), FILE_NAME
+    elif requested is not None:
+        add, source = requested, "--bos" if requested else "--no-bos"
+    else:
+        add, source = default, "tokenizer default"
+    if add and tokenizer.bos_token_id is None:
+        raise UserError(f"{folder}: {source} asks for BOS, but the tokenizer has no BOS token; export the model again")
+    return BosPolicy(add_bos=add, source=source, override=None if add == default else add)
+
+
+def check_harness(folder: str | Path, *, begins_with_bos: bool) -> None:
+    """Refuse a run of plain `lm_eval` whose prompts begin otherwise than the model's `meap_eval.json` says.
+
+    Raises:
+        UserError: they do.
+    """
+    policy = read_policy(folder)
+    if policy is not None and policy["add_bos"] != begins_with_bos:
+        raise UserError(
+            f"{Path(folder) / FILE_NAME} says that the model was trained {_with(policy['add_bos'])} BOS, but the "
+            f"prompts of this run would be {_with(begins_with_bos)} it; add add_bos_token={policy['add_bos']} to "
+            f"--model_args"
+        )
+
+
+def _with(bos: bool) -> str:
+    return "with" if bos else "without"
