@@ -1,7 +1,8 @@
 """The functions that the task files of this folder name; the harness imports this file by its path."""
 
-from meap_megatron.evaluation import needle
+from meap_megatron.evaluation import mdqa, needle
 from meap_megatron.evaluation.documents import total
 
 needle_build, needle_results = needle.build, needle.process_results
-__all__ = ["needle_build", "needle_results", "total"]
+mdqa_build, mdqa_results = mdqa.build, mdqa.process_results
+__all__ = ["mdqa_build", "mdqa_results", "needle_build", "needle_results", "total"]

@@ -1,0 +1,195 @@
+"""Multi-document question answering (Liu et al.; paper, Tables 3, 7 and 8) and nq-open-oracle (Table 9).
+
+The gold document stands at one of several places among distractors. Where the published files are absent, the
+distractors are made from nq-open-oracle; such a set is another test than the published one, and says so everywhere.
+"""
+
+import gzip
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from meap_megatron.errors import UserError
+from meap_megatron.evaluation import documents, metrics
+from meap_megatron.evaluation.distractors import nearest
+from meap_megatron.evaluation.measure import load_measure
+
+ENVIRONMENT = "MEAP_EVAL_DATA"
+ORACLE = "nq-open-oracle.jsonl.gz"
+POSITIONS = {10: (0, 4, 9), 20: (0, 4, 9, 14, 19)}
+"""Number of documents -> published places of the gold document, from 0. The paper counts them from 1."""
+NEW_TOKENS = 100
+INSTRUCTION = (
+    "Write a high-quality answer for the given question using only the provided search results "
+    "(some of which might be irrelevant)."
+)
+PUBLISHED, SYNTHETIC = "published", "synthetic distractors"
+FIELDS = ("question", "answers", "ctxs")
+
+
+def data_folder(given: str | Path | None) -> Path | None:
+    """Return the folder of evaluation data: the given one, or $MEAP_EVAL_DATA.
+
+    Raises:
+        UserError: it does not exist.
+    """
+    chosen = given or os.environ.get(ENVIRONMENT)
+    if not chosen:
+        return None
+    path = Path(chosen)
+    if not path.is_dir():
+        raise UserError(f"evaluation data {path} is not a folder (--data, or ${ENVIRONMENT})")
+    return path
+
+
+def find(folder: Path, name: str) -> Path | None:
+    """Return a data file by its published name, in the folder or one level below, packed or not."""
+    for candidate in (name, name.removesuffix(".gz")):
+        places = [folder / candidate, *sorted(folder.glob(f"*/{candidate}"))]
+        if found := next((place for place in places if place.is_file()), None):
+            return found
+    return None
+
+
+@lru_cache(maxsize=2)
+def read_questions(path: Path) -> tuple[dict[str, Any], ...]:
+    """Return the records of a published file: question, answers, ctxs.
+
+    Raises:
+        UserError: a line is no such record; names file and line.
+    """
+    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+    records = []
+    try:
+        with opened as stream:
+            for number, line in enumerate(stream, start=1):
+                record = json.loads(line)
+                if not isinstance(record, dict) or not all(record.get(field) for field in FIELDS):
+                    raise UserError(
+                        f"{path}:{number}: a record needs {', '.join(FIELDS)}; get the published file again"
+                    )
+                records.append(record)
+    except (ValueError, OSError, EOFError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}:{len(records) + 1}: cannot be read ({error}); copy the file again") from error
+    if not records:
+        raise UserError(f"{path} holds no questions; copy the file again")
+    return tuple(records)
+
+
+def build(*, num_documents: int, gold_index: int, **metadata: Any) -> dict[str, Any]:
+    """Make the samples of one task; the harness calls this with the task's and the run's settings.
+
+    Args:
+        num_documents: documents of a prompt; 1 is nq-open-oracle.
+        gold_index: place of the gold document, from 0.
+        metadata: `data` (folder), `samples` (questions to use, from the first on), `max_prompt_length` (tokens; longer
+            prompts are counted and not scored, as the official script does at 4096), and what names the model.
+
+    Raises:
+        UserError: data, tokenizer or a setting cannot be used.
+    """
+    records, source = load(
+        data_folder(metadata.get("data")),
+        num_documents=num_documents,
+        gold_index=gold_index,
+        samples=documents.count(metadata.get("samples"), name="samples"),
+    )
+    longest = documents.count(metadata.get("max_prompt_length"), name="max_prompt_length")
+    measure = load_measure(metadata)
+    built = []
+    for record in records:
+        prompt = render(record["question"], record["ctxs"])
+        fits = measure.fits(prompt, new_tokens=NEW_TOKENS)
+        fits = fits and (longest is None or measure.count(prompt) <= longest)
+        built.append(
+            {
+                "prompt": prompt if fits else documents.PLACEHOLDER,
+                "answers": list(record["answers"]),
+                "num_documents": num_documents,
+                "gold_index": gold_index,
+                "source": source,
+                "fits": fits,
+            }
+        )
+    return documents.dataset(built, task=f"MDQA with {num_documents} documents")
+
+
+def load(
+    folder: Path | None, *, num_documents: int, gold_index: int, samples: int | None
+) -> tuple[Sequence[dict[str, Any]], str]:
+    """Return the first records of one set and where they come from.
+
+    Raises:
+        UserError: neither the published file nor nq-open-oracle is there.
+    """
+    name = f"nq-open-{num_documents}_total_documents_gold_at_{gold_index}.jsonl.gz"
+    wanted = ORACLE if num_documents == 1 else name
+    if folder is None:
+        raise UserError(
+            f"multi-document QA reads {wanted}; give the folder that holds it "
+            f'(--data DIR, or ${ENVIRONMENT}, or --metadata \'{{"data": "DIR"}}\')'
+        )
+    if path := find(folder, wanted):
+        return read_questions(path)[:samples], PUBLISHED
+    oracle = find(folder, ORACLE)
+    if oracle is None:
+        raise UserError(
+            f"{folder} holds neither {wanted} nor {ORACLE} to make synthetic distractors from; "
+            f"both are in qa_data of github.com/nelson-liu/lost-in-the-middle"
+        )
+    return list(synthesise(oracle, num_documents=num_documents, gold_index=gold_index, samples=samples)), SYNTHETIC
+
+
+def synthesise(oracle: Path, *, num_documents: int, gold_index: int, samples: int | None) -> Iterator[dict[str, Any]]:
+    """Yield questions whose distractors are gold passages of other questions, the nearest to the question first.
+
+    A distractor has another title than the gold passage and holds none of the answers.
+
+    Raises:
+        UserError: there are not enough passages.
+    """
+    records = read_questions(oracle)
+    passages = [record["ctxs"][0] for record in records]
+    bare = [metrics.normalise_answer(f"{passage['title']} {passage['text']}") for passage in passages]
+    ranked = nearest([record["question"] for record in records[:samples]], bare)
+    for number, (record, order) in enumerate(zip(records, ranked, strict=False)):
+        answers = [answer for answer in map(metrics.normalise_answer, record["answers"]) if answer]
+        titles, chosen = {passages[number]["title"]}, []
+        for other in order:
+            if passages[other]["title"] in titles or any(answer in bare[other] for answer in answers):
+                continue
+            titles.add(passages[other]["title"])
+            chosen.append({**passages[other], "hasanswer": False, "isgold": False})
+            if len(chosen) == num_documents - 1:
+                break
+        else:
+            raise UserError(
+                f"{oracle}: question {number + 1} has only {len(chosen)} usable distractors, "
+                f"{num_documents - 1} are needed; use the whole file"
+            )
+        yield {**record, "ctxs": [*chosen[:gold_index], passages[number], *chosen[gold_index:]]}
+
+
+def render(question: str, passages: Sequence[Mapping[str, Any]]) -> str:
+    """Return the published prompt."""
+    shown = [
+        f"Document [{number}](Title: {passage['title']}) {passage['text']}"
+        for number, passage in enumerate(passages, start=1)
+    ]
+    return "\n".join([INSTRUCTION, "", *shown, "", f"Question: {question}", "Answer:"])
+
+
+def process_results(document: Mapping[str, Any], results: list[str]) -> dict[str, float]:
+    """Score one answer; `empty_answer` is what the metric gives to a model that says nothing."""
+    if not document["fits"]:
+        return documents.unfit()
+    return {
+        "best_subspan_em": metrics.best_subspan_em(results[0], document["answers"]),
+        "empty_answer": metrics.best_subspan_em("", document["answers"]),
+        "unfit": 0.0,
+    }
