@@ -4,20 +4,16 @@ The gold document stands at one of several places among distractors. Where the p
 distractors are made from nq-open-oracle; such a set is another test than the published one, and says so everywhere.
 """
 
-import gzip
-import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from meap_megatron.errors import UserError
 from meap_megatron.evaluation import documents, metrics
 from meap_megatron.evaluation.distractors import nearest
+from meap_megatron.evaluation.files import ENVIRONMENT, data_folder, find, read_records
 from meap_megatron.evaluation.measure import load_measure
 
-ENVIRONMENT = "MEAP_EVAL_DATA"
 ORACLE = "nq-open-oracle.jsonl.gz"
 POSITIONS = {10: (0, 4, 9), 20: (0, 4, 9, 14, 19)}
 """Number of documents -> published places of the gold document, from 0. The paper counts them from 1."""
@@ -28,57 +24,6 @@ INSTRUCTION = (
 )
 PUBLISHED, SYNTHETIC = "published", "synthetic distractors"
 FIELDS = ("question", "answers", "ctxs")
-
-
-def data_folder(given: str | Path | None) -> Path | None:
-    """Return the folder of evaluation data: the given one, or $MEAP_EVAL_DATA.
-
-    Raises:
-        UserError: it does not exist.
-    """
-    chosen = given or os.environ.get(ENVIRONMENT)
-    if not chosen:
-        return None
-    path = Path(chosen)
-    if not path.is_dir():
-        raise UserError(f"evaluation data {path} is not a folder (--data, or ${ENVIRONMENT})")
-    return path
-
-
-def find(folder: Path, name: str) -> Path | None:
-    """Return a data file by its published name, in the folder or one level below, packed or not."""
-    for candidate in (name, name.removesuffix(".gz")):
-        places = [folder / candidate, *sorted(folder.glob(f"*/{candidate}"))]
-        if found := next((place for place in places if place.is_file()), None):
-            return found
-    return None
-
-
-@lru_cache(maxsize=2)
-def read_questions(path: Path) -> tuple[dict[str, Any], ...]:
-    """Return the records of a published file: question, answers, ctxs.
-
-    Raises:
-        UserError: a line is no such record; names file and line.
-    """
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-    records = []
-    try:
-        with opened as stream:
-            for number, line in enumerate(stream, start=1):
-                record = json.loads(line)
-                if not isinstance(record, dict) or not all(record.get(field) for field in FIELDS):
-                    raise UserError(
-                        f"{path}:{number}: a record needs {', '.join(FIELDS)}; get the published file again"
-                    )
-                records.append(record)
-    except (ValueError, OSError, EOFError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path}:{len(records) + 1}: cannot be read ({error}); copy the file again") from error
-    if not records:
-        raise UserError(f"{path} holds no questions; copy the file again")
-    return tuple(records)
 
 
 def build(*, num_documents: int, gold_index: int, **metadata: Any) -> dict[str, Any]:
@@ -135,7 +80,7 @@ def load(
             f'(--data DIR, or ${ENVIRONMENT}, or --metadata \'{{"data": "DIR"}}\')'
         )
     if path := find(folder, wanted):
-        return read_questions(path)[:samples], PUBLISHED
+        return read_records(path, FIELDS)[:samples], PUBLISHED
     oracle = find(folder, ORACLE)
     if oracle is None:
         raise UserError(
@@ -153,7 +98,7 @@ def synthesise(oracle: Path, *, num_documents: int, gold_index: int, samples: in
     Raises:
         UserError: there are not enough passages.
     """
-    records = read_questions(oracle)
+    records = read_records(oracle, FIELDS)
     passages = [record["ctxs"][0] for record in records]
     bare = [metrics.normalise_answer(f"{passage['title']} {passage['text']}") for passage in passages]
     ranked = nearest([record["question"] for record in records[:samples]], bare)
@@ -161,7 +106,7 @@ def synthesise(oracle: Path, *, num_documents: int, gold_index: int, samples: in
         answers = [answer for answer in map(metrics.normalise_answer, record["answers"]) if answer]
         titles, chosen = {passages[number]["title"]}, []
         for other in order:
-            if passages[other]["title"] in titles or any(answer in bare[other] for answer in answers):
+            if passages[other]["title"] in titles or any(holds(bare[other], answer) for answer in answers):
                 continue
             titles.add(passages[other]["title"])
             chosen.append({**passages[other], "hasanswer": False, "isgold": False})
@@ -173,6 +118,14 @@ def synthesise(oracle: Path, *, num_documents: int, gold_index: int, samples: in
                 f"{num_documents - 1} are needed; use the whole file"
             )
         yield {**record, "ctxs": [*chosen[:gold_index], passages[number], *chosen[gold_index:]]}
+
+
+def holds(text: str, answer: str) -> bool:
+    """Return whether a normalised text holds a normalised answer.
+
+    An answer of one or two characters must be a word of its own: the letter s would be part of every passage.
+    """
+    return f" {answer} " in f" {text} " if len(answer) < 3 else answer in text
 
 
 def render(question: str, passages: Sequence[Mapping[str, Any]]) -> str:

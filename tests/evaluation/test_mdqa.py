@@ -9,6 +9,7 @@ import pytest
 from meap_megatron.errors import UserError
 from meap_megatron.evaluation import mdqa, metrics
 from meap_megatron.evaluation.distractors import nearest
+from meap_megatron.evaluation.files import data_folder
 from meap_megatron.evaluation.mdqa import ORACLE
 from tests.evaluation.fakes import Cheat, Silent, write_gz
 
@@ -96,6 +97,12 @@ def test_synthetic_distractors_have_other_titles_and_no_answer(oracle: Path) -> 
             assert metrics.best_subspan_em(context["text"], record["answers"]) == 0
 
 
+def test_a_short_answer_must_be_a_word_of_its_own() -> None:
+    assert not mdqa.holds("supermans cape", "s")
+    assert mdqa.holds("the letter s stands", "s")
+    assert mdqa.holds("supermans cape", "man")
+
+
 def test_the_order_of_distractors_is_the_same_wherever_the_gold_stands(oracle: Path) -> None:
     first, last = (
         next(mdqa.synthesise(oracle / ORACLE, num_documents=10, gold_index=place, samples=1))["ctxs"]
@@ -140,4 +147,4 @@ def test_wrong_data_says_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"oracle.jsonl.gz:1: cannot be read"):
         load(tmp_path / "b")
     with pytest.raises(UserError, match="is not a folder"):
-        mdqa.data_folder(tmp_path / "missing")
+        data_folder(tmp_path / "missing")
