@@ -30,8 +30,9 @@ class PySamples {
               bool eod_mask_loss, bool reset_position_ids, bool has_segments, std::int64_t num_real_of_last,
               const std::string& strategy, double ratio, std::int64_t mask_id, std::int64_t span_length,
               std::int64_t global_batch_size, std::vector<std::int64_t> protected_ids, std::uint64_t seed,
-              std::uint64_t dataset_key, py::object owners)
+              std::uint64_t dataset_key, py::object owners, py::object wrap)
         : kept_{ids, pointers, lengths, document_index, sample_index, shuffle_index, std::move(owners)},
+          wrap_(std::move(wrap)),
           has_segments_(has_segments) {
         const bool is_narrow = is<std::uint16_t>(ids);
         source_.has_wide_sample_index = is<std::int64_t>(sample_index);
@@ -75,53 +76,50 @@ class PySamples {
         rules_.mask.key = mask_key(seed, dataset_key);
     }
 
-    // (tokens, labels, loss_mask[, position_ids][, cu_seqlens, max_seqlen]); position_ids only where samples differ.
-    py::tuple sample(std::int64_t index, bool is_batch_padding) const {
+    // A dict of the fields that differ between samples: tokens, labels, loss_mask, position_ids if they are reset,
+    // cu_seqlens and max_seqlen with segments.
+    py::dict sample(std::int64_t index, bool is_batch_padding) const {
         index = checked(index);
         const auto size = static_cast<py::ssize_t>(rules_.sequence_length);
         const bool is_masked = rules_.mask.strategy != Strategy::kNone && !is_batch_padding;
-        py::array tokens, labels;
+        py::dict fields;
         Out out;
         if (is_masked || rules_.num_extra == 0) {
-            tokens = make<std::int64_t>({size}, &out.tokens);
-            labels = make<std::int64_t>({size}, &out.labels);
+            set(fields, tokens_, make({size}, &out.tokens));
+            set(fields, labels_, make({size}, &out.labels));
         } else {  // views of one buffer, as Megatron's
-            const py::array text = make<std::int64_t>({size + 1}, &out.tokens);
+            const py::array text = make({size + 1}, &out.tokens);
             out.labels = out.tokens + 1;
-            tokens = py::array_t<std::int64_t>(size, out.tokens, text);
-            labels = py::array_t<std::int64_t>(size, out.labels, text);
+            set(fields, tokens_, py::array_t<std::int64_t>(size, out.tokens, text));
+            set(fields, labels_, py::array_t<std::int64_t>(size, out.labels, text));
         }
-        py::array loss_mask = make<float>({size}, &out.loss_mask);
-        const bool has_positions = has_segments_ || rules_.reset_position_ids;
-        py::array position_ids, cu_seqlens, max_seqlen;
-        if (has_positions) position_ids = make<std::int64_t>({size}, &out.position_ids);
+        set(fields, loss_mask_, make({size}, &out.loss_mask));
+        if (has_segments_ || rules_.reset_position_ids) set(fields, position_ids_, make({size}, &out.position_ids));
         if (has_segments_) {
-            cu_seqlens = make<std::int32_t>({size + 1}, &out.cu_seqlens);
-            max_seqlen = make<std::int32_t>({}, &out.max_seqlen);
+            set(fields, cu_seqlens_, make({size + 1}, &out.cu_seqlens));
+            set(fields, max_seqlen_, make({}, &out.max_seqlen));
         }
         {
             py::gil_scoped_release released;
             make_sample(source_, rules_, index, is_batch_padding, out);
         }
-        if (has_segments_) return py::make_tuple(tokens, labels, loss_mask, position_ids, cu_seqlens, max_seqlen);
-        if (has_positions) return py::make_tuple(tokens, labels, loss_mask, position_ids);
-        return py::make_tuple(tokens, labels, loss_mask);
+        return fields;
     }
 
-    // (tokens, labels, loss_mask, position_ids[, cu_seqlens, max_seqlen]), each with one row per index.
-    py::tuple batch(std::vector<std::int64_t> indices) const {
+    // A dict of all fields, each with one row per index.
+    py::dict batch(std::vector<std::int64_t> indices) const {
         for (std::int64_t& index : indices) index = checked(index);
         const auto rows = static_cast<py::ssize_t>(indices.size());
         const auto size = static_cast<py::ssize_t>(rules_.sequence_length);
+        py::dict fields;
         Out out;
-        py::array tokens = make<std::int64_t>({rows, size}, &out.tokens);
-        py::array labels = make<std::int64_t>({rows, size}, &out.labels);
-        py::array loss_mask = make<float>({rows, size}, &out.loss_mask);
-        py::array position_ids = make<std::int64_t>({rows, size}, &out.position_ids);
-        py::array cu_seqlens, max_seqlen;
+        set(fields, tokens_, make({rows, size}, &out.tokens));
+        set(fields, labels_, make({rows, size}, &out.labels));
+        set(fields, loss_mask_, make({rows, size}, &out.loss_mask));
+        set(fields, position_ids_, make({rows, size}, &out.position_ids));
         if (has_segments_) {
-            cu_seqlens = make<std::int32_t>({rows, size + 1}, &out.cu_seqlens);
-            max_seqlen = make<std::int32_t>({rows}, &out.max_seqlen);
+            set(fields, cu_seqlens_, make({rows, size + 1}, &out.cu_seqlens));
+            set(fields, max_seqlen_, make({rows}, &out.max_seqlen));
         }
         {
             py::gil_scoped_release released;
@@ -137,8 +135,7 @@ class PySamples {
                 }
             }
         }
-        if (has_segments_) return py::make_tuple(tokens, labels, loss_mask, position_ids, cu_seqlens, max_seqlen);
-        return py::make_tuple(tokens, labels, loss_mask, position_ids);
+        return fields;
     }
 
     std::int64_t size() const { return source_.num_samples; }
@@ -150,10 +147,15 @@ class PySamples {
     }
 
     template <typename T>
-    static py::array make(std::vector<py::ssize_t> shape, T** data) {
-        py::array_t<T> array(std::move(shape));
+    static py::array make(std::initializer_list<py::ssize_t> shape, T** data) {
+        py::array_t<T> array(shape);
         *data = array.mutable_data();
         return std::move(array);
+    }
+
+    void set(const py::dict& fields, const py::str& name, const py::array& array) const {
+        const auto value = py::reinterpret_steal<py::object>(PyObject_CallOneArg(wrap_.ptr(), array.ptr()));
+        if (!value || PyDict_SetItem(fields.ptr(), name.ptr(), value.ptr()) != 0) throw py::error_already_set();
     }
 
     static MaskRules mask_rules(const std::string& strategy, double ratio, std::int64_t span_length,
@@ -187,6 +189,9 @@ class PySamples {
     }
 
     std::vector<py::object> kept_;
+    py::object wrap_;
+    py::str tokens_{"tokens"}, labels_{"labels"}, loss_mask_{"loss_mask"}, position_ids_{"position_ids"},
+        cu_seqlens_{"cu_seqlens"}, max_seqlen_{"max_seqlen"};
     Source source_;
     Rules rules_;
     bool has_segments_;
@@ -200,19 +205,20 @@ inline void register_gpt(py::module_& m) {
         .def(py::init<py::array, Array<std::int64_t>, Array<std::int32_t>, Array<std::int32_t>, py::array, py::array,
                       std::int64_t, bool, std::int64_t, std::int64_t, bool, bool, bool, std::int64_t,
                       const std::string&, double, std::int64_t, std::int64_t, std::int64_t, std::vector<std::int64_t>,
-                      std::uint64_t, std::uint64_t, py::object>(),
+                      std::uint64_t, std::uint64_t, py::object, py::object>(),
              py::kw_only(), "ids"_a.noconvert(), "pointers"_a.noconvert(), "lengths"_a.noconvert(),
              "document_index"_a.noconvert(), "sample_index"_a.noconvert(), "shuffle_index"_a.noconvert(),
              "sequence_length"_a, "add_extra_token"_a, "pad_id"_a, "eod_id"_a, "eod_mask_loss"_a,
              "reset_position_ids"_a, "has_segments"_a, "num_real_of_last"_a, "strategy"_a, "ratio"_a, "mask_id"_a,
-             "span_length"_a, "global_batch_size"_a, "protected_ids"_a, "seed"_a, "dataset_key"_a, "owners"_a)
+             "span_length"_a, "global_batch_size"_a, "protected_ids"_a, "seed"_a, "dataset_key"_a, "owners"_a,
+             "wrap"_a)
         .def("__len__", &PySamples::size)
         .def("sample", &PySamples::sample, "index"_a, "is_batch_padding"_a,
-             "Return (tokens, labels, loss_mask[, position_ids][, cu_seqlens, max_seqlen]) of one sample; "
-             "position_ids only where they differ between samples. Computed without the GIL.")
+             "Return the fields of one sample that differ between samples, each array given to `wrap`. Computed "
+             "without "
+             "the GIL.")
         .def("batch", &PySamples::batch, "indices"_a,
-             "Return (tokens, labels, loss_mask, position_ids[, cu_seqlens, max_seqlen]), each with one row per "
-             "index. Computed without the GIL.");
+             "Return all fields, each with one row per index, each array given to `wrap`. Computed without the GIL.");
 }
 
 }  // namespace meap::gpt

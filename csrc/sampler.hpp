@@ -55,7 +55,7 @@ inline const std::uint8_t* choose(WordStream& words, std::int64_t num_candidates
             const std::uint8_t before = bytes[drawn[i]];
             bytes[drawn[i]] = 1;
             bytes[first + i] |= before;
-            take(before != 0 ? first + i : static_cast<std::int64_t>(drawn[i]));
+            take(drawn[i] + before * (first + i - drawn[i]));
         }
         first += piece;
     }

@@ -1,9 +1,12 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 __version__: str
+
+T = TypeVar("T")
 
 def philox4x32(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]: ...
 def philox_words(
@@ -26,7 +29,7 @@ def span_positions_batch(
     seed: int, dataset_key: int, sample_indices: NDArray[np.int64], num_eligible: int, count: int, span_length: int
 ) -> NDArray[np.int64]: ...
 
-class GPTSamples:
+class GPTSamples(Generic[T]):
     def __init__(
         self,
         *,
@@ -53,10 +56,11 @@ class GPTSamples:
         seed: int,
         dataset_key: int,
         owners: object,
+        wrap: Callable[[NDArray], T],
     ) -> None: ...
     def __len__(self) -> int: ...
-    def sample(self, index: int, is_batch_padding: bool) -> tuple[NDArray, ...]: ...
-    def batch(self, indices: Sequence[int]) -> tuple[NDArray, ...]: ...
+    def sample(self, index: int, is_batch_padding: bool) -> dict[str, T]: ...
+    def batch(self, indices: Sequence[int]) -> dict[str, T]: ...
 
 class SFTSource:
     def __init__(
