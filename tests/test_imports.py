@@ -13,7 +13,8 @@ ALLOWED = {
     "masking": set(),
     "corpus": {"masking"},
     "datasets": {"masking", "corpus"},
-    "training": {"masking", "corpus", "datasets"},
+    "checkpoint": {"corpus"},
+    "training": {"masking", "corpus", "datasets", "checkpoint"},
     "demo": {"masking", "corpus", "datasets", "training"},
 }
 """Package -> packages of ours that it may import; `errors`, `config`, `version` are open to all."""

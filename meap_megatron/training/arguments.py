@@ -60,6 +60,19 @@ def add_meap_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentPars
         default=None,
         help="folder for Megatron's own output, one file per rank; then only progress lines are shown",
     )
+    group.add_argument(
+        "--meap-keep-checkpoints",
+        type=int,
+        default=None,
+        help="remove checkpoints older than the N newest good ones, N of at least 2 (default: keep all)",
+    )
+    group.add_argument(
+        "--meap-check-checkpoint",
+        choices=("auto", "sizes", "full"),
+        default="auto",
+        help="how the checkpoint to load is compared with its manifest at the start: the size of every file, or its "
+        "content too (auto: full up to 8 GiB)",
+    )
     add_sft_arguments(parser)
     group.add_argument(
         "--meap-trace", default=None, help="folder for a digest of every micro-batch on every rank, to compare runs"

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from meap_megatron.errors import RunError, UserError
-from meap_megatron.training import platform
+from meap_megatron.training import platform, resume
 from meap_megatron.training.arguments import add_meap_arguments, check
 from meap_megatron.training.command_line import data_flags, flag_values
+from meap_megatron.training.rollcall import roll_call
 
 FULL_DISK_BYTES = 2**16
 
@@ -163,10 +164,15 @@ def main(argv: list[str] | None = None) -> int:
     log = None
     try:
         # Before Megatron is imported and anything is written: this finds most faults in half a second.
-        argv += data_flags(argv)
+        argv += roll_call().everyone("data", lambda: data_flags(argv))
+        finished = roll_call().first("resume", lambda: resume.begin(argv))
         log = log_path(argv)
-    except UserError as error:
+    except (UserError, RunError) as error:
         return complain(error, rank=rank, debug=debug)
+    if finished:
+        if rank == "0":
+            print(finished, flush=True)
+        return 0
     try:
         output = contextlib.ExitStack()
         screen = output.enter_context(output_to(log))

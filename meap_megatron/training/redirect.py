@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from meap_megatron.errors import RunError
+from meap_megatron.training import checkpoints
 from meap_megatron.training import cpu_stubs as stubs
 
 MEGATRON_VERSIONS = ("0.19",)
@@ -234,6 +235,16 @@ ALWAYS: tuple[Redirect, ...] = (
         target="megatron.training.training:get_megatron_optimizer_config",
         make=decay_everything,
         why="Megatron has no option for weight decay on one-dimensional parameters",
+    ),
+    Redirect(
+        target="megatron.training.training:save_checkpoint",
+        make=checkpoints.with_manifest,
+        why="no hook runs when a checkpoint is complete; one is needed to write its checksums",
+    ),
+    Redirect(
+        target="megatron.training.checkpointing:schedule_async_save",
+        make=checkpoints.with_manifest_afterwards,
+        why="the same for checkpoints that are written while training goes on",
     ),
 )
 

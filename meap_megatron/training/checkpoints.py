@@ -1,0 +1,160 @@
+"""While a run saves: a manifest for every checkpoint, and the removal of old ones.
+
+Megatron has no hook that runs on every rank when a checkpoint is complete, so `redirect` puts `with_manifest` around its
+`save_checkpoint` and `with_manifest_afterwards` around the scheduling of asynchronous saves. Both change nothing of what
+Megatron writes.
+"""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from meap_megatron.checkpoint import manifest
+from meap_megatron.checkpoint.folder import file_sizes, iteration_folder, set_aside
+from meap_megatron.checkpoint.manifest import FileEntry, Manifest, ManifestError
+from meap_megatron.checkpoint.retention import prune
+from meap_megatron.errors import RunError
+
+LAYOUT = {
+    "world": "world_size",
+    "tensor": "tensor_model_parallel_size",
+    "pipeline": "pipeline_model_parallel_size",
+    "context": "context_parallel_size",
+    "data": "data_parallel_size",
+}
+
+
+class Saving:
+    """The save that is under way in this process, if any."""
+
+    def __init__(self) -> None:
+        self.current: Manifest | None = None
+        self.folder = Path()
+        self.own: set[int] = set()
+        """Steps that this process has saved: Megatron may save one twice, at a change of the batch size."""
+
+    def begin(self, args: Any, iteration: int) -> None:
+        """Mark the folder of a step as unfinished, on rank 0; the other ranks wait."""
+        import torch.distributed
+
+        self.folder = Path(args.save)
+        self.current = Manifest(
+            iteration=iteration,
+            complete=False,
+            consumed_samples=int(args.consumed_train_samples),
+            layout={name: int(getattr(args, field)) for name, field in LAYOUT.items()},
+            versions=manifest.library_versions(),
+            written=manifest.now(),
+        )
+        if args.rank == 0:
+            make_room(iteration_folder(self.folder, iteration), self.current, overwrite=iteration in self.own)
+        self.own.add(iteration)
+        torch.distributed.barrier()
+
+    def end(self, args: Any, begun: Manifest) -> None:
+        """Compute checksums, every rank those of the files it wrote, and let rank 0 write the manifest."""
+        import torch.distributed
+
+        checkpoint = iteration_folder(self.folder, begun.iteration)
+        names = manifest.share_of_rank(file_sizes(checkpoint), rank=args.rank, world=args.world_size)
+        mine = manifest.file_entries(checkpoint, names)
+        gathered: list[Any] | None = [None] * args.world_size if args.rank == 0 else None
+        torch.distributed.gather_object(mine, gathered, dst=0)
+        if gathered is not None:
+            complete(checkpoint, begun, gathered)
+            if args.meap_keep_checkpoints is not None:
+                for iteration in prune(self.folder, newest=begun.iteration, keep=args.meap_keep_checkpoints):
+                    print(f"removed the checkpoint of step {iteration}", flush=True)
+
+
+SAVING = Saving()
+
+
+def make_room(checkpoint: Path, begun: Manifest, *, overwrite: bool) -> None:
+    """Put an unfinished manifest into the folder of a step that is about to be saved.
+
+    What stands there already is kept under another name, unless it is a save that was broken off, of which no run can
+    ever use anything.
+
+    Args:
+        checkpoint: .../iter_0000100
+        begun: the manifest.
+        overwrite: this process saved the step before, from the same state.
+    """
+    if checkpoint.exists() and not overwrite:
+        try:
+            known = manifest.read(checkpoint)
+        except ManifestError:
+            set_aside(checkpoint, "damaged")
+        else:
+            if known is None or known.complete:
+                set_aside(checkpoint, "replaced")
+            else:
+                for name in file_sizes(checkpoint):
+                    if name != manifest.NAME:
+                        (checkpoint / name).unlink()
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    manifest.write(checkpoint, begun)
+
+
+def complete(checkpoint: Path, begun: Manifest, gathered: list[dict[str, FileEntry | OSError]]) -> None:
+    """Write the finished manifest.
+
+    Args:
+        checkpoint: .../iter_0000100
+        begun: the unfinished manifest.
+        gathered: by rank, the entries of the files it read.
+
+    Raises:
+        RunError: a file just written cannot be read back.
+    """
+    entries = {name: entry for share in gathered for name, entry in share.items()}
+    names = [name for name in file_sizes(checkpoint) if name != manifest.NAME]
+    # A rank may not have seen a file of another's yet, on a network file system.
+    entries |= manifest.file_entries(checkpoint, [name for name in names if name not in entries])
+    files: dict[str, FileEntry] = {}
+    for name in sorted(names):
+        entry = entries[name]
+        if isinstance(entry, OSError):
+            raise RunError(f"cannot read back {checkpoint / name}, just written: {entry.strerror}")
+        files[name] = entry
+    finished = {field: getattr(begun, field) for field in ("iteration", "consumed_samples", "layout", "versions")}
+    manifest.write(checkpoint, Manifest(**finished, complete=True, written=manifest.now(), files=files))
+
+
+def with_manifest(save_checkpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap Megatron's `save_checkpoint(iteration, ...)`."""
+
+    @functools.wraps(save_checkpoint)
+    def save(iteration: int, *args: Any, **kwargs: Any) -> Any:
+        from megatron.training import get_args
+
+        settings = get_args()
+        if not settings.save or kwargs.get("release") or kwargs.get("non_persistent_ckpt"):
+            return save_checkpoint(iteration, *args, **kwargs)
+        SAVING.begin(settings, iteration)
+        try:
+            result = save_checkpoint(iteration, *args, **kwargs)
+            begun, asynchronous = SAVING.current, settings.async_save
+        finally:
+            SAVING.current = None
+        if begun is not None and not asynchronous:
+            SAVING.end(settings, begun)
+        return result
+
+    return save
+
+
+def with_manifest_afterwards(schedule_async_save: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap Megatron's `schedule_async_save(request)`: the manifest is written when all ranks have finished writing."""
+
+    @functools.wraps(schedule_async_save)
+    def schedule(request: Any) -> Any:
+        from megatron.training import get_args
+
+        if (begun := SAVING.current) is not None:
+            request.add_finalize_fn(functools.partial(SAVING.end, get_args(), begun))
+        return schedule_async_save(request)
+
+    return schedule
