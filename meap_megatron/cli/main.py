@@ -22,7 +22,15 @@ VERBS: dict[str, str] = {
     "verify": "verify",
     "merge": "merge",
     "show": "show",
+    "cache": "cache",
     "train": "train",
+    "convert import": "convert_import",
+    "convert export": "convert_export",
+    "convert verify": "convert_verify",
+    "sweep": "sweep",
+    "sweep table": "sweep_table",
+    "checkpoint list": "checkpoint_list",
+    "checkpoint verify": "checkpoint_verify",
 }
 SUMMARIES: dict[str, str] = {
     "demo": "train NTP and MEAP side by side on this machine and draw one page (offline, about 4 minutes)",
@@ -31,7 +39,18 @@ SUMMARIES: dict[str, str] = {
     "verify": "check an indexed dataset byte by byte against its sidecar",
     "merge": "join indexed datasets by copying",
     "show": "print one training sample as columns: token, label, masked?, loss?",
+    "cache": "build the sample index of a recipe before the job, on any machine",
     "train": "run a recipe through Megatron's own trainer",
+    "convert import": "Hugging Face weights to a checkpoint that Megatron trains at any layout",
+    "convert export": "a checkpoint to a Hugging Face folder with tokenizer",
+    "convert verify": "compare the logits of a Hugging Face folder and a checkpoint",
+    "convert import": "Hugging Face weights to a checkpoint that Megatron trains at any layout",
+    "convert export": "a checkpoint to a Hugging Face folder with tokenizer",
+    "convert verify": "compare the logits of a Hugging Face folder and a checkpoint",
+    "sweep": "run one recipe with several settings: the paper's ablations",
+    "sweep table": "the results of a sweep in the layout of the paper's tables",
+    "checkpoint list": "what a run has saved, what is whole, and which one it goes on from",
+    "checkpoint verify": "check saved checkpoints file by file against their checksums",
 }
 
 

@@ -1,0 +1,210 @@
+"""The model families that are known: one table of tensor names, and per family the config fields and what is refused.
+
+To add a family of the same architecture, add an entry to `FAMILIES`. Megatron's own names are those of its distributed
+checkpoints, which are the same for its local layers and for Transformer Engine: the local layer spec of Megatron renames
+`input_layernorm` and `pre_mlp_layernorm` to Transformer Engine's fused names when it saves and loads. Checkpoints that
+hold the local names are read too (`ALIASES`).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from meap_megatron.checkpoint.convert.spec import ModelSpec
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Family:
+    """One `model_type` of transformers.
+
+    Attributes:
+        architecture: class name in `architectures`.
+        qkv_bias: whether query, key and value have a bias.
+        refused: config field -> (values that change nothing, why another value is refused).
+    """
+
+    architecture: str
+    qkv_bias: bool
+    refused: dict[str, tuple[tuple[Any, ...], str]]
+
+
+SWIGLU = {"hidden_act": (("silu",), "the MLP must be SwiGLU")}
+UNSUPPORTED = {
+    "attention_bias": ((False, None), "a bias on the attention projections of this family has no place in Megatron"),
+    "mlp_bias": ((False, None), "a bias in the MLP is not converted"),
+    "pretraining_tp": ((1, None), "sliced matrix products give other roundings"),
+    "quantization_config": ((None,), "quantised weights are not converted; give the original ones"),
+    "num_local_experts": ((None, 0), "mixtures of experts are not converted"),
+    "num_experts": ((None, 0), "mixtures of experts are not converted"),
+    "partial_rotary_factor": ((1, 1.0, None), "rotary positions must cover the whole head"),
+    "attn_logit_softcapping": ((None,), "soft-capped attention is not converted"),
+    "final_logit_softcapping": ((None,), "soft-capped logits are not converted"),
+    "add_cross_attention": ((False, None), "cross attention is not converted"),
+}
+
+FAMILIES: dict[str, Family] = {
+    "llama": Family(architecture="LlamaForCausalLM", qkv_bias=False, refused=SWIGLU | UNSUPPORTED),
+    "mistral": Family(architecture="MistralForCausalLM", qkv_bias=False, refused=SWIGLU | UNSUPPORTED),
+    "qwen2": Family(
+        architecture="Qwen2ForCausalLM",
+        qkv_bias=True,
+        refused=SWIGLU
+        | UNSUPPORTED
+        | {"use_sliding_window": ((False, None), "a sliding window is not converted; this model attends within one")},
+    ),
+}
+
+HARMLESS = frozenset(
+    "architectures attention_dropout bos_token_id eos_token_id pad_token_id initializer_range transformers_version "
+    "use_cache torch_dtype dtype auto_map _name_or_path name_or_path max_window_layers attn_implementation "
+    "_attn_implementation _attn_implementation_autoset return_dict output_attentions output_hidden_states "
+    "tokenizer_class model_type".split()
+)
+"""Config fields that do not change the logits of a trained model."""
+
+COPY, QKV, GATE_UP = "copy", "qkv", "gate_up"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One tensor of Megatron and the tensors of Hugging Face that it is made of.
+
+    Attributes:
+        megatron: name in the distributed checkpoint; of a layer's tensor, behind `decoder.layers.`.
+        hf: names in the safetensors files; of a layer's tensors, behind `model.layers.N.`.
+        kind: "copy", "qkv" (query, key and value fused) or "gate_up".
+        shape: shape of Megatron's tensor (of one layer).
+        needs: whether a model has it.
+    """
+
+    megatron: str
+    hf: tuple[str, ...]
+    kind: str
+    shape: Callable[[ModelSpec], tuple[int, ...]]
+    needs: Callable[[ModelSpec], bool] = lambda spec: True
+
+
+def _attention_rows(spec: ModelSpec) -> int:
+    return (spec.num_attention_heads + 2 * spec.num_query_groups) * spec.head_dim
+
+
+LAYER: tuple[Entry, ...] = (
+    Entry(
+        megatron="self_attention.linear_qkv.layer_norm_weight",
+        hf=("input_layernorm.weight",),
+        kind=COPY,
+        shape=lambda s: (s.hidden_size,),
+    ),
+    Entry(
+        megatron="self_attention.linear_qkv.weight",
+        hf=("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
+        kind=QKV,
+        shape=lambda s: (_attention_rows(s), s.hidden_size),
+    ),
+    Entry(
+        megatron="self_attention.linear_qkv.bias",
+        hf=("self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"),
+        kind=QKV,
+        shape=lambda s: (_attention_rows(s),),
+        needs=lambda s: s.qkv_bias,
+    ),
+    Entry(
+        megatron="self_attention.linear_proj.weight",
+        hf=("self_attn.o_proj.weight",),
+        kind=COPY,
+        shape=lambda s: (s.hidden_size, s.num_attention_heads * s.head_dim),
+    ),
+    Entry(
+        megatron="mlp.linear_fc1.layer_norm_weight",
+        hf=("post_attention_layernorm.weight",),
+        kind=COPY,
+        shape=lambda s: (s.hidden_size,),
+    ),
+    Entry(
+        megatron="mlp.linear_fc1.weight",
+        hf=("mlp.gate_proj.weight", "mlp.up_proj.weight"),
+        kind=GATE_UP,
+        shape=lambda s: (2 * s.ffn_hidden_size, s.hidden_size),
+    ),
+    Entry(
+        megatron="mlp.linear_fc2.weight",
+        hf=("mlp.down_proj.weight",),
+        kind=COPY,
+        shape=lambda s: (s.hidden_size, s.ffn_hidden_size),
+    ),
+)
+
+EMBEDDING = Entry(
+    megatron="embedding.word_embeddings.weight",
+    hf=("model.embed_tokens.weight",),
+    kind=COPY,
+    shape=lambda s: (s.vocab_rows, s.hidden_size),
+)
+FINAL_NORM = Entry(
+    megatron="decoder.final_layernorm.weight",
+    hf=("model.norm.weight",),
+    kind=COPY,
+    shape=lambda s: (s.hidden_size,),
+)
+HEAD = Entry(
+    megatron="output_layer.weight",
+    hf=("lm_head.weight",),
+    kind=COPY,
+    shape=lambda s: (s.vocab_rows, s.hidden_size),
+    needs=lambda s: not s.tied,
+)
+TOP: tuple[Entry, ...] = (EMBEDDING, FINAL_NORM, HEAD)
+
+ALIASES = {
+    "self_attention.linear_qkv.layer_norm_weight": "input_layernorm.weight",
+    "mlp.linear_fc1.layer_norm_weight": "pre_mlp_layernorm.weight",
+}
+"""Megatron's name -> the name of the same tensor in layers whose norms are modules of their own."""
+
+EXTRA_STATES = (
+    "self_attention.linear_qkv",
+    "self_attention.linear_proj",
+    "mlp.linear_fc1",
+    "mlp.linear_fc2",
+)
+"""Modules of a layer for which Megatron's loader demands an `_extra_state` (empty but for FP8)."""
+FINAL_EXTRA_STATE = "decoder.final_layernorm"
+"""The module outside the layers for which it does so with Transformer Engine."""
+
+IGNORED_HF = ("rotary_emb.inv_freq",)
+"""Tensors that old exports of transformers hold and that are computed from the config."""
+
+
+def layer_entries(spec: ModelSpec) -> tuple[Entry, ...]:
+    """Return the tensors of one layer of a model."""
+    return tuple(entry for entry in LAYER if entry.needs(spec))
+
+
+def top_entries(spec: ModelSpec) -> tuple[Entry, ...]:
+    """Return the tensors of a model that belong to no layer."""
+    return tuple(entry for entry in TOP if entry.needs(spec))
+
+
+def hf_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor that a Hugging Face checkpoint of this model holds."""
+    d, h = spec.head_dim, spec.hidden_size
+    rows = {
+        "self_attn.q_proj": spec.num_attention_heads * d,
+        "self_attn.k_proj": spec.num_query_groups * d,
+        "self_attn.v_proj": spec.num_query_groups * d,
+        "mlp.gate_proj": spec.ffn_hidden_size,
+        "mlp.up_proj": spec.ffn_hidden_size,
+    }
+    shapes: dict[str, tuple[int, ...]] = {}
+    for entry in top_entries(spec):
+        shapes[entry.hf[0]] = entry.shape(spec)
+    for layer in range(spec.num_layers):
+        for entry in layer_entries(spec):
+            for name in entry.hf:
+                module, _, kind = name.rpartition(".")
+                if entry.kind == COPY:
+                    shape = entry.shape(spec)
+                else:
+                    shape = (rows[module],) if kind == "bias" else (rows[module], h)
+                shapes[f"model.layers.{layer}.{name}"] = shape
+    return shapes

@@ -1,0 +1,224 @@
+"""config.json of Hugging Face <-> `ModelSpec`, in the layouts of transformers 4 and 5.
+
+transformers 4 writes `rope_theta` and `rope_scaling`, transformers 5 writes both into `rope_parameters`. Either is read;
+what is written holds both, so that either version finds the right base.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from meap_megatron.checkpoint.convert.families import FAMILIES, HARMLESS
+from meap_megatron.checkpoint.convert.spec import ModelSpec
+from meap_megatron.errors import UserError
+
+LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+"""What Megatron's rotary embedding hard-codes beside the factor."""
+
+SIZES = {
+    "num_layers": "num_hidden_layers",
+    "hidden_size": "hidden_size",
+    "ffn_hidden_size": "intermediate_size",
+    "num_attention_heads": "num_attention_heads",
+    "vocab_rows": "vocab_size",
+    "max_positions": "max_position_embeddings",
+}
+"""Field of `ModelSpec` -> field of config.json."""
+
+ROPE_FIELDS = {"rope_theta", "rope_scaling", "rope_parameters"}
+READ = {
+    *SIZES.values(),
+    "num_key_value_heads",
+    "head_dim",
+    "rms_norm_eps",
+    "tie_word_embeddings",
+    "sliding_window",
+} | {
+    *ROPE_FIELDS,
+    "layer_types",
+}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return config.json of a model folder.
+
+    Raises:
+        UserError: there is none, or it is no JSON object.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{folder} is no Hugging Face model: it holds no config.json") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is not a JSON object")
+    return config
+
+
+def spec_from_config(config: dict[str, Any], *, source: str, allowed: tuple[str, ...] = ()) -> ModelSpec:
+    """Return the model that a config.json describes.
+
+    Args:
+        config: its content.
+        source: its path, for messages.
+        allowed: unknown fields that the user says do not matter.
+
+    Raises:
+        UserError: an unknown family, a missing field, or a field that this converter does not carry over; by name.
+    """
+    name = config.get("model_type")
+    if name not in FAMILIES:
+        raise UserError(f"{source}: model_type {name!r} is not one of {', '.join(FAMILIES)}; only these are converted")
+    family = FAMILIES[name]
+    architectures = config.get("architectures") or [family.architecture]
+    if architectures != [family.architecture]:
+        raise UserError(
+            f"{source}: architectures {architectures} is not {family.architecture}, a causal language model"
+        )
+    for field, (harmless, reason) in family.refused.items():
+        if config.get(field, harmless[0]) not in harmless:
+            raise UserError(f"{source}: {field}={config[field]!r}: {reason}")
+    known = READ | HARMLESS | set(family.refused) | set(allowed)
+    unknown = sorted(field for field, value in config.items() if field not in known and value not in (None, False))
+    if unknown:
+        raise UserError(
+            f"{source}: {unknown[0]}={config[unknown[0]]!r} is a field that the converter does not know and that may change "
+            f"the computation; if it does not, say so with --allow-config-field {unknown[0]}"
+        )
+    _check_window(config, family=name, source=source)
+    sizes = {ours: _whole_number(config, theirs, source) for ours, theirs in SIZES.items()}
+    heads = sizes["num_attention_heads"]
+    groups = (
+        heads if config.get("num_key_value_heads") is None else _whole_number(config, "num_key_value_heads", source)
+    )
+    if heads % groups:
+        raise UserError(f"{source}: num_key_value_heads={groups} does not divide num_attention_heads={heads}")
+    if config.get("head_dim") is None and sizes["hidden_size"] % heads:
+        raise UserError(f"{source}: num_attention_heads={heads} does not divide hidden_size={sizes['hidden_size']}")
+    head_dim = config.get("head_dim") or sizes["hidden_size"] // heads
+    base, factor = _rope(config, source)
+    return ModelSpec(
+        family=name,
+        **sizes,
+        num_query_groups=groups,
+        head_dim=head_dim,
+        rotary_base=base,
+        rope_factor=factor,
+        norm_epsilon=float(config.get("rms_norm_eps", 1e-6)),
+        tied=bool(config.get("tie_word_embeddings", False)),
+        qkv_bias=family.qkv_bias,
+    )
+
+
+def config_from_spec(spec: ModelSpec, *, base: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """Return config.json for a model.
+
+    Args:
+        spec: the model.
+        base: the config of the model that this one was made from, or {}: what describes the model is replaced only where
+            it differs, so that an unchanged model keeps every byte of it; the rest stays.
+        dtype: "bfloat16", "float32" or "float16".
+    """
+    if base and base.get("model_type") == spec.family:
+        before = spec_from_config(base, source="config.json", allowed=tuple(base))
+        config = dict(base)
+        changed = {ours: theirs for ours, theirs in SIZES.items() if getattr(spec, ours) != getattr(before, ours)}
+        rope = (spec.rotary_base, spec.rope_factor) != (before.rotary_base, before.rope_factor)
+        if spec.norm_epsilon != before.norm_epsilon:
+            config["rms_norm_eps"] = spec.norm_epsilon
+        if spec.tied != before.tied:
+            config["tie_word_embeddings"] = spec.tied
+        if spec.num_query_groups != before.num_query_groups:
+            config["num_key_value_heads"] = spec.num_query_groups
+        if spec.head_dim != before.head_dim:
+            config["head_dim"] = spec.head_dim
+        key = "torch_dtype" if "torch_dtype" in base else "dtype"
+        if base.get(key, dtype) != dtype:
+            config[key] = dtype
+    else:
+        config = {
+            "architectures": [FAMILIES[spec.family].architecture],
+            "model_type": spec.family,
+            "hidden_act": "silu",
+            "num_key_value_heads": spec.num_query_groups,
+            "head_dim": spec.head_dim,
+            "rms_norm_eps": spec.norm_epsilon,
+            "tie_word_embeddings": spec.tied,
+            "attention_dropout": 0.0,
+            "initializer_range": 0.02,
+            "use_cache": True,
+            "dtype": dtype,
+            "torch_dtype": dtype,
+        }
+        if spec.family == "llama":
+            config |= {"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1}
+        if spec.family == "mistral":
+            config["sliding_window"] = None
+        if spec.family == "qwen2":
+            config["use_sliding_window"] = False
+        changed, rope = SIZES, True
+    config |= {theirs: getattr(spec, ours) for ours, theirs in changed.items()}
+    if rope:
+        config |= rope_fields(spec)
+    return config
+
+
+def rope_fields(spec: ModelSpec) -> dict[str, Any]:
+    """Return the rotary fields of config.json, in the layouts of transformers 4 and 5 side by side."""
+    scaling: dict[str, Any] | None = None
+    if spec.rope_factor is not None:
+        scaling = {"rope_type": "llama3", "factor": spec.rope_factor, **LLAMA3}
+    base = float(spec.rotary_base)
+    return {
+        "rope_theta": base,
+        "rope_scaling": scaling,
+        "rope_parameters": {**(scaling or {"rope_type": "default"}), "rope_theta": base},
+    }
+
+
+def _rope(config: dict[str, Any], source: str) -> tuple[int, float | None]:
+    """Return (base, Llama 3's factor or None) and refuse every other kind of rotary embedding."""
+    parameters = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    bases = {float(value) for value in (parameters.get("rope_theta"), config.get("rope_theta")) if value is not None}
+    if len(bases) > 1:
+        raise UserError(
+            f"{source}: rope_theta and rope_parameters name two bases, {sorted(bases)}; correct one of them"
+        )
+    base = bases.pop() if bases else 10000.0
+    if base != int(base):
+        raise UserError(f"{source}: rope_theta={base} is no whole number, and Megatron's --rotary-base takes no other")
+    kind = parameters.get("rope_type") or parameters.get("type") or "default"
+    if kind == "default":
+        return int(base), None
+    if kind != "llama3":
+        raise UserError(f"{source}: rope_type {kind!r} is not known to Megatron's GPT model; default and llama3 are")
+    for field, value in LLAMA3.items():
+        if float(parameters.get(field, value)) != value:
+            raise UserError(
+                f"{source}: {field}={parameters[field]}, but Megatron hard-codes {value:g} for llama3 scaling"
+            )
+    if "factor" not in parameters:
+        raise UserError(f"{source}: the llama3 rope scaling has no factor")
+    return int(base), float(parameters["factor"])
+
+
+def _check_window(config: dict[str, Any], *, family: str, source: str) -> None:
+    """Refuse a sliding window that is in use."""
+    window, length = config.get("sliding_window"), config.get("max_position_embeddings", 0)
+    # Qwen2 states a window and switches it off by use_sliding_window, which the family's table checks.
+    if family != "qwen2" and window is not None and window < length:
+        raise UserError(
+            f"{source}: sliding_window={window} is in use (max_position_embeddings={length}); windowed attention is "
+            "not converted"
+        )
+    if any(kind != "full_attention" for kind in config.get("layer_types") or ()):
+        raise UserError(f"{source}: layer_types holds other layers than full_attention")
+
+
+def _whole_number(config: dict[str, Any], field: str, source: str) -> int:
+    value = config.get(field)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"{source}: {field}={value!r} must be a whole number of at least 1")
+    return value

@@ -1,0 +1,312 @@
+"""Hugging Face -> Megatron: check everything, then write one tensor after the other."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from meap_megatron.checkpoint.convert import tensors as ops
+from meap_megatron.checkpoint.convert.families import (
+    GATE_UP,
+    HEAD,
+    IGNORED_HF,
+    QKV,
+    Entry,
+    hf_shapes,
+    layer_entries,
+    top_entries,
+)
+from meap_megatron.checkpoint.convert.hf_config import read_config, spec_from_config
+from meap_megatron.checkpoint.convert.hf_files import HfTensors, open_folder
+from meap_megatron.checkpoint.convert.mask_token import MaskRow, parse_init
+from meap_megatron.checkpoint.convert.megatron_config import checkpoint_args, recipe_settings
+from meap_megatron.checkpoint.convert.megatron_files import LAYERS, Chunk, write_checkpoint
+from meap_megatron.checkpoint.convert.record import (
+    HF_FOLDER,
+    TOKENIZER_FOLDER,
+    ImportRecord,
+    side_files,
+    write_record,
+)
+from meap_megatron.checkpoint.convert.spec import ModelSpec, check_layout, padded_rows
+from meap_megatron.checkpoint.folder import RELEASE, TRACKER
+from meap_megatron.checkpoint.manifest import library_versions
+from meap_megatron.corpus.tokenizer import CorpusTokenizer, load_tokenizer, save_tokenizer
+from meap_megatron.errors import UserError
+
+TABLE_BYTES = 64 * 2**20  # of one chunk of the embedding or the head
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImportSettings:
+    """What the user asked for.
+
+    Attributes:
+        source: the Hugging Face folder.
+        add_mask_token: add [MASK] to tokenizer, embedding and head.
+        mask_token: its text.
+        mask_token_init: "mean", "random" or "token:X".
+        seed: of "random".
+        tokenizer: tokenizer folder; None: the one in `source`.
+        multiple: the rows become a multiple of it (`--make-vocab-size-divisible-by`).
+        tensor_parallel: a layout that must be possible, and whose number divides the rows.
+        pipeline_parallel: likewise.
+        allowed_fields: unknown config fields that do not matter.
+    """
+
+    source: Path
+    add_mask_token: bool = False
+    mask_token: str = "[MASK]"
+    mask_token_init: str = "mean"
+    seed: int = 1234
+    tokenizer: Path | None = None
+    multiple: int = 64
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    allowed_fields: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImportPlan:
+    """An import that was checked and may be written.
+
+    Attributes:
+        settings: what the user asked for.
+        hf: the source's tensors.
+        hf_spec: the model as it is.
+        spec: the model as it will be; more rows at most.
+        tokenizer: the tokenizer with [MASK], or None.
+        mask: how its row is made, or None.
+    """
+
+    settings: ImportSettings
+    hf: HfTensors
+    hf_spec: ModelSpec
+    spec: ModelSpec
+    tokenizer: CorpusTokenizer | None
+    mask: MaskRow | None
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids in use."""
+        used = self.tokenizer.info.vocab_size if self.tokenizer and self.mask else 0
+        return max(self.hf_spec.vocab_rows, used)
+
+
+def plan_import(settings: ImportSettings) -> ImportPlan:
+    """Read headers and config, and check all of it; nothing is written.
+
+    Raises:
+        UserError: the model cannot be converted; says what to do.
+    """
+    source = settings.source
+    if settings.multiple < 1 or settings.tensor_parallel < 1 or settings.pipeline_parallel < 1:
+        raise UserError("--make-vocab-size-divisible-by and parallel sizes must be at least 1")
+    hf_spec = spec_from_config(
+        read_config(source), source=str(source / "config.json"), allowed=settings.allowed_fields
+    )
+    check_layout(hf_spec, tensor_parallel=settings.tensor_parallel, pipeline_parallel=settings.pipeline_parallel)
+    hf = open_folder(source)
+    check_tensors(hf, hf_spec, source=source)
+    tokenizer = _tokenizer(settings, hf_spec)
+    mask = _mask_row(settings, tokenizer, hf_spec) if settings.add_mask_token else None
+    size = hf_spec.vocab_rows if mask is None else max(hf_spec.vocab_rows, mask.mask_id + 1)
+    rows = padded_rows(size, multiple=settings.multiple, tensor_parallel=settings.tensor_parallel)
+    return ImportPlan(
+        settings=settings, hf=hf, hf_spec=hf_spec, spec=hf_spec.with_rows(rows), tokenizer=tokenizer, mask=mask
+    )
+
+
+def check_tensors(hf: HfTensors, spec: ModelSpec, *, source: Path) -> None:
+    """Compare the tensors of a folder with those that the model needs.
+
+    Raises:
+        UserError: one is missing, unexpected, of another shape, or of another type than its like in other layers.
+    """
+    expected = hf_shapes(spec)
+    present = {name for name in hf.places if not name.endswith(IGNORED_HF)}
+    if spec.tied:
+        # Some exports hold the tied head a second time; transformers reads the embedding.
+        present -= set(HEAD.hf)
+    if missing := sorted(set(expected) - present):
+        raise UserError(
+            f"{source} lacks {len(missing)} of the {len(expected)} tensors of a {spec.family} model, {missing[0]} first; is "
+            "a file missing, or is config.json of another model?"
+        )
+    if surplus := sorted(present - set(expected)):
+        raise UserError(
+            f"{source} holds {surplus[0]} ({len(surplus)} such), which a {spec.family} model of this config does not have"
+        )
+    for name, shape in expected.items():
+        if hf.places[name].shape != shape:
+            raise UserError(
+                f"{source}: {name} has shape {list(hf.places[name].shape)}, config.json says {list(shape)}; they are of "
+                "different models"
+            )
+    for entry in layer_entries(spec):
+        names = [f"model.layers.{layer}.{name}" for layer in range(spec.num_layers) for name in entry.hf]
+        types = {hf.places[name].dtype for name in names}
+        if len(types) > 1:
+            raise UserError(f"{source}: {entry.hf[0]} has several types, {sorted(map(str, types))}; save it in one")
+
+
+def _tokenizer(settings: ImportSettings, spec: ModelSpec) -> CorpusTokenizer | None:
+    folder = settings.tokenizer or settings.source
+    if settings.tokenizer is None and not any((folder / name).is_file() for name in TOKENIZER_FILES[:3]):
+        if settings.add_mask_token:
+            raise UserError(f"{folder} holds no tokenizer to add {settings.mask_token} to; name one with --tokenizer")
+        return None
+    tokenizer = load_tokenizer(folder, mask_token=settings.mask_token)
+    known = known_ids(tokenizer)
+    if known > spec.vocab_rows:
+        raise UserError(
+            f"tokenizer {folder} gives ids up to {known - 1:,}, but the model has {spec.vocab_rows:,} rows of embedding; "
+            "it is another model's tokenizer"
+        )
+    return tokenizer
+
+
+def known_ids(tokenizer: CorpusTokenizer) -> int:
+    """Return the highest id + 1 without [MASK], if [MASK] is the last one."""
+    size = tokenizer.info.vocab_size
+    return size - 1 if tokenizer.info.mask_id == size - 1 else size
+
+
+def _mask_row(settings: ImportSettings, tokenizer: CorpusTokenizer | None, spec: ModelSpec) -> MaskRow:
+    from tokenizers import Tokenizer
+
+    assert tokenizer is not None
+    kind, token = parse_init(settings.mask_token_init)
+    token_id = None
+    if token is not None:
+        token_id = Tokenizer.from_str(tokenizer.definition).token_to_id(token)
+        if token_id is None or token_id >= spec.vocab_rows:
+            raise UserError(f"--mask-token-init token:{token}: the tokenizer has no token {token!r} with a row")
+    known = min(known_ids(tokenizer), spec.vocab_rows)
+    return MaskRow(mask_id=tokenizer.info.mask_id, known=known, kind=kind, token_id=token_id, seed=settings.seed)
+
+
+def chunks(plan: ImportPlan) -> Iterator[Chunk]:
+    """Yield every piece of the checkpoint, top to bottom; each is read when it is written."""
+    spec, hf = plan.spec, plan.hf
+    for entry in top_entries(spec):
+        if len(entry.shape(spec)) == 2:
+            yield from _table_chunks(plan, entry)
+        else:
+            shape = entry.shape(spec)
+            make = partial(hf.read, entry.hf[0])
+            dtype = hf.places[entry.hf[0]].dtype
+            yield Chunk(
+                name=entry.megatron, shape=shape, offsets=(0,) * len(shape), sizes=shape, dtype=dtype, make=make
+            )
+    for layer in range(spec.num_layers):
+        for entry in layer_entries(spec):
+            shape = entry.shape(spec)
+            yield Chunk(
+                name=LAYERS + entry.megatron,
+                shape=(spec.num_layers, *shape),
+                offsets=(layer, *(0,) * len(shape)),
+                sizes=(1, *shape),
+                dtype=hf.places[f"model.layers.{layer}.{entry.hf[0]}"].dtype,
+                make=partial(layer_tensor, plan, entry, layer),
+            )
+
+
+def layer_tensor(plan: ImportPlan, entry: Entry, layer: int) -> torch.Tensor:
+    """Return one layer's tensor as Megatron has it, [1, ...]."""
+    parts = [plan.hf.read(f"model.layers.{layer}.{name}") for name in entry.hf]
+    if entry.kind == QKV:
+        return ops.fuse_qkv(*parts, groups=plan.spec.num_query_groups)[None]
+    if entry.kind == GATE_UP:
+        return ops.fuse_gate_up(*parts)[None]
+    return parts[0][None]
+
+
+def _table_chunks(plan: ImportPlan, entry: Entry) -> Iterator[Chunk]:
+    """Yield the embedding or the head in blocks of rows, with the row of [MASK] and zeros as padding."""
+    place = plan.hf.places[entry.hf[0]]
+    rows, width = entry.shape(plan.spec)
+    block = max(1, TABLE_BYTES // (width * place.dtype.itemsize))
+    for start in range(0, rows, block):
+        stop = min(start + block, rows)
+        yield Chunk(
+            name=entry.megatron,
+            shape=(rows, width),
+            offsets=(start, 0),
+            sizes=(stop - start, width),
+            dtype=place.dtype,
+            make=partial(_table_block, plan, entry, start, stop),
+        )
+
+
+def _table_block(plan: ImportPlan, entry: Entry, start: int, stop: int) -> torch.Tensor:
+    name = entry.hf[0]
+    have = plan.hf_spec.vocab_rows
+    block = torch.zeros(stop - start, plan.spec.hidden_size, dtype=plan.hf.places[name].dtype)
+    if start < have:
+        block[: min(stop, have) - start] = plan.hf.read(name, rows=(start, min(stop, have)))
+    if plan.mask is not None and start <= plan.mask.mask_id < stop:
+        row = plan.mask.make(lambda a, b: plan.hf.read(name, rows=(a, b)), table=int(entry is HEAD))
+        block[plan.mask.mask_id - start] = row
+    return block
+
+
+def write_import(plan: ImportPlan, folder: Path, *, final: Path) -> None:
+    """Write an import into an existing, empty folder.
+
+    Args:
+        plan: from `plan_import`.
+        folder: where to write.
+        final: the path under which it will stand, for the recipe.
+    """
+    spec = plan.spec
+    write_checkpoint(
+        folder / RELEASE,
+        chunks(plan),
+        args=checkpoint_args(spec, vocab_size=plan.vocab_size),
+        num_layers=spec.num_layers,
+    )
+    (folder / TRACKER).write_text(RELEASE)
+    (folder / HF_FOLDER).mkdir()
+    for path in side_files(plan.settings.source):
+        shutil.copy2(path, folder / HF_FOLDER / path.name)
+    if plan.mask is not None and plan.tokenizer is not None:
+        save_tokenizer(plan.tokenizer, folder / TOKENIZER_FOLDER)
+    (folder / "model.yaml").write_text(recipe_text(plan, final), encoding="utf-8")
+    write_record(
+        folder,
+        ImportRecord(
+            source=str(plan.settings.source),
+            model=dataclasses.asdict(spec),
+            hf_rows=plan.hf_spec.vocab_rows,
+            vocab_size=plan.vocab_size,
+            mask_id=None if plan.mask is None else plan.mask.mask_id,
+            files=plan.hf.files,
+            metadata=plan.hf.metadata,
+            libraries=library_versions(),
+        ),
+    )
+
+
+def recipe_text(plan: ImportPlan, final: Path) -> str:
+    """Return model.yaml: the recipe settings of the model, and where its weights are."""
+    lines = [
+        f"description: the model of {plan.settings.source.name}, as `meap convert import` wrote it",
+        "model:",
+        *(f"  {key}: {_yaml(value)}" for key, value in recipe_settings(plan.spec).items()),
+        "run:",
+        f"  pretrained_checkpoint: {_yaml(str(final.resolve()))}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _yaml(value: Any) -> str:
+    text = json.dumps(value)
+    # YAML 1.1 takes 1e-05 for a word, 1.0e-05 for a number.
+    return text.replace("e", ".0e", 1) if isinstance(value, float) and "e" in text and "." not in text else text

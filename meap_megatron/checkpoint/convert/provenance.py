@@ -1,0 +1,164 @@
+"""Which tokenizer and which BOS policy belong to a checkpoint, and what an evaluation has to know about its training."""
+
+import dataclasses
+import json
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from meap_megatron.checkpoint.convert.megatron_files import Checkpoint
+from meap_megatron.checkpoint.convert.record import HF_FOLDER, TOKENIZER_FOLDER, ImportRecord
+from meap_megatron.checkpoint.convert.spec import ModelSpec
+from meap_megatron.checkpoint.manifest import library_versions
+from meap_megatron.corpus.sidecar import Sidecar, TokenizerInfo, read_sidecar, sidecar_path
+from meap_megatron.corpus.tokenizer import load_tokenizer
+from meap_megatron.errors import UserError
+
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataInfo:
+    """The tokenizer of a checkpoint, and how its documents began and ended.
+
+    Attributes:
+        folder: the tokenizer's folder; None: the imported model had none.
+        info: its identity, [MASK] included; None: the imported one without [MASK] is kept as it was.
+        replaces: its files are copied over those of the imported model.
+        sidecar: of the training data, or None where the checkpoint was not trained here.
+    """
+
+    folder: Path | None
+    info: TokenizerInfo | None
+    replaces: bool
+    sidecar: Sidecar | None
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids in use; 0: not known."""
+        return self.info.vocab_size if self.info is not None else 0
+
+    @property
+    def mask_id(self) -> int | None:
+        """Id of [MASK], or None where there is none."""
+        return self.info.mask_id if self.info is not None else None
+
+
+def tokenizer_of(
+    checkpoint: Checkpoint, source: tuple[Path, ImportRecord] | None, *, tokenizer: Path | None, data: str | None
+) -> DataInfo:
+    """Find the tokenizer: the one that is named, that of the data, that of the import.
+
+    Raises:
+        UserError: none is found, or the data named by the arguments are gone.
+    """
+    prefix = data or data_prefix(checkpoint.args)
+    sidecar = None
+    if data is not None or (prefix is not None and sidecar_path(prefix).is_file()):
+        sidecar = read_sidecar(str(prefix))
+    if tokenizer is not None:
+        return DataInfo(folder=tokenizer, info=load_tokenizer(tokenizer).info, replaces=True, sidecar=sidecar)
+    if sidecar is not None:
+        if sidecar.tokenizer.folder is not None:
+            folder = sidecar_path(str(prefix)).parent / sidecar.tokenizer.folder
+            if folder.is_dir():
+                return DataInfo(folder=folder, info=sidecar.tokenizer, replaces=True, sidecar=sidecar)
+        raise UserError(f"{sidecar_path(str(prefix))} names no tokenizer folder that exists; give it with --tokenizer")
+    if source is not None and checkpoint.iteration == 0:
+        folder, record = source
+        if record.mask_id is not None:
+            extended = folder / TOKENIZER_FOLDER
+            return DataInfo(folder=extended, info=load_tokenizer(extended).info, replaces=True, sidecar=None)
+        return DataInfo(folder=folder / HF_FOLDER, info=None, replaces=False, sidecar=None)
+    where = f"its data {prefix} are not here" if prefix else "its arguments name no data"
+    raise UserError(
+        f"the tokenizer of {checkpoint.path} is not known: {where}; name the data with --data PREFIX, or the tokenizer "
+        "with --tokenizer FOLDER"
+    )
+
+
+def data_prefix(args: Any) -> str | None:
+    """Return the first dataset prefix that a run's arguments name."""
+    for name in ("data_path", "train_data_path"):
+        for word in getattr(args, name, None) or ():
+            try:
+                float(word)
+            except ValueError:
+                return str(word)
+    return None
+
+
+def evaluation_record(checkpoint: Checkpoint, spec: ModelSpec, data: DataInfo) -> dict[str, Any]:
+    """Return `meap_eval.json`: what an evaluation must not guess.
+
+    `add_bos` is whether documents began with BOS in training; for a model that was not trained here, whether its
+    tokenizer adds one; null if neither is known. `sequence_length` is that of training, in tokens.
+    """
+    args = checkpoint.args
+    sidecar, info = data.sidecar, data.info
+    trained = checkpoint.iteration > 0
+    return {
+        "format_version": FORMAT_VERSION,
+        "add_bos": sidecar.add_bos if sidecar else tokenizer_adds_bos(data.folder),
+        "add_eos": sidecar.add_eos if sidecar else None,
+        "bos_from": "training data" if sidecar else "tokenizer",
+        "bos_token_id": info.bos_id if info else None,
+        "eos_token_id": info.eos_id if info else None,
+        "mask_token": info.mask_token if info else None,
+        "mask_token_id": info.mask_id if info else None,
+        "tokenizer_fingerprint": info.fingerprint if info else None,
+        "data_kind": sidecar.kind if sidecar else None,
+        "template": (sidecar.sft or {}).get("template") if sidecar else None,
+        "content_hash": sidecar.content_hash if sidecar else None,
+        "sequence_length": getattr(args, "seq_length", None) if trained else spec.max_positions,
+        "max_position_embeddings": spec.max_positions,
+        "rope_theta": spec.rotary_base,
+        "mask_ratio": getattr(args, "meap_mask_ratio", None) if trained else None,
+        "mask_strategy": getattr(args, "meap_mask_strategy", None) if trained else None,
+        "iteration": checkpoint.iteration,
+        "parameters": spec.num_parameters,
+        "checkpoint": str(checkpoint.path),
+        "versions": {**library_versions(), **_more_versions()},
+        "commit": git_commit(),
+    }
+
+
+def tokenizer_adds_bos(folder: Path | None) -> bool | None:
+    """Return whether a tokenizer's own rules put BOS before a text; None if there is no tokenizer."""
+    if folder is None or not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+        return None
+    try:
+        stated = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("add_bos_token")
+    except (OSError, ValueError):
+        stated = None
+    if isinstance(stated, bool):
+        return stated
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return len(tokenizer.encode("a").ids) > len(tokenizer.encode("a", add_special_tokens=False).ids)
+
+
+def _more_versions() -> dict[str, str]:
+    found = {}
+    for name in ("transformers", "safetensors", "tokenizers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """Return the commit of the checkout that this package runs from, or None if it is no checkout."""
+    folder = Path(__file__).resolve().parents[3]
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None

@@ -1,0 +1,248 @@
+"""Compare the logits of a Hugging Face folder and of a checkpoint on fixed ids, and find the first layer that differs.
+
+Both sides read what was written and compute in float32: transformers in this process, Megatron's own model in another one
+(`meap_megatron.training.logits`). Two sequences are run: one from position 0 on, and one of two blocks of which the second
+stands at the end of the longest sequence that the model is meant for, so that rotary positions far beyond 4,096 are compared
+at the price of 64 tokens. A small model's first sequence is itself longer than 4,096 tokens where the model allows.
+"""
+
+import json
+import random
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from meap_megatron.checkpoint.convert.hf_config import read_config, spec_from_config
+from meap_megatron.checkpoint.convert.megatron_config import recipe_settings, spec_from_args
+from meap_megatron.checkpoint.convert.megatron_files import open_checkpoint
+from meap_megatron.checkpoint.convert.record import read_record
+from meap_megatron.checkpoint.convert.spec import ModelSpec, differences
+from meap_megatron.errors import RunError, UserError
+
+SHORT, LONG = 64, 4160  # tokens
+LONG_WORK = 2e11  # parameters x tokens up to which the long sequence is run
+TOLERANCE = 1e-3
+"""Largest difference of two logits, in units of the largest logit. Measured: 1e-6 where all is right; 1e-2 and more where a
+field is wrong."""
+TOP1 = 0.99
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What a verification found.
+
+    Attributes:
+        layers: layers that were run, of `all_layers`.
+        all_layers: layers of the model.
+        tokens: positions whose logits were compared.
+        last_position: the highest position.
+        max_difference: largest absolute difference of two logits.
+        largest_logit: largest absolute logit.
+        top1: share of positions at which both sides rank the same token first.
+        first_layer: 0 for the embedding, n for layer n, the first whose output differs; None: none does.
+    """
+
+    layers: int
+    all_layers: int
+    tokens: int
+    last_position: int
+    max_difference: float
+    largest_logit: float
+    top1: float
+    first_layer: int | None
+
+    @property
+    def agrees(self) -> bool:
+        """Whether both sides are the same model."""
+        return self.max_difference <= TOLERANCE * self.largest_logit and self.top1 >= TOP1
+
+    def line(self) -> str:
+        """Return one line for people."""
+        part = "" if self.layers == self.all_layers else f" (first {self.layers} of {self.all_layers} layers)"
+        return (
+            f"logits of {self.tokens:,} positions up to {self.last_position:,}{part}: largest difference "
+            f"{self.max_difference:.1e} of {self.largest_logit:.3g}, first choice equal at {self.top1:.2%}"
+        )
+
+    def record(self) -> dict[str, Any]:
+        """Return the same as JSON."""
+        return {**asdict(self), "agrees": self.agrees}
+
+
+def verify(hf: Path, checkpoint: Path, *, layers: int | None = None, allowed: tuple[str, ...] = ()) -> Comparison:
+    """Compare a Hugging Face folder with a checkpoint: first every field of their configs, then their logits.
+
+    Args:
+        hf: the folder.
+        checkpoint: a save folder, an import, or one iter_* folder.
+        layers: run only the first so many layers; None: all, or as many as memory holds.
+        allowed: unknown config fields that do not matter.
+
+    Raises:
+        UserError: one of them cannot be read, or a field of their configs differs.
+        RunError: the logits differ; says where from.
+    """
+    opened = open_checkpoint(checkpoint)
+    opened.check_trusted()
+    spec = spec_from_config(read_config(hf), source=str(hf / "config.json"), allowed=allowed)
+    stored = spec_from_args(opened.args, source=str(opened.path), family=spec.family)
+    if wrong := differences(spec, stored, ignore=("vocab_rows",)):
+        raise UserError(f"{hf} and {opened.path} are not the same model: {'; '.join(wrong)}")
+    table = opened.entry("embedding.word_embeddings.weight")
+    if table is None:
+        raise UserError(f"{opened.path} holds no embedding")
+    stored = stored.with_rows(table.size[0])
+    record = read_record(opened.path.parent)
+    replaced = record.mask_id if record else None
+    used = min(spec.num_layers, layers or layers_in_memory(spec))
+    sequences = fixed_sequences(spec, rows=min(spec.vocab_rows, stored.vocab_rows), replaced=replaced)
+    ours = hf_logits(hf, layers=used, sequences=sequences)
+    request = {
+        "checkpoint": str(opened.path.resolve()),
+        "settings": recipe_settings(stored),
+        "layers": used,
+        "sequences": sequences,
+    }
+    result = compare(ours, megatron_logits(request), spec=spec, sequences=sequences, replaced=replaced)
+    if not result.agrees:
+        place = {None: "the head", 0: "the embedding"}.get(result.first_layer, f"layer {result.first_layer}")
+        raise RunError(f"{hf} and {opened.path} do not give the same logits; {place} differs first\n{result.line()}")
+    return result
+
+
+def fixed_sequences(spec: ModelSpec, *, rows: int, replaced: int | None) -> list[dict[str, Any]]:
+    """Return the ids and positions that are run, the same for every call.
+
+    Args:
+        spec: the model.
+        rows: ids are below it.
+        replaced: an id that must not occur, because the import gave [MASK] a row that was padding before; or None.
+    """
+    draw = random.Random(20250210)
+    allowed = [i for i in range(rows) if i != replaced]
+    long = min(LONG, spec.max_positions)
+    length = long if spec.num_parameters * long <= LONG_WORK else min(SHORT, spec.max_positions)
+    near = {
+        "ids": draw.choices(allowed, k=length),
+        "positions": list(range(length)),
+        "first": max(0, length - SHORT),
+    }
+    half = min(SHORT, spec.max_positions) // 2
+    far = {
+        "ids": draw.choices(allowed, k=2 * half),
+        "positions": [*range(half), *range(spec.max_positions - half, spec.max_positions)],
+        "first": 0,
+    }
+    return [near, far] if half else [near]
+
+
+def layers_in_memory(spec: ModelSpec) -> int:
+    """Return how many layers fit into two thirds of the free memory in float32; at least one."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return spec.num_layers
+    tables = (1 if spec.tied else 2) * spec.vocab_rows * spec.hidden_size
+    layer = (spec.num_parameters - tables) / spec.num_layers
+    # Loading holds the weights twice for a moment.
+    return max(1, min(spec.num_layers, int((free * 2 / 3 / 8 - tables) / layer)))
+
+
+def hf_logits(folder: Path, *, layers: int, sequences: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return logits and hidden states of transformers, in the form of `meap_megatron.training.logits.compute`."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:layers]
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, config=config, dtype=torch.float32, local_files_only=True
+    ).eval()
+    results = []
+    for sequence in sequences:
+        seen: list[torch.Tensor] = []
+
+        def keep(module: Any, inputs: Any, out: Any, seen: list[torch.Tensor] = seen) -> None:
+            seen.append((out[0] if isinstance(out, tuple) else out).reshape(-1, config.hidden_size))
+
+        hooks = [m.register_forward_hook(keep) for m in (model.model.embed_tokens, *model.model.layers)]
+        ids = torch.tensor([sequence["ids"]])
+        with torch.no_grad():
+            # With a mask of ones, transformers does not take the gap in the positions for the start of another sequence.
+            output = model(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                position_ids=torch.tensor([sequence["positions"]]),
+                use_cache=False,
+                logits_to_keep=len(sequence["ids"]) - sequence["first"],
+            )
+        for hook in hooks:
+            hook.remove()
+        results.append({"logits": output.logits[0], "hidden": seen})
+    return results
+
+
+def megatron_logits(request: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return logits and hidden states of Megatron's model, computed in a process of its own.
+
+    Raises:
+        RunError: Megatron fails; with its last words.
+    """
+    with tempfile.TemporaryDirectory(prefix="meap-verify-") as folder:
+        path, output = Path(folder) / "request.json", Path(folder) / "logits.pt"
+        path.write_text(json.dumps({**request, "output": str(output)}), encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "-m", "meap_megatron.training.logits", str(path)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            said = [line for line in done.stderr.splitlines() if line.strip()]
+            raise RunError(f"Megatron cannot run {request['checkpoint']}: {said[-1] if said else done.returncode}")
+        return torch.load(output, weights_only=True)
+
+
+def compare(
+    ours: list[dict[str, Any]],
+    theirs: list[dict[str, Any]],
+    *,
+    spec: ModelSpec,
+    sequences: list[dict[str, Any]],
+    replaced: int | None = None,
+) -> Comparison:
+    """Compare both sides; rows that only one of them has, or that the import replaced, are left out."""
+    largest = difference = 0.0
+    equal = tokens = 0
+    first: int | None = None
+    for one, other in zip(ours, theirs, strict=True):
+        rows = [i for i in range(min(one["logits"].shape[1], other["logits"].shape[1])) if i != replaced]
+        a, b = one["logits"][:, rows], other["logits"][:, rows]
+        # A NaN on one side must not pass for equal.
+        difference = max(difference, float((a - b).abs().nan_to_num(nan=float("inf")).max()))
+        largest = max(largest, float(a.abs().max()))
+        equal += int((a.argmax(1) == b.argmax(1)).sum())
+        tokens += len(a)
+        for layer, (x, y) in enumerate(zip(one["hidden"], other["hidden"], strict=True)):
+            if not float((x - y).abs().max()) <= TOLERANCE * float(x.abs().max()):
+                first = layer if first is None else min(first, layer)
+                break
+    return Comparison(
+        layers=len(ours[0]["hidden"]) - 1,
+        all_layers=spec.num_layers,
+        tokens=tokens,
+        last_position=max(sequence["positions"][-1] for sequence in sequences),
+        max_difference=difference,
+        largest_logit=largest,
+        top1=equal / tokens,
+        first_layer=first,
+    )

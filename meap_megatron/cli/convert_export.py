@@ -1,0 +1,72 @@
+"""`meap convert export`: a checkpoint of Megatron becomes a Hugging Face folder."""
+
+import argparse
+from pathlib import Path
+
+from meap_megatron.cli.convert_import import add_verification
+
+HELP = """Turn a checkpoint of Megatron into a Hugging Face folder: config, safetensors, tokenizer.
+
+  meap convert export runs/mine hf/mine
+  meap convert export runs/mine/iter_0000100 hf/step100 --dtype bfloat16
+
+The newest checkpoint of a save folder is taken. Rows of the vocabulary that no token has are cut off; [MASK] is never
+generated (generation_config.json). meap_eval.json tells the evaluation how documents began in training. The logits of both
+sides are compared at the end; nothing stays if they differ."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="save folder, import, or iter_* folder")
+    parser.add_argument("output", metavar="OUT", type=Path, help="folder to write")
+    parser.add_argument("--tokenizer", type=Path, default=None, help="tokenizer folder (default: that of the data)")
+    parser.add_argument("--data", metavar="PREFIX", default=None, help="training data (default: as the run names it)")
+    parser.add_argument(
+        "--family", default=None, help="llama, mistral or qwen2 (default: that of the import, else llama)"
+    )
+    parser.add_argument(
+        "--rows",
+        choices=("tokenizer", "model"),
+        default="tokenizer",
+        help="rows of the vocabulary: those of the tokenizer and of the imported model (default), or all that are stored",
+    )
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default=None, help="default: as stored")
+    parser.add_argument(
+        "--like", type=Path, default=None, metavar="IMPORT", help="import whose config and files to restore"
+    )
+    add_verification(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if an export made it")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check, write, compare."""
+    from meap_megatron.checkpoint.convert.exporting import EVAL_RECORD, ExportSettings, plan_export, write_export
+    from meap_megatron.checkpoint.convert.folders import check_free, complete_folder
+
+    check_free(args.output, overwrite=args.overwrite, marker=EVAL_RECORD)
+    plan = plan_export(
+        ExportSettings(
+            checkpoint=args.checkpoint,
+            family=args.family,
+            tokenizer=args.tokenizer,
+            data=args.data,
+            rows=args.rows,
+            dtype=args.dtype,
+            like=args.like,
+        )
+    )
+    rounded = args.dtype is not None and plan.rounds(args.dtype)
+    with complete_folder(args.output) as folder:
+        write_export(plan, folder)
+        if rounded and not args.skip_verification:
+            print(f"not compared: --dtype {args.dtype} rounds the stored weights")
+        elif not args.skip_verification:
+            from meap_megatron.checkpoint.convert.verifying import verify
+
+            allowed = (*args.allow_config_field, *plan.inherited_fields)
+            print(verify(folder, plan.checkpoint.path, layers=args.verify_layers, allowed=allowed).line())
+    spec, cut = plan.spec, plan.stored.vocab_rows - plan.spec.vocab_rows
+    print(
+        f"{args.output}: {spec.family}, {spec.num_parameters:,} parameters, {spec.vocab_rows:,} rows ({cut} cut off)"
+    )
+    return 0

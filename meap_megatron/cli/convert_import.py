@@ -1,0 +1,111 @@
+"""`meap convert import`: Hugging Face weights become a checkpoint that Megatron's trainer loads."""
+
+import argparse
+from pathlib import Path
+
+HELP = """Turn a Hugging Face folder (Llama, Mistral, Qwen2; safetensors) into a checkpoint of Megatron.
+
+  meap convert import Llama-3-8B checkpoints/llama3_8b --add-mask-token
+  meap train RECIPE.yaml pretrained_checkpoint=checkpoints/llama3_8b
+
+The checkpoint trains at any tensor and pipeline parallel size, with local layers and with Transformer Engine. OUT/model.yaml
+holds the recipe keys of the model (`extends: OUT/model.yaml`). No model is built: tensors are copied one at a time. The
+logits of both sides are compared at the end; nothing stays if they differ."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("source", metavar="HF_DIR", type=Path, help="folder with config.json and safetensors files")
+    parser.add_argument("output", metavar="OUT", type=Path, help="folder to write")
+    parser.add_argument(
+        "--add-mask-token", action="store_true", help="add [MASK] to the tokenizer, the embedding and the head"
+    )
+    parser.add_argument("--mask-token", default="[MASK]", help="its text (default: [MASK])")
+    parser.add_argument(
+        "--mask-token-init",
+        default="mean",
+        metavar="mean|random|token:X",
+        help="its row: mean of all rows (default), random with their mean and deviation, or a copy of token X's",
+    )
+    parser.add_argument("--seed", type=int, default=1234, help="of a random row")
+    parser.add_argument("--tokenizer", type=Path, default=None, help="tokenizer folder (default: HF_DIR)")
+    parser.add_argument(
+        "--make-vocab-size-divisible-by",
+        type=int,
+        default=64,
+        metavar="N",
+        help="add rows until their number is a multiple of N (default: 64); rows are never taken away",
+    )
+    parser.add_argument(
+        "--tensor-model-parallel-size",
+        type=int,
+        default=1,
+        metavar="N",
+        help="refuse the model if N ranks cannot share it",
+    )
+    parser.add_argument(
+        "--pipeline-model-parallel-size", type=int, default=1, metavar="N", help="refuse the model if N stages cannot"
+    )
+    add_verification(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if an import made it")
+
+
+def add_verification(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that import, export and verify share."""
+    parser.add_argument("--skip-verification", action="store_true", help="do not compare the logits of both sides")
+    parser.add_argument(
+        "--verify-layers",
+        type=int,
+        default=None,
+        metavar="N",
+        help="compare after the first N layers only (default: all, or as many as memory holds in float32)",
+    )
+    parser.add_argument(
+        "--allow-config-field",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a field of config.json that the converter does not know and that changes nothing; may be repeated",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check, write, compare, and print what goes with the model."""
+    import shlex
+
+    from meap_megatron.checkpoint.convert.folders import check_free, complete_folder
+    from meap_megatron.checkpoint.convert.importing import ImportSettings, plan_import, write_import
+    from meap_megatron.checkpoint.convert.megatron_config import command_words, recipe_settings
+    from meap_megatron.checkpoint.convert.record import RECORD
+
+    check_free(args.output, overwrite=args.overwrite, marker=RECORD)
+    plan = plan_import(
+        ImportSettings(
+            source=args.source,
+            add_mask_token=args.add_mask_token,
+            mask_token=args.mask_token,
+            mask_token_init=args.mask_token_init,
+            seed=args.seed,
+            tokenizer=args.tokenizer,
+            multiple=args.make_vocab_size_divisible_by,
+            tensor_parallel=args.tensor_model_parallel_size,
+            pipeline_parallel=args.pipeline_model_parallel_size,
+            allowed_fields=tuple(args.allow_config_field),
+        )
+    )
+    spec = plan.spec
+    with complete_folder(args.output) as folder:
+        write_import(plan, folder, final=args.output)
+        if not args.skip_verification:
+            from meap_megatron.checkpoint.convert.verifying import verify
+
+            # The row of [MASK] may be new: ids that both sides have are compared.
+            print(
+                verify(args.source, folder, layers=args.verify_layers, allowed=tuple(args.allow_config_field)).line()
+            )
+    print(f"{args.output}: {spec.family}, {spec.num_parameters:,} parameters, {spec.vocab_rows:,} rows of vocabulary")
+    if plan.mask is not None:
+        print(f"{args.mask_token} is id {plan.mask.mask_id}; the tokenizer with it: {args.output / 'tokenizer'}")
+    print(f"recipe keys of the model: {args.output / 'model.yaml'}; as Megatron's flags:")
+    print(shlex.join(command_words(recipe_settings(spec))))
+    return 0

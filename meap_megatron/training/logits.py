@@ -1,0 +1,126 @@
+"""The logits of a checkpoint by Megatron's own GPTModel, on a CPU: the other side of what transformers computes.
+
+    python -m meap_megatron.training.logits REQUEST.json
+
+REQUEST holds `checkpoint` (an iter_* or release folder), `settings` (recipe keys that build the model), `layers` (how many
+are built, from the first), `sequences` (ids and positions) and `output`. Written is a file of torch.save with, per sequence,
+the logits and what leaves the embedding and every layer. Megatron loads the checkpoint as its trainer does; everything is
+computed in float32.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from meap_megatron.errors import RunError, UserError
+from meap_megatron.training import platform, pretrain
+
+ONE_STEP = (
+    "--mock-data --tokenizer-type=NullTokenizer --micro-batch-size=1 --global-batch-size=1 --train-iters=1 --lr=1e-3 "
+    "--eval-iters=0 --meap-device=cpu"
+).split()
+"""What Megatron's parser asks for although nothing is trained."""
+
+
+def compute(request: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return, per sequence, `logits` [s, v] at the wanted positions and `hidden` (list of [s, h], the embedding first).
+
+    Raises:
+        UserError: Megatron refuses the settings or the checkpoint.
+    """
+    platform.set_thread_policy()
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "127.0.0.1")):
+        os.environ[name] = value
+    os.environ["MASTER_PORT"] = str(platform.free_port())
+    platform.prepare("cpu")
+    settings = dict(request["settings"])
+    all_layers, settings["num_layers"] = settings["num_layers"], request["layers"]
+    longest = max(len(sequence["ids"]) for sequence in request["sequences"])
+    words = [f"--seq-length={longest}", f"--vocab-size={settings['padded_vocab_size'] - 1}", *ONE_STEP]
+    settings["max_position_embeddings"] = max(settings["max_position_embeddings"], longest)
+    words += [f"--{key.replace('_', '-')}" + ("" if v is True else f"={v}") for key, v in settings.items()]
+    args = pretrain.parse([*words, *platform.flags_for("cpu", words)])
+
+    import torch
+    from megatron.core import dist_checkpointing
+    from megatron.core.process_groups_config import ProcessGroupCollection
+    from megatron.training.initialize import initialize_megatron
+    from megatron.training.models.gpt import GPTModelBuilder
+
+    from meap_megatron.training.model import model_config
+
+    initialize_megatron(allow_no_cuda=True)
+    groups = ProcessGroupCollection.use_mpu_process_groups()
+    model = GPTModelBuilder(model_config(args, device="cpu")).build_model(groups).eval()
+    # The layers of a checkpoint are one tensor [all layers, ...]: the first of them are asked for as parts of that.
+    model.decoder.config.num_layers = all_layers
+    common = dist_checkpointing.load_common_state_dict(request["checkpoint"])
+    metadata = {**(common.get("content_metadata") or {}), "dp_cp_group": groups.dp_cp}
+    wanted = {"model": model.sharded_state_dict(metadata=metadata)}
+    loaded = dist_checkpointing.load(wanted, request["checkpoint"], validate_access_integrity=False)
+    model.load_state_dict(loaded["model"])
+    with torch.no_grad():
+        return [run(model, sequence) for sequence in request["sequences"]]
+
+
+def run(model: Any, sequence: dict[str, Any]) -> dict[str, Any]:
+    """Run one sequence.
+
+    Args:
+        model: Megatron's GPTModel.
+        sequence: `ids` int[s], `positions` int[s] (increasing, gaps allowed), `first` (logits from this index on).
+    """
+    import torch
+
+    seen: list[torch.Tensor] = []
+    hooks = [
+        module.register_forward_hook(
+            lambda _m, _i, out: seen.append((out[0] if isinstance(out, tuple) else out)[:, 0])
+        )
+        for module in (model.embedding, *model.decoder.layers)
+    ]
+    positions = torch.tensor(sequence["positions"])
+    rope = model.rotary_pos_emb
+    if not torch.equal(positions, torch.arange(len(positions))):
+        model.rotary_pos_emb = gathered(rope, positions)
+    try:
+        logits = model(torch.tensor([sequence["ids"]]), positions[None], None)[0]
+    finally:
+        model.rotary_pos_emb = rope
+        for hook in hooks:
+            hook.remove()
+    return {"logits": logits[sequence["first"] :].float().clone(), "hidden": [x.float().clone() for x in seen]}
+
+
+def gathered(rope: Any, positions: Any) -> Any:
+    """Return Megatron's rotary embedding at given positions instead of 0, 1, 2, ..."""
+    import torch
+
+    class Gathered(torch.nn.Module):
+        def forward(self, length: int, *args: Any, **kwargs: Any) -> Any:
+            del length
+            return rope(int(positions.max()) + 1, *args, **kwargs)[positions]
+
+        def get_rotary_seq_len(self, *args: Any, **kwargs: Any) -> int:
+            return int(rope.get_rotary_seq_len(*args, **kwargs))
+
+    return Gathered()
+
+
+def main(path: str) -> int:
+    """Answer one request; returns the exit status."""
+    import torch
+
+    request = json.loads(Path(path).read_text(encoding="utf-8"))
+    try:
+        torch.save(compute(request), request["output"])
+    except (UserError, RunError) as error:
+        print(f"meap: error: {error}", file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
