@@ -1,0 +1,172 @@
+"""Every layout of tensor, pipeline and data parallelism computes what one process computes: losses, masks, checkpoints.
+
+All through `meap train` and Megatron's own trainer over gloo, in float32, 20 steps from one initial checkpoint; with and
+without the distributed optimizer; pre-training and fine-tuning.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.checkpoints import tensors
+from tests.support.conversations import docstring_rows, write_alpaca, write_chat_tokenizer
+from tests.support.corpus import library_texts, write_byte_tokenizer, write_jsonl
+from tests.support.runs import TINY, losses, meap, records, traced, train
+
+pytestmark = pytest.mark.slow
+STEPS = 20
+TP, PP, SP = "tensor_model_parallel_size=2", "pipeline_model_parallel_size=2", "sequence_parallel=true"
+INTERLEAVED = "num_layers_per_virtual_pipeline_stage=1"
+# TP x PP x DP
+LAYOUTS: dict[str, list[str]] = {
+    "1x1x1": [],
+    "2x1x1": ["nproc=2", TP],
+    "1x2x1": ["nproc=2", PP],
+    "1x1x2": ["nproc=2"],
+    "2x2x1": ["nproc=4", TP, PP],
+    "2x1x2_sequence_parallel": ["nproc=4", TP, SP],
+    "1x2x2_interleaved": ["nproc=4", PP, INTERLEAVED],
+    "2x2x2": ["nproc=8", TP, PP],
+}
+OPTIMIZERS = {"adam": [], "distributed": ["use_distributed_optimizer=true"]}
+RING = dict(zip(LAYOUTS, [*list(LAYOUTS)[1:], "1x1x1"], strict=True))
+
+pre_training = pytest.param("pretrain", marks=pytest.mark.xdist_group("parity_pretrain"))
+fine_tuning = pytest.param("sft", marks=pytest.mark.xdist_group("parity_sft"))
+each_layout = pytest.mark.parametrize("layout", LAYOUTS)
+each_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
+
+
+class Task:
+    """Data, a recipe, an initial checkpoint, and the runs made from it so far."""
+
+    def __init__(self, root: Path, recipe: str, settings: list[str]) -> None:
+        self.root, self.recipe, self.settings = root, recipe, settings
+        self.runs: dict[str, Path] = {}
+        self.train("init", "train_iters=1", "eval_iters=0")
+
+    def train(self, name: str, *settings: str) -> Path:
+        """Train to the end and return the run's folder."""
+        run = self.root / name
+        common = [*TINY, "micro_batch_size=1", f"data_path={self.root / 'data'}", f"save={run}"]
+        train(self.recipe, *common, *self.settings, *settings)
+        return run
+
+    def run(self, layout: str, optimizer: str) -> Path:
+        """Return the run of 20 steps on a layout; made once."""
+        name = f"{layout}_{optimizer}"
+        if name not in self.runs:
+            self.runs[name] = self.train(
+                name,
+                f"pretrained_checkpoint={self.root / 'init'}",
+                f"train_iters={STEPS}",
+                "save_interval=10",
+                f"meap_trace={self.root / name / 'trace'}",
+                *LAYOUTS[layout],
+                *OPTIMIZERS[optimizer],
+            )
+        return self.runs[name]
+
+
+@pytest.fixture(scope="module")
+def task(request: pytest.FixtureRequest) -> Task:
+    return request.getfixturevalue(f"{request.param}_task")
+
+
+@pytest.fixture(scope="module")
+def pretrain_task(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    root = tmp_path_factory.mktemp("parity_pretrain")
+    write_jsonl(root / "corpus.jsonl", library_texts(2_000_000))
+    write_byte_tokenizer(root / "tokenizer")
+    meap("preprocess", "text", root / "corpus.jsonl", "--tokenizer", root / "tokenizer", "--output", root / "data")
+    return Task(root, "tiny_cpu_meap.yaml", [])
+
+
+@pytest.fixture(scope="module")
+def sft_task(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    root = tmp_path_factory.mktemp("parity_sft")
+    write_alpaca(root / "alpaca.json", docstring_rows(1500))
+    write_chat_tokenizer(root / "tokenizer")
+    words = ["--tokenizer", root / "tokenizer", "--template", "llama3", "--max-length", "225"]
+    meap("preprocess", "sft", root / "alpaca.json", *words, "--output", root / "data")
+    return Task(root, "tiny_cpu_sft_meap.yaml", ["seq_length=224", "max_position_embeddings=224"])
+
+
+def assert_same_curve(run: Path, expected: Path, *, rel: float, steps: range = range(1, STEPS + 1)) -> None:
+    """Compare every step's losses and gradient norm, and the last validation loss."""
+    for field in ("lm_loss", "masked_loss", "other_loss", "grad_norm"):
+        got, wanted = losses(run, field), losses(expected, field)
+        assert sorted(got) == list(steps)
+        assert got == pytest.approx({step: wanted[step] for step in steps}, rel=rel), field
+    last = [records(x / "metrics.jsonl", "validation")[-1] for x in (run, expected)]
+    assert last[0]["step"] == last[1]["step"] == STEPS
+    assert last[0]["lm_loss"] == pytest.approx(last[1]["lm_loss"], rel=rel)
+
+
+@pytest.mark.parametrize("task", [pre_training, fine_tuning], indirect=True)
+@each_optimizer
+@each_layout
+def test_a_layout_computes_what_one_process_computes(task: Task, optimizer: str, layout: str) -> None:
+    run, one = task.run(layout, optimizer), task.run("1x1x1", "adam")
+    assert_same_curve(run, one, rel=1e-5)
+
+
+@pytest.mark.parametrize("task", [pre_training, fine_tuning], indirect=True)
+@each_layout
+def test_every_rank_that_holds_tokens_holds_the_masks_of_one_process(task: Task, layout: str) -> None:
+    run, one = task.run(layout, "distributed"), task.run("1x1x1", "adam")
+    ranks = {name: len(traced(run, name)[1]) for name in ("tokens", "masked")}
+    tp, pp, dp = (int(size) for size in layout[:5].split("x"))
+    assert ranks == {"tokens": tp * dp, "masked": tp * dp}, "the first and the last stage hold them"
+    for field in ("tokens", "masked"):
+        expected, got = traced(one, field), traced(run, field)
+        assert set(got) == set(expected) == set(range(1, STEPS + 1))
+        for step, (rows,) in expected.items():
+            # Each data-parallel replica holds its part of the rows, on each of its tensor-parallel ranks.
+            replicas = {tuple(rank_rows) for rank_rows in got[step]}
+            assert len(replicas) == dp
+            assert sorted(row for replica in replicas for row in replica) == sorted(rows)
+
+
+@pytest.mark.parametrize("task", [pre_training, fine_tuning], indirect=True)
+@each_optimizer
+@each_layout
+def test_a_checkpoint_holds_the_same_tensors_on_every_layout(task: Task, optimizer: str, layout: str) -> None:
+    got, expected = tensors(task.run(layout, optimizer), 10), tensors(task.run("1x1x1", optimizer), 10)
+    assert {name: value.shape for name, value in got.items()} == {k: v.shape for k, v in expected.items()}
+    for name, value in expected.items():
+        scale = float(value.abs().max()) or 1.0
+        assert float((got[name] - value).abs().max()) <= 1e-4 * scale, name
+
+
+@pytest.mark.parametrize("task", [pre_training, fine_tuning], indirect=True)
+@each_optimizer
+@each_layout
+def test_a_run_goes_on_from_the_checkpoint_of_another_layout(task: Task, optimizer: str, layout: str) -> None:
+    source = task.run(RING[layout], optimizer)
+    run = task.train(
+        f"{layout}_{optimizer}_resharded",
+        f"load={source}",
+        "ckpt_step=10",
+        f"train_iters={STEPS}",
+        *LAYOUTS[layout],
+        *OPTIMIZERS[optimizer],
+    )
+    assert_same_curve(run, task.run("1x1x1", "adam"), rel=1e-5, steps=range(11, STEPS + 1))
+
+
+@pytest.mark.xdist_group("parity_pretrain")
+@pytest.mark.parametrize("layout", ["2x1x2_sequence_parallel", "1x2x2_interleaved", "2x2x2"])
+def test_bfloat16_layouts_agree_within_its_own_rounding(pretrain_task: Task, layout: str) -> None:
+    def bf16(layout: str) -> Path:
+        settings = [f"pretrained_checkpoint={pretrain_task.root / 'init'}", f"train_iters={STEPS}", "precision=bf16"]
+        return pretrain_task.train(f"bf16_{layout}", *settings, *LAYOUTS[layout], *OPTIMIZERS["distributed"])
+
+    one = pretrain_task.root / "bf16_1x1x1"
+    if not one.exists():
+        bf16("1x1x1")
+    run = bf16(layout)
+    # bfloat16 keeps 8 bits: one rounding is 2^-9 = 0.2 %.
+    assert losses(run) == pytest.approx(losses(one), rel=2e-3)
+    assert losses(run) != losses(one)
+    assert losses(one) == pytest.approx(losses(pretrain_task.run("1x1x1", "adam")), rel=1e-2)
