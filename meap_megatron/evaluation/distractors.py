@@ -22,8 +22,8 @@ def nearest(questions: Sequence[str], passages: Sequence[str]) -> Iterator[NDArr
     sizes = np.array([max(count.total(), 1) for count in counts], dtype=np.float64)
     holders: dict[str, list[tuple[int, int]]] = {}
     for index, count in enumerate(counts):
-        for word, times in count.items():
-            holders.setdefault(word, []).append((index, times))
+        for word, number in count.items():
+            holders.setdefault(word, []).append((index, number))
     damping = K1 * (1 - B + B * sizes / sizes.mean())
     for question in questions:
         scores = np.zeros(len(passages))
