@@ -5,6 +5,7 @@ from typing import Any
 
 from meap_megatron.errors import UserError
 from meap_megatron.masking.arguments import STRATEGIES
+from meap_megatron.training import precision
 
 
 def add_meap_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -150,6 +151,7 @@ def check(args: Any) -> None:
     """
     if not 0.0 <= args.meap_mask_ratio < 1.0:
         raise UserError(f"--meap-mask-ratio {args.meap_mask_ratio} is outside [0, 1)")
+    precision.check(precision.of_arguments(args))
     if args.meap_span_length < 1:
         raise UserError(f"--meap-span-length {args.meap_span_length} must be at least 1 token")
     if args.meap_mask_strategy == "official51" and args.step_batch_size_schedule is not None:

@@ -6,26 +6,33 @@
       num_layers: 12
     data:
       data_path: [data/c4]
+    precision: bf16              # or fp32, fp8-..., mxfp8: see `precision`
     run:
       save: runs/my_run
       meap_mask_ratio: 0.15
+    layouts:                     # GPUs -> settings; layout=64 puts those of 64 GPUs on top
+      64: {tensor_model_parallel_size: 2, micro_batch_size: 4}
 
-`load` flattens the groups and applies `key=value` overrides; `Recipe.command_line` checks every key against the flags that
-Megatron's own parser declares (`flags`) and returns the words of the command line.
+`load` flattens the groups and applies the layout and `key=value` overrides; `Recipe.command_line` checks every key against
+the flags that Megatron's own parser declares (`flags`) and returns the words of the command line.
 """
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from meap_megatron.errors import UserError
+from meap_megatron.training import precision
 from meap_megatron.training.flags import Flag
 
 LAUNCH_KEYS = {"device": "auto, cpu or cuda", "nproc": "processes on this machine (0: one per GPU, 1 on a CPU)"}
 """Keys that are not Megatron's: they say where and how to start."""
+
+SHORT_KEYS = ("precision", "layout")
+"""Keys that stand for several of Megatron's."""
 
 AT_LEAST_ONE = (
     "train_iters micro_batch_size global_batch_size seq_length num_layers hidden_size num_attention_heads "
@@ -44,12 +51,18 @@ class Setting:
     """"FILE:LINE" or "override"."""
 
 
+Layouts = dict[str, dict[str, Setting]]
+"""Number of GPUs -> settings."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """All settings of a run, by key."""
 
     path: Path
     settings: dict[str, Setting]
+    layouts: Layouts = field(default_factory=dict)
+    """What `layout` may put on top of the recipe's settings."""
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return a setting's value."""
@@ -62,17 +75,33 @@ class Recipe:
             UserError: an unknown key (the nearest name is given), a value of the wrong type, or one that breaks a rule.
         """
         words: list[str] = []
-        for key, setting in self.settings.items():
+        settings = self.resolved()
+        for key, setting in settings.items():
             if key in LAUNCH_KEYS:
                 check_rule(key, setting)
                 continue
             if key not in flags:
-                near = difflib.get_close_matches(key, [*flags, *LAUNCH_KEYS], n=1)
+                near = difflib.get_close_matches(key, [*flags, *LAUNCH_KEYS, *SHORT_KEYS], n=1)
                 hint = f"; did you mean '{near[0]}'?" if near else ""
                 raise UserError(f"{setting.origin}: unknown key '{key}'{hint}")
             check_rule(key, setting)
             words += flags[key].words(setting.value, origin=setting.origin)
+        precision.check({key: setting.value for key, setting in settings.items()})
         return words
+
+    def resolved(self) -> dict[str, Setting]:
+        """Return all settings under Megatron's names, with what `precision` stands for in its place.
+
+        Raises:
+            UserError: an unknown precision, or one that other settings contradict.
+        """
+        short = self.settings.get("precision")
+        settings = {key: setting for key, setting in self.settings.items() if key != "precision"}
+        if short is None or short.value is None:
+            return settings
+        given = {key: setting.value for key, setting in settings.items()}
+        added = precision.settings_for(short.value, given, origin=short.origin)
+        return settings | {key: Setting(value=value, origin=short.origin) for key, value in added.items()}
 
 
 def check_rule(key: str, setting: Setting) -> None:
@@ -98,7 +127,8 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     Raises:
         UserError: the file is missing or is not a recipe; an override is not key=value.
     """
-    settings = read_settings(Path(path), seen=())
+    settings, layouts = read_settings(Path(path), seen=())
+    given: dict[str, Setting] = {}
     for word in overrides or []:
         key, equals, text = word.partition("=")
         if not equals or not key.replace("-", "_").isidentifier():
@@ -107,12 +137,32 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise UserError(f"override '{word}': {text!r} is not a YAML value ({error})") from None
-        settings[key.replace("-", "_")] = Setting(value=value, origin=f"override {word}")
-    return Recipe(path=Path(path), settings=settings)
+        given[key.replace("-", "_")] = Setting(value=value, origin=f"override {word}")
+    layout = (settings | given).get("layout", Setting(value=None, origin=""))
+    chosen = settings_of_layout(layout, layouts, path=Path(path))
+    settings = {key: setting for key, setting in (settings | chosen | given).items() if key != "layout"}
+    return Recipe(path=Path(path), settings=settings, layouts=layouts)
 
 
-def read_settings(path: Path, seen: tuple[Path, ...]) -> dict[str, Setting]:
-    """Return the flattened settings of one file and of the files it extends; `seen` guards against a circle."""
+def settings_of_layout(layout: Setting, layouts: Layouts, *, path: Path) -> dict[str, Setting]:
+    """Return the settings of the layout that a recipe or an override names; none for None.
+
+    Raises:
+        UserError: the recipe has no layout of that name.
+    """
+    if layout.value is None:
+        return {}
+    if str(layout.value) not in layouts:
+        have = f"it has those for {', '.join(layouts)} GPUs" if layouts else "it has none"
+        raise UserError(f"{layout.origin}: {path} has no layout '{layout.value}'; {have}")
+    return layouts[str(layout.value)]
+
+
+def read_settings(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Setting], Layouts]:
+    """Return the flattened settings and the layouts of one file and of the files it extends.
+
+    A file's own `layouts` take the place of those of the file it extends. `seen` guards against a circle.
+    """
     if path.resolve() in seen:
         raise UserError(f"{path}: 'extends' goes round in a circle: {' -> '.join(map(str, (*seen, path.resolve())))}")
     try:
@@ -131,18 +181,45 @@ def read_settings(path: Path, seen: tuple[Path, ...]) -> dict[str, Setting]:
         raise UserError(f"{path}: a recipe is a mapping of groups to settings, for example 'model:' and below it keys")
     settings: dict[str, Setting] = {}
     own: dict[str, Setting] = {}
+    inherited: Layouts = {}
+    layouts: Layouts = {}
     for key_node, value_node in root.value:
         key, line = str(key_node.value), key_node.start_mark.line + 1
         if key == "description":
             continue
         if key == "extends":
-            settings = read_settings(path.parent / str(value_node.value), (*seen, path.resolve()))
+            settings, inherited = read_settings(path.parent / str(value_node.value), (*seen, path.resolve()))
+        elif key == "layouts":
+            layouts = read_layouts(path, line, value_node)
         elif isinstance(value_node, yaml.MappingNode):
             for inner_key, inner_value in value_node.value:
                 add_setting(own, path, str(inner_key.value), inner_key.start_mark.line + 1, inner_value)
         else:
             add_setting(own, path, key, line, value_node)
-    return settings | own
+    return settings | own, layouts or inherited
+
+
+def read_layouts(path: Path, line: int, node: yaml.Node) -> Layouts:
+    """Return the table of layouts: number of GPUs -> settings.
+
+    Raises:
+        UserError: it is no mapping of numbers to settings.
+    """
+    layouts: Layouts = {}
+    rows = node.value if isinstance(node, yaml.MappingNode) else []
+    for gpus, settings in rows:
+        if not str(gpus.value).isdecimal() or not isinstance(settings, yaml.MappingNode):
+            rows = []
+            break
+        table: dict[str, Setting] = {}
+        for key, value in settings.value:
+            add_setting(table, path, str(key.value), key.start_mark.line + 1, value)
+        layouts[str(gpus.value)] = table
+    if not rows:
+        raise UserError(
+            f"{path}:{line}: layouts maps a number of GPUs to settings, for example 64: {{micro_batch_size: 4}}"
+        )
+    return layouts
 
 
 def add_setting(settings: dict[str, Setting], path: Path, key: str, line: int, node: yaml.Node) -> None:
