@@ -15,6 +15,7 @@ ALLOWED = {
     "datasets": {"masking", "corpus"},
     "checkpoint": {"corpus"},
     "training": {"masking", "corpus", "datasets", "checkpoint"},
+    "sweep": {"training"},
     "demo": {"masking", "corpus", "datasets", "training"},
 }
 """Package -> packages of ours that it may import; `errors`, `config`, `version` are open to all."""

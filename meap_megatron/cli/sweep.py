@@ -1,0 +1,56 @@
+"""`meap sweep`: the arms of an ablation, one after the other or as a SLURM array."""
+
+import argparse
+import shlex
+
+HELP = """Run the arms of a sweep: one recipe, a few settings changed in each.
+
+  meap sweep examples/sweeps/pretrain_ratio.yaml data_path=data/c4           one arm after the other, here
+  meap sweep SWEEP.yaml --dry-run                                            how far each arm is, and its command
+  meap sweep SWEEP.yaml layout=64 --slurm                                    the sbatch line that runs them side by side
+  meap sweep SWEEP.yaml --arm 0.15                                           one arm, by name or index, in this process
+
+Arms that are finished are skipped, others go on where they stopped. `meap sweep table SWEEP.yaml` shows the results."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("sweep", help="a YAML file, see examples/sweeps")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of all arms")
+    parser.add_argument("--arm", default=None, help="run this arm only, by name or index from 0")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--dry-run", action="store_true", help="print the arms and exit")
+    what.add_argument("--slurm", action="store_true", help="print the SLURM command that runs all arms and exit")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check all arms before the first one starts, then run or print them."""
+    from meap_megatron.sweep import plan, run
+    from meap_megatron.training import recipe as recipes
+    from meap_megatron.training.flags import read_flags
+
+    sweep = plan.load(args.sweep, args.overrides)
+    flags = read_flags()
+    loaded = {arm.name: recipes.load(sweep.recipe, arm.overrides) for arm in sweep.arms}
+    for recipe in loaded.values():
+        recipe.command_line(flags)
+    finished = {arm.name for arm in sweep.arms if plan.is_finished(arm, loaded[arm.name])}
+    if args.slurm:
+        gpus = next((int(word.split("=")[1]) for word in args.overrides if word.startswith("layout=")), 8)
+        print(run.slurm_array(sweep, path=args.sweep, overrides=args.overrides, gpus=gpus))
+        return 0
+    if args.dry_run:
+        for arm in sweep.arms:
+            done, _ = plan.steps_done(arm.save)
+            state = "finished" if arm.name in finished else f"goes on at step {done}" if done else "new"
+            print(f"# {arm.name}: {state}\nmeap {shlex.join(run.train_command(sweep, arm))}")
+        return 0
+    if args.arm is None:
+        return run.run_arms(sweep, finished=finished)
+    arm = sweep.arm(args.arm)
+    if arm.name in finished:
+        print(f"{arm.name}: finished already ({arm.save})")
+        return 0
+    from meap_megatron.cli.main import main
+
+    return main(run.train_command(sweep, arm))

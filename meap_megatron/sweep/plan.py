@@ -1,0 +1,174 @@
+"""A sweep: one recipe, and arms that override a few of its settings.
+
+    description: mask ratios of Table 9
+    recipe: ../recipes/pretrain/llama_1.1b_ntp.yaml   # relative to this file
+    save: runs/sweeps/pretrain_ratio                  # every arm has a folder of its name in it
+    settings: {train_iters: 40000}                    # of all arms; may be left out
+    arms:
+      ntp: {meap_mask_ratio: 0.0}
+      "0.15": {meap_mask_ratio: 0.15}
+    tables: []                                        # see `table`; may be left out
+
+An arm is exactly `meap train RECIPE key=value... save=SAVE/ARM`, so a run that was stopped goes on when it is started again.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from meap_megatron.errors import UserError
+from meap_megatron.training.metrics import read_metrics
+from meap_megatron.training.recipe import Recipe
+
+KEYS = ("description", "recipe", "save", "settings", "arms", "tables")
+
+SAME_RUN = (
+    "num_layers hidden_size ffn_hidden_size seq_length global_batch_size lr min_lr seed data_path "
+    "meap_mask_ratio meap_mask_strategy meap_span_length meap_mask_seed"
+).split()
+"""Settings that a run records and that may not change when it goes on; number of steps, layout and precision may."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One run of a sweep."""
+
+    name: str
+    save: Path
+    """Folder of the run."""
+    overrides: list[str]
+    """Words key=value for `meap train`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """A sweep file, read and checked."""
+
+    path: Path
+    recipe: Path
+    arms: list[Arm]
+    tables: list[dict[str, Any]]
+    """As they stand in the file; `table.read_table` checks them."""
+
+    def arm(self, wanted: str) -> Arm:
+        """Return the arm of a name, or else of an index from 0.
+
+        Raises:
+            UserError: there is none.
+        """
+        for arm in self.arms:
+            if arm.name == wanted:
+                return arm
+        if wanted.isdecimal() and int(wanted) < len(self.arms):
+            return self.arms[int(wanted)]
+        names = ", ".join(f"{index} {arm.name}" for index, arm in enumerate(self.arms))
+        raise UserError(f"{self.path} has no arm '{wanted}'; it has {names}")
+
+
+def load(path: str | Path, overrides: list[str]) -> Sweep:
+    """Read a sweep file.
+
+    Args:
+        path: of the YAML file.
+        overrides: words key=value for all arms; `save=FOLDER` replaces the sweep's folder.
+
+    Raises:
+        UserError: the file cannot be read or is no sweep; the message names the file and the key.
+    """
+    path = Path(path)
+    root = read_mapping(path)
+    for key in root:
+        if key not in KEYS:
+            raise UserError(f"{path}: unknown key '{key}'; a sweep has {', '.join(KEYS)}")
+    for key in ("recipe", "save"):
+        if not isinstance(root.get(key), str):
+            raise UserError(f"{path}: '{key}' is missing; it is a path")
+    arms, common = root.get("arms"), root.get("settings") or {}
+    if not isinstance(arms, dict) or not arms or not isinstance(common, dict):
+        raise UserError(f"{path}: 'arms' maps names to settings, for example 'ntp: {{meap_mask_ratio: 0.0}}'")
+    save = Path(root["save"])
+    for word in overrides:
+        if word.startswith("save="):
+            save = Path(word.removeprefix("save="))
+    rest = [word for word in overrides if not word.startswith("save=")]
+    return Sweep(
+        path=path,
+        recipe=path.parent / root["recipe"],
+        arms=[read_arm(path, str(name), common, settings, save=save, rest=rest) for name, settings in arms.items()],
+        tables=root.get("tables") or [],
+    )
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Return the mapping that a YAML file holds.
+
+    Raises:
+        UserError: it cannot be read or holds something else.
+    """
+    try:
+        root = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read sweep {path}: {error.strerror}; sweeps stand in examples/sweeps") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML: {error}") from None
+    if not isinstance(root, dict):
+        raise UserError(f"{path}: a sweep is a mapping with {', '.join(KEYS)}")
+    return root
+
+
+def read_arm(path: Path, name: str, common: dict[str, Any], settings: Any, *, save: Path, rest: list[str]) -> Arm:
+    """Return one arm; later words win, so those of the command line come last.
+
+    Raises:
+        UserError: its name is no folder name, or its settings are no mapping.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise UserError(f"{path}: arm '{name}' must be a folder name of letters, digits, '.', '_' and '-'")
+    if not isinstance(settings, dict) or "save" in settings:
+        raise UserError(f"{path}: arm '{name}' is a mapping of settings, without save, which the sweep gives")
+    words = [f"{key}={json.dumps(value)}" for key, value in (common | settings).items()]
+    return Arm(name=name, save=save / name, overrides=[*words, *rest, f"save={save / name}"])
+
+
+def steps_done(save: Path) -> tuple[int, bool]:
+    """Return the last step that a run reports, and whether it ended there by itself (after its last checkpoint)."""
+    path = save / "metrics.jsonl"
+    if not path.exists():
+        return 0, False
+    records = read_metrics(path)
+    steps = [int(record.get("step", 0)) for record in records]
+    return max(steps, default=0), bool(records) and records[-1]["event"] == "end"
+
+
+def is_finished(arm: Arm, recipe: Recipe) -> bool:
+    """Tell whether a run has done the recipe's steps; one that counts epochs is asked by starting it.
+
+    Raises:
+        UserError: the folder holds a run with other settings.
+    """
+    check_same_run(arm, recipe)
+    wanted = recipe.get("train_iters")
+    done, ended = steps_done(arm.save)
+    return wanted is not None and ended and done >= int(wanted)
+
+
+def check_same_run(arm: Arm, recipe: Recipe) -> None:
+    """Refuse to go on with a run whose recorded settings are not those of the arm.
+
+    Raises:
+        UserError: naming the setting, both values and the folder.
+    """
+    path = arm.save / "metrics.jsonl"
+    starts = [record for record in read_metrics(path) if record["event"] == "start"] if path.exists() else []
+    recorded = starts[-1].get("run", {}) if starts else {}
+    for name in SAME_RUN:
+        wanted = recipe.get(name)
+        if wanted is not None and recorded.get(name) is not None and recorded[name] != wanted:
+            raise UserError(
+                f"{arm.save} holds a run with {name}={recorded[name]}, and arm '{arm.name}' says {wanted}; give the sweep "
+                "another folder (save=FOLDER), or remove that one"
+            )

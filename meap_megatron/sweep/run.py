@@ -1,0 +1,88 @@
+"""Run the arms of a sweep one after the other on this machine, and write down how SLURM would run them side by side."""
+
+import shlex
+import signal
+import subprocess
+import sys
+from typing import Any
+
+from meap_megatron.errors import UserError
+from meap_megatron.sweep.plan import Arm, Sweep, steps_done
+
+GPUS_PER_NODE = 8
+
+
+def train_command(sweep: Sweep, arm: Arm) -> list[str]:
+    """Return the words after `meap` that run an arm."""
+    return ["train", str(sweep.recipe), *arm.overrides]
+
+
+def run_arms(sweep: Sweep, *, finished: set[str]) -> int:
+    """Run all arms that are not finished; an arm that fails does not keep the others from running.
+
+    Args:
+        sweep: its arms are checked already.
+        finished: names of the arms to skip.
+
+    Returns:
+        0 if every arm has ended well, else 1; 2 as soon as an arm is refused, for the others are made of the same recipe;
+        128 plus the signal's number if one stopped the sweep.
+    """
+    failed = []
+    for number, arm in enumerate(sweep.arms, start=1):
+        print(f"arm {number}/{len(sweep.arms)}  {arm.name}  {arm.save}", flush=True)
+        if arm.name in finished:
+            print("finished already", flush=True)
+            continue
+        status, stopped_by = run_arm(sweep, arm)
+        if stopped_by is not None:
+            return 128 + stopped_by
+        if status == UserError.exit_status:
+            return status
+        if status != 0:
+            failed.append(f"{arm.name} at step {steps_done(arm.save)[0]}")
+    if failed:
+        print(f"meap: error: failed: {', '.join(failed)}; the same command goes on with them", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def run_arm(sweep: Sweep, arm: Arm) -> tuple[int, int | None]:
+    """Run one arm in a process of its own, and pass SIGTERM and SIGINT on to it.
+
+    Returns:
+        (exit status, the signal that this process received, if any).
+    """
+    received: list[int] = []
+    process = subprocess.Popen([sys.executable, "-m", "meap_megatron.cli.main", *train_command(sweep, arm)])
+
+    def pass_on(number: int, frame: Any) -> None:
+        received.append(number)
+        process.send_signal(number)
+
+    previous = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        return process.wait(), received[0] if received else None
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def slurm_array(sweep: Sweep, *, path: str, overrides: list[str], gpus: int) -> str:
+    """Return the command that runs all arms as a SLURM array, one task per GPU.
+
+    `srun` starts one process per GPU; each is a rank of the arm that the array index names. Started again, the array
+    skips finished arms and goes on with the others.
+
+    Args:
+        sweep: the sweep.
+        path: of its file, as typed.
+        overrides: words of the command line, for all arms.
+        gpus: of one arm.
+    """
+    nodes = -(-gpus // GPUS_PER_NODE)
+    words = shlex.join(["meap", "sweep", path, *overrides])
+    return (
+        f"sbatch --job-name={sweep.path.stem} --array=0-{len(sweep.arms) - 1} --nodes={nodes} "
+        f"--ntasks-per-node={min(gpus, GPUS_PER_NODE)} --gpus-per-node={min(gpus, GPUS_PER_NODE)} "
+        f"--wrap={shlex.quote(f'srun {words} --arm "$SLURM_ARRAY_TASK_ID"')}"
+    )
