@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import sys
 from typing import Any
 
 HELP = """Build the sample index of a recipe before the job.
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     logging.getLogger("megatron").setLevel(logging.WARNING)
     settings = indices.data_settings(words)
     sidecars = data.read_sidecars(data.data_prefixes(settings))
-    entry = indices.obtain(settings, sidecars, sizes=indices.num_samples(settings))
+    entry = indices.obtain(settings, sidecars, sizes=indices.num_samples(settings), screen=sys.stderr)
     print("\n".join(report(entry)))
     return 0
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from meap_megatron.config import MaskConfig
 from meap_megatron.corpus.sidecar import Sidecar, check_prefix
@@ -80,16 +80,19 @@ def check_vocabulary(args: Any, sidecars: list[Sidecar], prefixes: list[str]) ->
             )
 
 
-def make_provider(args: Any, sidecars: list[Sidecar], on_first_call: Callable[[], None]) -> Callable[..., Any]:
-    """Return Megatron's `train_valid_test_dataset_provider`; before a run begins, its indices are put into the cache.
+def make_provider(
+    args: Any, sidecars: list[Sidecar], on_first_call: Callable[[], None], screen: TextIO
+) -> Callable[..., Any]:
+    """Return Megatron's `train_valid_test_dataset_provider`; the indices of the run are put into the cache first.
 
     Args:
         args: Megatron's arguments.
         sidecars: one per prefix of `data_prefixes(args)`; empty with mock data.
         on_first_call: called once, when the model is built and a checkpoint, if any, is loaded.
+        screen: is told about an index that had to be built.
     """
     called: list[bool] = []
-    ready = indices.prepare(args, sidecars)
+    ready = indices.prepare(args, sidecars, screen)
 
     def provider(num_samples: list[int | None], vp_stage: int | None = None) -> Any:
         from meap_megatron.datasets.provider import build_datasets

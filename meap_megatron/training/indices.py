@@ -7,11 +7,10 @@ Before the process group, so that a large index is built without a watchdog wait
 import json
 import os
 import socket
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from meap_megatron.corpus.sidecar import Sidecar
 from meap_megatron.errors import UserError
@@ -31,12 +30,13 @@ class Ready:
     """Samples of the three splits for which it was built."""
 
 
-def prepare(args: Any, sidecars: list[Sidecar]) -> Ready | None:
+def prepare(args: Any, sidecars: list[Sidecar], screen: TextIO) -> Ready | None:
     """Have the indices of a run in the cache; called on every rank before there is a process group.
 
     Args:
         args: Megatron's arguments, its globals set.
         sidecars: one per prefix; empty with mock data, whose index is not cached.
+        screen: is told about damage, and by rank 0 about an index that it had to build.
 
     Raises:
         UserError, RunError: on every rank: data that does not fit, a cache that cannot be written or that a rank
@@ -52,7 +52,9 @@ def prepare(args: Any, sidecars: list[Sidecar]) -> Ready | None:
     config = dataset_config(args, sidecars)
 
     def settle() -> str:
-        entry = obtain(args, sidecars, sizes=sizes)
+        entry = obtain(args, sidecars, sizes=sizes, screen=screen)
+        if entry.built:
+            print(f"sample index built in {entry.seconds:.1f} s: {entry.path}", file=screen)
         return json.dumps({"path": str(entry.path), "files": entry.files, "host": socket.gethostname()})
 
     settled = json.loads(call.first("index", settle))
@@ -68,15 +70,17 @@ def prepare(args: Any, sidecars: list[Sidecar]) -> Ready | None:
     return Ready(path=path, sizes=sizes)
 
 
-def obtain(args: Any, sidecars: list[Sidecar], *, sizes: list[int | None]) -> Any:
-    """Return the `cache.Entry` of a run, built by this process if it is not there; says so if it is."""
+def obtain(args: Any, sidecars: list[Sidecar], *, sizes: list[int | None], screen: TextIO) -> Any:
+    """Return the `cache.Entry` of a run, built by this process if it is not there or, as `screen` is told, damaged."""
     from meap_megatron.datasets.provider import obtain_indices
     from meap_megatron.training.data import cache_folders, dataset_config
 
-    def say(text: str) -> None:
-        print(f"meap: {text}", file=sys.stderr, flush=True)
-
-    return obtain_indices(dataset_config(args, sidecars), sizes=sizes, folders=cache_folders(args), say=say)
+    return obtain_indices(
+        dataset_config(args, sidecars),
+        sizes=sizes,
+        folders=cache_folders(args),
+        say=lambda damage: print(f"meap: {damage}", file=screen),
+    )
 
 
 def num_samples(args: Any) -> list[int | None]:

@@ -62,19 +62,19 @@ def output_to(path: Path | None) -> Iterator[TextIO]:
         screen.close()
 
 
-def parse(argv: list[str]) -> Any:
-    """Let Megatron parse and validate the command line.
+def parse(argv: list[str], *, validate: bool = True) -> Any:
+    """Let Megatron parse and validate the command line; without `validate`, parse it only.
 
     Raises:
         UserError: Megatron refuses it; the message is Megatron's.
     """
-    from megatron.training.arguments import parse_and_validate_args
+    from megatron.training.arguments import parse_and_validate_args, parse_args
 
     said = io.StringIO()
     saved, sys.argv = sys.argv, [sys.argv[0], *argv]
     try:
         with contextlib.redirect_stderr(said), refusing():
-            return parse_and_validate_args(extra_args_provider=add_meap_arguments)
+            return (parse_and_validate_args if validate else parse_args)(extra_args_provider=add_meap_arguments)
     except SystemExit as stop:
         if stop.code == 0:
             raise
@@ -140,7 +140,7 @@ def run(argv: list[str], screen: TextIO) -> None:
     with refusing():
         container = pretrain_cfg_container_from_args(args, model_config(args, device=device))
     reporter = install_metrics(args, device=device, screen=screen)
-    provider = data.make_provider(args, sidecars, reporter.start)
+    provider = data.make_provider(args, sidecars, reporter.start, screen)
     forward_step = reporter.timed(make_forward_step(args, mask_token_id=mask_token_id))
     try:
         pretrain(container, provider, ModelType.encoder_or_decoder, forward_step)
