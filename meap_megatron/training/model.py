@@ -30,6 +30,8 @@ def model_config(args: Any, *, device: str) -> Any:
         transformer.embedding_init_method = init_method_normal(std)
         transformer.output_layer_init_method = init_method_normal(output_std)
     config = gpt_config_from_args(args, transformer)
+    # Megatron 0.19 parses --rope-scaling-factor and then leaves it behind: every Llama 3.x would be built with factor 8.
+    config.rope_scaling_factor = args.rope_scaling_factor
     if device == "cpu":
         from meap_megatron.training.cpu_layers import block_spec
 
