@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from meap_megatron.errors import RunError, UserError
 from meap_megatron.training import platform, walltime, wandb_run
 from meap_megatron.training.command_line import data_flags
-from meap_megatron.training.ranks import ForkedRank, Rank
+from meap_megatron.training.ranks import ForkedRank, Rank, no_orphans
 
 GRACE_SECONDS = 5.0
 """How long ranks get to end by themselves when one has failed, and again after SIGTERM."""
@@ -125,15 +125,32 @@ def run_ranks(argv: list[str], *, processes: int, device: str) -> int:
     """
     port = platform.free_port()
     environments = [rank_environment(rank, processes=processes, port=port) for rank in range(processes)]
-    ranks: list[Rank]
     if device == "cpu":
         data_flags(argv)  # finds most faults of the input in half a second, before Megatron is imported
         platform.prepare(device)
-        ranks = [ForkedRank(argv, environment) for environment in environments]
-    else:
-        command = [sys.executable, "-m", "meap_megatron.training.pretrain", *argv]
-        ranks = [subprocess.Popen(command, env=os.environ | environment) for environment in environments]
+    with no_orphans():
+        ranks: list[Rank]
+        if device == "cpu":
+            ranks = [ForkedRank(argv, environment) for environment in environments]
+        else:
+            command = [sys.executable, "-m", "meap_megatron.training.pretrain", *argv]
+            ranks = [subprocess.Popen(command, env=os.environ | environment) for environment in environments]
+        failed = watch(ranks)
+    if failed is None:
+        return 0
+    status = ranks[failed].poll() or 0
+    if status == UserError.exit_status:
+        return status
+    how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+    raise RunError(f"rank {failed} of {processes} on {socket.gethostname()} {how}; the other ranks were stopped")
 
+
+def watch(ranks: Sequence[Rank]) -> int | None:
+    """Pass signals on until all ranks have ended well (None), or one has not (its number) and the others are stopped.
+
+    Raises:
+        KeyboardInterrupt: SIGINT was passed on, and a rank ended by it.
+    """
     interrupted: list[int] = []
 
     def pass_on(received: int, frame: object) -> None:
@@ -146,22 +163,17 @@ def run_ranks(argv: list[str], *, processes: int, device: str) -> int:
     previous = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         failed = first_failure(ranks)
-        if failed is None:
-            return 0
-        stop(ranks)
-        if interrupted:
-            raise KeyboardInterrupt
+        if failed is not None:
+            stop(ranks)
+            if interrupted:
+                raise KeyboardInterrupt
+        return failed
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
         for process in ranks:
             if process.poll() is None:
                 process.kill()
-    status = ranks[failed].poll() or 0
-    if status == UserError.exit_status:
-        return status
-    how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-    raise RunError(f"rank {failed} of {processes} on {socket.gethostname()} {how}; the other ranks were stopped")
 
 
 def first_failure(ranks: Sequence[Rank]) -> int | None:

@@ -91,6 +91,18 @@ def test_signals_are_passed_on_to_the_ranks(run_ranks: Callable[..., int]) -> No
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_what_a_killed_rank_leaves_behind_is_ended(run_ranks: Callable[..., int], tmp_path: Path) -> None:
+    code = (
+        "import os, signal\n"
+        "child = os.spawnlp(os.P_NOWAIT, 'sleep', 'sleep', '60')\n"
+        f"open('{tmp_path}/pid', 'w').write(str(child))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    with pytest.raises(RunError, match="rank 0 of 1"):
+        run_ranks(code, processes=1)
+    assert not is_running(int((tmp_path / "pid").read_text()))
+
+
 def test_forked_ranks_end_when_the_launcher_is_killed(tmp_path: Path) -> None:
     launcher = (
         "import os, sys, time\n"
