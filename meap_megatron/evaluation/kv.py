@@ -14,8 +14,6 @@ from meap_megatron.evaluation import documents, metrics
 from meap_megatron.evaluation.files import data_folder, find, read_records
 from meap_megatron.evaluation.measure import load_measure
 
-POSITIONS = {75: (0, 24, 49, 74), 140: (0, 34, 69, 104, 139)}
-"""Number of keys -> published places of the key that is asked for, from 0."""
 EXAMPLES = 500
 NEW_TOKENS = 100
 FIELDS = ("ordered_kv_records", "key", "value")

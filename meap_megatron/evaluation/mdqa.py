@@ -15,8 +15,6 @@ from meap_megatron.evaluation.files import ENVIRONMENT, data_folder, find, read_
 from meap_megatron.evaluation.measure import load_measure
 
 ORACLE = "nq-open-oracle.jsonl.gz"
-POSITIONS = {10: (0, 4, 9), 20: (0, 4, 9, 14, 19)}
-"""Number of documents -> published places of the gold document, from 0. The paper counts them from 1."""
 NEW_TOKENS = 100
 INSTRUCTION = (
     "Write a high-quality answer for the given question using only the provided search results "

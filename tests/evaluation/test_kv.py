@@ -7,6 +7,7 @@ import pytest
 
 from meap_megatron.errors import UserError
 from meap_megatron.evaluation import kv
+from meap_megatron.evaluation.suites import KV_POSITIONS
 from tests.evaluation.fakes import Cheat, Silent, write_gz
 
 TASKS = ["meap_kv_75", "meap_kv_140"]
@@ -29,7 +30,7 @@ def test_the_prompt_is_the_published_one() -> None:
 
 def test_a_model_that_copies_the_value_scores_100_percent_and_a_silent_one_nothing(score: Any) -> None:
     right, wrong = (score(model, TASKS, samples=2) for model in (Cheat(), Silent()))
-    for number, places in kv.POSITIONS.items():
+    for number, places in KV_POSITIONS.items():
         for name in [f"meap_kv_{number}", *(f"meap_kv_{number}_gold_at_{place}" for place in places)]:
             assert (right[name]["contains_value"], wrong[name]["contains_value"]) == (1.0, 0.0)
 

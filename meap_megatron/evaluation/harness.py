@@ -1,0 +1,134 @@
+"""Run the suites that are tasks of lm-evaluation-harness, through the harness, with the settings of the paper."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from meap_megatron.errors import RunError, UserError
+from meap_megatron.evaluation.ledger import Ledger, RecordingLM
+from meap_megatron.evaluation.session import Session
+from meap_megatron.evaluation.suites import SUITES, Request, Suite
+
+TASKS = Path(__file__).parent / "tasks"
+
+
+def settings(request: Request, suite: Suite) -> dict[str, Any]:
+    """Return what a run of a suite depends on beside the model; None stands for the published setting."""
+    taken = {name: getattr(request, name) for name in suite.settings}
+    return {**taken, "limit": request.limit, "seed": request.seed, "batch_size": request.batch_size}
+
+
+def task_metadata(request: Request, session: Session, suite: Suite) -> dict[str, Any]:
+    """Return what the tasks receive, in the form in which plain `lm_eval` hands it to them."""
+    given = {name: getattr(request, name) for name in suite.settings}
+    if "variants" in suite.settings:
+        # A needle cell's samples are its variants.
+        given["variants"] = request.limit or request.variants
+    metadata = {
+        "pretrained": str(request.model),
+        "max_length": session.limit,
+        "add_bos_token": session.policy.override,
+        "samples": request.limit,
+        "seed": request.seed,
+        **given,
+    }
+    return {name: value for name, value in metadata.items() if value is not None}
+
+
+def check_lengths(request: Request, session: Session, suite: Suite) -> None:
+    """Refuse lengths that the user asked for and the model cannot take.
+
+    Raises:
+        UserError: one is above the limit. (Lengths of the published grid are counted instead.)
+    """
+    if "lengths" not in suite.settings or session.limit is None:
+        return
+    above = [length for length in request.lengths or [] if length > session.limit]
+    if above:
+        raise UserError(
+            f"length {above[0]} is above the model's limit of {session.limit} tokens (config.json), prompt and answer "
+            f"together; give --lengths up to {session.limit}"
+        )
+
+
+def load_tasks(names: tuple[str, ...], metadata: dict[str, Any], *, local: bool) -> dict[str, Any]:
+    """Load tasks by name.
+
+    Raises:
+        UserError: data or a setting cannot be used.
+        RunError: data sets of the harness are neither cached nor within reach.
+    """
+    from lm_eval.tasks import TaskManager
+
+    # The harness warns of every option of every task; what concerns the user is checked here.
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    try:
+        manager = TaskManager(include_path=str(TASKS), include_defaults=not local, metadata=metadata)
+        return dict(manager.load(list(names)))
+    except UserError:
+        raise
+    except Exception as error:
+        if local:
+            raise
+        raise RunError(
+            f"the data sets of {', '.join(names)} are not on this machine and cannot be fetched "
+            f"({type(error).__name__}: {str(error).splitlines()[0]:.160}); run this suite once where there is a network, "
+            f"then copy that machine's Hugging Face cache (HF_HOME) and set HF_HUB_OFFLINE=1"
+        ) from error
+
+
+def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Run a suite of harness tasks.
+
+    Returns:
+        One record for every sample (task, fields, answer, metrics), and what goes into the results document:
+        `tasks` and `requests` (how many went to the model in this run, how many were known).
+
+    Raises:
+        UserError: input that cannot be used.
+        RunError: data sets are out of reach.
+    """
+    from lm_eval.evaluator import evaluate
+
+    suite = SUITES[name]
+    check_lengths(request, session, suite)
+    loaded = load_tasks(suite.tasks, task_metadata(request, session, suite), local=suite.local)
+    ledger = Ledger(request.out / f"{name}.responses.jsonl", identity=session.identity())
+    try:
+        known, lm = len(ledger.answers), RecordingLM(session.lm, ledger)
+        limit = None if suite.local else request.limit
+        done = evaluate(lm=lm, task_dict=loaded, limit=limit, bootstrap_iters=0, log_samples=True)
+    finally:
+        ledger.close()
+    assert done is not None
+    records = [record(task, sample) for task in suite.tasks for sample in done["samples"][task]]
+    tasks = [
+        {
+            "task": task,
+            "version": done["versions"][task],
+            "metrics": {
+                key.removesuffix(",none"): value
+                for key, value in done["results"][task].items()
+                if key.endswith(",none") and "_stderr," not in key
+            },
+        }
+        for task in suite.tasks
+    ]
+    return records, {"tasks": tasks, "requests": {"known": known, "asked": lm.asked}}
+
+
+def record(task: str, sample: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is kept of one sample: where it belongs, the answer, the metrics; the prompt as a hash."""
+    own = task.startswith("meap_")
+    fields = {
+        key: value for key, value in sample["doc"].items() if own and key not in ("prompt", "needle", "keywords")
+    }
+    return {
+        "task": task,
+        "doc_id": sample["doc_id"],
+        **fields,
+        "prompt_sha256": sample["prompt_hash"],
+        "answer_given": sample["filtered_resps"][0] if own else sample["filtered_resps"],
+        "metrics": {name: sample[name] for name in sample["metrics"]},
+    }

@@ -1,0 +1,99 @@
+"""What a result belongs to: the exact weights, tokenizer, libraries and commit."""
+
+import hashlib
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from meap_megatron.errors import UserError
+from meap_megatron.version import __version__
+
+WEIGHTS = ("*.safetensors", "*.bin", "*.index.json")
+CONFIGS = ("config.json", "generation_config.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "*.model",
+    "vocab.*",
+    "merges.txt",
+)
+LIBRARIES = ("torch", "transformers", "tokenizers", "lm_eval", "datasets", "numpy", "rouge_score")
+
+
+def check_model(folder: Path) -> None:
+    """Refuse a folder that is no Hugging Face model.
+
+    Raises:
+        UserError: it does not exist, or config.json, weights or tokenizer are missing.
+    """
+    if not folder.is_dir():
+        raise UserError(f"model {folder} is not a folder; give a Hugging Face model folder (nothing is downloaded)")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"model {folder} has no config.json; export the checkpoint to Hugging Face first")
+    if not any(file for pattern in WEIGHTS[:2] for file in folder.glob(pattern)):
+        raise UserError(f"model {folder} has no weights (*.safetensors or *.bin); copy them or export again")
+    if not any(file for pattern in TOKENIZER_FILES for file in folder.glob(pattern)):
+        raise UserError(
+            f"model {folder} has no tokenizer; put tokenizer.json and tokenizer_config.json beside the weights"
+        )
+
+
+def hash_files(folder: Path, patterns: tuple[str, ...]) -> dict[str, str]:
+    """Return file name -> SHA-256 of the files of a folder that match, in the order of their names."""
+    found = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+    hashes = {}
+    for path in found:
+        with path.open("rb") as stream:
+            hashes[path.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return hashes
+
+
+def fingerprint(hashes: dict[str, str]) -> str:
+    """Return one hash of the names and hashes of files."""
+    return hashlib.sha256("".join(f"{name} {value}\n" for name, value in sorted(hashes.items())).encode()).hexdigest()
+
+
+def model_identity(folder: Path) -> dict[str, Any]:
+    """Return name and fingerprint of a model: its weights and configuration, every byte."""
+    hashes = hash_files(folder, (*CONFIGS, *WEIGHTS))
+    return {"path": str(folder), "fingerprint": fingerprint(hashes), "files": hashes}
+
+
+def tokenizer_identity(folder: Path) -> dict[str, Any]:
+    """Return the fingerprints of a tokenizer.
+
+    `fingerprint` is of its files; `corpus_fingerprint` is the one that the sidecars of training data hold, or None for
+    a tokenizer that could not have made such data.
+    """
+    from meap_megatron.corpus.tokenizer import load_tokenizer
+
+    try:
+        of_corpus = load_tokenizer(folder).info.fingerprint
+    except UserError:
+        of_corpus = None
+    return {"fingerprint": fingerprint(hash_files(folder, TOKENIZER_FILES)), "corpus_fingerprint": of_corpus}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, of this package and of the libraries that decide a score."""
+    found = {"python": platform.python_version(), "meap_megatron": __version__}
+    for library in LIBRARIES:
+        try:
+            found[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """Return the commit of the checkout this package runs from (with "-dirty" after local changes), or None."""
+    folder = Path(__file__).parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,134 @@
+"""Every answer of the model, on disk as soon as it is given, so that a killed run asks nothing twice.
+
+`SUITE.responses.jsonl` begins with what the answers depend on (weights, tokenizer, BOS, precision, limit); each further
+line is one answer under the hash of its request.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lm_eval.api.model import LM
+
+from meap_megatron.corpus.files import disk_errors
+from meap_megatron.errors import UserError
+
+FORMAT = 1
+
+
+def request_key(kind: str, arguments: Sequence[Any]) -> str:
+    """Return the hash of a request: its kind, prompt and options."""
+    return hashlib.sha256(json.dumps([kind, *arguments], sort_keys=True).encode()).hexdigest()
+
+
+class Ledger:
+    """An append-only file of answers."""
+
+    def __init__(self, path: Path, *, identity: dict[str, Any]) -> None:
+        """Open the file, or make it.
+
+        Args:
+            path: the file.
+            identity: what the answers depend on.
+
+        Raises:
+            UserError: the file belongs to another model, or is not such a file.
+        """
+        self.path = path
+        self.answers: dict[str, Any] = {}
+        header = json.dumps({"format": FORMAT, **identity}, sort_keys=True)
+        kept = self._read(header) if path.exists() else b""
+        with disk_errors(path):
+            if kept:
+                # What a killed run wrote of its last line goes: its answer is asked for again.
+                os.truncate(path, len(kept))
+            self.stream = path.open("a", encoding="utf-8")
+            if not kept:
+                self._write(header)
+
+    def _read(self, header: str) -> bytes:
+        content = self.path.read_bytes()
+        kept = content[: content.rfind(b"\n") + 1]
+        lines = kept.decode("utf-8").splitlines()
+        if lines and lines[0] != header:
+            raise UserError(
+                f"{self.path} holds the answers of another model, tokenizer, BOS policy or precision; "
+                f"choose another --out, or --overwrite"
+            )
+        for number, line in enumerate(lines[1:], start=2):
+            try:
+                record = json.loads(line)
+                self.answers[record["key"]] = record["answer"]
+            except (ValueError, KeyError, TypeError):
+                raise UserError(f"{self.path}:{number}: not an answer of a model; --overwrite starts anew") from None
+        return kept
+
+    def _write(self, line: str) -> None:
+        self.stream.write(line + "\n")
+        self.stream.flush()
+
+    def record(self, key: str, answer: Any) -> None:
+        """Write one answer, once."""
+        if key not in self.answers:
+            self.answers[key] = answer
+            with disk_errors(self.path):
+                self._write(json.dumps({"key": key, "answer": answer}))
+
+    def close(self) -> None:
+        """Flush to the disk and close."""
+        with disk_errors(self.path):
+            self.stream.flush()
+            os.fsync(self.stream.fileno())
+            self.stream.close()
+
+
+class Hook:
+    """What a harness model calls after every answer, before its batch returns."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+
+    def add_partial(self, kind: str, arguments: Sequence[Any], answer: Any) -> None:
+        """Record one answer."""
+        self.ledger.record(request_key(kind, arguments), answer)
+
+
+class RecordingLM(LM):
+    """A harness model that asks the model inside only what the ledger does not know."""
+
+    def __init__(self, inner: LM, ledger: Ledger) -> None:
+        super().__init__()
+        self.inner, self.ledger = inner, ledger
+        self.asked = 0
+        """Requests that went to the model in this run."""
+        inner.set_cache_hook(Hook(ledger))
+
+    def _answer(self, kind: str, requests: list[Any]) -> list[Any]:
+        keys = [request_key(kind, request.args) for request in requests]
+        missing = {
+            key: request
+            for key, request in zip(keys, requests, strict=True)
+            # The prompt of a sample that does not fit is a placeholder: there is nothing to ask.
+            if key not in self.ledger.answers and request.doc.get("fits", True)
+        }
+        if missing:
+            self.asked += len(missing)
+            answers = getattr(self.inner, kind)(list(missing.values()))
+            for key, answer in zip(missing, answers, strict=True):
+                self.ledger.record(key, answer)
+        return [self.ledger.answers.get(key, "") for key in keys]
+
+    def generate_until(self, requests: list[Any]) -> list[str]:
+        """Return the text that the model generates after each prompt."""
+        return self._answer("generate_until", requests)
+
+    def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+        """Return the log-likelihood of each continuation, and whether it is the greedy one."""
+        return [(float(value), bool(greedy)) for value, greedy in self._answer("loglikelihood", requests)]
+
+    def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
+        """Return the log-likelihood of each text."""
+        return self._answer("loglikelihood_rolling", requests)

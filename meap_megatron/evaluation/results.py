@@ -1,0 +1,169 @@
+"""The results document: one JSON file for every suite and run, and a line for every sample beside it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from meap_megatron.corpus.files import replace_text
+from meap_megatron.errors import UserError
+from meap_megatron.evaluation import identity
+from meap_megatron.evaluation.session import Session
+from meap_megatron.evaluation.statistics import average, by_cell, by_metric
+from meap_megatron.evaluation.suites import SUITES, Request
+
+FORMAT = 1
+HEADLINES = {"acc": ["Table 1", "Table 5", "Table 13", "Table 14", "Table 15"], "acc_norm": ["Table 6", "Table 15"]}
+"""Metric of the commonsense tasks -> tables of the paper whose numbers are of this kind."""
+
+
+def document(
+    name: str,
+    *,
+    request: Request,
+    session: Session,
+    settings: Mapping[str, Any],
+    records: Sequence[Mapping[str, Any]],
+    found: Mapping[str, Any],
+    seconds: float,
+) -> dict[str, Any]:
+    """Return the results document of one suite.
+
+    Args:
+        name: the suite.
+        request: what the user asked for.
+        session: the model.
+        settings: what the run depends on beside the model.
+        records: the samples.
+        found: `tasks` with task, version and metrics; more goes in as it is.
+        seconds: duration of this run, without the loading of the model.
+    """
+    suite = SUITES[name]
+    tasks = []
+    for task in found["tasks"]:
+        own = [record for record in records if record["task"] == task["task"]]
+        unfit = sum(bool(record["metrics"].get("unfit")) for record in own)
+        detail = by_metric(own, seed=request.seed)
+        # What the harness aggregates otherwise than by a mean over samples has a value and no interval.
+        extra = {
+            key: {"mean": value} for key, value in task["metrics"].items() if key not in detail and key != "unfit"
+        }
+        tasks.append(
+            {
+                "task": task["task"],
+                "version": task["version"],
+                "samples": len(own),
+                "unfit": unfit,
+                "sources": sorted({record["source"] for record in own if "source" in record}),
+                "metrics": {**detail, **extra},
+            }
+        )
+    # The needle's floor is no cell of its figure.
+    placed = [record for record in records if record.get("depth", 0) >= 0]
+    cells = by_cell(placed, suite.cell, metric=suite.headline) if suite.cell else []
+    return {
+        "format": FORMAT,
+        "suite": name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 3),
+        "seed": request.seed,
+        "samples": len(records),
+        "unfit": sum(task["unfit"] for task in tasks),
+        "model": {**session.model, "max_length": session.limit},
+        "tokenizer": session.tokenizer,
+        "bos": {"add_bos": session.policy.add_bos, "source": session.policy.source},
+        "settings": dict(settings),
+        "headline": {"metric": suite.headline, **headline(name, tasks=tasks, cells=cells)},
+        "tasks": tasks,
+        "cells": cells,
+        **{key: value for key, value in found.items() if key != "tasks"},
+        "versions": identity.versions(),
+        "git_commit": identity.git_commit(),
+    }
+
+
+def headline(name: str, *, tasks: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the numbers that stand in the paper's tables; fractions, None where nothing was scored."""
+    if name == "commonsense":
+        # BoolQ and WinoGrande have no length-normalised score.
+        columns = {
+            metric: {task["task"]: mean(task, metric if metric in task["metrics"] else "acc") for task in tasks}
+            for metric in HEADLINES
+        }
+        # The paper's own averages do not follow from its columns (protocol, section 6): ours are of the columns.
+        averages = {
+            metric: average([{"mean": value} for value in found.values()]) for metric, found in columns.items()
+        }
+        return {"columns": columns, "average": averages, "tables": HEADLINES}
+    if name == "needle":
+        longest = max(cell["length"] for cell in cells)
+        return {
+            "average": average(cells),
+            "published_needle": mean(tasks[0], "published_needle_recall"),
+            "no_needle": mean(tasks[0], "no_needle_recall"),
+            "longest": average([cell for cell in cells if cell["length"] == longest]),
+            "by_length": rows(cells, "length"),
+        }
+    if name == "mrs":
+        published = {str(task["task"].rsplit("_", 1)[1]): mean(task, "published_mean") for task in tasks}
+        scored = [value for value in published.values() if value is not None]
+        return {"average": sum(scored) / len(scored) if scored else None, "by_needles": published}
+    if name in ("mdqa", "kv"):
+        first = "num_documents" if name == "mdqa" else "num_keys"
+        # The paper counts places from 1.
+        return {
+            "average": rows([cell for cell in cells if cell[first] > 1], first),
+            "by_position": {
+                str(number): {str(cell["gold_index"] + 1): cell["mean"] for cell in cells if cell[first] == number}
+                for number in sorted({cell[first] for cell in cells})
+            },
+        }
+    return {}
+
+
+def mean(task: Mapping[str, Any], metric: str) -> float | None:
+    """Return a task's mean of a metric, or None."""
+    return task["metrics"][metric]["mean"] if metric in task["metrics"] else None
+
+
+def rows(cells: Sequence[Mapping[str, Any]], field: str) -> dict[str, float | None]:
+    """Return the mean over the cells of each value of a field."""
+    return {
+        str(value): average([cell for cell in cells if cell[field] == value])
+        for value in sorted({cell[field] for cell in cells})
+    }
+
+
+def write(out: Path, name: str, content: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> Path:
+    """Write OUT/NAME.samples.jsonl, then OUT/NAME.json, and return the latter."""
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    replace_text(out / f"{name}.samples.jsonl", lines)
+    replace_text(out / f"{name}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return out / f"{name}.json"
+
+
+def finished(path: Path, *, session: Session, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the document of an earlier run of the same model with the same settings, or None if there is none.
+
+    Raises:
+        UserError: there is a document of another model or of other settings.
+    """
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        same = (
+            content["format"] == FORMAT
+            and content["model"]["fingerprint"] == session.model["fingerprint"]
+            and content["tokenizer"]["fingerprint"] == session.tokenizer["fingerprint"]
+            and content["bos"]["add_bos"] == session.policy.add_bos
+            and content["settings"] == json.loads(json.dumps(settings))
+        )
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is not a results document; choose another --out, or --overwrite") from None
+    if not same:
+        raise UserError(
+            f"{path} holds results of another model or of other settings; choose another --out, or --overwrite"
+        )
+    return dict(content)

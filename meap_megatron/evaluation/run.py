@@ -1,0 +1,88 @@
+"""Run suites on one model: what `meap evaluate` does."""
+
+import importlib
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from meap_megatron.corpus.files import disk_errors
+from meap_megatron.errors import RunError, UserError
+from meap_megatron.evaluation import figures, results
+from meap_megatron.evaluation.session import Session, open_session
+from meap_megatron.evaluation.suites import SUITES, Request
+
+
+def evaluate(request: Request, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Run suites one after the other and return their results documents.
+
+    With several suites, one that cannot run does not keep the others from running.
+
+    Raises:
+        UserError: the model or a setting cannot be used.
+        RunError: of several suites, some could not run.
+    """
+    session = open_session(request)
+    with disk_errors(request.out):
+        request.out.mkdir(parents=True, exist_ok=True)
+    done, failed = [], []
+    for name in names:
+        try:
+            done.append(evaluate_suite(request, session, name))
+        except (UserError, RunError) as error:
+            if len(names) == 1:
+                raise
+            failed.append(name)
+            print(f"{name}: {error}", file=sys.stderr)
+    if failed:
+        raise RunError(f"{len(failed)} of {len(names)} suites did not run: {', '.join(failed)} (reasons above)")
+    return done
+
+
+def evaluate_suite(request: Request, session: Session, name: str) -> dict[str, Any]:
+    """Run one suite, or return the document of a run that has been finished already."""
+    suite = SUITES[name]
+    runner = importlib.import_module(suite.runner)
+    settings = runner.settings(request, suite)
+    path = request.out / f"{name}.json"
+    if request.overwrite:
+        for old in (path, *(path.with_suffix(f".{kind}") for kind in ("samples.jsonl", "responses.jsonl", "png"))):
+            old.unlink(missing_ok=True)
+    elif (earlier := results.finished(path, session=session, settings=settings)) is not None:
+        print(f"{name}: finished already, {path}", file=sys.stderr)
+        return earlier
+    started = time.monotonic()
+    records, found = runner.run(request, session, name)
+    content = results.document(
+        name,
+        request=request,
+        session=session,
+        settings=settings,
+        records=records,
+        found=found,
+        seconds=time.monotonic() - started,
+    )
+    results.write(request.out, name, content, records)
+    figures.draw(content, Path(request.out / f"{name}.png"))
+    return content
+
+
+def table(content: dict[str, Any]) -> str:
+    """Return a results document as lines for the terminal, scores in percent."""
+    lines = [f"{content['suite']}: {content['samples']:,} samples in {content['seconds']:,.1f} s"]
+    for task in content["tasks"]:
+        shown = ", ".join(f"{metric} {_shown(found)}" for metric, found in task["metrics"].items()) or "nothing scored"
+        data = f"  [{', '.join(task['sources'])}]" if task["sources"] else ""
+        lines.append(f"  {task['task']:<28} {shown}{data}")
+        if task["unfit"]:
+            lines.append(
+                f"  {'':<28} {task['unfit']:,} of {task['samples']:,} samples do not fit the model's "
+                f"{content['model']['max_length']:,} tokens or the given limit: not scored"
+            )
+    return "\n".join(lines)
+
+
+def _shown(found: dict[str, Any]) -> str:
+    text = f"{100 * found['mean']:.2f}"
+    return f"{text} [{100 * found['low']:.1f}, {100 * found['high']:.1f}]" if "low" in found else text

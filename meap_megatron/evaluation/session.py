@@ -1,0 +1,101 @@
+"""One model, loaded once for all suites of a run, with everything that identifies its answers."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from meap_megatron.errors import UserError
+from meap_megatron.evaluation import bos, identity
+from meap_megatron.evaluation.measure import load_tokenizer, model_limit
+from meap_megatron.evaluation.suites import Request
+
+
+@dataclass(kw_only=True)
+class Session:
+    """The model under evaluation."""
+
+    lm: Any
+    """A harness model."""
+    model: dict[str, Any]
+    tokenizer: dict[str, Any]
+    policy: bos.BosPolicy
+    limit: int | None
+    """Tokens that the model takes, prompt and answer together."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return what an answer of this model depends on."""
+        return {
+            "model": self.model["fingerprint"],
+            "dtype": self.model.get("dtype"),
+            "tokenizer": self.tokenizer["fingerprint"],
+            "add_bos": self.policy.add_bos,
+            "max_length": self.limit,
+        }
+
+
+def open_session(request: Request) -> Session:
+    """Check and load the model of a request.
+
+    Raises:
+        UserError: model, tokenizer, BOS policy or a setting cannot be used.
+    """
+    folder = request.model
+    identity.check_model(folder)
+    tokenizer = load_tokenizer(str(folder))
+    policy = bos.decide(folder, tokenizer, requested=request.bos)
+    of_tokenizer = identity.tokenizer_identity(folder)
+    recorded = (bos.read_policy(folder) or {}).get("tokenizer_fingerprint")
+    if recorded is not None and recorded != of_tokenizer["corpus_fingerprint"]:
+        raise UserError(
+            f"{folder / bos.FILE_NAME} says that the model was trained with tokenizer {recorded:.12}, but the one beside "
+            f"it is {str(of_tokenizer['corpus_fingerprint']):.12}; put the tokenizer of the training data there"
+        )
+    limit = model_limit(str(folder))
+    if request.max_length is not None:
+        if limit is not None and request.max_length > limit:
+            raise UserError(
+                f"--max-length {request.max_length} is above the model's limit of {limit} tokens (config.json)"
+            )
+        limit = request.max_length
+    return Session(
+        lm=load_model(request, policy=policy, limit=limit, model=(model := identity.model_identity(folder))),
+        model=model,
+        tokenizer=of_tokenizer,
+        policy=policy,
+        limit=limit,
+    )
+
+
+def load_model(request: Request, *, policy: bos.BosPolicy, limit: int | None, model: dict[str, Any]) -> Any:
+    """Load the harness's Hugging Face model, and add its size and precision to `model`.
+
+    Raises:
+        UserError: transformers cannot load it, or its prompts do not begin as the policy says.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import torch
+    from lm_eval.models.huggingface import HFLM
+
+    device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        lm = HFLM(
+            pretrained=str(request.model),
+            device=device,
+            dtype=request.dtype,
+            batch_size=request.batch_size,
+            max_length=limit,
+            add_bos_token=policy.override,
+        )
+    except Exception as error:
+        raise UserError(f"model {request.model} cannot be loaded: {type(error).__name__}: {error}") from error
+    first = lm.tok_encode("x")[:1]
+    if (first == [lm.tokenizer.bos_token_id]) != policy.add_bos:
+        raise UserError(
+            f"model {request.model}: prompts must begin {'with' if policy.add_bos else 'without'} BOS ({policy.source}), "
+            f"and its tokenizer cannot be made to do so; export the model again"
+        )
+    model["parameters"] = sum(parameter.numel() for parameter in lm.model.parameters())
+    model["dtype"] = str(lm.model.dtype).removeprefix("torch.")
+    model["architecture"] = type(lm.model).__name__
+    model["device"] = device
+    return lm

@@ -1,0 +1,105 @@
+"""The suites of `meap evaluate`: which tasks, which settings, which cells and which headline. Light to import."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+MDQA_POSITIONS = {10: (0, 4, 9), 20: (0, 4, 9, 14, 19)}
+"""Number of documents -> published places of the gold document, from 0. The paper counts them from 1."""
+KV_POSITIONS = {75: (0, 24, 49, 74), 140: (0, 34, 69, 104, 139)}
+"""Number of keys -> published places of the key that is asked for, from 0."""
+COMMONSENSE = ("arc_challenge", "arc_easy", "boolq", "piqa", "hellaswag", "winogrande", "openbookqa")
+"""In the order of the columns of Table 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """One row of the table below."""
+
+    summary: str
+    runner: str = "meap_megatron.evaluation.harness"
+    """Module whose `run(request, session, name)` runs the suite and returns the results document."""
+    tasks: tuple[str, ...] = ()
+    """Harness tasks, for the suites of the harness."""
+    headline: str = ""
+    """Metric of figures and cells."""
+    cell: tuple[str, ...] = ()
+    """Fields of a sample that make a cell of a figure."""
+    settings: tuple[str, ...] = ()
+    """Fields of the request that the tasks take, beside model and seed."""
+    local: bool = True
+    """Whether everything it reads can be on this machine: then it never uses the network."""
+
+
+SUITES: dict[str, Suite] = {
+    "commonsense": Suite(
+        summary="the seven tasks of Tables 1, 5 and 6, zero-shot (needs the harness's data sets)",
+        tasks=COMMONSENSE,
+        headline="acc",
+        local=False,
+    ),
+    "needle": Suite(
+        summary="needle in a haystack (Table 2, Figure 3)",
+        tasks=("meap_needle",),
+        headline="rouge1_recall",
+        cell=("length", "depth"),
+        settings=("lengths", "depths", "variants", "essays", "prompt"),
+    ),
+    "mdqa": Suite(
+        summary="multi-document QA with 10 and 20 documents, and nq-open-oracle (Tables 3, 7, 8, 9)",
+        tasks=(
+            *(f"meap_mdqa_{number}_gold_at_{place}" for number, places in MDQA_POSITIONS.items() for place in places),
+            "meap_nq_open_oracle",
+        ),
+        headline="best_subspan_em",
+        cell=("num_documents", "gold_index"),
+        settings=("data", "max_prompt_length"),
+    ),
+    "kv": Suite(
+        summary="key-value retrieval with 75 and 140 keys",
+        tasks=tuple(
+            f"meap_kv_{number}_gold_at_{place}" for number, places in KV_POSITIONS.items() for place in places
+        ),
+        headline="contains_value",
+        cell=("num_keys", "gold_index"),
+        settings=("data",),
+    ),
+    "mrs": Suite(
+        summary="multi-needle reasoning, NeedleBench v1 (Figure 4)",
+        tasks=tuple(f"meap_mrs_{count}" for count in (2, 3, 4, 5)),
+        headline="keyword_fraction",
+        cell=("num_needles", "length"),
+        settings=("lengths", "depths", "data", "essays"),
+    ),
+}
+"""Other suites add a row with a `runner` of their own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asked for."""
+
+    model: Path
+    out: Path
+    limit: int | None = None
+    """Samples of every cell, place or task; None is the published number."""
+    lengths: list[int] | None = None
+    """Tokens; None is the published grid."""
+    depths: list[float] | None = None
+    """Percent; None is the published grid."""
+    variants: int | None = None
+    prompt: str | None = None
+    data: str | None = None
+    essays: str | None = None
+    max_prompt_length: int | None = None
+    """Tokens; longer MDQA prompts are counted and not scored."""
+    max_length: int | None = None
+    """Tokens that the model takes, instead of what its config.json says."""
+    seed: int = 0
+    batch_size: int = 1
+    device: str | None = None
+    dtype: str = "auto"
+    bos: bool | None = None
+    overwrite: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Settings of suites with a runner of their own."""
