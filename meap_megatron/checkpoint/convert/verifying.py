@@ -6,11 +6,13 @@ stands at the end of the longest sequence that the model is meant for, so that r
 at the price of 64 tokens. A small model's first sequence is itself longer than 4,096 tokens where the model allows.
 """
 
+import contextlib
 import json
 import random
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -101,14 +103,15 @@ def verify(hf: Path, checkpoint: Path, *, layers: int | None = None, allowed: tu
     replaced = record.mask_id if record else None
     used = min(spec.num_layers, layers or layers_in_memory(spec))
     sequences = fixed_sequences(spec, rows=min(spec.vocab_rows, stored.vocab_rows), replaced=replaced)
-    ours = hf_logits(hf, layers=used, sequences=sequences)
     request = {
         "checkpoint": str(opened.path.resolve()),
         "settings": recipe_settings(stored),
         "layers": used,
         "sequences": sequences,
     }
-    result = compare(ours, megatron_logits(request), spec=spec, sequences=sequences, replaced=replaced)
+    with megatron_logits(request) as theirs:  # starting Megatron takes as long as all the rest: both sides run at once
+        ours = hf_logits(hf, layers=used, sequences=sequences)
+        result = compare(ours, theirs(), spec=spec, sequences=sequences, replaced=replaced)
     if not result.agrees:
         place = {None: "the head", 0: "the embedding"}.get(result.first_layer, f"layer {result.first_layer}")
         raise RunError(f"{hf} and {opened.path} do not give the same logits; {place} differs first\n{result.line()}")
@@ -191,25 +194,32 @@ def hf_logits(folder: Path, *, layers: int, sequences: list[dict[str, Any]]) -> 
     return results
 
 
-def megatron_logits(request: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return logits and hidden states of Megatron's model, computed in a process of its own.
+@contextlib.contextmanager
+def megatron_logits(request: dict[str, Any]) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """Start Megatron in a process of its own; yield a function that waits for its logits and hidden states.
 
     Raises:
         RunError: Megatron fails; with its last words.
     """
-    with tempfile.TemporaryDirectory(prefix="meap-verify-") as folder:
-        path, output = Path(folder) / "request.json", Path(folder) / "logits.pt"
-        path.write_text(json.dumps({**request, "output": str(output)}), encoding="utf-8")
-        done = subprocess.run(
-            [sys.executable, "-m", "meap_megatron.training.logits", str(path)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            said = [line for line in done.stderr.splitlines() if line.strip()]
-            raise RunError(f"Megatron cannot run {request['checkpoint']}: {said[-1] if said else done.returncode}")
-        return torch.load(output, weights_only=True)
+    with tempfile.TemporaryDirectory(prefix="meap-verify-") as name:
+        folder = Path(name)
+        output = folder / "logits.pt"
+        (folder / "request.json").write_text(json.dumps({**request, "output": str(output)}), encoding="utf-8")
+        command = [sys.executable, "-m", "meap_megatron.training.logits", str(folder / "request.json")]
+        with (folder / "log").open("w+", encoding="utf-8") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log)
+
+            def wait() -> list[dict[str, Any]]:
+                if process.wait() != 0:
+                    said = [line for line in (folder / "log").read_text(errors="replace").splitlines() if line.strip()]
+                    raise RunError(f"Megatron cannot run {request['checkpoint']}: {(said or ['it said nothing'])[-1]}")
+                return torch.load(output, weights_only=True)
+
+            try:
+                yield wait
+            finally:
+                process.kill()
+                process.wait()
 
 
 def compare(

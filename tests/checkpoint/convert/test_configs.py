@@ -1,0 +1,181 @@
+"""What a config says is carried over or refused by name; the layouts of transformers 4 and 5 mean the same."""
+
+import argparse
+from typing import Any
+
+import pytest
+
+from meap_megatron.checkpoint.convert.hf_config import config_from_spec, rope_fields, spec_from_config
+from meap_megatron.checkpoint.convert.megatron_config import checkpoint_args, recipe_settings, spec_from_args
+from meap_megatron.checkpoint.convert.spec import ModelSpec, check_layout, padded_rows
+from meap_megatron.errors import UserError
+
+LLAMA: dict[str, Any] = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_act": "silu",
+    "hidden_size": 64,
+    "intermediate_size": 176,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 512,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+}
+SCALING = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+def spec(**changes: Any) -> ModelSpec:
+    return spec_from_config({**LLAMA, **changes}, source="config.json")
+
+
+def test_both_layouts_of_the_rotary_fields_give_the_same_model() -> None:
+    old = spec(rope_theta=1e6, rope_scaling=SCALING)
+    new = dict(LLAMA)
+    del new["rope_theta"]
+    assert spec_from_config({**new, "rope_parameters": {**SCALING, "rope_theta": 1e6}}, source="") == old
+    assert (old.rotary_base, old.rope_factor) == (1_000_000, 8.0)
+    # Meta's own name of the field, of 2024.
+    assert spec(rope_theta=1e6, rope_scaling={**SCALING, "rope_type": None, "type": "llama3"}) == old
+
+
+def test_what_is_written_is_read_back_in_both_layouts() -> None:
+    model = spec(rope_scaling=SCALING)
+    fields = rope_fields(model)
+    for names in (("rope_theta", "rope_scaling"), ("rope_parameters",)):
+        bare = {name: value for name, value in LLAMA.items() if name != "rope_theta"}
+        assert spec_from_config({**bare, **{name: fields[name] for name in names}}, source="") == model
+    assert spec_from_config(config_from_spec(model, base={}, dtype="float32"), source="") == model
+
+
+def test_two_bases_in_one_config_are_refused() -> None:
+    with pytest.raises(UserError, match="two bases"):
+        spec(rope_parameters={"rope_theta": 10000.0, "rope_type": "default"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "gemma"}, "model_type 'gemma'"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "not LlamaForCausalLM"),
+        ({"attention_bias": True}, "attention_bias=True"),
+        ({"mlp_bias": True}, "mlp_bias=True"),
+        ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
+        ({"sliding_window": 64}, "sliding_window=64 is in use"),
+        ({"num_local_experts": 8}, "num_local_experts=8"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_type 'yarn'"),
+        ({"rope_scaling": {**SCALING, "high_freq_factor": 8.0}}, "hard-codes 4 for llama3"),
+        ({"rope_scaling": {**SCALING, "original_max_position_embeddings": 4096}}, "hard-codes 8192"),
+        ({"rope_theta": 10000.5}, "no whole number"),
+        ({"num_key_value_heads": 3}, "does not divide"),
+        ({"logit_scale": 0.5}, "--allow-config-field logit_scale"),
+        ({"vocab_size": "many"}, "vocab_size='many'"),
+    ],
+)
+def test_what_changes_the_computation_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        spec(**changes)
+
+
+def test_a_window_as_long_as_the_model_and_a_switched_off_one_are_accepted() -> None:
+    assert spec(model_type="mistral", architectures=["MistralForCausalLM"], sliding_window=128).family == "mistral"
+    qwen = {"model_type": "qwen2", "architectures": None, "sliding_window": 64, "use_sliding_window": False}
+    assert spec(**qwen, layer_types=["full_attention"] * 4).qkv_bias
+    with pytest.raises(UserError, match="use_sliding_window=True"):
+        spec(**{**qwen, "use_sliding_window": True})
+
+
+def test_a_field_that_the_user_vouches_for_is_accepted() -> None:
+    assert spec_from_config({**LLAMA, "my_note": "x"}, source="", allowed=("my_note",)) == spec()
+
+
+def test_an_unchanged_model_keeps_its_config_and_a_changed_one_only_what_changed() -> None:
+    assert config_from_spec(spec(), base=LLAMA, dtype="bfloat16") == LLAMA
+    longer = spec(max_position_embeddings=65536, rope_theta=640000.0)
+    config = config_from_spec(longer, base=LLAMA, dtype="bfloat16")
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 640000.0
+    assert config["max_position_embeddings"] == 65536 and config["rms_norm_eps"] == 1e-5
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"tie_word_embeddings": True}, {"num_key_value_heads": 4}, {"head_dim": 32}, {"rope_scaling": SCALING}],
+)
+def test_megatrons_arguments_describe_the_same_model(changes: dict[str, Any]) -> None:
+    model = spec(**changes)
+    assert spec_from_args(checkpoint_args(model, vocab_size=500), source="") == model
+    qwen = spec(**changes, model_type="qwen2", architectures=None)
+    assert spec_from_args(checkpoint_args(qwen, vocab_size=500), source="") == qwen
+
+
+def test_every_recipe_key_is_a_flag_of_megatron() -> None:
+    from meap_megatron.training.flags import read_flags
+
+    keys = set(recipe_settings(spec(rope_scaling=SCALING))) | {"add_qkv_bias"}
+    assert keys <= set(read_flags())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("swiglu", False),
+        ("normalization", "LayerNorm"),
+        ("rotary_percent", 0.5),
+        ("num_experts", 8),
+        ("qk_layernorm", True),
+    ],
+)
+def test_checkpoints_of_other_architectures_are_refused_by_argument(name: str, value: Any) -> None:
+    args = argparse.Namespace(**{**vars(checkpoint_args(spec(), vocab_size=500)), name: value})
+    with pytest.raises(UserError, match=name):
+        spec_from_args(args, source="run")
+
+
+def test_a_family_without_a_bias_does_not_take_weights_with_one() -> None:
+    args = argparse.Namespace(**{**vars(checkpoint_args(spec(), vocab_size=500)), "add_qkv_bias": True})
+    with pytest.raises(UserError, match="--family qwen2"):
+        spec_from_args(args, source="run", family="llama")
+
+
+def test_rows_are_a_multiple_of_both_numbers() -> None:
+    assert padded_rows(128_257, multiple=64, tensor_parallel=8) == 128_320
+    assert padded_rows(512, multiple=64, tensor_parallel=3) == 576
+    assert padded_rows(151_936, multiple=64, tensor_parallel=8) == 151_936
+
+
+def test_layouts_that_cannot_be_built_are_refused() -> None:
+    check_layout(spec(), tensor_parallel=4, pipeline_parallel=2)  # ranks may share a key-value head
+    with pytest.raises(UserError, match="use one of 1, 2, 4"):
+        check_layout(spec(), tensor_parallel=3, pipeline_parallel=1)
+    with pytest.raises(UserError, match="4 layers"):
+        check_layout(spec(), tensor_parallel=1, pipeline_parallel=3)
+
+
+def test_parameters_are_counted() -> None:
+    # Table 12's 1.1B as the official code builds it.
+    model = ModelSpec(
+        family="llama",
+        num_layers=24,
+        hidden_size=2048,
+        ffn_hidden_size=5632,
+        num_attention_heads=32,
+        num_query_groups=2,
+        head_dim=64,
+        vocab_rows=32064,
+        rotary_base=10000,
+        rope_factor=None,
+        norm_epsilon=1e-5,
+        max_positions=4096,
+        tied=False,
+        qkv_bias=False,
+    )
+    assert model.num_parameters == 1_175_816_192

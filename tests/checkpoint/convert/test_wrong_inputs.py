@@ -1,0 +1,201 @@
+"""Wrong inputs are named before anything is written, and no pickle runs."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+
+from meap_megatron.checkpoint.convert.exporting import ExportSettings, plan_export
+from meap_megatron.checkpoint.convert.hf_files import plan_shards, read_header
+from meap_megatron.checkpoint.convert.megatron_files import open_checkpoint
+from meap_megatron.checkpoint.convert.pickles import untrusted
+from meap_megatron.cli.main import main
+from meap_megatron.errors import RunError, UserError
+from tests.checkpoint.convert.test_round_trip import imported, write_tokenizer
+from tests.support.hf_models import write_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "hf", "llama3", max_shard_size="200KB")
+
+
+@pytest.fixture
+def broken(model: Path, tmp_path: Path) -> Path:
+    """A copy to be broken."""
+    copy = tmp_path / "hf"
+    copy.mkdir()
+    for path in model.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    return copy
+
+
+def refused(capsys: pytest.CaptureFixture[str], source: Path, *words: str) -> str:
+    out = source.parent / "out"
+    assert main(["convert", "import", str(source), str(out), *words]) == 2
+    assert sorted(p.name for p in source.parent.iterdir() if "out" in p.name) == []
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return said
+
+
+def edit(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_a_missing_shard(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    victim = sorted(broken.glob("*.safetensors"))[1]
+    victim.unlink()
+    assert f"{victim} is missing" in refused(capsys, broken)
+
+
+def test_a_truncated_shard(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    victim = sorted(broken.glob("*.safetensors"))[0]
+    os.truncate(victim, victim.stat().st_size - 1)
+    assert f"{victim} is truncated" in refused(capsys, broken)
+    os.truncate(victim, 4)
+    assert "truncated or no safetensors file" in refused(capsys, broken)
+
+
+def test_another_family(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit(broken, model_type="mixtral")
+    assert "model_type 'mixtral'" in refused(capsys, broken)
+    edit(broken, model_type="qwen2", architectures=["Qwen2ForCausalLM"])
+    assert "self_attn.k_proj.bias" in refused(capsys, broken)
+
+
+def test_a_config_of_another_size(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit(broken, intermediate_size=192)
+    assert "config.json says [192, 64]" in refused(capsys, broken)
+    edit(broken, intermediate_size=176, num_hidden_layers=3)
+    assert "does not have" in refused(capsys, broken)
+
+
+def test_a_vocabulary_smaller_than_the_tokenizer(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tokenizer(broken, 513)
+    assert "gives ids up to 512, but the model has 512 rows" in refused(capsys, broken)
+
+
+def test_layouts_that_do_not_divide_the_model(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "use one of 1, 2, 4" in refused(capsys, broken, "--tensor-model-parallel-size", "3")
+    assert "4 layers" in refused(capsys, broken, "--pipeline-model-parallel-size", "3")
+
+
+def test_no_tokenizer_for_the_mask_token(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "name one with --tokenizer" in refused(capsys, broken, "--add-mask-token")
+    write_tokenizer(broken, 500)
+    assert "no token 'w600'" in refused(capsys, broken, "--add-mask-token", "--mask-token-init", "token:w600")
+    assert "mean, random, token:X" in refused(capsys, broken, "--add-mask-token", "--mask-token-init", "zero")
+
+
+def test_weights_that_are_a_pickle(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (*broken.glob("*.safetensors"), broken / "model.safetensors.index.json"):
+        path.unlink()
+    (broken / "pytorch_model.bin").write_bytes(b"")
+    assert "is a pickle, which is never loaded" in refused(capsys, broken)
+
+
+def test_an_existing_folder_is_replaced_only_if_asked_and_if_an_import_made_it(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    words = ["convert", "import", str(model), str(out), "--skip-verification"]
+    assert main(words) == 0
+    assert main(words) == 2 and "--overwrite replaces it" in capsys.readouterr().err
+    assert main([*words, "--overwrite"]) == 0
+    (out / "meap_import.json").unlink()
+    assert main([*words, "--overwrite"]) == 2 and "not made by this command" in capsys.readouterr().err
+
+
+def test_a_torn_checkpoint_is_named(model: Path, tmp_path: Path) -> None:
+    mc = imported(model, tmp_path / "mc")
+    data = mc / "release" / "__0_0.distcp"
+    os.truncate(data, data.stat().st_size // 2)
+    with pytest.raises(UserError, match="truncated"):
+        open_checkpoint(mc)
+    data.unlink()
+    with pytest.raises(UserError, match=r"__0_0.distcp is missing"):
+        open_checkpoint(mc)
+    (mc / "release" / ".metadata").write_bytes(b"\x80\x04")
+    with pytest.raises(UserError, match="damaged"):
+        open_checkpoint(mc)
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        open_checkpoint(tmp_path)
+
+
+class Evil:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return (os.mkdir, (str(self.path),))
+
+
+def test_no_code_in_a_checkpoint_is_run(model: Path, tmp_path: Path) -> None:
+    mc = imported(model, tmp_path / "mc")
+    path = mc / "release" / ".metadata"
+    index = pickle.loads(path.read_bytes())
+    index.planner_data = {"x": Evil(tmp_path / "ran")}
+    path.write_bytes(pickle.dumps(index))
+    opened = open_checkpoint(mc)
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(UserError, match=r"posix.mkdir, which no checkpoint of Megatron does"):
+        opened.check_trusted()
+    pickle.loads(path.read_bytes())
+    assert (tmp_path / "ran").exists()  # the pickle was a real one
+
+
+def test_names_that_only_look_like_megatrons_are_not_trusted() -> None:
+    names = {
+        "torch.load",
+        "builtins.eval",
+        "torch.distributed.checkpoint.filesystem.os",
+        "megatron.core.enums.ModelType",
+    }
+    names |= {"torch.FloatStorage", "torch.bfloat16", "argparse.Namespace"}
+    assert untrusted(names) == ["builtins.eval", "torch.distributed.checkpoint.filesystem.os", "torch.load"]
+
+
+def test_an_export_without_a_known_tokenizer_says_what_to_name(model: Path, tmp_path: Path) -> None:
+    mc = imported(model, tmp_path / "mc")
+    (mc / "meap_import.json").unlink()
+    with pytest.raises(UserError, match="--data PREFIX"):
+        plan_export(ExportSettings(checkpoint=mc))
+    with pytest.raises(UserError, match="512 rows"):
+        plan_export(ExportSettings(checkpoint=mc, tokenizer=write_tokenizer(tmp_path / "t", 600)))
+    with pytest.raises(UserError, match="not one of llama"):
+        plan_export(ExportSettings(checkpoint=mc, family="gpt2"))
+
+
+def test_a_full_disk_leaves_nothing(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    count = []
+
+    def full(*args: object, **kwargs: object) -> None:
+        count.append(1)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(RunError, match="No space left on device"):
+        imported(model, tmp_path / "mc")
+    assert count and list(tmp_path.iterdir()) == []
+
+
+def test_files_are_filled_up_to_the_limit() -> None:
+    sizes = {"a": 4, "b": 4, "c": 9, "d": 1}
+    assert list(plan_shards(sizes, limit=8).values()) == [["a", "b"], ["c"], ["d"]]
+    assert list(plan_shards(sizes, limit=18)) == ["model.safetensors"]
+    assert list(plan_shards(sizes, limit=8))[0] == "model-00001-of-00003.safetensors"
+
+
+def test_a_header_that_lies_about_a_shape_is_refused(tmp_path: Path) -> None:
+    header = json.dumps({"x": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}).encode()
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(UserError, match="does not need"):
+        read_header(tmp_path / "x.safetensors")
