@@ -1,0 +1,226 @@
+"""Does a long run grow? Memory and open files of the trainer and of its loader workers, step by step.
+
+`meap train` trains a tiny model for 2,000 steps with 4 loader workers, validates and saves on the way. This process, from
+outside, reads /proc of the trainer and of every process it has started, about once a second:
+
+- memory: anonymous and shared memory in proportion to who shares it (Pss_Anon + Pss_Shmem), so that a page that a worker
+  shares with the trainer since the fork counts once. Pages of mapped files are not counted: they are the page cache;
+- open file descriptors.
+
+After the warm-up (the first quarter of the steps: workers of training and validation are there, every page of the fork
+that is ever written has been) a line is fitted over the steps. The last line is one JSON document.
+
+    python benchmarks/soak.py                 2,000 steps, some minutes
+    python benchmarks/soak.py --steps 400     the bounded run of the tests
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import timing
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPE = ROOT / "examples" / "recipes" / "tiny_cpu_meap.yaml"
+TINY = (
+    "num_layers=2 hidden_size=32 ffn_hidden_size=64 seq_length=64 max_position_embeddings=64 global_batch_size=8 "
+    "micro_batch_size=4 eval_iters=2 log_interval=50 device=cpu"
+).split()
+WARM_UP = 0.25
+"""Share of the steps that the fit leaves out."""
+POINTS = 8
+"""Rows of the printed table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What the processes of the run held at one moment."""
+
+    step: int
+    trainer_kib: float
+    workers_kib: float
+    """Of all workers together."""
+    trainer_files: int
+    worker_files: int
+    """The most that one worker has open."""
+    workers: int
+    """How many there are."""
+
+
+def write_data(folder: Path, *, byte_limit: int) -> Path:
+    """Make a tokenizer and a dataset from the text of the standard library; return the prefix."""
+    from meap_megatron.demo.corpus import read_texts, standard_library, write_corpus
+    from meap_megatron.demo.tokenizer import train_tokenizer
+
+    corpus = write_corpus(folder / "corpus.jsonl", folder=standard_library(), byte_limit=byte_limit)
+    train_tokenizer(read_texts(corpus.path), folder / "tokenizer", vocab_size=512)
+    words = ["preprocess", "text", corpus.path, "--tokenizer", folder / "tokenizer", "--output", folder / "data"]
+    subprocess.run(meap(*map(str, words)), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return folder / "data"
+
+
+def meap(*words: str) -> list[str]:
+    """Return the command line of a verb."""
+    return [sys.executable, "-m", "meap_megatron.cli.main", *words]
+
+
+def children(parent: int) -> list[int]:
+    """Return the processes that any thread of a process has started and that live."""
+    found: list[int] = []
+    for path in Path(f"/proc/{parent}/task").glob("*/children"):
+        found += map(int, path.read_text().split())
+    return found
+
+
+def memory_kib(process: int) -> float:
+    """Return anonymous and shared memory of a process, shared pages in proportion, in KiB."""
+    total = 0
+    for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
+        if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
+            total += int(line.split()[1])
+    return total
+
+
+def last_step(metrics: Path) -> int:
+    """Return the last step that a run has recorded, 0 before the first."""
+    if not metrics.exists():
+        return 0
+    with metrics.open("rb") as stream:
+        stream.seek(max(0, metrics.stat().st_size - 4096))
+        lines = stream.read().splitlines()
+    for line in reversed(lines):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # the first line is cut, the last may be half written
+        if record.get("event") == "step":
+            return int(record["step"])
+    return 0
+
+
+def sample(trainer: int, metrics: Path) -> Sample | None:
+    """Look at the trainer and its workers; None if one of them ended meanwhile, or the kernel keeps it from us."""
+    try:
+        workers = children(trainer)
+        files = {process: len(os.listdir(f"/proc/{process}/fd")) for process in (trainer, *workers)}
+        memory = {process: memory_kib(process) for process in (trainer, *workers)}
+    except OSError:
+        return None
+    return Sample(
+        step=last_step(metrics),
+        trainer_kib=memory[trainer],
+        workers_kib=sum(memory[process] for process in workers),
+        trainer_files=files[trainer],
+        worker_files=max((files[process] for process in workers), default=0),
+        workers=len(workers),
+    )
+
+
+def run(prefix: Path, save: Path, *, steps: int, workers: int, every: float) -> list[Sample]:
+    """Train and watch; return the samples taken after the first step."""
+    words = [
+        *("train", str(RECIPE), *TINY, f"data_path={prefix}", f"save={save}", f"train_iters={steps}"),
+        *(f"num_workers={workers}", f"save_interval={steps // 4}", f"eval_interval={max(1, steps // 20)}"),
+    ]
+    log = save.with_suffix(".log")
+    with log.open("w") as stream:
+        process = subprocess.Popen(meap(*words), stdout=stream, stderr=stream, start_new_session=True)
+        samples = []
+        try:
+            while process.poll() is None:
+                time.sleep(every)
+                found = sample(process.pid, save / "metrics.jsonl")
+                if found is not None and 0 < found.step < steps:
+                    samples.append(found)
+        finally:
+            if process.poll() is None:
+                process.kill()
+    if process.returncode != 0:
+        raise SystemExit(f"the run ended with {process.returncode}:\n{log.read_text()[-2000:]}")
+    return samples
+
+
+def slope(steps: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+    """Return the slope of a fitted line and its standard error, per step."""
+    centred = steps - steps.mean()
+    spread = float((centred**2).sum())
+    rate = float((centred * values).sum()) / spread
+    rest = values - values.mean() - rate * centred
+    return rate, float(np.sqrt((rest**2).sum() / max(1, len(steps) - 2) / spread))
+
+
+def summarise(samples: list[Sample], *, steps: int) -> dict[str, dict[str, float]]:
+    """Return for each quantity its value at the start and the end of the fit, its range, slope and growth.
+
+    Raises:
+        SystemExit: too few samples were taken.
+    """
+    steady = [found for found in samples if found.step >= WARM_UP * steps]
+    if len({found.step for found in steady}) < 5:
+        raise SystemExit(f"only {len(steady)} samples after the warm-up: raise --steps or lower --every")
+    at = np.array([found.step for found in steady], dtype=float)
+    table = {}
+    for name in ("trainer_kib", "workers_kib", "trainer_files", "worker_files", "workers"):
+        values = np.array([getattr(found, name) for found in steady], dtype=float)
+        rate, error = slope(at, values)
+        table[name] = {
+            "first": float(values[0]),
+            "last": float(values[-1]),
+            "lowest": float(values.min()),
+            "highest": float(values.max()),
+            "per_1000_steps": 1000 * rate,
+            "standard_error": 1000 * error,
+        }
+    return table
+
+
+def main() -> int:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--workers", type=int, default=4, help="loader processes of the training split")
+    parser.add_argument("--every", type=float, default=1.0, help="seconds between two looks")
+    parser.add_argument("--quick", action="store_true", help="400 steps")
+    args = parser.parse_args()
+    steps = 400 if args.quick else args.steps
+    os.environ.setdefault("MEAP_THREADS", "1")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        prefix = write_data(folder, byte_limit=4_000_000)
+        began = time.monotonic()
+        samples = run(prefix, folder / "run", steps=steps, workers=args.workers, every=args.every)
+        seconds = time.monotonic() - began
+    print(f"{'step':>6}{'trainer MiB':>13}{'workers MiB':>13}{'workers':>9}{'files trainer':>15}{'files worker':>14}")
+    for index in np.linspace(0, len(samples) - 1, POINTS).round().astype(int):
+        at = samples[index]
+        print(
+            f"{at.step:>6,}{at.trainer_kib / 1024:>13.2f}{at.workers_kib / 1024:>13.2f}{at.workers:>9}"
+            f"{at.trainer_files:>15}{at.worker_files:>14}"
+        )
+    table = summarise(samples, steps=steps)
+    print(f"\nfit from step {round(WARM_UP * steps):,} to {samples[-1].step:,}, {len(samples)} samples in all")
+    for name, row in table.items():
+        unit = "KiB" if name.endswith("kib") else ""
+        print(f"  {name:<15}{row['per_1000_steps']:>+10.2f} +- {row['standard_error']:.2f} {unit} per 1,000 steps")
+    document = {
+        "benchmark": "soak",
+        "steps": steps,
+        "loader_workers": args.workers,
+        "samples": len(samples),
+        "seconds": round(seconds, 1),
+        "after_warm_up": {name: {key: round(value, 3) for key, value in row.items()} for name, row in table.items()},
+        "environment": timing.environment("torch", "numpy", "megatron-core"),
+    }
+    print(json.dumps(document))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
