@@ -70,7 +70,8 @@ class Bounds {
     std::int64_t before_last() const { return cu_seqlens_[num_]; }
 
     void write(std::int64_t end) {
-        if (num_ == sequence_length_) damaged(place_, "has more documents than the sample has positions");
+        if (num_ == sequence_length_)
+            damaged(place_, "has more documents, empty ones among them, than the sample has positions");
         if (end < before_last() || end > sequence_length_) damaged(place_, "has documents of negative length");
         cu_seqlens_[++num_] = static_cast<std::int32_t>(end);
     }

@@ -82,8 +82,7 @@ inline void for_each_part(const Source& source, std::int64_t place, std::int64_t
         detail::damaged(place, "goes from entry " + std::to_string(first) + " to " + std::to_string(last) + " of " +
                                    std::to_string(source.num_entries));
     }
-    // An end of -1 is Megatron's for a stream whose last document is empty.
-    if (first_offset < 0 || first_offset > kMostTokens || last_offset < -1 || last_offset > kMostTokens) {
+    if (first_offset < 0 || first_offset > kMostTokens || last_offset < 0 || last_offset > kMostTokens) {
         detail::damaged(place, "has the offsets " + std::to_string(first_offset) + " and " +
                                    std::to_string(last_offset) + ", outside any document");
     }

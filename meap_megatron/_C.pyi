@@ -1,12 +1,9 @@
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 __version__: str
-
-T = TypeVar("T")
 
 def philox4x32(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]: ...
 def philox_words(
@@ -29,7 +26,7 @@ def span_positions_batch(
     seed: int, dataset_key: int, sample_indices: NDArray[np.int64], num_eligible: int, count: int, span_length: int
 ) -> NDArray[np.int64]: ...
 
-class GPTSamples(Generic[T]):
+class GPTSamples[T]:
     def __init__(
         self,
         *,
