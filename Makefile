@@ -1,6 +1,8 @@
 # Each target is complete on its own: the environment is made first if it is not there.
 #   make demo    the main job, end to end, on this machine      make test   all tests
 #   make lint    style and types                                make bench  all benchmarks
+#   make fuzz    a million inputs for the native part           make sanitize  its tests under ASan and UBSan
+#   make slurm-test   the batch scripts under a real SLURM of two nodes on this machine; installs Debian's if it is missing
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -22,7 +24,7 @@ TEST_WORKERS ?= 2
 DEMO_FLAGS ?= --overwrite
 BENCH_FLAGS ?=
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench fuzz sanitize slurm-test clean
 
 demo: $(STAMP)
 	$(BIN)/meap demo $(DEMO_FLAGS)
@@ -34,15 +36,39 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror csrc/*.hpp csrc/*.cpp
+	$(BIN)/clang-format --dry-run -Werror csrc/*.hpp csrc/*.cpp tests/native/*.cpp
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i csrc/*.hpp csrc/*.cpp
+	$(BIN)/clang-format -i csrc/*.hpp csrc/*.cpp tests/native/*.cpp
 
 bench: $(STAMP)
 	for script in benchmarks/*.py; do $(BIN)/python $$script $(BENCH_FLAGS) || exit 1; done
+
+slurm-test: $(STAMP)
+	$(BIN)/python -m tests.slurm.run
+
+# The native part under AddressSanitizer and UndefinedBehaviorSanitizer: FUZZ_INPUTS made-up inputs, no Python.
+FUZZ_INPUTS ?= 1000000
+FUZZ_SEED ?= 1
+SANITIZED := build/sanitize
+
+fuzz:
+	mkdir -p $(SANITIZED)
+	$(CXX) -std=c++17 -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all -Icsrc \
+	    tests/native/fuzz.cpp -o $(SANITIZED)/fuzz
+	$(SANITIZED)/fuzz $(FUZZ_INPUTS) $(FUZZ_SEED)
+
+# The Python tests of the native module, with a module built for the sanitizers in a copy of the package.
+sanitize: $(STAMP)
+	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
+	MEAP_SANITIZE=address,undefined $(BIN)/python setup.py -q build_ext --build-lib $(SANITIZED) --build-temp $(SANITIZED)/objects
+	tar -c --exclude='*.so' --exclude='__pycache__' meap_megatron tests pyproject.toml csrc | tar -x -C $(SANITIZED)
+	cd $(SANITIZED) && LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	    $(abspath $(BIN))/python -m pytest -q -n 0 -p no:cacheprovider tests/masking tests/datasets/test_assembly.py \
+	    tests/datasets/test_gpt_dataset.py tests/datasets/sft/test_reference.py
 
 $(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
 ifeq ($(strip $(PYTHON)),)
