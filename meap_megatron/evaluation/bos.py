@@ -3,10 +3,10 @@
 A model trained without BOS and evaluated with it (or the other way round) loses points without a word. The export
 writes `meap_eval.json` beside the Hugging Face files:
 
-    {"format": 1, "add_bos": true, "tokenizer_fingerprint": "..."}
+    {"format_version": 1, "add_bos": true, "tokenizer_fingerprint": "...", ...}
 
-`add_bos` says whether the training documents began with BOS; the fingerprint (that of the dataset's sidecar) may be
-absent. Where the file is absent, the tokenizer's own default stands.
+`add_bos` says whether the training documents began with BOS, or is null where nobody knows; the fingerprint is that of
+the dataset's sidecar, or null. Where the file or the answer is absent, the tokenizer's own default stands.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 from meap_megatron.errors import UserError
 
 FILE_NAME = "meap_eval.json"
-FORMAT = 1
+FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +44,18 @@ def read_policy(folder: str | Path) -> dict[str, Any] | None:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); export the model again") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{path}: 'format' must be {FORMAT}, found {content!r:.80}; export the model again")
-    if not isinstance(content.get("add_bos"), bool):
-        raise UserError(f"{path}: 'add_bos' must be true or false, found {content.get('add_bos')!r}")
+    if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"{path}: 'format_version' must be {FORMAT_VERSION}, found {content!r:.80}; export the model again"
+        )
+    if not isinstance(content.get("add_bos"), bool | None):
+        raise UserError(f"{path}: 'add_bos' must be true, false or null, found {content.get('add_bos')!r}")
     return content
+
+
+def trained_with_bos(folder: str | Path) -> bool | None:
+    """Return whether a model's training documents began with BOS, or None where it is not recorded."""
+    return (read_policy(folder) or {}).get("add_bos")
 
 
 def adds_bos(tokenizer: Any) -> bool:
@@ -67,14 +74,14 @@ def decide(folder: str | Path, tokenizer: Any, *, requested: bool | None = None)
     Raises:
         UserError: the request contradicts `meap_eval.json`, or BOS is wanted of a tokenizer that has none.
     """
-    policy, default = read_policy(folder), adds_bos(tokenizer)
-    if policy is not None and requested not in (None, policy["add_bos"]):
+    trained, default = trained_with_bos(folder), adds_bos(tokenizer)
+    if trained is not None and requested not in (None, trained):
         raise UserError(
-            f"{Path(folder) / FILE_NAME} says that the model was trained {_with(policy['add_bos'])} BOS, and the run "
+            f"{Path(folder) / FILE_NAME} says that the model was trained {_with(trained)} BOS, and the run "
             f"was asked for {'--bos' if requested else '--no-bos'}; leave the option out"
         )
-    if policy is not None:
-        add, source = bool(policy["add_bos"]), FILE_NAME
+    if trained is not None:
+        add, source = trained, FILE_NAME
     elif requested is not None:
         add, source = requested, "--bos" if requested else "--no-bos"
     else:
@@ -90,12 +97,11 @@ def check_harness(folder: str | Path, *, begins_with_bos: bool) -> None:
     Raises:
         UserError: they do.
     """
-    policy = read_policy(folder)
-    if policy is not None and policy["add_bos"] != begins_with_bos:
+    trained = trained_with_bos(folder)
+    if trained is not None and trained != begins_with_bos:
         raise UserError(
-            f"{Path(folder) / FILE_NAME} says that the model was trained {_with(policy['add_bos'])} BOS, but the "
-            f"prompts of this run would be {_with(begins_with_bos)} it; add add_bos_token={policy['add_bos']} to "
-            f"--model_args"
+            f"{Path(folder) / FILE_NAME} says that the model was trained {_with(trained)} BOS, but the prompts of this "
+            f"run would be {_with(begins_with_bos)} it; add add_bos_token={trained} to --model_args"
         )
 
 

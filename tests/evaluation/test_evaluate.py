@@ -1,0 +1,213 @@
+"""`meap evaluate` on a real tiny model: complete documents, the harness's own scores, resume, and plain refusals."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meap_megatron.cli.main import main
+from meap_megatron.evaluation import bos
+from meap_megatron.evaluation.files import read_records
+from meap_megatron.evaluation.mdqa import ORACLE
+from tests.evaluation.conftest import TASKS
+from tests.evaluation.fakes import write_gz
+
+PLACES = (
+    "Oslo Lima Cairo Quito Delhi Paris Rome Bern Kyiv Baku Doha Hanoi Seoul Tunis Malmo Turin Porto Ghent Leeds Izmir "
+    "Split Nantes"
+).split()
+NEEDLE = ["--lengths", "512", "--depths", "0,100", "--variants", "1"]
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    records = [
+        {
+            "question": f"where was treaty {n} signed",
+            "answers": [place],
+            "ctxs": [{"title": f"T{n}", "text": f"{n}: {place}.", "hasanswer": True, "isgold": True}],
+        }
+        for n, place in enumerate(PLACES)
+    ]
+    write_gz(folder / ORACLE, records)
+    return folder
+
+
+@pytest.fixture
+def evaluate(tiny_model: Path, essays: Path, data: Path, tmp_path: Path) -> Any:
+    """Run `meap evaluate` and return its results document."""
+
+    def run(suite: str, *options: str, out: str = "out", model: Path | None = None, status: int = 0) -> dict[str, Any]:
+        found = main(
+            ["evaluate", suite, "--model", str(model or tiny_model), "--out", str(tmp_path / out)]
+            + ["--essays", str(essays), "--data", str(data), "--device", "cpu", *options]
+        )
+        assert found == status
+        path = tmp_path / out / f"{suite}.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    return run
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def test_every_local_suite_runs_offline_and_says_what_it_ran(
+    evaluate: Any, tmp_path: Path, no_network: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {
+        "needle": NEEDLE,
+        "mdqa": ["--limit", "1"],
+        "kv": ["--limit", "1"],
+        "mrs": ["--lengths", "512", "--depths", "50", "--limit", "1"],
+    }
+    for suite, words in options.items():
+        content = evaluate(suite, *words)
+        samples = lines(tmp_path / "out" / f"{suite}.samples.jsonl")
+        assert content["samples"] == len(samples) == sum(task["samples"] for task in content["tasks"])
+        assert all(task["version"] == 1 for task in content["tasks"])
+        assert len(content["model"]["fingerprint"]) == len(content["tokenizer"]["fingerprint"]) == 64
+        assert content["model"]["max_length"] == 2048
+        assert content["bos"] == {"add_bos": False, "source": "tokenizer default"}
+        assert content["settings"]["seed"] == 0
+        assert content["seconds"] > 0
+        assert {"python", "torch", "transformers", "lm_eval", "meap_megatron"} <= content["versions"].keys()
+        assert "git_commit" in content
+        for task in content["tasks"]:
+            own = [sample for sample in samples if sample["task"] == task["task"]]
+            assert task["unfit"] == sum(sample["metrics"]["unfit"] for sample in own)
+        scored = any(cell["mean"] is not None for cell in content["cells"])
+        assert (tmp_path / "out" / f"{suite}.png").exists() == scored
+    said = capsys.readouterr().out
+    assert "[synthetic distractors]" in said
+    # 75 keys are about 6,000 tokens here: nothing of it fits, and that is said.
+    assert "1 of 1 samples do not fit the model's 2,048 tokens" in said
+    assert content["tasks"][0]["sources"] == ["generated kinship chains"]
+
+
+def test_the_scores_are_those_of_plain_lm_eval(
+    evaluate: Any, tiny_model: Path, essays: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lm_eval.__main__ import cli_evaluate
+
+    needle = evaluate("needle", *NEEDLE)
+    mdqa = evaluate("mdqa", "--limit", "3")
+    metadata = {
+        "essays": str(essays),
+        "data": str(data),
+        "lengths": [512],
+        "depths": [0, 100],
+        "variants": 1,
+        "samples": 3,
+    }
+    words = ["lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={tiny_model}", "--device", "cpu"]
+    words += ["--tasks", "meap_needle,meap_nq_open_oracle,meap_mdqa_10_gold_at_4", "--include_path", str(TASKS)]
+    words += ["--metadata", json.dumps(metadata), "--output_path", str(tmp_path / "plain")]
+    monkeypatch.setattr(sys, "argv", words)
+    cli_evaluate()
+    (plain,) = (tmp_path / "plain").rglob("results_*.json")
+    theirs = json.loads(plain.read_text())["results"]
+    ours = {task["task"]: task["metrics"] for task in [*needle["tasks"], *mdqa["tasks"]]}
+    compared = 0
+    for task, found in theirs.items():
+        for metric, values in ours[task].items():
+            assert found[f"{metric},none"] == pytest.approx(values["mean"], abs=1e-12), (task, metric)
+            compared += values["mean"] > 0
+    assert compared >= 3  # scores that are not all zero
+
+
+def test_a_killed_run_goes_on_and_a_finished_one_is_not_repeated(
+    evaluate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lm_eval.models.huggingface import HFLM
+
+    whole = evaluate("needle", *NEEDLE, out="whole")
+    generate, calls = HFLM._model_generate, []
+
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return generate(*args, **kwargs)
+
+    monkeypatch.setattr(HFLM, "_model_generate", dying)
+    evaluate("needle", *NEEDLE, status=130)
+    assert not (tmp_path / "out" / "needle.json").exists()
+    resumed = evaluate("needle", *NEEDLE)
+    assert (resumed["requests"], len(calls)) == ({"known": 2, "asked": 1}, 3 + 1)
+    assert resumed["tasks"] == whole["tasks"]
+    again = evaluate("needle", *NEEDLE)
+    assert again == resumed
+    assert "finished already" in capsys.readouterr().err
+    evaluate("needle", *NEEDLE[:-1], "2", status=2)
+    assert "results of another model or of other settings" in capsys.readouterr().err
+    assert evaluate("needle", *NEEDLE, "--overwrite")["requests"] == {"known": 0, "asked": 3}
+
+
+def test_the_bos_of_the_training_is_enforced_and_recorded(
+    evaluate: Any, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    (model / bos.FILE_NAME).write_text('{"format_version": 1, "add_bos": true}')
+    assert evaluate("needle", *NEEDLE, model=model)["bos"] == {"add_bos": True, "source": "meap_eval.json"}
+    evaluate("needle", *NEEDLE, "--no-bos", model=model, status=2)
+    assert "was trained with BOS" in capsys.readouterr().err
+    (model / bos.FILE_NAME).write_text('{"format_version": 1, "add_bos": true, "tokenizer_fingerprint": "0123"}')
+    evaluate("needle", *NEEDLE, model=model, status=2)
+    assert "trained with tokenizer 0123, but the one beside it is" in capsys.readouterr().err
+
+
+def test_wrong_inputs_are_refused_with_the_reason(
+    evaluate: Any, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refusal(suite: str, *options: str, status: int = 2, **more: Any) -> str:
+        evaluate(suite, *options, status=status, **more)
+        return capsys.readouterr().err
+
+    assert "model nowhere is not a folder" in refusal("needle", model=Path("nowhere"))
+    assert "has no config.json" in refusal("needle", model=tmp_path)
+    bare = Path(shutil.copytree(tiny_model, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*")))
+    assert "has no tokenizer; put tokenizer.json" in refusal("needle", model=bare)
+    empty = Path(shutil.copytree(tiny_model, tmp_path / "empty", ignore=shutil.ignore_patterns("*.safetensors")))
+    assert "has no weights" in refusal("needle", model=empty)
+    assert "length 4096 is above the model's limit of 2048 tokens" in refusal("needle", "--lengths", "512,4096")
+    assert "--max-length 9999 is above the model's limit of 2048" in refusal("needle", "--max-length", "9999")
+    assert "essays missing do not exist" in refusal("needle", "--essays", "missing")
+    (tmp_path / "nothing").mkdir()
+    assert "holds neither nq-open-10_total_documents_gold_at_0" in refusal("mdqa", "--data", str(tmp_path / "nothing"))
+    assert "did you mean 'needle'?" in refusal("neddle")
+    assert "--limit must be a whole number of at least 1, found 0" in refusal("needle", "--limit", "0")
+
+
+def test_commonsense_without_its_data_sets_says_how_to_get_them(
+    evaluate: Any,
+    no_network: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_OFFLINE", True)
+    evaluate("commonsense", "--limit", "1", status=1)
+    said = capsys.readouterr().err
+    assert "data sets of arc_challenge, arc_easy" in said
+    assert "HF_HUB_OFFLINE=1" in said
+
+
+def test_read_records_is_given_the_whole_set(data: Path) -> None:
+    assert len(read_records(data / ORACLE, ("question", "answers", "ctxs"))) == len(PLACES)

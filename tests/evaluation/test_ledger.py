@@ -1,0 +1,79 @@
+"""No answer is asked for twice, none is lost but the one in flight, and none is taken from another model."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lm_eval.api.instance import Instance
+
+from meap_megatron.errors import UserError
+from meap_megatron.evaluation.ledger import Ledger, RecordingLM
+from tests.evaluation.fakes import Fake
+
+IDENTITY = {"model": "abc", "add_bos": False}
+
+
+class Dying(Fake):
+    """Answers with the prompt's length; the power fails at one prompt."""
+
+    def __init__(self, fatal: str = "") -> None:
+        super().__init__()
+        self.fatal, self.heard = fatal, list[str]()
+
+    def reply(self, document: dict[str, Any], prompt: str) -> str:
+        if prompt == self.fatal:
+            raise KeyboardInterrupt
+        self.heard.append(prompt)
+        return str(len(prompt))
+
+
+def requests(*prompts: str, fits: bool = True) -> list[Instance]:
+    return [
+        Instance("generate_until", {"fits": fits}, (prompt, {"until": []}), 0, ("task", number, 1))
+        for number, prompt in enumerate(prompts)
+    ]
+
+
+def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    path, prompts = tmp_path / "x.responses.jsonl", ("a", "bb", "ccc", "dddd")
+    first = Dying("ccc")
+    with pytest.raises(KeyboardInterrupt):
+        RecordingLM(first, Ledger(path, identity=IDENTITY)).generate_until(requests(*prompts))
+    second = Dying()
+    ledger = Ledger(path, identity=IDENTITY)
+    assert RecordingLM(second, ledger).generate_until(requests(*prompts)) == ["1", "2", "3", "4"]
+    ledger.close()
+    assert first.heard == ["a", "bb"]
+    assert second.heard == ["ccc", "dddd"]
+    assert len(path.read_text().splitlines()) == 1 + 4
+
+
+def test_a_line_cut_by_the_kill_is_asked_again(tmp_path: Path) -> None:
+    path = tmp_path / "x.responses.jsonl"
+    RecordingLM(Dying(), Ledger(path, identity=IDENTITY)).generate_until(requests("a", "bb"))
+    path.write_bytes(path.read_bytes()[:-7])
+    again = Dying()
+    ledger = Ledger(path, identity=IDENTITY)
+    assert RecordingLM(again, ledger).generate_until(requests("a", "bb")) == ["1", "2"]
+    ledger.close()
+    assert again.heard == ["bb"]
+    assert Ledger(path, identity=IDENTITY).answers.keys() == ledger.answers.keys()
+
+
+def test_the_same_request_is_asked_once_and_one_that_does_not_fit_never(tmp_path: Path) -> None:
+    model = Dying()
+    recording = RecordingLM(model, Ledger(tmp_path / "x", identity=IDENTITY))
+    assert recording.generate_until(requests("a", "a")) == ["1", "1"]
+    assert recording.generate_until(requests("long", fits=False)) == [""]
+    assert model.heard == ["a"]
+    assert recording.asked == 1
+
+
+def test_answers_of_another_model_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.responses.jsonl"
+    Ledger(path, identity=IDENTITY).close()
+    with pytest.raises(UserError, match="holds the answers of another model.*--overwrite"):
+        Ledger(path, identity={**IDENTITY, "model": "xyz"})
+    path.write_text(path.read_text() + '{"key": 1}\n')
+    with pytest.raises(UserError, match=r"x.responses.jsonl:2: not an answer"):
+        Ledger(path, identity=IDENTITY)
