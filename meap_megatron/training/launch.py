@@ -126,7 +126,11 @@ def run_ranks(argv: list[str], *, processes: int, device: str) -> int:
     port = platform.free_port()
     environments = [rank_environment(rank, processes=processes, port=port) for rank in range(processes)]
     if device == "cpu":
-        data_flags(argv)  # finds most faults of the input in half a second, before Megatron is imported
+        # Finds most faults of the input in half a second, and runs that are complete, before Megatron is imported.
+        done = resume.finished([*argv, *data_flags(argv)])
+        if done is not None:
+            print(done, flush=True)
+            return 0
         platform.prepare(device)
     with no_orphans():
         ranks: list[Rank]
