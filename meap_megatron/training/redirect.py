@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from meap_megatron.errors import RunError
-from meap_megatron.training import checkpoints
+from meap_megatron.training import checkpoints, torch_adam
 from meap_megatron.training import cpu_stubs as stubs
 
 MEGATRON_VERSIONS = ("0.19",)
@@ -235,6 +235,21 @@ ALWAYS: tuple[Redirect, ...] = (
         target="megatron.training.training:get_megatron_optimizer_config",
         make=decay_everything,
         why="Megatron has no option for weight decay on one-dimensional parameters",
+    ),
+    Redirect(
+        target="megatron.core.optimizer.distrib_optimizer:DistributedOptimizer.state_dict",
+        make=torch_adam.with_step,
+        why="without Apex and TE a load fails, because the inner optimizer has no step yet",
+    ),
+    Redirect(
+        target="megatron.core.optimizer.distrib_optimizer:DistributedOptimizer.load_state_dict",
+        make=torch_adam.with_own_steps,
+        why="without Apex and TE all parameters share one step tensor, which is then incremented once for each of them",
+    ),
+    Redirect(
+        target="megatron.core.optimizer.distrib_optimizer:DistributedOptimizer._set_main_param_and_optimizer_states",
+        make=torch_adam.without_step,
+        why="without Apex and TE a fully reshardable checkpoint is asked for a step that it keeps elsewhere",
     ),
     Redirect(
         target="megatron.training.training:save_checkpoint",
