@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from meap_megatron.errors import RunError, UserError
-from meap_megatron.training import platform, resume
+from meap_megatron.training import platform, resume, walltime, wandb_run
 from meap_megatron.training.command_line import data_flags
 from meap_megatron.training.ranks import ForkedRank, Rank, no_orphans
 
