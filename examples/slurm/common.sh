@@ -41,7 +41,8 @@ prepare() {
         LAUNCH+=(--container-mounts="${MEAP_CONTAINER_MOUNTS:-$PWD:$PWD,$MEAP_HOME:$MEAP_HOME}")
     elif [[ -n ${MEAP_VENV:-} || -x $MEAP_HOME/.venv/bin/meap ]]; then
         local venv=${MEAP_VENV:-$MEAP_HOME/.venv}
-        [[ -x $venv/bin/meap ]] || die "$REFUSED" "there is no meap in $venv/bin; set MEAP_VENV to the environment that has it"
+        [[ -x $venv/bin/meap ]] ||
+            die "$REFUSED" "there is no meap in $venv/bin; set MEAP_VENV to the environment that has it"
         PATH=$venv/bin:$PATH
     elif ! command -v meap >/dev/null; then
         die "$REFUSED" "no meap in $MEAP_HOME/.venv nor on the path; set MEAP_VENV or MEAP_CONTAINER_IMAGE"
@@ -76,8 +77,8 @@ step() {
         STATUS=$?
         kill -0 "$srun" 2>/dev/null || break # else a signal ended the wait, and the tasks still save
     done
-    ((STATUS == 0)) ||
-        say "the step ended with status $STATUS on $SLURM_JOB_NODELIST; \"srun: error: HOST: task RANK\" above names who failed first"
+    ((STATUS == 0)) || say "the step ended with status $STATUS on $SLURM_JOB_NODELIST;" \
+        "\"srun: error: HOST: task RANK\" above names who failed first"
 }
 
 # ended_early: whether SLURM ends this job before its time limit.

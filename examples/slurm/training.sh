@@ -25,7 +25,8 @@ count_restarts() {
         read -r count at <"$1/restarts.txt"
         if [[ $at == "$2" ]]; then count=$((count + 1)); else count=0; fi
     fi
-    if ! { mkdir -p "$1" && printf '%s %s\n' "$count" "$2" >"$1/restarts.tmp" && mv "$1/restarts.tmp" "$1/restarts.txt"; }; then
+    if ! { mkdir -p "$1" && printf '%s %s\n' "$count" "$2" >"$1/restarts.tmp" &&
+        mv "$1/restarts.tmp" "$1/restarts.txt"; }; then
         die 1 "cannot write $1/restarts.txt"
     fi
     printf '%s' "$count"
@@ -33,22 +34,25 @@ count_restarts() {
 
 # give_up SAVE ITERATION RESTARTS: stop a job that does not get on.
 give_up() {
-    die 1 "no progress in $3 restart(s): the newest checkpoint of $1 is still that of step $2. See $1/logs; then submit again"
+    die 1 "no progress in $3 restart(s): the newest checkpoint of $1 is still that of step $2; see $1/logs, then submit again"
 }
 
 # train_until_done RECIPE KEY=VALUE...: the words of `meap train`. Ends the job, or has SLURM start it again.
 train_until_done() {
     local save began restarts now last
     local -i most=${MEAP_MAX_RESTARTS:-3}
-    [[ $# -gt 0 ]] || die "$REFUSED" "which recipe? sbatch ${SLURM_JOB_NAME:-} RECIPE.yaml save=FOLDER [key=value ...], the words of meap train"
+    [[ $# -gt 0 ]] ||
+        die "$REFUSED" "which recipe? sbatch SCRIPT RECIPE.yaml save=FOLDER [key=value ...], the words of meap train"
     save=$(setting save "$@")
-    [[ -n $save ]] || die "$REFUSED" "say save=FOLDER, on a file system that all nodes share: what a restart goes on from stands there"
+    [[ -n $save ]] ||
+        die "$REFUSED" "say save=FOLDER, on a file system that all nodes share: what a restart goes on from stands there"
     prepare
 
     began=$(newest_checkpoint "$save")
     restarts=$(count_restarts "$save" "$began") || exit 1
     ((restarts <= most)) || give_up "$save" "$began" "$most"
-    say "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $SLURM_JOB_NODELIST: goes on from step $began of $save"
+    local -i start=$((${SLURM_RESTART_COUNT:-0} + 1))
+    say "job $SLURM_JOB_ID, start $start, on $SLURM_JOB_NODELIST: goes on from step $began of $save"
 
     step meap train "$@"
 

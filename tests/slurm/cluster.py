@@ -51,7 +51,7 @@ SlurmdParameters=config_overrides
 SchedulerType=sched/builtin
 SchedulerParameters=sched_interval=1
 FirstJobId={first_job}
-KillWait=15
+KillWait=30
 ReturnToService=2
 NodeName=127.0.0.[1-2] NodeHostname={host} Port=[{node_port}-{last_port}] CPUs=4 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
@@ -164,11 +164,13 @@ class Cluster:
                 raise RuntimeError(f"{what} did not start in {seconds} s\n" + "\n".join(tails))
             time.sleep(0.2)
 
-    def run(self, *words: str | Path, check: bool = True, cwd: Path | None = None, **environ: str) -> str:
+    def run(
+        self, *words: str | Path, check: bool = True, cwd: Path | None = None, environ: dict[str, str] | None = None
+    ) -> str:
         """Run a program with this cluster's configuration and return what it printed."""
         done = subprocess.run(
             [str(word) for word in words],
-            env=self.environ | environ,
+            env=self.environ | (environ or {}),
             cwd=cwd,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -42,7 +42,13 @@ class Bench:
         """Submit a script of examples/slurm from the work folder; return the job's number."""
         environ = {"MEAP_HOME": str(ROOT), "OMP_NUM_THREADS": "1", "MEAP_VENV": sys.prefix} | environ
         return self.cluster.run(
-            "sbatch", "--parsable", *options, ROOT / "examples" / "slurm" / script, *words, cwd=self.work, **environ
+            "sbatch",
+            "--parsable",
+            *options,
+            ROOT / "examples" / "slurm" / script,
+            *words,
+            cwd=self.work,
+            environ=environ,
         )
 
     def job(self, job: str) -> dict[str, str]:
@@ -94,6 +100,10 @@ class Bench:
         for pid in self.cluster.tasks(job).values():
             send(pid, number)
 
+    def time_limit(self, job: str, minutes: int) -> None:
+        """Change the time limit of a job, as an administrator may."""
+        self.cluster.run("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
+
     def step_ends(self, job: str, number: int) -> None:
         """Wait until the training of this start has failed and all its ranks are gone."""
         said = "the step ended with status"
@@ -111,35 +121,32 @@ class Bench:
 
 def make_data(bench: Bench) -> None:
     """preprocess_array.sbatch: two tasks, then the merge, equal to one run; text and conversations."""
-    work = bench.work
+    work, script, cpu = bench.work, "preprocess_array.sbatch", "--cpus-per-task=1"
     write_byte_tokenizer(work / "tokenizer")
-    texts = library_texts(1_200_000)
+    texts, rows = library_texts(1_200_000), docstring_rows(400)
     for part in range(4):
         write_jsonl(work / f"part{part}.jsonl", texts[part::4])
-    write_alpaca(work / "alpaca.json", docstring_rows(300))
+        write_alpaca(work / f"alpaca{part}.json", rows[part::4])
     jobs = {
-        "text": "text part*.jsonl --tokenizer tokenizer --output data/text",
-        "sft": "sft alpaca.json --tokenizer tokenizer --template alpaca --max-length 65 --output data/sft",
+        "text": "text part*.jsonl --tokenizer tokenizer --shard-size 100K".split(),
+        "sft": "sft alpaca*.json --tokenizer tokenizer --template alpaca --max-length 257 --shard-size 20K".split(),
     }
-    script, cpu = "preprocess_array.sbatch", "--cpus-per-task=1"
     merges = []
     for kind, words in jobs.items():
-        array = bench.submit(script, cpu, "--array=0-1", words=words.split())
+        array = bench.submit(script, cpu, "--array=0-1", words=[*words, "--output", f"data/{kind}"])
         merges.append(bench.submit(script, cpu, f"--dependency=afterok:{array}", words=["merge", f"data/{kind}"]))
-    (work / "whole").mkdir()
-    whole = (
-        jobs["text"]
-        .replace("data/text", "whole/text")
-        .replace("part*.jsonl", " ".join(sorted(map(str, work.glob("part*.jsonl")))))
-    )
-    bench.cluster.run(sys.executable, "-m", "meap_megatron.cli.main", "preprocess", *whole.split(), cwd=work)
+    meap = (sys.executable, "-m", "meap_megatron.cli.main")
+    for kind, words in jobs.items():
+        bench.cluster.run(*meap, "preprocess", *words, "--output", f"whole/{kind}", cwd=work)
     for merge in merges:
         bench.end(merge, "COMPLETED")
-    for suffix in ("bin", "idx"):
-        assert (work / f"data/text.{suffix}").read_bytes() == (work / f"whole/text.{suffix}").read_bytes(), suffix
-    gap = bench.submit(script, cpu, "--array=1-2", words=jobs["text"].split())
+    for name in ("text.bin", "text.idx", "sft.bin", "sft.idx", "sft.roles.bin", "sft.roles.idx"):
+        assert (work / "data" / name).read_bytes() == (work / "whole" / name).read_bytes(), name
+    for shard in work.glob("data/*.shard-*.bin"):
+        assert shard.stat().st_size > 0, shard
+    gap = bench.submit(script, cpu, "--array=1-2", words=[*jobs["text"], "--output", "data/gap"])
     bench.wait(gap, "refusal of array 1-2", lambda: "its length is the number of shards" in bench.output(gap))
-    bench.report("preprocess_array.sbatch: 2 tasks and a merge give the bytes of one run; conversations too")
+    bench.report("preprocess_array.sbatch: 2 tasks and a merge give the bytes of one run, for text and conversations")
 
 
 def pretrain(bench: Bench, run: str, *options: str, **environ: str) -> str:
@@ -176,7 +183,7 @@ def interrupted(bench: Bench) -> str:
     bench.report(f"USR1 to the batch script: saved at step {saved_at(bench, job)}, requeued by the script")
 
     bench.wait(job, "requeue", lambda: bench.job(job)["JobState"] == "PENDING")
-    bench.cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=2")
+    bench.time_limit(job, 2)
     at = saved_at(bench, job)
     bench.wait(job, "start 3", lambda: bench.newest_step("cut") > at)
     bench.signal(job, signal.SIGSTOP)  # its time passes without work for the processor
@@ -188,7 +195,7 @@ def saved_at(bench: Bench, job: str) -> int:
     return int(re.findall(r"runs/\w+ is at step (\d+)", bench.output(job))[-1])
 
 
-def time_limit(bench: Bench, job: str) -> None:
+def time_runs_out(bench: Bench, job: str) -> None:
     """The paused job goes on, finds its time over, saves, and is requeued to the end; no bit differs."""
     time.sleep(max(0.0, 62 - age(bench.cluster.tasks(job)[0])))
     before = bench.newest_step("cut")
@@ -201,7 +208,7 @@ def time_limit(bench: Bench, job: str) -> None:
     bench.report(f"time limit of 2 min, margin 30 s: saved and stopped at step {at} after a minute, requeued")
 
     bench.wait(job, "requeue", lambda: bench.job(job)["JobState"] == "PENDING")
-    bench.cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=30")
+    bench.time_limit(job, 30)
     ended = bench.end(job, "COMPLETED")
     bench.says(job, f"finished: runs/cut is at step {STEPS} of {STEPS}")
     whole, cut = bench.steps("whole"), bench.steps("cut")
@@ -285,22 +292,28 @@ def fine_tune(bench: Bench) -> None:
     """sft.sbatch from the pre-trained checkpoint; SLURM's own warning before the time limit ends its first start."""
     words = [str(ROOT / "examples/recipes/tiny_cpu_sft_meap.yaml"), *MODEL, "data_path=data/sft", "save=runs/sft"]
     words += ["pretrained_checkpoint=runs/whole", "train_iters=12", "save_interval=50", "eval_iters=0"]
+    words += ["seq_length=256", "max_position_embeddings=256", "global_batch_size=4"]
     words += ["wandb_project=meap", "wandb_exp_name=sft"]
-    options = ["--nodes=2", *CPU_TASK, "--time=1", "--signal=B:USR1@10"]
+    options = ["--nodes=2", *CPU_TASK, "--time=30", "--signal=B:USR1@10"]
     job = bench.submit("sft.sbatch", *options, words=words, WANDB_MODE="offline", WANDB_SILENT="true")
     bench.wait(job, "step 1", lambda: bench.newest_step("sft") >= 1)
     bench.signal(job, signal.SIGSTOP)
+    minutes, seconds = map(int, bench.job(job)["RunTime"].split(":")[-2:])
+    bench.time_limit(job, minutes + (1 if seconds < 40 else 2))
     bench.wait(job, "SLURM's warning", lambda: "the time limit is near" in bench.output(job))
     bench.signal(job, signal.SIGCONT)
+    bench.wait(job, "end of start 1", lambda: "asking SLURM to start job" in bench.output(job))
+    bench.wait(job, "requeue", lambda: bench.job(job)["JobState"] == "PENDING")
+    bench.time_limit(job, 30)
     ended = bench.end(job, "COMPLETED")
-    bench.says(job, "not finished: runs/sft is at step", "finished: runs/sft is at step 12 of 12")
+    bench.says(job, "not finished: runs/sft is at step [1-9]", "finished: runs/sft is at step 12 of 12")
     assert [record["step"] for record in bench.steps("sft")] == list(range(1, 13))
     runs = sorted((bench.work / "runs/sft/wandb/wandb").glob("offline-run-*"))
     ids = {path.name.rsplit("-", 1)[1] for path in runs}
     assert len(runs) == int(ended["Restarts"]) + 1 >= 2 and len(ids) == 1, runs
     assert ids == {(bench.work / "runs/sft/wandb_run_id").read_text().strip()}
     bench.report(
-        f"sft.sbatch: warned by SLURM before its limit of 1 min, finished at start {len(runs)}, one W&B run id"
+        f"sft.sbatch: warned by SLURM before its time limit, saved, finished at start {len(runs)}, one W&B run id"
     )
 
 
@@ -322,7 +335,7 @@ def main() -> int:
         job = interrupted(bench)
         stuck_stops(bench)
         fine_tune(bench)
-        time_limit(bench, job)
+        time_runs_out(bench, job)
         finished_stops(bench)
     print(f"slurm-test: passed in {time.monotonic() - began:.0f} s; all that was started is stopped")
     print("not run: containers (pyxis), GPUs, several machines, evaluate.sbatch beyond its refusal", flush=True)
