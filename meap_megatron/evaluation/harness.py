@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from meap_megatron.errors import RunError, UserError
+from meap_megatron.evaluation.haystack import describe_essays, find_essays
 from meap_megatron.evaluation.ledger import Ledger, RecordingLM
 from meap_megatron.evaluation.session import Session
 from meap_megatron.evaluation.suites import SUITES, Request, Suite
@@ -24,7 +25,7 @@ def task_metadata(request: Request, session: Session, suite: Suite) -> dict[str,
     given = {name: getattr(request, name) for name in suite.settings}
     if "variants" in suite.settings:
         # A needle cell's samples are its variants.
-        given["variants"] = request.limit or request.variants
+        given["variants"] = min(filter(None, (request.limit, request.variants)), default=None)
     metadata = {
         "pretrained": str(request.model),
         "max_length": session.limit,
@@ -83,7 +84,7 @@ def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, A
 
     Returns:
         One record for every sample (task, fields, answer, metrics), and what goes into the results document:
-        `tasks` and `requests` (how many went to the model in this run, how many were known).
+        `tasks`, `requests` (how many went to the model in this run, how many were known) and, of the needle, `haystack`.
 
     Raises:
         UserError: input that cannot be used.
@@ -115,7 +116,10 @@ def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, A
         }
         for task in suite.tasks
     ]
-    return records, {"tasks": tasks, "requests": {"known": known, "asked": lm.asked}}
+    found: dict[str, Any] = {"tasks": tasks, "requests": {"known": known, "asked": lm.asked}}
+    if name == "needle":
+        found["haystack"] = describe_essays(find_essays(request.essays))
+    return records, found
 
 
 def record(task: str, sample: Mapping[str, Any]) -> dict[str, Any]:

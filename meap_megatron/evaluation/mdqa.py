@@ -5,6 +5,7 @@ distractors are made from nq-open-oracle; such a set is another test than the pu
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,19 @@ def load(
 
 
 def synthesise(oracle: Path, *, num_documents: int, gold_index: int, samples: int | None) -> Iterator[dict[str, Any]]:
-    """Yield questions whose distractors are gold passages of other questions, the nearest to the question first.
+    """Yield questions with synthetic distractors, the gold passage at `gold_index`.
+
+    Raises:
+        UserError: there are not enough passages.
+    """
+    chosen = distractors(oracle, num_documents - 1, samples)
+    for record, others in zip(read_records(oracle, FIELDS), chosen, strict=False):
+        yield {**record, "ctxs": [*others[:gold_index], record["ctxs"][0], *others[gold_index:]]}
+
+
+@lru_cache(maxsize=4)
+def distractors(oracle: Path, wanted: int, samples: int | None) -> tuple[list[dict[str, Any]], ...]:
+    """Return, for each question, gold passages of other questions, the nearest to the question first.
 
     A distractor has another title than the gold passage and holds none of the answers.
 
@@ -99,23 +112,24 @@ def synthesise(oracle: Path, *, num_documents: int, gold_index: int, samples: in
     records = read_records(oracle, FIELDS)
     passages = [record["ctxs"][0] for record in records]
     bare = [metrics.normalise_answer(f"{passage['title']} {passage['text']}") for passage in passages]
-    ranked = nearest([record["question"] for record in records[:samples]], bare)
-    for number, (record, order) in enumerate(zip(records, ranked, strict=False)):
-        answers = [answer for answer in map(metrics.normalise_answer, record["answers"]) if answer]
-        titles, chosen = {passages[number]["title"]}, []
+    found = []
+    for number, order in enumerate(nearest([record["question"] for record in records[:samples]], bare)):
+        answers = [answer for answer in map(metrics.normalise_answer, records[number]["answers"]) if answer]
+        titles: set[str] = {passages[number]["title"]}
+        chosen: list[dict[str, Any]] = []
         for other in order:
-            if passages[other]["title"] in titles or any(holds(bare[other], answer) for answer in answers):
-                continue
-            titles.add(passages[other]["title"])
-            chosen.append({**passages[other], "hasanswer": False, "isgold": False})
-            if len(chosen) == num_documents - 1:
+            if len(chosen) == wanted:
                 break
-        else:
+            if passages[other]["title"] not in titles and not any(holds(bare[other], answer) for answer in answers):
+                titles.add(passages[other]["title"])
+                chosen.append({**passages[other], "hasanswer": False, "isgold": False})
+        if len(chosen) < wanted:
             raise UserError(
-                f"{oracle}: question {number + 1} has only {len(chosen)} usable distractors, "
-                f"{num_documents - 1} are needed; use the whole file"
+                f"{oracle}: question {number + 1} has only {len(chosen)} usable distractors, {wanted} are needed; "
+                f"use the whole file"
             )
-        yield {**record, "ctxs": [*chosen[:gold_index], passages[number], *chosen[gold_index:]]}
+        found.append(chosen)
+    return tuple(found)
 
 
 def holds(text: str, answer: str) -> bool:

@@ -55,6 +55,8 @@ def document(
                 "version": task["version"],
                 "samples": len(own),
                 "unfit": unfit,
+                # Two runs with this hash in common asked the same questions: same data, tokenizer and settings.
+                "prompts_sha256": identity.fingerprint({str(r["doc_id"]): r["prompt_sha256"] for r in own}),
                 "sources": sorted({record["source"] for record in own if "source" in record}),
                 "metrics": {**detail, **extra},
             }

@@ -10,7 +10,6 @@ import pytest
 
 from meap_megatron.cli.main import main
 from meap_megatron.evaluation import bos
-from meap_megatron.evaluation.files import read_records
 from meap_megatron.evaluation.mdqa import ORACLE
 from tests.evaluation.conftest import TASKS
 from tests.evaluation.fakes import write_gz
@@ -99,6 +98,7 @@ def test_every_local_suite_runs_offline_and_says_what_it_ran(
     # 75 keys are about 6,000 tokens here: nothing of it fits, and that is said.
     assert "1 of 1 samples do not fit the model's 2,048 tokens" in said
     assert content["tasks"][0]["sources"] == ["generated kinship chains"]
+    assert json.loads((tmp_path / "out" / "needle.json").read_text())["haystack"]["count"] == 3
 
 
 def test_the_scores_are_those_of_plain_lm_eval(
@@ -209,5 +209,42 @@ def test_commonsense_without_its_data_sets_says_how_to_get_them(
     assert "HF_HUB_OFFLINE=1" in said
 
 
-def test_read_records_is_given_the_whole_set(data: Path) -> None:
-    assert len(read_records(data / ORACLE, ("question", "answers", "ctxs"))) == len(PLACES)
+def small_data_set(path: str, name: str | None = None, **_: Any) -> Any:
+    """Return three records in the fields of each commonsense data set, for `datasets.load_dataset`."""
+    import datasets
+
+    choices = {"text": ["a red car", "a blue car"], "label": ["A", "B"]}
+    question = "where is the car"
+    records: dict[str, dict[str, Any]] = {
+        "arc": {"id": "1", "question": question, "choices": choices, "answerKey": "B"},
+        "glue": {"passage": "A car.", "question": question, "label": 1},
+        "piqa": {"goal": question, "sol1": "look", "sol2": "listen", "label": 0},
+        "hellaswag": {
+            "ctx_a": "A car stops.",
+            "ctx_b": "the driver",
+            "activity_label": "Driving",
+            "endings": ["gets out.", "sings.", "eats a sandwich in the park.", "sleeps."],
+            "label": "2",
+        },
+        "winogrande": {"sentence": "The _ is red.", "option1": "car", "option2": "bus", "answer": "2"},
+        "openbookqa": {"question_stem": question, "choices": choices, "answerKey": "A"},
+    }
+    (record,) = (value for key, value in records.items() if key in path.lower())
+    rows = datasets.Dataset.from_list([record] * 3)
+    return datasets.DatasetDict({split: rows for split in ("train", "validation", "test")})
+
+
+def test_the_seven_commonsense_tasks_report_both_metrics_and_their_own_average(
+    evaluate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.load_dataset", small_data_set)
+    content = evaluate("commonsense", "--limit", "2")
+    columns, average = content["headline"]["columns"], content["headline"]["average"]
+    assert list(columns["acc"]) == [task["task"] for task in content["tasks"]]
+    assert len(columns["acc"]) == 7
+    assert all(task["samples"] == 2 for task in content["tasks"])
+    assert columns["acc_norm"]["boolq"] == columns["acc"]["boolq"]
+    for metric in ("acc", "acc_norm"):
+        assert average[metric] == pytest.approx(sum(columns[metric].values()) / 7)
+    assert "Table 1" in content["headline"]["tables"]["acc"]
+    assert content["requests"]["asked"] > 7
