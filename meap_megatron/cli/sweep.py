@@ -1,4 +1,4 @@
-"""`meap sweep`: the arms of an ablation, one after the other or as a SLURM array."""
+"""`meap sweep`: the arms of an ablation, one after the other or as SLURM jobs."""
 
 import argparse
 import shlex
@@ -7,8 +7,7 @@ HELP = """Run the arms of a sweep: one recipe, a few settings changed in each.
 
   meap sweep examples/sweeps/pretrain_ratio.yaml data_path=data/c4           one arm after the other, here
   meap sweep SWEEP.yaml --dry-run                                            how far each arm is, and its command
-  meap sweep SWEEP.yaml layout=64 --slurm                                    the sbatch line that runs them side by side
-  meap sweep SWEEP.yaml --arm 0.15                                           one arm, by name or index, in this process
+  meap sweep SWEEP.yaml layout=64 --slurm                                    the sbatch commands that run them side by side
 
 Arms that are finished are skipped, others go on where they stopped. `meap sweep table SWEEP.yaml` shows the results."""
 
@@ -17,10 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("sweep", help="a YAML file, see examples/sweeps")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of all arms")
-    parser.add_argument("--arm", default=None, help="run this arm only, by name or index from 0")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--dry-run", action="store_true", help="print the arms and exit")
-    what.add_argument("--slurm", action="store_true", help="print the SLURM command that runs all arms and exit")
+    what.add_argument("--slurm", action="store_true", help="print one sbatch command per arm and exit")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,8 +34,11 @@ def run(args: argparse.Namespace) -> int:
         recipe.command_line(flags)
     finished = {arm.name for arm in sweep.arms if plan.is_finished(arm, loaded[arm.name])}
     if args.slurm:
-        gpus = next((int(word.split("=")[1]) for word in args.overrides if word.startswith("layout=")), 8)
-        print(run.slurm_array(sweep, path=args.sweep, overrides=args.overrides, gpus=gpus))
+        layouts = [word.removeprefix("layout=") for word in args.overrides if word.startswith("layout=")]
+        gpus = int(layouts[-1]) if layouts and layouts[-1].isdecimal() else run.GPUS_PER_NODE
+        for arm in sweep.arms:
+            script = "sft" if loaded[arm.name].get("meap_epochs") else "pretrain"
+            print(run.slurm_command(sweep, arm, script=f"examples/slurm/{script}.sbatch", gpus=gpus))
         return 0
     if args.dry_run:
         for arm in sweep.arms:
@@ -45,12 +46,4 @@ def run(args: argparse.Namespace) -> int:
             state = "finished" if arm.name in finished else f"goes on at step {done}" if done else "new"
             print(f"# {arm.name}: {state}\nmeap {shlex.join(run.train_command(sweep, arm))}")
         return 0
-    if args.arm is None:
-        return run.run_arms(sweep, finished=finished)
-    arm = sweep.arm(args.arm)
-    if arm.name in finished:
-        print(f"{arm.name}: finished already ({arm.save})")
-        return 0
-    from meap_megatron.cli.main import main
-
-    return main(run.train_command(sweep, arm))
+    return run.run_arms(sweep, finished=finished)

@@ -8,8 +8,8 @@ HELP = """Print the tables of a sweep as Markdown, with the paper's numbers besi
   meap sweep table examples/sweeps/pretrain_ratio.yaml                       results below each run's folder
   meap sweep table examples/sweeps/pretrain_ratio.yaml --results scores/     scores/ARM/*.json
 
-Read are JSON files with {"task": ..., "metrics": {...}} or lm-evaluation-harness's {"results": {...}}; validation losses
-come from the metrics.jsonl of the runs. Missing cells are dashes."""
+Read are the JSON files of `meap evaluate --out FOLDER/ARM` and of lm-evaluation-harness; validation losses come from the
+metrics.jsonl of the runs. Missing cells are dashes."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -54,20 +54,6 @@ class Sweep:
     tables: list[dict[str, Any]]
     """As they stand in the file; `table.read_table` checks them."""
 
-    def arm(self, wanted: str) -> Arm:
-        """Return the arm of a name, or else of an index from 0.
-
-        Raises:
-            UserError: there is none.
-        """
-        for arm in self.arms:
-            if arm.name == wanted:
-                return arm
-        if wanted.isdecimal() and int(wanted) < len(self.arms):
-            return self.arms[int(wanted)]
-        names = ", ".join(f"{index} {arm.name}" for index, arm in enumerate(self.arms))
-        raise UserError(f"{self.path} has no arm '{wanted}'; it has {names}")
-
 
 def load(path: str | Path, overrides: list[str]) -> Sweep:
     """Read a sweep file.
@@ -167,8 +153,21 @@ def check_same_run(arm: Arm, recipe: Recipe) -> None:
     recorded = starts[-1].get("run", {}) if starts else {}
     for name in SAME_RUN:
         wanted = recipe.get(name)
-        if wanted is not None and recorded.get(name) is not None and recorded[name] != wanted:
+        if wanted is None or recorded.get(name) is None:
+            continue
+        if comparable(recorded[name]) != comparable(wanted):
             raise UserError(
                 f"{arm.save} holds a run with {name}={recorded[name]}, and arm '{arm.name}' says {wanted}; give the sweep "
                 "another folder (save=FOLDER), or remove that one"
             )
+
+
+def comparable(value: Any) -> list[float | str]:
+    """Return a setting so that what a recipe says equals what Megatron made of it: "1e-3" and 0.001, "a" and ["a"]."""
+    result: list[float | str] = []
+    for item in value if isinstance(value, list) else [value]:
+        try:
+            result.append(float(item))
+        except (TypeError, ValueError):
+            result.append(str(item))
+    return result

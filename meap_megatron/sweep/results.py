@@ -1,9 +1,10 @@
 """Results of the arms: JSON files of an evaluation, and the validation loss that the trainer wrote.
 
-Read are all `*.json` below RESULTS/ARM, checkpoints (`iter_*`) apart, in either of two forms:
+Read are all `*.json` below RESULTS/ARM, checkpoints (`iter_*`) apart, in any of these forms:
 
-    {"task": "arc_easy", "metrics": {"acc": 0.56, "acc_norm": 0.49}, ...}       one task (or a list of such documents)
-    {"results": {"arc_easy": {"acc,none": 0.56, "acc_norm,none": 0.49}}, ...}   what lm-evaluation-harness writes
+    {"suite": "mdqa", "tasks": [{"task": "meap_kv_75", "metrics": {"em": {"mean": 0.5}}}]}     what `meap evaluate` writes
+    {"task": "arc_easy", "metrics": {"acc": 0.56, "acc_norm": 0.49}}                           one task of it, plain
+    {"results": {"arc_easy": {"acc,none": 0.56, "acc_norm,none": 0.49}}}                       lm-evaluation-harness
 
 Other JSON files are passed over. Metrics are fractions, as the harness gives them.
 """
@@ -49,19 +50,21 @@ def scores_of(document: Any) -> Scores:
         return {key: value for item in document for key, value in scores_of(item).items()}
     if not isinstance(document, dict):
         return {}
+    if isinstance(document.get("tasks"), list):
+        return scores_of(document["tasks"])
     if isinstance(document.get("task"), str) and isinstance(document.get("metrics"), dict):
         tasks = {document["task"]: document["metrics"]}
     elif isinstance(document.get("results"), dict):
         tasks = document["results"]
     else:
         return {}
-    return {
-        (task, name.split(",")[0]): float(value)
-        for task, metrics in tasks.items()
-        if isinstance(metrics, dict)
-        for name, value in metrics.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
+    scores: Scores = {}
+    for task, metrics in tasks.items():
+        for name, value in metrics.items() if isinstance(metrics, dict) else ():
+            number = value.get("mean") if isinstance(value, dict) else value
+            if isinstance(number, int | float) and not isinstance(number, bool):
+                scores[task, name.split(",")[0]] = float(number)
+    return scores
 
 
 def validation_loss(save: Path) -> float | None:

@@ -1,4 +1,4 @@
-"""Run the arms of a sweep one after the other on this machine, and write down how SLURM would run them side by side."""
+"""Run the arms of a sweep one after the other on this machine, or write down how SLURM runs them side by side."""
 
 import shlex
 import signal
@@ -53,36 +53,34 @@ def run_arm(sweep: Sweep, arm: Arm) -> tuple[int, int | None]:
         (exit status, the signal that this process received, if any).
     """
     received: list[int] = []
-    process = subprocess.Popen([sys.executable, "-m", "meap_megatron.cli.main", *train_command(sweep, arm)])
+    started: list[subprocess.Popen[bytes]] = []
 
     def pass_on(number: int, frame: Any) -> None:
         received.append(number)
-        process.send_signal(number)
+        for process in started:
+            process.send_signal(number)
 
+    # Before the arm starts, so that no signal can end this process and leave the arm running.
     previous = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        return process.wait(), received[0] if received else None
+        started.append(subprocess.Popen([sys.executable, "-m", "meap_megatron.cli.main", *train_command(sweep, arm)]))
+        for number in list(received):  # came while it was being started
+            started[0].send_signal(number)
+        return started[0].wait(), received[0] if received else None
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def slurm_array(sweep: Sweep, *, path: str, overrides: list[str], gpus: int) -> str:
-    """Return the command that runs all arms as a SLURM array, one task per GPU.
-
-    `srun` starts one process per GPU; each is a rank of the arm that the array index names. Started again, the array
-    skips finished arms and goes on with the others.
+def slurm_command(sweep: Sweep, arm: Arm, *, script: str, gpus: int) -> str:
+    """Return the sbatch command that runs an arm as a job of its own, over as many starts as it takes.
 
     Args:
         sweep: the sweep.
-        path: of its file, as typed.
-        overrides: words of the command line, for all arms.
-        gpus: of one arm.
+        arm: one of its arms.
+        script: the batch script, which takes the words of `meap train`.
+        gpus: of the arm, 8 per node.
     """
-    nodes = -(-gpus // GPUS_PER_NODE)
-    words = shlex.join(["meap", "sweep", path, *overrides])
-    return (
-        f"sbatch --job-name={sweep.path.stem} --array=0-{len(sweep.arms) - 1} --nodes={nodes} "
-        f"--ntasks-per-node={min(gpus, GPUS_PER_NODE)} --gpus-per-node={min(gpus, GPUS_PER_NODE)} "
-        f"--wrap={shlex.quote(f'srun {words} --arm "$SLURM_ARRAY_TASK_ID"')}"
-    )
+    name = f"{sweep.path.stem}-{arm.name}"
+    options = [f"--job-name={name}", f"--nodes={-(-gpus // GPUS_PER_NODE)}"]
+    return shlex.join(["sbatch", *options, script, *train_command(sweep, arm)[1:]])

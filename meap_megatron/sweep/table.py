@@ -6,7 +6,7 @@ A table in a sweep file:
       - title: "Table 14: ..."
         columns:                     # heading -> task of the results; or task, metric and scale
           ARC-c: arc_challenge       # acc, and acc_norm where the task has it, as percent
-          MDQA: {task: mdqa_oracle, metric: best_subspan_em, scale: 1}
+          MDQA: {task: meap_nq_open_oracle, metric: best_subspan_em, scale: 1}
         average: [ARC-c]             # columns whose unweighted mean is shown; may be left out
         validation_loss: true        # the trainer's, as the last column; may be left out
         rows: columns                # arms side by side, as in Table 9; default: one line per arm

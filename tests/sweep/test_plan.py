@@ -8,7 +8,7 @@ import pytest
 from meap_megatron.cli.main import main
 from meap_megatron.errors import UserError
 from meap_megatron.sweep import plan
-from meap_megatron.sweep.run import slurm_array
+from meap_megatron.sweep.run import slurm_command
 from meap_megatron.training import recipe as recipes
 from meap_megatron.training.flags import read_flags
 from tests.support.runs import ROOT
@@ -50,13 +50,6 @@ def test_save_on_the_command_line_moves_all_arms(tmp_path: Path) -> None:
     assert sweep.arms[0].overrides[-1] == "save=elsewhere/ntp"
 
 
-def test_an_arm_is_found_by_name_before_index(tmp_path: Path) -> None:
-    sweep = plan.load(write(tmp_path), [])
-    assert sweep.arm("0.15").name == "0.15" and sweep.arm("0").name == "ntp"
-    with pytest.raises(UserError, match=r"has no arm '2'; it has 0 ntp, 1 0\.15"):
-        sweep.arm("2")
-
-
 @pytest.mark.parametrize(
     ("records", "state"),
     [
@@ -83,9 +76,15 @@ def test_a_folder_with_a_run_of_other_settings_is_refused(tmp_path: Path) -> Non
     sweep = plan.load(write(tmp_path), [f"save={tmp_path}"])
     arm = sweep.arms[1]
     arm.save.mkdir()
-    (arm.save / "metrics.jsonl").write_text(json.dumps({"event": "start", "step": 0, "run": {"meap_mask_ratio": 0.1}}))
+    run = {"meap_mask_ratio": 0.1, "lr": 0.2, "data_path": ["a"]}
+    (arm.save / "metrics.jsonl").write_text(json.dumps({"event": "start", "step": 0, "run": run}))
     with pytest.raises(UserError, match=r"holds a run with meap_mask_ratio=0\.1, and arm '0\.15' says 0\.15"):
         plan.is_finished(arm, recipes.load(sweep.recipe, arm.overrides))
+    # The same settings in a recipe's words.
+    same = ["meap_mask_ratio=0.10", "lr=2e-1", "data_path=a"]
+    assert not plan.is_finished(arm, recipes.load(sweep.recipe, [*arm.overrides, *same]))
+    with pytest.raises(UserError, match=r"data_path=\['a'\], and arm '0\.15' says b"):
+        plan.is_finished(arm, recipes.load(sweep.recipe, [*arm.overrides, *same[:2], "data_path=b"]))
 
 
 @pytest.mark.parametrize(
@@ -107,12 +106,21 @@ def test_a_faulty_sweep_is_refused_by_name(tmp_path: Path, text: str, message: s
     assert message in str(caught.value)
 
 
-def test_slurm_gets_one_array_index_per_arm_and_one_task_per_gpu(tmp_path: Path) -> None:
-    sweep = plan.load(write(tmp_path), [])
-    assert slurm_array(sweep, path="my sweep.yaml", overrides=["layout=16"], gpus=16) == (
-        "sbatch --job-name=sweep --array=0-1 --nodes=2 --ntasks-per-node=8 --gpus-per-node=8 "
-        "--wrap='srun meap sweep '\"'\"'my sweep.yaml'\"'\"' layout=16 --arm \"$SLURM_ARRAY_TASK_ID\"'"
+def test_slurm_gets_one_job_per_arm_with_the_words_of_meap_train(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = plan.load(write(tmp_path), ["layout=16"])
+    assert slurm_command(sweep, sweep.arms[1], script="x.sbatch", gpus=16) == (
+        f"sbatch --job-name=sweep-0.15 --nodes=2 x.sbatch {tmp_path}/recipe.yaml "
+        "lr=0.2 train_iters=9 meap_mask_ratio=0.15 layout=16 save=runs/s/0.15"
     )
+    for name, script in (("pretrain_ratio", "pretrain"), ("sft_ratio", "sft")):
+        assert main(["sweep", str(ROOT / "examples" / "sweeps" / f"{name}.yaml"), "layout=64", "--slurm"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) in (4, 5)
+        assert all(
+            f"--nodes=8 examples/slurm/{script}.sbatch " in line and " save=runs/sweeps/" in line for line in lines
+        )
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)

@@ -8,6 +8,7 @@ import pytest
 
 from meap_megatron.cli.main import main
 from meap_megatron.errors import UserError
+from meap_megatron.evaluation.suites import SUITES
 from meap_megatron.sweep import plan
 from meap_megatron.sweep.results import read_scores, validation_loss
 from meap_megatron.sweep.table import grid_of, read_table, render
@@ -76,12 +77,13 @@ def test_a_faulty_table_is_refused_by_name(changes: dict[str, Any], message: str
     assert message in str(caught.value)
 
 
-def test_scores_are_read_in_both_forms_and_other_files_are_passed_over(tmp_path: Path) -> None:
+def test_scores_are_read_in_every_form_and_other_files_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     harness = {"arc_easy": {"alias": "arc_easy", "acc,none": 0.5, "acc_stderr,none": 0.01, "acc_norm,none": 0.4}}
     (tmp_path / "deep" / "harness.json").write_text(json.dumps({"results": harness, "config": {}}))
     (tmp_path / "own.json").write_text(json.dumps({"task": "mdqa", "model": "m", "metrics": {"em": 0.2, "n": None}}))
-    (tmp_path / "list.json").write_text(json.dumps([{"task": "kv", "metrics": {"em": 1}}]))
+    tasks = [{"task": "kv", "version": 1, "metrics": {"em": {"mean": 1, "low": 0.5}, "n": {"mean": None}}}]
+    (tmp_path / "kv.json").write_text(json.dumps({"suite": "kv", "tasks": tasks, "cells": []}))
     (tmp_path / "other.json").write_text(json.dumps({"metrics": 3}))
     (tmp_path / "iter_0000010").mkdir()
     (tmp_path / "iter_0000010" / "metadata.json").write_text("{torn")
@@ -143,7 +145,7 @@ def test_the_verb_prints_table_9_from_result_files(tmp_path: Path, capsys: pytes
     sweep = str(ROOT / "examples" / "sweeps" / "sft_ratio.yaml")
     assert main(["sweep", "table", sweep, "--results", str(tmp_path / "none")]) == 2
     (tmp_path / "0.10").mkdir()
-    result = {"task": "mdqa_oracle", "model": "x", "metrics": {"best_subspan_em": 0.8056}}
+    result = {"task": "meap_nq_open_oracle", "model": "x", "metrics": {"best_subspan_em": 0.8056}}
     (tmp_path / "0.10" / "mdqa.json").write_text(json.dumps(result))
     assert main(["sweep", "table", sweep, "--results", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -156,3 +158,15 @@ def test_the_verb_prints_table_9_from_result_files(tmp_path: Path, capsys: pytes
         "0.810",
         "0.710",
     ]
+
+
+def test_the_tables_ask_for_tasks_and_metrics_that_meap_evaluate_gives() -> None:
+    headlines = {task: suite.headline for suite in SUITES.values() for task in suite.tasks}
+    columns = [
+        column
+        for path in (ROOT / "examples" / "sweeps").glob("*.yaml")
+        for table in plan.load(path, []).tables
+        for column in read_table(table, origin=str(path)).columns
+    ]
+    assert len(columns) == 1 + 7 + 8 + 1
+    assert all(headlines[column.task] == (column.metric or "acc") for column in columns)

@@ -133,6 +133,7 @@ def test_eight_bit_weights_leave_the_evaluation_in_eight_bits(tmp_path: Path) ->
         ),
         ("tensorwise", {"num_attention_heads": 10, "kv_channels": 4}, "heads x channels 10 x 4 = 40"),
         ("blockwise", {"kv_channels": 24}, "(heads + 2 x groups) x channels (16 + 2 x 2) x 24 = 480"),
+        ("tensorwise", {"kv_channels": 4, "tensor_model_parallel_size": 2}, "(16 + 2 x 2) x 4 / TP 2 = 40"),
         ("tensorwise", {"kv_channels": None, "hidden_size": 1024}, None),
         ("tensorwise", {"seq_length": 24}, "seq_length x micro_batch_size 24 x 1 = 24"),
         ("tensorwise", {"seq_length": 24, "micro_batch_size": 2}, None),
