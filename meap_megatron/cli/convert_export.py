@@ -55,18 +55,21 @@ def run(args: argparse.Namespace) -> int:
             like=args.like,
         )
     )
-    rounded = args.dtype is not None and plan.rounds(args.dtype)
     with complete_folder(args.output) as folder:
         write_export(plan, folder)
-        if rounded and not args.skip_verification:
-            print(f"not compared: --dtype {args.dtype} rounds the stored weights")
-        elif not args.skip_verification:
-            from meap_megatron.checkpoint.convert.verifying import verify
+        problem = None
+        if not args.skip_verification:
+            from meap_megatron.checkpoint.convert.verifying import tokenizer_problem, verify
 
-            allowed = (*args.allow_config_field, *plan.inherited_fields)
-            print(verify(folder, plan.checkpoint.path, layers=args.verify_layers, allowed=allowed).line())
+            problem = tokenizer_problem(folder)
+            if args.dtype is not None and plan.rounds(args.dtype):
+                print(f"logits not compared: --dtype {args.dtype} rounds the stored weights")
+            else:
+                allowed = (*args.allow_config_field, *plan.inherited_fields)
+                print(verify(folder, plan.checkpoint.path, layers=args.verify_layers, allowed=allowed).line())
     spec, cut = plan.spec, plan.stored.vocab_rows - plan.spec.vocab_rows
-    print(
-        f"{args.output}: {spec.family}, {spec.num_parameters:,} parameters, {spec.vocab_rows:,} rows ({cut} cut off)"
-    )
+    size = f"{spec.num_parameters:,} parameters, {spec.vocab_rows:,} rows ({cut} cut off)"
+    print(f"{args.output}: {spec.family}, {size}")
+    if problem:
+        print(f"warning: {problem.replace(str(folder), str(args.output))}")
     return 0

@@ -118,6 +118,32 @@ def verify(hf: Path, checkpoint: Path, *, layers: int | None = None, allowed: tu
     return result
 
 
+SAMPLE = "def f(x):\n    return  x + 12345  # Größe, 大小\n"
+
+
+def tokenizer_problem(folder: Path) -> str | None:
+    """Return what to tell a user whose AutoTokenizer does not give the ids of the folder's tokenizer.json, or None.
+
+    transformers 5 loads the class that belongs to the model's family, whose rules may be those of another tokenizer.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    import tokenizers
+    import transformers
+
+    exact = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    loaded = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    same_ids = (
+        loaded(SAMPLE, add_special_tokens=False)["input_ids"] == exact.encode(SAMPLE, add_special_tokens=False).ids
+    )
+    if same_ids and len(loaded) == exact.get_vocab_size():
+        return None
+    return (
+        f"AutoTokenizer loads {folder} as {type(loaded).__name__}, which gives other ids than its tokenizer.json (the "
+        "data's); load it with transformers.PreTrainedTokenizerFast.from_pretrained"
+    )
+
+
 def fixed_sequences(spec: ModelSpec, *, rows: int, replaced: int | None) -> list[dict[str, Any]]:
     """Return the ids and positions that are run, the same for every call.
 
