@@ -293,9 +293,8 @@ def fine_tune(bench: Bench) -> None:
     words = [str(ROOT / "examples/recipes/tiny_cpu_sft_meap.yaml"), *MODEL, "data_path=data/sft", "save=runs/sft"]
     words += ["pretrained_checkpoint=runs/whole", "train_iters=12", "save_interval=50", "eval_iters=0"]
     words += ["seq_length=256", "max_position_embeddings=256", "global_batch_size=4"]
-    words += ["wandb_project=meap", "wandb_exp_name=sft"]
     options = ["--nodes=2", *CPU_TASK, "--time=30", "--signal=B:USR1@10"]
-    job = bench.submit("sft.sbatch", *options, words=words, WANDB_MODE="offline", WANDB_SILENT="true")
+    job = bench.submit("sft.sbatch", *options, words=words)
     bench.wait(job, "step 1", lambda: bench.newest_step("sft") >= 1)
     bench.signal(job, signal.SIGSTOP)
     minutes, seconds = map(int, bench.job(job)["RunTime"].split(":")[-2:])
@@ -308,12 +307,8 @@ def fine_tune(bench: Bench) -> None:
     ended = bench.end(job, "COMPLETED")
     bench.says(job, "not finished: runs/sft is at step [1-9]", "finished: runs/sft is at step 12 of 12")
     assert [record["step"] for record in bench.steps("sft")] == list(range(1, 13))
-    runs = sorted((bench.work / "runs/sft/wandb/wandb").glob("offline-run-*"))
-    ids = {path.name.rsplit("-", 1)[1] for path in runs}
-    assert len(runs) == int(ended["Restarts"]) + 1 >= 2 and len(ids) == 1, runs
-    assert ids == {(bench.work / "runs/sft/wandb_run_id").read_text().strip()}
     bench.report(
-        f"sft.sbatch: warned by SLURM before its time limit, saved, finished at start {len(runs)}, one W&B run id"
+        f"sft.sbatch: warned by SLURM before its time limit, saved, finished at start {int(ended['Restarts']) + 1}"
     )
 
 
