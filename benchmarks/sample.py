@@ -1,16 +1,23 @@
-"""What masking costs per sample: Megatron's GPTDataset, the official masking on top of it, NumPy, torch, and ours.
+"""What a sample costs: Megatron's GPTDataset, the official masking on top of it, NumPy, torch, and ours.
 
-Three questions, each a table:
+Four questions, each a table:
 
 1. Whole samples: `dataset[i]` at sequence length 4096, documents of about 600 tokens, data in the page cache. The
    alternatives get the sample from GPTDataset and do what is needed and no more: choose positions, copy the tokens
-   (they share memory with the labels), write the mask id.
-2. The choice of 614 of 4095 positions alone.
-3. The floor: copying the bytes that leave a sample.
+   (they share memory with the labels), write the mask id. A micro-batch is what torch's DataLoader makes of 8 indices:
+   8 samples and its collate function, per sample.
+2. The same at 65,536.
+3. Samples per second with one and with two threads, each reading micro-batches.
+4. The choice of 614 of 4095 positions alone.
 
-One process, one thread. Contestants take turns; figures are medians over rounds. The last line is one JSON document.
+The floor beside them is copying the bytes that leave: all fields of a sample, those that are written anew (Megatron
+and we hand out one `position_ids` for all samples), and all fields of a micro-batch, per sample.
 
-    python benchmarks/sample.py            about ten seconds
+One process, one thread but for table 3. Contestants take turns; figures are medians over rounds. Each is CPU time of
+its thread, so that other programs on the machine count only by what they do to the caches; table 3 is by the clock.
+The last line is one JSON document.
+
+    python benchmarks/sample.py            about a minute
     python benchmarks/sample.py --quick    for tests: the figures mean nothing
 """
 
@@ -20,8 +27,11 @@ import json
 import logging
 import os
 import random
+import statistics
 import sys
 import tempfile
+import threading
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -32,11 +42,17 @@ import numpy as np
 import timing
 
 SEQUENCE_LENGTH = 4096  # input tokens, the paper's
+LONG = 65_536
 RATIO = 0.15
 NUM_MASKED = 614  # floor(4096 * 0.15)
 MASK_ID = 32_000
 DOCUMENT_TOKENS = 600  # mean length of a document
-BATCH = 8  # samples per call of the batch entry: their positions stay in the cache
+BATCH = 8  # samples per micro-batch
+GPT_BATCH = f"GPTDataset, micro-batch of {BATCH}"
+OUR_BATCH = f"MEAPGPTDataset, micro-batch of {BATCH}"
+COPY = {"all": "copy of all bytes that leave", "new": "copy of the bytes written anew"}
+COPY_BATCH = f"copy of all bytes of a batch of {BATCH}"
+DIVISORS = {GPT_BATCH: BATCH, OUR_BATCH: BATCH, COPY_BATCH: BATCH}
 
 
 def write_data(prefix: Path, *, num_documents: int) -> None:
@@ -80,8 +96,8 @@ def write_data(prefix: Path, *, num_documents: int) -> None:
     )
 
 
-def build(prefix: Path, *, masked: bool):
-    """Return the train split: MEAPGPTDataset, or Megatron's GPTDataset."""
+def build(prefix: Path, *, masked: bool, ours: bool = True, sequence_length: int = SEQUENCE_LENGTH):
+    """Return the train split: MEAPGPTDataset, masked or not, or Megatron's GPTDataset."""
     from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
     from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 
@@ -92,7 +108,7 @@ def build(prefix: Path, *, masked: bool):
 
     settings = {
         "random_seed": 1234,
-        "sequence_length": SEQUENCE_LENGTH,
+        "sequence_length": sequence_length,
         "blend": ([str(prefix)], None),
         "split": "1,0,0",
         "path_to_cache": str(prefix.parent / "cache"),
@@ -102,23 +118,24 @@ def build(prefix: Path, *, masked: bool):
         "eod_mask_loss": False,
         "create_attention_mask": False,
     }
-    if masked:
-        config = MEAPGPTDatasetConfig(**settings, meap=MaskConfig(mask_id=MASK_ID, ratio=RATIO))
+    if ours:
+        mask = MaskConfig(mask_id=MASK_ID, ratio=RATIO) if masked else None
+        config = MEAPGPTDatasetConfig(**settings, meap=mask)
         return BlendedMegatronDatasetBuilder(MEAPGPTDataset, [None] * 3, lambda: True, config).build()[0]
     config = GPTDatasetConfig(**settings)
     return BlendedMegatronDatasetBuilder(GPTDataset, [None] * 3, lambda: True, config).build()[0]
 
 
-def sample_contestants(prefix: Path) -> tuple[dict[str, Callable[[int], object]], int]:
-    """Return the whole-sample contestants and the bytes that leave one sample."""
+def sample_contestants(prefix: Path, *, length: int) -> tuple[dict[str, Callable[[int], object]], dict[str, int]]:
+    """Return the whole-sample contestants, and the bytes of all fields and of those written anew."""
     import torch
+    from torch.utils.data import default_collate
 
-    plain, ours = build(prefix, masked=False), build(prefix, masked=True)
+    plain = build(prefix, masked=False, ours=False, sequence_length=length)
+    ours, unmasked = (build(prefix, masked=masked, sequence_length=length) for masked in (True, False))
     num_samples = len(plain)
     rng = np.random.default_rng(1)
-
-    def gpt(i: int):
-        return plain[i % num_samples]
+    num_masked = int(length * RATIO)
 
     def with_positions(choose: Callable[[int], object]) -> Callable[[int], object]:
         def contestant(i: int):
@@ -130,19 +147,84 @@ def sample_contestants(prefix: Path) -> tuple[dict[str, Callable[[int], object]]
 
         return contestant
 
+    def indices(i: int) -> list[int]:
+        return [(BATCH * i + row) % num_samples for row in range(BATCH)]
+
     contestants = {
-        "GPTDataset": gpt,
-        "GPTDataset + official masking": with_positions(official_choice),
-        "GPTDataset + numpy choice": with_positions(
-            lambda i: torch.from_numpy(rng.choice(SEQUENCE_LENGTH - 1, NUM_MASKED, replace=False))
-        ),
-        "GPTDataset + torch randperm": with_positions(lambda i: torch.randperm(SEQUENCE_LENGTH - 1)[:NUM_MASKED]),
+        "GPTDataset": lambda i: plain[i % num_samples],
         "MEAPGPTDataset": lambda i: ours[i % num_samples],
+        "MEAPGPTDataset, nothing masked": lambda i: unmasked[i % num_samples],
+        GPT_BATCH: lambda i: default_collate([plain[index] for index in indices(i)]),
+        OUR_BATCH: lambda i: default_collate(ours.__getitems__(indices(i))),
     }
+    if length == SEQUENCE_LENGTH:
+        contestants |= {
+            "GPTDataset + official masking": with_positions(official_choice),
+            "GPTDataset + numpy choice": with_positions(
+                lambda i: torch.from_numpy(rng.choice(length - 1, num_masked, replace=False))
+            ),
+            "GPTDataset + torch randperm": with_positions(lambda i: torch.randperm(length - 1)[:num_masked]),
+        }
     for name, call in contestants.items():
-        masked = int((call(0)["tokens"] == MASK_ID).sum())
-        assert masked == (0 if name == "GPTDataset" else NUM_MASKED), (name, masked)
-    return contestants, sum(field.nbytes for field in plain[0].values())
+        made = call(0)["tokens"]
+        masked = int((made == MASK_ID).sum())
+        expected = 0 if name in ("GPTDataset", "MEAPGPTDataset, nothing masked", GPT_BATCH) else num_masked
+        assert masked == expected * (made.numel() // length), (name, masked)
+    fields = plain[0]
+    num_bytes = {"all": sum(field.nbytes for field in fields.values())}
+    num_bytes["new"] = num_bytes["all"] - fields["position_ids"].nbytes
+    for which, size in num_bytes.items():
+        contestants[COPY[which]] = copying(size)
+    contestants[COPY_BATCH] = copying(BATCH * num_bytes["all"])
+    return contestants, num_bytes
+
+
+def copying(num_bytes: int) -> Callable[[int], object]:
+    """Return a contestant that copies so many bytes."""
+    source, target = np.ones(num_bytes, np.uint8), np.empty(num_bytes, np.uint8)
+    return lambda i: np.copyto(target, source)
+
+
+def samples_per_second(prefix: Path, *, seconds: float, rounds: int) -> dict[str, dict[int, float]]:
+    """Return samples per second by the clock, of one and of two threads that read micro-batches; medians of rounds."""
+    from torch.utils.data import default_collate
+
+    plain, ours = (build(prefix, masked=is_ours, ours=is_ours) for is_ours in (False, True))
+    num_samples = len(plain)
+
+    def rate(make: Callable[[list[int]], object], num_threads: int) -> float:
+        made = [0] * num_threads
+        until = time.perf_counter() + seconds
+
+        def work(thread: int) -> None:
+            while time.perf_counter() < until:
+                first = (thread * num_samples) // num_threads + made[thread]
+                make([(first + row) % num_samples for row in range(BATCH)])
+                made[thread] += BATCH
+
+        threads = [threading.Thread(target=work, args=(thread,)) for thread in range(num_threads)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return sum(made) / seconds
+
+    makers = {
+        "GPTDataset": lambda indices: default_collate([plain[index] for index in indices]),
+        "MEAPGPTDataset": lambda indices: default_collate(ours.__getitems__(indices)),
+        # The C++ alone: what is left is the interpreter, which only one thread at a time can use.
+        "MEAPGPTDataset, 64 samples per call": lambda indices: ours.__getitems__(indices * (64 // BATCH)),
+    }
+    found: dict[str, dict[int, list[float]]] = {name: {1: [], 2: []} for name in makers}
+    for _ in range(rounds):
+        for name, make in makers.items():
+            for num_threads in (1, 2):
+                found[name][num_threads].append(rate(make, num_threads))
+    factor = {"MEAPGPTDataset, 64 samples per call": 64 // BATCH}
+    return {
+        name: {n: statistics.median(rates) * factor.get(name, 1) for n, rates in by_threads.items()}
+        for name, by_threads in found.items()
+    }
 
 
 def official_choice(i: int) -> list[int]:
@@ -171,10 +253,24 @@ def position_contestants() -> dict[str, Callable[[int], object]]:
 
 def print_table(title: str, timings: dict[str, timing.Timing], base: str) -> None:
     """Print one table, times in microseconds per sample and as a multiple of the base."""
-    print(f"\n{title:<34}{'median us':>10}{'lowest':>10}{'highest':>10}{'x ' + base:>24}")
-    for name, time in timings.items():
-        ratio = time.median / timings[base].median
-        print(f"  {name:<32}{time.median:>10.2f}{time.lowest:>10.2f}{time.highest:>10.2f}{ratio:>24.2f}")
+    print(f"\n{title:<38}{'median us':>10}{'lowest':>10}{'highest':>10}{'x ' + base:>24}")
+    for name, found in timings.items():
+        ratio = found.median / timings[base].median
+        print(f"  {name:<36}{found.median:>10.2f}{found.lowest:>10.2f}{found.highest:>10.2f}{ratio:>24.2f}")
+
+
+def target_ratios(timings: dict[str, timing.Timing]) -> dict[str, float]:
+    """Return the ratios that have a target: above 12 over GPTDataset; at most 4, in a micro-batch 2, of copying."""
+    ours, batch = timings["MEAPGPTDataset"].median, timings[OUR_BATCH].median
+    return {
+        "gpt_over_ours": timings["GPTDataset"].median / ours,
+        "gpt_over_ours_unmasked": timings["GPTDataset"].median / timings["MEAPGPTDataset, nothing masked"].median,
+        "gpt_over_our_batch": timings["GPTDataset"].median / batch,
+        "gpt_batch_over_our_batch": timings[GPT_BATCH].median / batch,
+        "ours_over_copy_all": ours / timings[COPY["all"]].median,
+        "ours_over_copy_new": ours / timings[COPY["new"]].median,
+        "our_batch_over_copy_batch": batch / timings[COPY_BATCH].median,
+    }
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -190,29 +286,47 @@ def main(argv: list[str] | None = None) -> int:
 
     torch.set_num_threads(1)
     # Short measurements and many rounds: on a shared machine most of them are undisturbed, and the median is one such.
-    rounds, num_documents = (5, 50) if quick else (500, 4000)
+    rounds, num_documents = (5, 500) if quick else (150, 4000)
 
-    with tempfile.TemporaryDirectory() as folder:
-        prefix = Path(folder, "data")
-        write_data(prefix, num_documents=num_documents)
-        contestants, num_bytes = sample_contestants(prefix)
-        source, target = np.ones(num_bytes, np.uint8), np.empty(num_bytes, np.uint8)
-        contestants["copy of the bytes that leave"] = lambda i: np.copyto(target, source)
-        samples = timing.interleaved(contestants, rounds=rounds, calls=4)
+    samples: dict[int, dict[str, timing.Timing]] = {}
+    num_bytes: dict[int, dict[str, int]] = {}
+    for length in (SEQUENCE_LENGTH, LONG):
+        with tempfile.TemporaryDirectory() as folder:
+            prefix = Path(folder, "data")
+            write_data(prefix, num_documents=num_documents)
+            contestants, num_bytes[length] = sample_contestants(prefix, length=length)
+            # Enough calls in a row that a contestant finds its own caches, not those of the one before.
+            calls = 24 if length == SEQUENCE_LENGTH else 4
+            samples[length] = timing.interleaved(
+                contestants,
+                rounds=rounds if length == SEQUENCE_LENGTH else max(5, rounds // 10),
+                calls=calls,
+                divisors=DIVISORS,
+                clock=time.thread_time,
+            )
+            if length == SEQUENCE_LENGTH:
+                rates = samples_per_second(prefix, seconds=0.02 if quick else 0.25, rounds=2 if quick else 9)
     positions = timing.interleaved(position_contestants(), rounds=rounds, calls=8, divisors={"ours, C++ loop": BATCH})
 
-    print_table("one sample of 4096 tokens", samples, "GPTDataset")
+    for length, timings in samples.items():
+        print_table(f"one sample of {length:,} tokens", timings, "GPTDataset")
+    print(f"\n{'samples per second':<38}{'1 thread':>12}{'2 threads':>12}{'ratio':>8}")
+    for name, rate in rates.items():
+        print(f"  {name:<36}{rate[1]:>12,.0f}{rate[2]:>12,.0f}{rate[2] / rate[1]:>8.2f}")
     print_table("614 of 4095 positions", positions, "ours, C++ loop")
-    gpt, mine = samples["GPTDataset"].median, samples["MEAPGPTDataset"].median
-    official = samples["GPTDataset + official masking"].median
     ratios = {
-        "ours_over_gpt": mine / gpt,
-        "official_over_gpt": official / gpt,
-        "official_over_ours": official / mine,
-        "official_choice_over_ours": positions["official random.sample"].median / positions["ours, C++ loop"].median,
+        f"{name}_{length}": ratio for length in samples for name, ratio in target_ratios(samples[length]).items()
     }
-    print(f"\nours adds {mine - gpt:.1f} us to GPTDataset, the official masking {official - gpt:.1f} us")
-    print(f"bytes that leave one sample: {num_bytes:,}\n")
+    short = samples[SEQUENCE_LENGTH]
+    ratios |= {
+        "official_over_gpt": short["GPTDataset + official masking"].median / short["GPTDataset"].median,
+        "official_over_ours": short["GPTDataset + official masking"].median / short["MEAPGPTDataset"].median,
+        "official_choice_over_ours": positions["official random.sample"].median / positions["ours, C++ loop"].median,
+        "two_threads_over_one": rates["MEAPGPTDataset"][2] / rates["MEAPGPTDataset"][1],
+    }
+    print("\nratios")
+    for name, ratio in ratios.items():
+        print(f"  {name:<44}{ratio:>8.2f}")
     document = {
         "benchmark": "sample",
         "quick": quick,
@@ -221,8 +335,10 @@ def main(argv: list[str] | None = None) -> int:
         "threads": 1,
         "rounds": rounds,
         "bytes_per_sample": num_bytes,
-        "sample_us": {name: round(time.median, 3) for name, time in samples.items()},
-        "positions_us": {name: round(time.median, 3) for name, time in positions.items()},
+        "sample_us": {name: round(found.median, 3) for name, found in short.items()},
+        "long_sample_us": {name: round(found.median, 3) for name, found in samples[LONG].items()},
+        "samples_per_second": rates,
+        "positions_us": {name: round(found.median, 3) for name, found in positions.items()},
         "ratios": {name: round(ratio, 3) for name, ratio in ratios.items()},
         "environment": timing.environment("torch", "numpy", "megatron-core"),
     }

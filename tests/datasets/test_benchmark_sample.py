@@ -27,7 +27,12 @@ def test_the_quick_run_ends_with_its_json_document():
         "GPTDataset + numpy choice",
         "GPTDataset + torch randperm",
         "MEAPGPTDataset",
-        "copy of the bytes that leave",
+        "MEAPGPTDataset, nothing masked",
+        "GPTDataset, micro-batch of 8",
+        "MEAPGPTDataset, micro-batch of 8",
+        "copy of all bytes that leave",
+        "copy of the bytes written anew",
+        "copy of all bytes of a batch of 8",
     }
     assert set(document["positions_us"]) == {
         "ours, C++ loop",
@@ -37,5 +42,7 @@ def test_the_quick_run_ends_with_its_json_document():
         "torch randperm",
     }
     assert all(time > 0 for time in [*document["sample_us"].values(), *document["positions_us"].values()])
-    assert {"ours_over_gpt", "official_over_gpt", "official_choice_over_ours"} <= set(document["ratios"])
+    assert {"gpt_over_ours_4096", "gpt_over_ours_65536", "official_over_gpt", "official_choice_over_ours"} <= set(
+        document["ratios"]
+    )
     assert {"python", "torch", "numpy", "megatron-core", "cores"} <= set(document["environment"])
