@@ -215,8 +215,8 @@ def test_bf16_trains_on_a_cpu_as_fp32_does_within_its_precision(data: Path, tmp_
     full, half = losses(tmp_path / "fp32"), losses(tmp_path / "bf16")
     assert list(half) == list(range(1, 31))
     worst = max(abs(half[step] - full[step]) / full[step] for step in full)
-    # bfloat16 has 8 bits of mantissa, 2^-8 = 0.4 %: not equal to fp32, and within 1 % of its loss at every step.
-    assert 1e-6 < worst < 1e-2
+    # Not equal to fp32, and within bfloat16's relative precision of it at every step (measured: 0.00016).
+    assert 1e-6 < worst < 2**-8
     assert half[30] < half[1] - 0.3
     start = records(tmp_path / "bf16" / "metrics.jsonl", "start")[-1]["run"]
     assert start["bf16"] is True and start["fp8"] is None
