@@ -7,6 +7,8 @@ from typing import Any
 
 from lm_eval.api.model import LM
 
+from meap_megatron.evaluation.measure import Measure
+
 ESSAY = (
     "People ask why small towns have good bakeries. Nobody knows. The flour is the same everywhere, and so is the "
     "water. But a baker who knows the name of every customer works in another way. He bakes for them. "
@@ -64,3 +66,10 @@ def write_gz(path: Path, records: list[dict[str, Any]]) -> Path:
     with gzip.open(path, "wt", encoding="utf-8") as stream:
         stream.writelines(json.dumps(record) + "\n" for record in records)
     return path
+
+
+class Growing(Measure):
+    """Counts 30 % more tokens than there are, as where text that was decoded falls into more pieces."""
+
+    def count(self, prompt: str) -> int:
+        return super().count(prompt) * 13 // 10

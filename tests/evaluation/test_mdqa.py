@@ -83,7 +83,7 @@ def test_published_files_come_before_synthetic_ones(score: Any, published: Path)
 
 def test_synthetic_distractors_have_other_titles_and_no_answer(oracle: Path) -> None:
     records = oracle_records()
-    records[1]["answers"] = ["Lima", "signed in Cairo"]
+    records[1]["answers"] = ["Lima", "signed in Delhi"]
     records[2]["ctxs"][0]["title"] = records[1]["ctxs"][0]["title"] = "Treaty"
     made = list(
         mdqa.synthesise(write_gz(oracle / "other" / ORACLE, records), num_documents=10, gold_index=4, samples=3)

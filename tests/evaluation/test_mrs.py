@@ -10,7 +10,7 @@ import pytest
 from meap_megatron.errors import UserError
 from meap_megatron.evaluation import kinship, mrs
 from meap_megatron.evaluation.measure import load_measure
-from tests.evaluation.fakes import Cheat, Fake, Silent
+from tests.evaluation.fakes import Cheat, Fake, Growing, Silent
 
 GRID: dict[str, Any] = {"lengths": [1024, 2048], "depths": [0, 50, 100], "samples": 2}
 TASKS = [f"meap_mrs_{count}" for count in mrs.NEEDLE_COUNTS]
@@ -72,6 +72,15 @@ def test_short_lengths_work_and_too_short_ones_are_refused(tokenizer_folder: Pat
     assert len(mrs.build(num_needles=2, lengths=[512], **options)["test"]) == 1
     with pytest.raises(UserError, match="length 256 is too short for 2 needles"):
         mrs.build(num_needles=2, lengths=[256], **options)
+
+
+def test_a_prompt_that_grows_in_encoding_is_shortened(tokenizer_folder: Path) -> None:
+    plain = load_measure({"tokenizer": str(tokenizer_folder)})
+    measure = Growing(name="growing", tokenizer=plain.tokenizer, limit=None)
+    record = kinship.generate(2, seed=0, index=0)
+    tokens = measure.encode("It goes on and on. " * 900)
+    prompt = mrs.fill(measure, tokens, record, length=4000, depth=50)
+    assert 3600 < measure.count(prompt) + mrs.NEW_TOKENS <= 4000
 
 
 def test_every_repeat_has_its_own_needles_and_its_own_haystack(tokenizer_folder: Path, tmp_path: Path) -> None:

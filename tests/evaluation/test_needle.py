@@ -9,7 +9,7 @@ from meap_megatron.errors import UserError
 from meap_megatron.evaluation import needle
 from meap_megatron.evaluation.haystack import cut, describe_essays, find_essays, read_essays
 from meap_megatron.evaluation.measure import load_measure
-from tests.evaluation.fakes import Cheat, Silent
+from tests.evaluation.fakes import Cheat, Growing, Silent
 
 GRID: dict[str, Any] = {"lengths": [512, 1024], "depths": [0, 50, 100], "variants": 2}
 
@@ -87,6 +87,18 @@ def test_lengths_above_the_models_limit_are_counted_and_not_scored(score: Any, e
 def test_a_length_without_room_for_the_needle_is_refused(tokenizer_folder: Path, essays: Path) -> None:
     with pytest.raises(UserError, match="length 128 is too short.*use lengths from 512 on"):
         samples(tokenizer_folder, essays, lengths=[128])
+
+
+def test_a_prompt_that_grows_in_encoding_is_shortened(tokenizer_folder: Path, essays: Path) -> None:
+    plain = load_measure({"tokenizer": str(tokenizer_folder)})
+    measure = Growing(name="growing", tokenizer=plain.tokenizer, limit=None)
+    cells = list(
+        needle.cell_samples(
+            measure, essays, length=1024, depths=[50.0], variant=0, variants=1, template=needle.FU_PROMPT
+        )
+    )
+    for cell in cells:
+        assert 900 < measure.count(cell["prompt"]) + needle.NEW_TOKENS <= 1024
 
 
 def test_a_short_haystack_is_repeated() -> None:
