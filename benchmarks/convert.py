@@ -1,9 +1,9 @@
 """Memory and time of converting a model of 1.1 B parameters: Hugging Face -> Megatron -> Hugging Face, in bfloat16.
 
 A random model of the paper's 1.1B shape is written shard by shard; then each direction runs in a process of its own, whose
-peak resident memory is that of the operating system's books (`ru_maxrss`). For comparison, transformers loads the same
-folder. "above start" is the peak minus what the process held after its imports. The files of both ends are compared byte by
-byte. The logits are not compared here (`--skip-verification`): that builds models. The last line is one JSON document.
+peak resident memory is the operating system's (`VmHWM`, set back after the imports). For comparison, transformers loads the
+same folder. "above start" is the peak minus what the process held after its imports. The files of both ends are compared
+byte by byte. The logits are not compared here: that builds models. The last line is one JSON document.
 
     python benchmarks/convert.py            needs 8 GB of disk
     python benchmarks/convert.py --quick    a tiny model, for tests: the figures mean nothing
@@ -63,14 +63,17 @@ QUICK = ModelSpec(
 )
 
 CHILD = """
-import json, resource, sys, time
+import json, time
 from pathlib import Path
 import torch
 {imports}
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-before, began = peak(), time.perf_counter()
+def memory(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+before, began = memory("VmRSS"), time.perf_counter()
 {work}
-print(json.dumps(dict(start=before, peak=peak(), seconds=time.perf_counter() - began)))
+print(json.dumps(dict(start=before, peak=memory("VmHWM"), seconds=time.perf_counter() - began)))
 """
 TASKS = {
     "import (HF to Megatron)": (

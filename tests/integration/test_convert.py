@@ -142,28 +142,23 @@ def test_the_record_says_how_documents_began(trained: Path) -> None:
     assert record["sequence_length"] == 64 and record["versions"]["torch"]
 
 
-def test_a_changed_weight_is_found_with_its_layer(
-    folder: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_changed_weight_is_found_with_its_layer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from safetensors.torch import load_file, save_file
 
-    changed = tmp_path / "changed"
-    changed.mkdir()
-    for path in trained.iterdir():
-        if path.suffix == ".json":
-            (changed / path.name).write_bytes(path.read_bytes())
-    tensors = load_file(trained / "model.safetensors")
-    # Key heads in the order of another layout: what a wrong converter does.
+    source = write_model(tmp_path / "hf", "mistral")
+    assert convert("import", source, tmp_path / "mc", "--skip-verification") == 0
+    tensors = load_file(source / "model.safetensors")
+    # Key heads in another order: what a wrong converter does.
     key = "model.layers.2.self_attn.k_proj.weight"
     tensors[key] = tensors[key].roll(16, 0)
-    save_file(tensors, changed / "model.safetensors", metadata={"format": "pt"})
-    assert convert("verify", changed, folder / "run") == 1
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    assert convert("verify", source, tmp_path / "mc") == 1
     assert "layer 3 differs first" in capsys.readouterr().err
-    config = json.loads((changed / "config.json").read_text())
+    config = json.loads((source / "config.json").read_text())
     del config["rope_parameters"]
-    (changed / "config.json").write_text(json.dumps({**config, "rope_theta": 640000.0}))
-    assert convert("verify", changed, folder / "run") == 2
-    assert "rotary_base: 640000, 10000" in capsys.readouterr().err
+    (source / "config.json").write_text(json.dumps({**config, "rope_theta": 640000.0}))
+    assert convert("verify", source, tmp_path / "mc") == 2
+    assert "rotary_base: 640000, 1000000" in capsys.readouterr().err
 
 
 def test_fine_tuning_starts_at_the_loss_that_transformers_computes(tmp_path: Path) -> None:

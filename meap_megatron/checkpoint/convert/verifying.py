@@ -28,9 +28,9 @@ from meap_megatron.errors import RunError, UserError
 
 SHORT, LONG = 64, 4160  # tokens
 LONG_WORK = 2e11  # parameters x tokens up to which the long sequence is run
-TOLERANCE = 1e-3
-"""Largest difference of two logits, in units of the largest logit. Measured: 1e-6 where all is right; 1e-2 and more where a
-field is wrong."""
+TOLERANCE = 5e-5
+"""Largest difference of two logits, in units of the largest logit. Measured: 1e-6 where all is right, 1.5e-1 with a wrong
+rope factor; exchanged key heads of a model that has hardly been trained stay below 1e-3."""
 TOP1 = 0.99
 
 
