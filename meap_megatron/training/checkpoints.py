@@ -6,6 +6,7 @@ Megatron writes.
 """
 
 import functools
+import queue
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,3 +159,22 @@ def with_manifest_afterwards(schedule_async_save: Callable[..., Any]) -> Callabl
         return schedule_async_save(request)
 
     return schedule
+
+
+def without_manager(get_queue: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap Megatron's `get_write_results_queue`: a save that training waits for is written in this process.
+
+    Megatron starts a server process per rank for the queue, whose first result makes that process import torch; it
+    outlives a rank that is killed.
+    """
+
+    @functools.wraps(get_queue)
+    def get_write_results_queue(*args: Any, **kwargs: Any) -> Any:
+        from megatron.core.dist_checkpointing.strategies import filesystem_async
+        from megatron.training import get_args
+
+        if filesystem_async._results_queue is None and not get_args().async_save:
+            filesystem_async._results_queue = queue.Queue()
+        return get_queue(*args, **kwargs)
+
+    return get_write_results_queue

@@ -261,6 +261,11 @@ ALWAYS: tuple[Redirect, ...] = (
         make=checkpoints.with_manifest_afterwards,
         why="the same for checkpoints that are written while training goes on",
     ),
+    Redirect(
+        target="megatron.core.dist_checkpointing.strategies.filesystem_async:get_write_results_queue",
+        make=checkpoints.without_manager,
+        why="each rank starts a process that imports torch to hand one list to itself; it outlives a rank that is killed",
+    ),
 )
 
 
