@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from typing import Any
 
 from meap_megatron.corpus.tokenizer import MASK_TOKEN
 from meap_megatron.errors import UserError
@@ -16,6 +17,7 @@ on with --resume and gives the same bytes.
   meap preprocess text data/*.jsonl.zst --tokenizer tokenizer.model --output corpus/c4
   meap preprocess text notes/ --tokenizer my_tokenizer/ --output corpus/notes --no-bos
   meap preprocess text 'c4/**/*.json.gz' ... --shard $SLURM_ARRAY_TASK_ID/64     then: meap merge corpus/c4 PARTS
+  meap preprocess text slimpajama/train ... --length-upsample 4B                 for longer contexts: docs/extension.md
 """
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
@@ -66,6 +68,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto (gigatoken if it agrees with tokenizers on a sample of the input), gigatoken, or tokenizers",
     )
+    add_upsampling(parser)
+
+
+def add_upsampling(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `--length-upsample`."""
+    group = parser.add_argument_group(
+        "length upsampling (Fu et al. 2024)",
+        "long documents get a larger share of the tokens, every source keeps its own; documents are taken in the order of "
+        "the input until the budget of their source is met",
+    )
+    group.add_argument("--length-upsample", metavar="TOKENS", help="tokens to take in all, such as 4B or 500M")
+    group.add_argument(
+        "--upsample-mixture",
+        metavar="MIX",
+        help="slimpajama (default), slimpajama-text, or NAME=WEIGHT,NAME=WEIGHT; documents of other sources are left out",
+    )
+    group.add_argument(
+        "--upsample-source",
+        metavar="WHERE",
+        help="what names a document's source: a JSON key, dots lead into objects (default: meta.redpajama_set_name), or "
+        "folder or file, the name of the input file's folder or its own up to the first dot",
+    )
+    group.add_argument(
+        "--upsample-keep", type=float, metavar="P", help="probability that a short document is kept (default: 0.1)"
+    )
+    group.add_argument(
+        "--upsample-long-from", type=int, metavar="N", help="tokens from which a document is long (default: 4096)"
+    )
+    group.add_argument(
+        "--upsample-measure",
+        choices=("tokens", "estimate"),
+        help="lengths and budgets by what is written (default), or by characters / 3.68 as the script of Fu et al.",
+    )
+    group.add_argument("--upsample-seed", type=int, metavar="N", help="which short documents are kept (default: 42)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -91,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
             overwrite=args.overwrite,
             max_bad_lines=args.max_bad_lines,
             encoder=args.encoder,
+            upsample=upsampling(args),
         )
     )
     print(
@@ -98,7 +135,30 @@ def run(args: argparse.Namespace) -> int:
         f"vocabulary {sidecar.tokenizer.vocab_size:,}, mask token {sidecar.tokenizer.mask_token} = "
         f"{sidecar.tokenizer.mask_id}"
     )
+    if sidecar.upsample is not None:
+        from meap_megatron.corpus.upsample import report_lines
+
+        print("\n".join(report_lines(sidecar.upsample)))
     return 0
+
+
+def upsampling(args: argparse.Namespace) -> Any:
+    """Return the `Upsample` that was asked for, or None.
+
+    Raises:
+        UserError: its options without `--length-upsample`, or a value that makes no sense.
+    """
+    from meap_megatron.corpus.upsample import Upsample, parse_mixture, parse_tokens
+
+    names = ("source", "keep", "long_from", "measure", "seed")
+    given = {name: value for name in names if (value := getattr(args, f"upsample_{name}")) is not None}
+    if args.length_upsample is None:
+        if given or args.upsample_mixture is not None:
+            option = next(iter(given), "mixture").replace("_", "-")
+            raise UserError(f"--upsample-{option} needs --length-upsample TOKENS, the tokens to take in all")
+        return None
+    mixture = parse_mixture(args.upsample_mixture or "slimpajama")
+    return Upsample(total_tokens=parse_tokens(args.length_upsample), mixture=mixture, **given)
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -42,6 +42,7 @@ class Piece:
     start: int
     stop: int
     size: int  # bytes of input, for progress and for cutting
+    without: frozenset[str] = frozenset()  # sources whose documents are passed over (length upsampling)
 
 
 def classify(path: Path) -> tuple[str, str] | None:

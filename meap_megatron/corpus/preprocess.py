@@ -3,6 +3,7 @@
 import itertools
 import sys
 from pathlib import Path
+from typing import Any
 
 from meap_megatron.corpus.encode import libraries
 from meap_megatron.corpus.indexed import length_blocks, one_sequence_per_document
@@ -31,14 +32,18 @@ def preprocess(config: PreprocessConfig) -> Sidecar:
         UserError: an input, the tokenizer, the output or a line breaks a rule; nothing is left under final names.
         RunError: a worker died or the disk is full; the same command with `resume` goes on.
     """
+    if config.upsample is not None:
+        from meap_megatron.corpus.upsample_work import UpsampleWork
+
+        return run_work(UpsampleWork(config, config.upsample))
     return run_work(TextWork(config))
 
 
-class TextWork(Work[ShardResult]):
+class TextWork[R: ShardResult](Work[R]):
     """Documents of text: each becomes BOS + ids + EOS."""
 
     unit = "document with text"
-    result_type = ShardResult
+    result_type: type[R] = ShardResult  # type: ignore[assignment]
 
     def __init__(self, config: PreprocessConfig) -> None:
         self.config: PreprocessConfig = config
@@ -80,7 +85,7 @@ class TextWork(Work[ShardResult]):
             max_bad_lines=self.config.max_bad_lines,
         )
 
-    def report(self, results: list[ShardResult]) -> None:
+    def report(self, results: list[R]) -> None:
         """Say where a BOS seems to be doubled."""
         if doubled := sum(result.num_bos_text for result in results):
             place = next(result.bos_text_place for result in results if result.bos_text_place)
@@ -91,10 +96,13 @@ class TextWork(Work[ShardResult]):
                 file=sys.stderr,
             )
 
-    def publish(self, folder: Path, results: list[ShardResult], encoder: str) -> Sidecar:
+    def publish(self, folder: Path, results: list[R], encoder: str) -> Sidecar:
         """Join the shards."""
         num_documents = sum(result.num_documents for result in results)
-        files = [part_files(folder, result.shard) for result in results]
+        return self.join([part_files(folder, result.shard) for result in results], num_documents, encoder)
+
+    def join(self, files: list[tuple[Path, Path]], num_documents: int, encoder: str, **fields: Any) -> Sidecar:
+        """Join pairs of files (token ids, lengths) under the final names; `fields` go into the sidecar."""
         return publish(
             self.config.prefix,
             sources=[tokens for tokens, _ in files],
@@ -111,6 +119,7 @@ class TextWork(Work[ShardResult]):
                 "add_eos": self.eos_id is not None,
                 "libraries": libraries(encoder),
                 "plan": plan_hash(self.plan),
+                **fields,
             },
         )
 

@@ -59,7 +59,7 @@ class RecordReader[T]:
                 left -= len(chunk)
         return f"{file.path}:{before + number}"
 
-    def lines(self, parse: Callable[[bytes], T | str]) -> Iterator[tuple[int, T | str]]:
+    def lines[U](self, parse: Callable[[bytes], U]) -> Iterator[tuple[int, U]]:
         """Give the lines that start in the piece and are not blank, parsed."""
         piece = self.piece
         with open_input(piece.file) as (stream, position):
@@ -103,7 +103,13 @@ class PieceReader(RecordReader[bytes]):
             yield 1, raw
 
     def _lines(self) -> Iterator[Document]:
-        return self.lines(lambda line: parse_line(line, self.key))
+        for number, record in self.lines(lambda line: parse_object(line, wanted=f" with the key {self.key!r}")):
+            yield number, record if isinstance(record, str) else self.document(number, record)
+
+    def document(self, number: int, record: dict[str, Any]) -> bytes | str:
+        """Return the text of the object of a JSON line as UTF-8 bytes, or the reason (a str) why it has none."""
+        del number
+        return text_of(record, self.key)
 
     def _rows(self) -> Iterator[Document]:
         import pyarrow
@@ -120,19 +126,25 @@ class PieceReader(RecordReader[bytes]):
             groups = range(self.piece.start, self.piece.stop)
             rows = sum(table.metadata.row_group(group).num_rows for group in groups)
             number = 0
-            for batch in table.iter_batches(batch_size=1024, row_groups=list(groups), columns=[key]):
+            for batch in table.iter_batches(batch_size=1024, row_groups=list(groups), columns=self.columns(schema)):
+                self.see_batch(number, batch)
                 # As bytes: a value that is not UTF-8 is then one bad row and not the end of the file.
-                for value in batch.column(0).cast(pyarrow.large_binary()).to_pylist():
+                for value in batch.column(key).cast(pyarrow.large_binary()).to_pylist():
                     number += 1
                     self.consumed = self.piece.size * number // rows
                     yield number, f"{key!r} is null" if value is None else _checked(value)
 
+    def columns(self, schema: Any) -> list[str]:
+        """Return the columns of a parquet file that are read."""
+        del schema
+        return [self.key]
 
-def parse_line(line: bytes, key: str) -> bytes | str:
-    """Return the text of one JSON line as UTF-8 bytes, or the reason (a str) why it has none."""
-    record = parse_object(line, wanted=f" with the key {key!r}")
-    if isinstance(record, str):
-        return record
+    def see_batch(self, before: int, batch: Any) -> None:
+        """Look at a batch of rows before its texts are given; `before` rows came before it."""
+
+
+def text_of(record: dict[str, Any], key: str) -> bytes | str:
+    """Return the text of the object of one JSON line as UTF-8 bytes, or the reason (a str) why it has none."""
     if key not in record:
         return f"no key {key!r}, only {sorted(record)[:8]}; --json-key names the text"
     text = record[key]

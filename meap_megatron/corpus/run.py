@@ -5,6 +5,7 @@ its finished shards and refuses leftovers is here, once.
 """
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,16 @@ class Work[R: ShardResult]:
     def job(self, folder: Path, encoder: str) -> Job:
         """Return the job of the workers; the tokenizer is in `folder`/tokenizer."""
         raise NotImplementedError
+
+    def upcoming(self, waiting: list[Numbered], results: dict[int, R]) -> Iterator[Numbered]:
+        """Give the shards to encode, each when a worker is free for it.
+
+        Args:
+            waiting: shards without a result at the start.
+            results: results so far; grows while the shards are given.
+        """
+        del results
+        yield from waiting
 
     def report(self, results: list[R]) -> None:
         """Say on stderr what looks wrong."""
@@ -151,11 +162,11 @@ def _run[R: ShardResult](work: Work[R], parts: Parts, encoder: str) -> Sidecar:
         results[result.shard] = result
         _check_bad(results, config)
 
-    workers = config.workers or available_cpus()
-    job = work.job(parts.folder, encoder)
-    run_shards(job, waiting, workers=workers, advance=progress.advance, finished=finished)  # type: ignore[arg-type]
+    workers = min(config.workers or available_cpus(), len(waiting))
+    job, upcoming = work.job(parts.folder, encoder), work.upcoming(waiting, results)
+    run_shards(job, upcoming, workers=workers, advance=progress.advance, finished=finished)  # type: ignore[arg-type]
     progress.finish()
-    ordered = [results[number] for number, _ in shards]
+    ordered = [results[number] for number, _ in shards if number in results]
     _report_bad(ordered)
     work.report(ordered)
     if not sum(result.num_documents for result in ordered) and config.shard is None:

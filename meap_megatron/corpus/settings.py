@@ -5,6 +5,7 @@ from pathlib import Path
 
 from meap_megatron.corpus.encode import ENCODERS
 from meap_megatron.corpus.tokenizer import MASK_TOKEN
+from meap_megatron.corpus.upsample import Upsample
 from meap_megatron.errors import UserError
 
 
@@ -85,8 +86,10 @@ class PreprocessConfig(RunConfig):
         json_key: key (JSON lines) or column (parquet) of the text.
         add_bos: open every document with BOS.
         add_eos: end every document with EOS.
+        upsample: take only a part, with more of the tokens in long documents; None takes all.
     """
 
     json_key: str = "text"
     add_bos: bool = True
     add_eos: bool = True
+    upsample: Upsample | None = None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from meap_megatron.corpus.encode import Encoder, SpotCheck, make_encoder
 from meap_megatron.corpus.files import disk_errors
@@ -168,13 +169,13 @@ class ShardEncoder:
         """
         final = part_files(Path(self.job.folder), number)
         with complete_together(final, lambda paths: PairWriter(*paths, dtype=self.job.dtype)) as writer:
-            state = _State(self, writer, report)
+            state = ShardState(self, writer, report)
             for piece in shard:
                 state.read(piece)
         return state.result(number)
 
 
-class _State:
+class ShardState:
     """The counts of one shard while it is being encoded."""
 
     def __init__(self, owner: ShardEncoder, writer: PairWriter, report: Callable[[Advance], None]) -> None:
@@ -188,8 +189,18 @@ class _State:
         self.reported = 0  # input bytes of the current piece
         self.size_limit = (2**31 - 1) - 2  # tokens; Megatron's index holds lengths as int32
 
+    def reader(self, piece: Piece) -> PieceReader:
+        """Return what gives the documents of a piece."""
+        return PieceReader(piece, key=self.job.key)
+
+    def keeps(self, number: int, text: bytes, ids: NDArray[np.uint32]) -> bool:
+        """Tell whether a document of this shard is written: all are."""
+        del number, text, ids
+        return True
+
     def read(self, piece: Piece) -> None:
-        reader = PieceReader(piece, key=self.job.key)
+        """Encode the documents of a piece."""
+        reader = self.reader(piece)
         self.reported = 0
         texts: list[bytes] = []
         numbers: list[int] = []
@@ -209,6 +220,7 @@ class _State:
         self.encode(reader, texts, numbers)
 
     def encode(self, reader: PieceReader, texts: list[bytes], numbers: list[int]) -> None:
+        """Encode a batch of documents and write those that are kept."""
         if texts:
             self.owner.spot_check.check(texts)
         arrays = self.owner.encoder.encode(texts)
@@ -226,7 +238,7 @@ class _State:
             elif len(ids) > self.size_limit:
                 reason = f"the document has {len(ids):,} tokens, an index holds at most 2^31 - 1"
                 self.bad_lines.add(reader, number, reason)
-            else:
+            elif self.keeps(number, text, ids):
                 kept.append(ids)
         self.writer.add(kept, before=self.before, after=self.after)
         size = sum(map(len, texts))
@@ -236,6 +248,7 @@ class _State:
         self.report(Advance(input_bytes=advance, text_bytes=size, num_documents=len(kept)))
 
     def result(self, number: int) -> ShardResult:
+        """Return the counts."""
         return ShardResult(
             shard=number,
             num_documents=self.writer.num_documents,

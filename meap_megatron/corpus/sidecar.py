@@ -22,7 +22,7 @@ from meap_megatron.errors import UserError
 
 FORMAT_VERSION = 1
 KINDS = ("text", "sft")
-OPTIONAL = ("sft", "plan")  # left out of the file when None
+OPTIONAL = ("sft", "plan", "upsample")  # left out of the file when None
 SFT_FIELDS = {
     "template",
     "template_fingerprint",
@@ -87,6 +87,7 @@ class Sidecar:
             trained_share, answer_length_histogram), and the sizes roles_bytes and roles_idx_bytes; None for text.
         plan: SHA-256 (hex) of the inputs and options that made the dataset, by which `--resume` knows its own result
             (`parts.plan_hash`); None for merged or adopted data.
+        upsample: options and report of `--length-upsample` (`upsample.report`); None if all documents were taken.
     """
 
     kind: str
@@ -103,6 +104,7 @@ class Sidecar:
     format_version: int = FORMAT_VERSION
     sft: dict[str, Any] | None = None
     plan: str | None = None
+    upsample: dict[str, Any] | None = None
 
 
 def bin_path(prefix: str | Path) -> Path:

@@ -5,17 +5,18 @@ silent for ever when a worker is killed for its memory.
 """
 
 import ctypes
+import itertools
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from meap_megatron.corpus.shard import Advance, Job, Shard, ShardResult
+from meap_megatron.corpus.shard import Advance, Job, Runner, Shard, ShardResult
 from meap_megatron.errors import RunError, UserError
 
 Numbered = tuple[int, Shard]
@@ -38,7 +39,7 @@ def available_cpus() -> int:
 
 def run_shards(
     job: Job,
-    shards: Sequence[Numbered],
+    shards: Iterator[Numbered],
     *,
     workers: int,
     advance: Callable[[Advance], None],
@@ -48,7 +49,7 @@ def run_shards(
 
     Args:
         job: what the shards have in common.
-        shards: (number, pieces) of the shards still to do.
+        shards: (number, pieces) of the shards still to do; the next one is asked for when a process is free.
         workers: number of processes.
         advance: called in this process with each piece of progress.
         finished: called in this process when a shard's files are complete.
@@ -57,15 +58,15 @@ def run_shards(
         UserError: from a worker, about the input.
         RunError: from a worker, or a worker died.
     """
-    if min(workers, len(shards)) <= 1:
-        encoder = job.start() if shards else None
+    if workers <= 1:
+        encoder: Runner | None = None
         for number, shard in shards:
-            assert encoder is not None
+            encoder = encoder or job.start()
             finished(encoder.run(number, shard, advance))
         return
-    pool = [_Worker(index, job) for index in range(min(workers, len(shards)))]
+    pool = [_Worker(index, job) for index in range(workers)]
     try:
-        _drive(pool, list(shards), advance, finished)
+        _drive(pool, shards, advance, finished)
     finally:
         for worker in pool:
             worker.stop()
@@ -73,13 +74,12 @@ def run_shards(
 
 def _drive(
     pool: list["_Worker"],
-    waiting: list[Numbered],
+    waiting: Iterator[Numbered],
     advance: Callable[[Advance], None],
     finished: Callable[[ShardResult], None],
 ) -> None:
-    waiting.reverse()
-    for worker in pool:
-        worker.give(waiting.pop())
+    for worker, task in zip(pool, waiting, strict=False):
+        worker.give(task)
     while busy := [worker for worker in pool if worker.task is not None]:
         ready = multiprocessing.connection.wait(
             [worker.pipe for worker in busy] + [worker.process.sentinel for worker in busy]
@@ -93,8 +93,8 @@ def _drive(
             elif isinstance(message, ShardResult):
                 worker.task = None
                 finished(message)
-                if waiting:
-                    worker.give(waiting.pop())
+                for following in itertools.islice(waiting, 1):
+                    worker.give(following)
             else:
                 raise message
 
