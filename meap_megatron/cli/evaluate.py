@@ -10,10 +10,12 @@ HELP = """Evaluate a Hugging Face model folder with the paper's settings. Nothin
   meap evaluate needle --model my_model --lengths 512,1024 --depths 0,50,100
   meap evaluate mdqa --model my_model --data nq_files --limit 500    500 questions at every place
   meap evaluate all --model my_model --data nq_files --out scores
+  meap evaluate attention --model meap_model --baseline ntp_model --text c4_valid
+  meap evaluate regions --model meap_model --baseline ntp_model
 
 Suites:
 {suites}
-  all          every suite of this list
+  all          every suite of this list; those that compare two models only with --baseline
 
 Each suite writes SUITE.json (scores and everything that identifies the run), SUITE.samples.jsonl (a line for every
 sample) and SUITE.png. The same command goes on where a killed run stopped."""
@@ -52,6 +54,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=int, default=1, help="prompts at a time (default: 1, which repeats exactly)"
     )
+    parser.add_argument("--baseline", metavar="DIR", help="attention, regions: the model trained with NTP")
+    parser.add_argument(
+        "--text", metavar="PATH", help="attention: indexed dataset, or text file or folder (default: --data)"
+    )
+    parser.add_argument(
+        "--mask-ratio", type=float, metavar="P", help="attention: share of masked tokens (default: 0.15)"
+    )
+    parser.add_argument("--mask-first", action="store_true", help="attention: position 0 may be masked too")
+    parser.add_argument("--eos-token", metavar="TOKEN", help="regions: the token that ends a text (default: EOS)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda if there is one)")
     parser.add_argument("--dtype", default="auto", help="float32, bfloat16 (default: as saved)")
     parser.add_argument("--overwrite", action="store_true", help="start anew where there are results")
@@ -69,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
         near = difflib.get_close_matches(args.suite, [*SUITES, "all"], n=1)
         hint = f"; did you mean '{near[0]}'?" if near else "."
         raise UserError(f"there is no suite '{args.suite}'{hint} Suites: {', '.join(SUITES)}, all")
-    names = list(SUITES) if args.suite == "all" else [args.suite]
+    every = [name for name, suite in SUITES.items() if args.baseline or not suite.pair]
+    names = every if args.suite == "all" else [args.suite]
     request = Request(
         model=Path(args.model),
         out=Path(args.out) if args.out else Path(args.model) / "evaluation",
@@ -88,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
         dtype=args.dtype,
         bos=args.bos,
         overwrite=args.overwrite,
+        extra={name: getattr(args, name) for name in ("baseline", "text", "mask_ratio", "mask_first", "eos_token")},
     )
     if all(SUITES[name].local for name in names):
         # Read when the libraries are imported: with it they ask no server about files that are here.

@@ -147,7 +147,8 @@ def check_arms(arms: tuple[Arm, Arm]) -> tuple[TokenizerInfo, tuple[str, ...], l
             f"--model {meap.folder} knows no {mask_token}: it cannot have been trained with MEAP; put the "
             f"tokenizer of the training data beside it, or exchange --model and --baseline"
         )
-    cells, notes = scores.CELLS, ["the row of [MASK] in the NTP model was never trained"]
+    cells: tuple[str, ...] = scores.CELLS
+    notes = ["the row of [MASK] in the NTP model was never trained"]
     if rows["ntp"] <= info.mask_id:
         cells = tuple(cell for cell in cells if cell != "ntp_masked")
         notes = [f"the NTP model has {rows['ntp']:,} token rows and none for [MASK]: it was not run on masked input"]

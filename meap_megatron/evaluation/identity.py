@@ -20,7 +20,7 @@ TOKENIZER_FILES = (
     "vocab.*",
     "merges.txt",
 )
-LIBRARIES = ("torch", "transformers", "tokenizers", "lm_eval", "datasets", "numpy", "rouge_score")
+LIBRARIES = ("torch", "transformers", "tokenizers", "lm_eval", "datasets", "numpy", "scipy", "rouge_score")
 
 
 def check_model(folder: Path) -> None:

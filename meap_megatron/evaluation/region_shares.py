@@ -82,4 +82,4 @@ def shares(received: NDArray[np.floating], regions: NDArray[np.int64]) -> dict[s
 
 
 def _by_region(attention: NDArray[np.float64], regions: NDArray[np.int64]) -> NDArray[np.float64]:
-    return np.bincount(regions, weights=attention, minlength=len(REGIONS))
+    return np.bincount(regions, weights=attention, minlength=len(REGIONS)).astype(np.float64)

@@ -27,6 +27,8 @@ class Suite:
     """Fields of a sample that make a cell of a figure."""
     settings: tuple[str, ...] = ()
     """Fields of the request that the tasks take, beside model and seed."""
+    pair: bool = False
+    """Whether it compares two models: `all` runs it where there is a baseline."""
     local: bool = True
     """Whether everything it reads can be on this machine: then it never uses the network."""
 
@@ -70,6 +72,18 @@ SUITES: dict[str, Suite] = {
         headline="keyword_fraction",
         cell=("num_needles", "length"),
         settings=("lengths", "depths", "data", "essays"),
+    ),
+    "attention": Suite(
+        summary="Score Decay and Variance Increase of two models (Table 10)",
+        runner="meap_megatron.evaluation.attention",
+        headline="decay",
+        pair=True,
+    ),
+    "regions": Suite(
+        summary="which part of a text its end attends to, in two models (Figure 6, Tables 16 to 18)",
+        runner="meap_megatron.evaluation.regions",
+        headline="answer_gain",
+        pair=True,
     ),
 }
 """Other suites add a row with a `runner` of their own."""
