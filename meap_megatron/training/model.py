@@ -6,6 +6,8 @@ from typing import Any
 from megatron.core.utils import init_method_normal
 from megatron.training.argument_utils import core_transformer_config_from_args, gpt_config_from_args
 
+from meap_megatron.training.rope import check_built
+
 
 def official_init_stds(*, hidden_size: int, num_layers: int) -> tuple[float, float]:
     """Return the standard deviations of the official initialisation (protocol 1.5; lit_gpt's model in scitix/MEAP).
@@ -32,6 +34,7 @@ def model_config(args: Any, *, device: str) -> Any:
     config = gpt_config_from_args(args, transformer)
     # Megatron 0.19 parses --rope-scaling-factor and then leaves it behind: every Llama 3.x would be built with factor 8.
     config.rope_scaling_factor = args.rope_scaling_factor
+    config.pre_wrap_hooks.append(check_built(args))
     if device == "cpu":
         from meap_megatron.training.cpu_layers import block_spec
 

@@ -119,13 +119,14 @@ def run(argv: list[str], screen: TextIO) -> None:
     from megatron.training import pretrain
     from megatron.training.argument_utils import pretrain_cfg_container_from_args
 
-    from meap_megatron.training import data, sft
+    from meap_megatron.training import data, rope, sft
     from meap_megatron.training.model import model_config
     from meap_megatron.training.report import install_metrics
     from meap_megatron.training.step import make_forward_step
 
     args = parse(argv)
     check(args)
+    rope.check_asked(args, argv)
     sidecars = [] if args.mock_data else data.read_sidecars(data.data_prefixes(args))
     if not sidecars and not args.mock_data:
         raise UserError("no training data: give data_path, the prefix that `meap preprocess text` wrote")

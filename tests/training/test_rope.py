@@ -1,0 +1,67 @@
+"""The base is read from Megatron's own rotary embedding, and a model or a checkpoint with another one is refused."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from meap_megatron.errors import RunError, UserError
+from meap_megatron.training import platform
+
+platform.prepare("cpu")
+
+from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding  # noqa: E402
+
+from meap_megatron.training.rope import check_asked, check_built, effective_base  # noqa: E402
+
+
+def embedding(base: int, **more: Any) -> Any:
+    return RotaryEmbedding(64, 1.0, rotary_base=base, use_cpu_initialization=True, **more)
+
+
+@pytest.mark.parametrize("base", [10_000, 640_000, 5_000_000])
+@pytest.mark.parametrize("factor", [None, 8.0, 32.0])
+def test_the_base_is_read_back_from_megatrons_frequencies(base: int, factor: float | None) -> None:
+    scaling = {} if factor is None else {"rope_scaling": True, "rope_scaling_factor": factor}
+    frequencies = embedding(base, **scaling).inv_freq
+    assert effective_base(frequencies, scaled=factor is not None) == pytest.approx(base, rel=1e-5)
+
+
+def test_frequencies_of_no_single_base_are_an_error() -> None:
+    scaled = embedding(10_000, rope_scaling=True).inv_freq
+    with pytest.raises(RunError, match="not those of one base"):
+        effective_base(scaled, scaled=False)
+
+
+def arguments(**more: Any) -> SimpleNamespace:
+    given = {
+        "position_embedding_type": "rope",
+        "multi_latent_attention": False,
+        "use_rope_scaling": False,
+        "rope_scaling_factor": 8.0,
+        "rotary_base": 640_000,
+        "rotary_percent": 1.0,
+        "max_position_embeddings": 65_536,
+        "seq_length": 65_536,
+        "rank": 0,
+        "use_checkpoint_args": True,
+    }
+    return SimpleNamespace(**given | more)
+
+
+def test_a_model_built_with_another_base_ends_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    hook = check_built(arguments())
+    right, wrong = (SimpleNamespace(rotary_pos_emb=embedding(base)) for base in (640_000, 10_000))
+    assert hook([right]) == [right]
+    assert "rotary base of the built model 640,000; up to 65,536 positions" in capsys.readouterr().out
+    with pytest.raises(RunError, match="built with the rotary base 10,000 instead of 640,000"):
+        hook([right, wrong])  # one part per virtual pipeline stage
+
+
+def test_the_command_line_is_compared_with_what_the_checkpoint_brought() -> None:
+    check_asked(arguments(), ["--use-checkpoint-args", "--rotary-base=640000"])
+    check_asked(arguments(), ["--use-checkpoint-args"])
+    check_asked(arguments(use_checkpoint_args=False), ["--rotary-base", "1"])
+    for argv in (["--rotary-base=10000"], ["--rotary-base", "10000", "--bf16"], ["--rotary-percent", "0.5"]):
+        with pytest.raises(UserError, match="use_checkpoint_args takes the checkpoint's"):
+            check_asked(arguments(), argv)
