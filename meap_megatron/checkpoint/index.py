@@ -1,7 +1,7 @@
 """The index inside a checkpoint (`.metadata`): where in which file each tensor lies. Reading it imports torch.
 
-The index is a pickle, as torch.distributed.checkpoint writes it: reading one can run code, so check only checkpoints that
-you would load.
+The index is a pickle, as torch.distributed.checkpoint writes it; it is read by an unpickler that makes descriptions of
+tensors and plain values only, so looking at a checkpoint runs no code of it.
 """
 
 from pathlib import Path
@@ -27,10 +27,10 @@ def needed_bytes(checkpoint: Path) -> dict[str, int]:
     Raises:
         ValueError: the index cannot be read; says why.
     """
-    from torch.distributed.checkpoint import FileSystemReader
+    from meap_megatron.checkpoint.convert.pickles import read_index
 
     try:
-        index = FileSystemReader(checkpoint).read_metadata()
+        index = read_index(checkpoint / INDEX)[0]
         needed: dict[str, int] = {}
         for place in index.storage_data.values():
             needed[place.relative_path] = max(needed.get(place.relative_path, 0), place.offset + place.length)

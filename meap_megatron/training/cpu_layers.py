@@ -113,6 +113,21 @@ class CpuRMSNorm(torch.nn.RMSNorm):
         del unused
 
 
+class CpuFinalNorm(CpuRMSNorm):
+    """The norm behind the last layer, with the empty extra state that Transformer Engine's loader asks for.
+
+    Megatron's local linear layers save one for the same reason; so a checkpoint made on a CPU loads on GPUs.
+    """
+
+    def get_extra_state(self) -> torch.Tensor:
+        """Return uint8[0]."""
+        return torch.empty(0, dtype=torch.uint8)
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        """Take nothing from it."""
+        del state
+
+
 def block_spec(model_config: Any, vp_stage: int | None = None) -> TransformerBlockSubmodules:
     """Return the layers of this pipeline stage and the final norm, for `GPTModelConfig.transformer_layer_spec`.
 
@@ -139,5 +154,5 @@ def block_spec(model_config: Any, vp_stage: int | None = None) -> TransformerBlo
     layer.submodules.input_layernorm = CpuRMSNorm
     layer.submodules.pre_mlp_layernorm = CpuRMSNorm
     return TransformerBlockSubmodules(
-        layer_specs=[layer] * get_num_layers_to_build(config, vp_stage), layer_norm=CpuRMSNorm
+        layer_specs=[layer] * get_num_layers_to_build(config, vp_stage), layer_norm=CpuFinalNorm
     )

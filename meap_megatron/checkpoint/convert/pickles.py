@@ -44,7 +44,7 @@ PLAIN_CLASSES: dict[str, set[str]] = {
 
 TRUSTED = frozenset(
     "argparse.Namespace collections.OrderedDict signal.Signals pathlib.PosixPath pathlib._local.PosixPath "
-    "torch._utils._rebuild_tensor_v2 torch._utils._rebuild_parameter torch.storage._load_from_bytes "
+    "torch._utils._rebuild_tensor_v2 torch._utils._rebuild_parameter "
     "numpy.dtype numpy.ndarray numpy._core.multiarray._reconstruct numpy.core.multiarray._reconstruct _codecs.encode "
     "numpy.dtypes.UInt32DType types.SimpleNamespace torch._C.Generator".split()
 )
