@@ -5,6 +5,7 @@ own); only the imports are shared. `python -m tests.support.warm` is the server,
 """
 
 import atexit
+import contextlib
 import json
 import os
 import select
@@ -87,7 +88,10 @@ def server() -> str:
 
     def end() -> None:
         os.close(kept)
-        process.wait(timeout=30)
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
     atexit.register(end)
     return address
@@ -110,17 +114,16 @@ def serve(address: str, lifeline: int) -> None:
         ready, _, _ = select.select([listener, lifeline, *running], [], [])
         if lifeline in ready:
             for pid, _ in running.values():
-                os.killpg(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
             return
         for descriptor in ready:
             if descriptor in running:
                 pid, client = running.pop(descriptor)
                 status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
                 os.close(descriptor)
-                try:
+                with contextlib.suppress(OSError):  # the test may not have waited for it
                     client.sendall(status.to_bytes(8, "little", signed=True))
-                except OSError:
-                    pass  # the test did not wait for it
                 client.close()
         if listener in ready:
             client, _ = listener.accept()
