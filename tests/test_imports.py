@@ -15,7 +15,8 @@ ALLOWED = {
     "datasets": {"masking", "corpus"},
     "checkpoint": {"corpus"},
     "training": {"masking", "corpus", "datasets", "checkpoint"},
-    "sweep": {"training"},
+    "evaluation": {"masking", "corpus"},
+    "sweep": {"training", "evaluation"},
     "demo": {"masking", "corpus", "datasets", "training"},
 }
 """Package -> packages of ours that it may import; `errors`, `config`, `version` are open to all."""
