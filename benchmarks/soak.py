@@ -3,12 +3,15 @@
 `meap train` trains a tiny model for 2,000 steps with 4 loader workers, validates and saves on the way. This process, from
 outside, reads /proc of the trainer and of every process it has started, about once a second:
 
-- memory: anonymous and shared memory in proportion to who shares it (Pss_Anon + Pss_Shmem), so that a page that a worker
-  shares with the trainer since the fork counts once. Pages of mapped files are not counted: they are the page cache;
+- own memory: the anonymous pages of one process (Anonymous), whoever shares them since the fork. What leaks grows here;
+- total: anonymous and shared memory of all of them, a page that several share counted once (Pss_Anon + Pss_Shmem). It
+  also grows while workers write to pages they shared with the trainer, reference counts for example, until all are copied;
 - open file descriptors.
 
-After the warm-up (the first quarter of the steps: workers of training and validation are there, every page of the fork
-that is ever written has been) a line is fitted over the steps. The last line is one JSON document.
+Pages of mapped files are in neither: they are the page cache.
+
+After the warm-up (the first quarter of the steps, with ten checkpoints: workers of training and validation are there, and
+the heap of the trainer has the size that saving needs) a line is fitted over the steps. The last line is one JSON document.
 
     python benchmarks/soak.py                 2,000 steps, some minutes
     python benchmarks/soak.py --steps 400     the bounded run of the tests
@@ -45,8 +48,10 @@ class Sample:
 
     step: int
     trainer_kib: float
-    workers_kib: float
-    """Of all workers together."""
+    """Own memory."""
+    worker_kib: float
+    """Own memory of a worker, the mean over all."""
+    total_kib: float
     trainer_files: int
     worker_files: int
     """The most that one worker has open."""
@@ -71,6 +76,11 @@ def meap(*words: str) -> list[str]:
     return [sys.executable, "-m", "meap_megatron.cli.main", *words]
 
 
+def is_loader(process: int) -> bool:
+    """Tell whether a process is a worker of torch's DataLoader, by the name that torch gives it."""
+    return Path(f"/proc/{process}/comm").read_text().strip() == "pt_data_worker"
+
+
 def children(parent: int) -> list[int]:
     """Return the processes that any thread of a process has started and that live."""
     found: list[int] = []
@@ -79,13 +89,13 @@ def children(parent: int) -> list[int]:
     return found
 
 
-def memory_kib(process: int) -> float:
-    """Return anonymous and shared memory of a process, shared pages in proportion, in KiB."""
-    total = 0
-    for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
-        if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
-            total += int(line.split()[1])
-    return total
+def memory_kib(process: int) -> tuple[int, int]:
+    """Return the own memory of a process and its share of the total, in KiB."""
+    fields = {}
+    for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]:
+        name, size, _ = line.split()
+        fields[name] = int(size)
+    return fields["Anonymous:"], fields["Pss_Anon:"] + fields["Pss_Shmem:"]
 
 
 def last_step(metrics: Path) -> int:
@@ -108,15 +118,16 @@ def last_step(metrics: Path) -> int:
 def sample(trainer: int, metrics: Path) -> Sample | None:
     """Look at the trainer and its workers; None if one of them ended meanwhile, or the kernel keeps it from us."""
     try:
-        workers = children(trainer)
+        workers = [process for process in children(trainer) if is_loader(process)]
         files = {process: len(os.listdir(f"/proc/{process}/fd")) for process in (trainer, *workers)}
         memory = {process: memory_kib(process) for process in (trainer, *workers)}
     except OSError:
         return None
     return Sample(
         step=last_step(metrics),
-        trainer_kib=memory[trainer],
-        workers_kib=sum(memory[process] for process in workers),
+        trainer_kib=memory[trainer][0],
+        worker_kib=sum(memory[process][0] for process in workers) / max(1, len(workers)),
+        total_kib=sum(share for _, share in memory.values()),
         trainer_files=files[trainer],
         worker_files=max((files[process] for process in workers), default=0),
         workers=len(workers),
@@ -127,7 +138,7 @@ def run(prefix: Path, save: Path, *, steps: int, workers: int, every: float) -> 
     """Train and watch; return the samples taken after the first step."""
     words = [
         *("train", str(RECIPE), *TINY, f"data_path={prefix}", f"save={save}", f"train_iters={steps}"),
-        *(f"num_workers={workers}", f"save_interval={steps // 4}", f"eval_interval={max(1, steps // 20)}"),
+        *(f"num_workers={workers}", f"save_interval={max(1, steps // 40)}", f"eval_interval={max(1, steps // 20)}"),
     ]
     log = save.with_suffix(".log")
     with log.open("w") as stream:
@@ -167,7 +178,7 @@ def summarise(samples: list[Sample], *, steps: int) -> dict[str, dict[str, float
         raise SystemExit(f"only {len(steady)} samples after the warm-up: raise --steps or lower --every")
     at = np.array([found.step for found in steady], dtype=float)
     table = {}
-    for name in ("trainer_kib", "workers_kib", "trainer_files", "worker_files", "workers"):
+    for name in ("trainer_kib", "worker_kib", "total_kib", "trainer_files", "worker_files", "workers"):
         values = np.array([getattr(found, name) for found in steady], dtype=float)
         rate, error = slope(at, values)
         table[name] = {
@@ -197,12 +208,15 @@ def main() -> int:
         began = time.monotonic()
         samples = run(prefix, folder / "run", steps=steps, workers=args.workers, every=args.every)
         seconds = time.monotonic() - began
-    print(f"{'step':>6}{'trainer MiB':>13}{'workers MiB':>13}{'workers':>9}{'files trainer':>15}{'files worker':>14}")
+    print(
+        f"{'step':>6}{'trainer MiB':>13}{'worker MiB':>12}{'total MiB':>11}{'workers':>9}{'files trainer':>15}"
+        f"{'files worker':>14}"
+    )
     for index in np.linspace(0, len(samples) - 1, POINTS).round().astype(int):
         at = samples[index]
         print(
-            f"{at.step:>6,}{at.trainer_kib / 1024:>13.2f}{at.workers_kib / 1024:>13.2f}{at.workers:>9}"
-            f"{at.trainer_files:>15}{at.worker_files:>14}"
+            f"{at.step:>6,}{at.trainer_kib / 1024:>13.2f}{at.worker_kib / 1024:>12.2f}{at.total_kib / 1024:>11.2f}"
+            f"{at.workers:>9}{at.trainer_files:>15}{at.worker_files:>14}"
         )
     table = summarise(samples, steps=steps)
     print(f"\nfit from step {round(WARM_UP * steps):,} to {samples[-1].step:,}, {len(samples)} samples in all")

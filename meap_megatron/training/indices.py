@@ -123,7 +123,7 @@ def wait_until_visible(path: Path, files: dict[str, dict[str, int]], *, builder:
             return
         if time.monotonic() > deadline:
             raise UserError(
-                f"the sample index {path}, which rank 0 on {builder} has, is not seen here ({seen}); set "
+                f"the sample index {path.absolute()}, which rank 0 on {builder} has, is not seen here ({seen}); set "
                 "data_cache_path to a folder that all nodes share, or run `meap cache` on every node"
             )
         time.sleep(0.5)
