@@ -54,6 +54,12 @@ def summary(prefix: str | Path, sidecar: Sidecar) -> Iterator[str]:
         from meap_megatron.corpus.sft.show import sft_summary
 
         yield from sft_summary(sidecar.sft)
+    if sidecar.upsample is not None:
+        from meap_megatron.corpus.upsample import report_lines
+
+        options = sidecar.upsample["options"]
+        yield f"  upsampled by length, for {options['total_tokens']:,} tokens with seed {options['seed']}"
+        yield from report_lines(sidecar.upsample)
     lengths = open_pair(prefix).lengths
     if len(lengths):
         yield ""

@@ -290,6 +290,8 @@ def test_the_verb_reports_what_it_kept_and_resume_refuses_other_options(
     said = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in said[1:4]] == ["source", "A", "B"]
     assert "tokens in long documents: 51.7% of this mixture as it is, 75.9% of what was kept" in said[4]
+    assert main(["show", str(tmp_path / "out")]) == 0
+    assert "for 1,500 tokens with seed 42" in (shown := capsys.readouterr().out) and said[4] in shown
     assert main([*command, *asked, "--upsample-keep", "0.3", "--resume"]) == 0
     assert "complete already" in capsys.readouterr().err
     assert main([*command, *asked, "--upsample-keep", "0.2", "--resume"]) == 2

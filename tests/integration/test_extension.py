@@ -15,6 +15,7 @@ from meap_megatron.training.recipe import load
 from tests.support.checkpoints import tensors
 from tests.support.corpus import library_texts, write_byte_tokenizer, write_jsonl
 from tests.support.runs import RECIPES, ROOT, losses, train
+from tests.training.test_recipes_readme import gpu_hours, rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("extension")]
 
@@ -164,10 +165,10 @@ print(json.dumps(found))
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    for gpus, (tensor, context, data, *rest) in found.items():
-        assert tensor * context * data == int(gpus)
-        assert 16 % data == 0 and context > 1
-        assert rest == [640_000, 65_536, 65_536, 0.15]
+    # (tensor, context, data), as the README of the recipes says; 16 sequences per step.
+    sizes = [(1, 4, 2), (1, 4, 4), (1, 4, 8), (1, 4, 16), (2, 4, 16), (2, 8, 16), (2, 16, 16)]
+    assert [tuple(values[:3]) for values in found.values()] == sizes
+    assert all(values[3:] == [640_000, 65_536, 65_536, 0.15] for values in found.values())
 
 
 def test_the_arms_differ_in_the_objective_and_the_recipe_is_the_protocols() -> None:
@@ -180,5 +181,9 @@ def test_the_arms_differ_in_the_objective_and_the_recipe_is_the_protocols() -> N
     assert control.get("meap_mask_ratio") == 0 and control.get("pretrained_checkpoint") == "runs/llama_1.1b_meap"
     tokens = ntp.get("train_iters") * ntp.get("global_batch_size") * ntp.get("seq_length")
     assert (ntp.get("train_iters"), ntp.get("global_batch_size")) == (3815, 16) and 4.0e9 <= tokens < 4.001e9
+    parameters, steps, said, hours = rows("extend")["extend/llama_1.1b_64k"]
+    assert (int(steps), said) == (3815, f"{tokens / 1e9:.2f} B")
+    products = int(parameters) - 32_064 * ntp.get("hidden_size")
+    assert float(hours) == round(gpu_hours(ntp, parameters=products, context=ntp.get("seq_length"), tokens=tokens))
     given = [ntp.get(key) for key in ("lr", "min_lr", "lr_decay_style", "lr_warmup_fraction", "weight_decay")]
     assert given == [8e-5, 8e-5, "constant", 0.01, 0.05]

@@ -8,7 +8,7 @@ import pytest
 from meap_megatron.errors import RunError, UserError
 from meap_megatron.training import platform
 
-platform.prepare("cpu")
+platform.import_megatron()
 
 from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding  # noqa: E402
 
