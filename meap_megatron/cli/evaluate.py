@@ -12,10 +12,12 @@ HELP = """Evaluate a Hugging Face model folder with the paper's settings. Nothin
   meap evaluate all --model my_model --data nq_files --out scores
   meap evaluate attention --model meap_model --baseline ntp_model --text c4_valid
   meap evaluate regions --model meap_model --baseline ntp_model
+  meap evaluate hallucination --model my_model --data articles --judge gpt-4o@https://api.openai.com/v1
 
 Suites:
 {suites}
-  all          every suite of this list; those that compare two models only with --baseline
+  all          every suite of this list; those that compare two models only with --baseline,
+               hallucination only with --judge
 
 Each suite writes SUITE.json (scores and everything that identifies the run), SUITE.samples.jsonl (a line for every
 sample) and SUITE.png. The same command goes on where a killed run stopped."""
@@ -63,6 +65,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--mask-first", action="store_true", help="attention: position 0 may be masked too")
     parser.add_argument("--eos-token", metavar="TOKEN", help="regions: the token that ends a text (default: EOS)")
+    parser.add_argument(
+        "--judge",
+        action="append",
+        metavar="JUDGE",
+        help="hallucination: MODEL@URL (OpenAI-compatible; key in MEAP_JUDGE_API_KEY or OPENAI_API_KEY, or in the "
+        "variable NAME of MODEL@URL#NAME), a model folder, or none; may be repeated",
+    )
+    parser.add_argument("--judge-concurrency", type=int, metavar="N", help="questions at a time (default: 4)")
+    parser.add_argument(
+        "--template",
+        metavar="NAME",
+        help="hallucination: SFT template of the prompt (default: llama3 or vicuna), or none",
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda if there is one)")
     parser.add_argument("--dtype", default="auto", help="float32, bfloat16 (default: as saved)")
     parser.add_argument("--overwrite", action="store_true", help="start anew where there are results")
@@ -80,7 +95,11 @@ def run(args: argparse.Namespace) -> int:
         near = difflib.get_close_matches(args.suite, [*SUITES, "all"], n=1)
         hint = f"; did you mean '{near[0]}'?" if near else "."
         raise UserError(f"there is no suite '{args.suite}'{hint} Suites: {', '.join(SUITES)}, all")
-    every = [name for name, suite in SUITES.items() if args.baseline or not suite.pair]
+    every = [
+        name
+        for name, suite in SUITES.items()
+        if (args.baseline or not suite.pair) and (args.judge or not suite.judged)
+    ]
     names = every if args.suite == "all" else [args.suite]
     request = Request(
         model=Path(args.model),
@@ -100,7 +119,11 @@ def run(args: argparse.Namespace) -> int:
         dtype=args.dtype,
         bos=args.bos,
         overwrite=args.overwrite,
-        extra={name: getattr(args, name) for name in ("baseline", "text", "mask_ratio", "mask_first", "eos_token")},
+        extra={
+            "judge_concurrency": count(args.judge_concurrency, name="--judge-concurrency"),
+            **{name: getattr(args, name) for name in ("baseline", "text", "mask_ratio", "mask_first", "eos_token")},
+            **{name: getattr(args, name) for name in ("judge", "template")},
+        },
     )
     if all(SUITES[name].local for name in names):
         # Read when the libraries are imported: with it they ask no server about files that are here.

@@ -27,6 +27,8 @@ class Suite:
     """Fields of a sample that make a cell of a figure."""
     settings: tuple[str, ...] = ()
     """Fields of the request that the tasks take, beside model and seed."""
+    judged: bool = False
+    """Whether it needs a judge: `all` leaves it out without one."""
     pair: bool = False
     """Whether it compares two models: `all` runs it where there is a baseline."""
     local: bool = True
@@ -72,6 +74,12 @@ SUITES: dict[str, Suite] = {
         headline="keyword_fraction",
         cell=("num_needles", "length"),
         settings=("lengths", "depths", "data", "essays"),
+    ),
+    "hallucination": Suite(
+        summary="summaries of XSum, MultiNews and WikiSum, compared with human ones by a judge (Table 4)",
+        runner="meap_megatron.evaluation.hallucination",
+        headline="accuracy",
+        judged=True,
     ),
     "attention": Suite(
         summary="Score Decay and Variance Increase of two models (Table 10)",
