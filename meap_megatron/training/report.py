@@ -6,6 +6,7 @@ from typing import Any, TextIO
 
 from meap_megatron.training.metrics import RunMetrics, RunShape
 from meap_megatron.training.peak import gpu_peak_tflops, measured_cpu_tflops
+from meap_megatron.training.wandb_run import Expendable
 
 
 class Reporter:
@@ -25,6 +26,8 @@ class Reporter:
                 steps = self.metrics.shape.train_steps
                 self.metrics.show(f"complete at step {steps} of {steps}; raise train_iters to go on")
             global_vars._GLOBAL_TENSORBOARD_WRITER = self.metrics
+            if global_vars._GLOBAL_WANDB_WRITER is not None:
+                global_vars._GLOBAL_WANDB_WRITER = Expendable(global_vars._GLOBAL_WANDB_WRITER, self.metrics.show)
 
     def timed(self, forward_step: Callable[..., Any]) -> Callable[..., Any]:
         """Return `forward_step`, telling the metrics when the first forward pass of a training step begins."""
@@ -97,7 +100,7 @@ def run_settings(args: Any, *, device: str, peak: float | None) -> dict[str, Any
     names = (
         "num_layers hidden_size ffn_hidden_size num_attention_heads num_query_groups seq_length padded_vocab_size "
         "micro_batch_size global_batch_size train_iters lr min_lr seed world_size tensor_model_parallel_size "
-        "pipeline_model_parallel_size context_parallel_size data_parallel_size bf16 fp8 meap_mask_ratio "
+        "pipeline_model_parallel_size context_parallel_size data_parallel_size bf16 fp8 fp8_recipe meap_mask_ratio "
         "meap_mask_strategy meap_span_length meap_mask_seed data_path"
     ).split()
     settings = {name: getattr(args, name, None) for name in names}

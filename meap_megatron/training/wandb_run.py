@@ -3,8 +3,9 @@
 import os
 import secrets
 import string
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from meap_megatron.errors import UserError
 from meap_megatron.training.command_line import flag_values
@@ -56,3 +57,33 @@ def run_id(save: Path) -> str:
             f"cannot read or write {path}: {error.strerror}; set save to a folder that can be written"
         ) from None
     return made
+
+
+class Expendable:
+    """A W&B run whose failure does not end training.
+
+    SLURM's SIGTERM goes to every process of a task, also to the service of wandb: it ends, and the next `log` raises, in the
+    very step after which the trainer would save.
+    """
+
+    def __init__(self, run: Any, show: Callable[[str], None]) -> None:
+        """Take the run, and what shows one line to people."""
+        self._run, self._show, self._lost = run, show, False
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the run's attribute; a method comes guarded."""
+        value = getattr(self._run, name)
+        return self._guarded(value) if callable(value) else value
+
+    def _guarded(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self._lost:
+                return None
+            try:
+                return method(*args, **kwargs)
+            except Exception as error:
+                self._lost = True
+                self._show(f"W&B: no longer logging ({type(error).__name__}: {error}); metrics.jsonl goes on")
+                return None
+
+        return call
