@@ -114,7 +114,9 @@ def main(argv: list[str] | None = None) -> int:
     except (UserError, RunError) as error:
         if debug:
             raise
-        print(f"meap: error: {error}", file=sys.stderr)
+        # Under srun every task would say that the same input is refused.
+        if isinstance(error, RunError) or os.environ.get("SLURM_PROCID", "0") == "0":
+            print(f"meap: error: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         if debug:
