@@ -11,6 +11,8 @@ from meap_megatron.cli.main import main
 from meap_megatron.corpus.preprocess import preprocess
 from meap_megatron.corpus.sidecar import check_prefix
 from meap_megatron.corpus.upsample import MIXTURES, Upsample, draw, parse_mixture, parse_tokens
+from meap_megatron.corpus.upsample_shard import UpsampleResult
+from meap_megatron.corpus.upsample_work import UpsampleWork
 from meap_megatron.corpus.verify import verify
 from meap_megatron.errors import UserError
 from tests.corpus.corpus_samples import config, documents, names
@@ -124,6 +126,19 @@ def test_reading_stops_when_all_budgets_are_met(tmp_path: Path, word_tokenizer: 
     preprocess(config(source, tmp_path / "out", word_tokenizer, upsample=asked, workers=1, shard_bytes=1000))
     with pytest.raises(UserError, match=r"in\.jsonl:201"):
         preprocess(config(source, tmp_path / "all", word_tokenizer, upsample=options(10**6), workers=1))
+
+
+def test_a_shard_that_is_finished_early_does_not_cut_those_before_it(tmp_path: Path, word_tokenizer: Path) -> None:
+    source = write_sources(tmp_path / "in.jsonl", stream(60))
+    work = UpsampleWork(config(source, tmp_path / "out", word_tokenizer, shard_bytes=1000), options(100))
+    *before, (last, _) = work.shards
+    counts = {"num_documents": 9, "num_tokens": 900, "text_bytes": 0, "num_empty": 0, "num_bad": 0, "bad_lines": ()}
+    more = {"num_bos_text": 0, "bos_text_place": None, "num_rows": 9, "sizes": [600, 300], "strangers": {}}
+    results = {last: UpsampleResult(shard=last, **counts, **more)}
+    assert list(work.upcoming(before, results)) == before
+    # The same result at the front meets both budgets.
+    first, *after = work.shards
+    assert list(work.upcoming(after, {first[0]: results[last]})) == []
 
 
 def test_files_of_a_met_source_are_not_opened(tmp_path: Path, word_tokenizer: Path) -> None:
