@@ -7,6 +7,7 @@ import socket
 import time
 
 import pytest
+import torch.distributed  # once, before the ranks are forked
 
 from meap_megatron.errors import RunError, UserError
 from meap_megatron.training import rollcall
@@ -16,7 +17,7 @@ FORK = multiprocessing.get_context("fork")
 HOST = socket.gethostname()
 
 
-def as_ranks(work, *, world_size: int = 4, timeout: float = 40.0) -> dict[int, tuple]:
+def as_ranks(work, *, world_size: int = 4, timeout: float = 120.0) -> dict[int, tuple]:
     """Run `work(rank, roll_call)` in one process per rank; return rank -> (what it returned or raised, seconds)."""
     port, answers = free_port(), FORK.Queue()
 
@@ -132,8 +133,6 @@ def test_nobody_waits_for_a_rank_0_that_has_died():
 
 def test_the_process_group_is_formed_afterwards_at_the_same_address():
     def work(rank, call):
-        import torch
-
         call.everyone("data", lambda: None)
         torch.distributed.init_process_group("gloo")
         total = torch.tensor([rank])
