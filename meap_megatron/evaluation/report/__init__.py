@@ -1,0 +1,1 @@
+"""`meap report`: one page from results documents and training metrics."""
