@@ -14,12 +14,13 @@ After the warm-up (the first quarter of the steps, with ten checkpoints: workers
 the heap of the trainer has the size that saving needs) a line is fitted over the steps. The last line is one JSON document.
 
     python benchmarks/soak.py                 2,000 steps, some minutes
-    python benchmarks/soak.py --steps 400     the bounded run of the tests
+    python benchmarks/soak.py --quick         400 steps
 """
 
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -134,11 +135,11 @@ def sample(trainer: int, metrics: Path) -> Sample | None:
     )
 
 
-def run(prefix: Path, save: Path, *, steps: int, workers: int, every: float) -> list[Sample]:
+def run(prefix: Path, save: Path, *, steps: int, workers: int, every: float, save_every: int) -> list[Sample]:
     """Train and watch; return the samples taken after the first step."""
     words = [
         *("train", str(RECIPE), *TINY, f"data_path={prefix}", f"save={save}", f"train_iters={steps}"),
-        *(f"num_workers={workers}", f"save_interval={max(1, steps // 40)}", f"eval_interval={max(1, steps // 20)}"),
+        *(f"num_workers={workers}", f"save_interval={save_every}", f"eval_interval={max(1, steps // 20)}"),
     ]
     log = save.with_suffix(".log")
     with log.open("w") as stream:
@@ -152,7 +153,7 @@ def run(prefix: Path, save: Path, *, steps: int, workers: int, every: float) -> 
                     samples.append(found)
         finally:
             if process.poll() is None:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
     if process.returncode != 0:
         raise SystemExit(f"the run ended with {process.returncode}:\n{log.read_text()[-2000:]}")
     return samples
@@ -198,15 +199,19 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=4, help="loader processes of the training split")
     parser.add_argument("--every", type=float, default=1.0, help="seconds between two looks")
+    parser.add_argument("--save-every", type=int, default=50, help="steps between two checkpoints")
     parser.add_argument("--quick", action="store_true", help="400 steps")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the run is ended too
     steps = 400 if args.quick else args.steps
     os.environ.setdefault("MEAP_THREADS", "1")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         prefix = write_data(folder, byte_limit=4_000_000)
         began = time.monotonic()
-        samples = run(prefix, folder / "run", steps=steps, workers=args.workers, every=args.every)
+        samples = run(
+            prefix, folder / "run", steps=steps, workers=args.workers, every=args.every, save_every=args.save_every
+        )
         seconds = time.monotonic() - began
     print(
         f"{'step':>6}{'trainer MiB':>13}{'worker MiB':>12}{'total MiB':>11}{'workers':>9}{'files trainer':>15}"
