@@ -181,13 +181,15 @@ def watch(ranks: Sequence[Rank]) -> int | None:
 
 
 def first_failure(ranks: Sequence[Rank]) -> int | None:
-    """Wait until all ranks have ended well (None) or one has not (its number)."""
+    """Wait until all ranks have ended well (None) or one has not (its number).
+
+    A rank that was killed goes before those that then failed because they lost it.
+    """
     while True:
-        states = [process.poll() for process in ranks]
-        for rank, state in enumerate(states):
-            if state not in (None, 0):
-                return rank
-        if all(state == 0 for state in states):
+        if any(process.poll() not in (None, 0) for process in ranks):
+            states = {rank: process.poll() for rank, process in enumerate(ranks)}
+            return min((rank for rank, state in states.items() if state), key=lambda rank: (states[rank] or 0) > 0)
+        if all(process.poll() == 0 for process in ranks):
             return None
         time.sleep(0.05)
 

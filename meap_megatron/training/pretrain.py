@@ -189,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
                 raise
             with contextlib.suppress(OSError):
                 traceback.print_exc()
-            reason = full_disk(log) or other_schedule(error) or f"{type(error).__name__}: {error}"
+            reason = full_disk(log) or other_schedule(error) or lost_rank(error) or f"{type(error).__name__}: {error}"
             failure = RunError(f"rank {rank}: {reason}\nfull log: {log}")
     return 0 if failure is None else complain(failure, rank=rank, debug=debug)
 
@@ -201,6 +201,16 @@ def other_schedule(error: BaseException) -> str | None:
     return (
         f"the learning-rate schedule is not the one of the checkpoint ({error}); give the settings of the first run, or "
         "override_opt_param_scheduler=true to go on with the new schedule"
+    )
+
+
+def lost_rank(error: BaseException) -> str | None:
+    """Return what to say if a rank fails because another one is gone; gloo's own words send people to the wrong rank."""
+    words = str(error)
+    if not ("gloo/transport" in words and ("Connection reset" in words or "Connection closed" in words)):
+        return None
+    return (
+        "the connection to another rank broke off, because that rank has ended; the reason stands in its log or below"
     )
 
 

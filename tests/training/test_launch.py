@@ -75,6 +75,23 @@ def test_a_rank_that_dies_ends_the_others_and_is_named_with_its_host(run_ranks: 
         run_ranks(code, processes=2)
 
 
+class Ended:
+    def __init__(self, status: int | None) -> None:
+        self.status = status
+
+    def poll(self) -> int | None:
+        return self.status
+
+    def send_signal(self, sig: int, /) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+def test_the_rank_that_was_killed_is_named_and_not_the_one_that_lost_it() -> None:
+    assert launch.first_failure([Ended(None), Ended(1), Ended(0), Ended(-9)]) == 3
+    assert launch.first_failure([Ended(0), Ended(2), Ended(1)]) == 1
+
+
 def test_refused_input_keeps_its_exit_status(run_ranks: Callable[..., int]) -> None:
     assert run_ranks("raise SystemExit(2)", processes=2) == 2
 
