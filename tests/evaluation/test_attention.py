@@ -181,6 +181,7 @@ def test_a_killed_analysis_goes_on_and_gives_the_same_numbers(
     evaluate("attention", *SMALL, status=130)
     resumed = evaluate("attention", *SMALL)
     assert resumed["requests"] == {"known": 3, "asked": 9}
+    assert len(calls) == 4 * 3 + 2 + 4 * 9  # nothing that was known is computed again
     assert resumed["analysis"] == whole["analysis"]
     assert evaluate("attention", *SMALL) == resumed
     assert "finished already" in capsys.readouterr().err

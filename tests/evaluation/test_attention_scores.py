@@ -111,6 +111,10 @@ def test_the_tests_are_those_of_the_formulas() -> None:
     assert found["paired_t"]["p"] == pytest.approx(2 * stats.t.sf(t, 4))
     welch = (after.mean() - before.mean()) / np.sqrt(after.var(ddof=1) / 5 + before.var(ddof=1) / 5)
     assert found["welch_t"]["statistic"] == pytest.approx(welch)
+    # For samples of one size only the degrees of freedom tell Welch's test from Student's, which has 8.
+    spread = np.array([after.var(ddof=1), before.var(ddof=1)]) / 5
+    assert found["welch_t"]["df"] == pytest.approx(spread.sum() ** 2 / (spread**2 / 4).sum())
+    assert found["welch_t"]["df"] < 7.9
     assert found["wilcoxon"]["p"] == pytest.approx(2 / 2**5)  # all five positive: two of 32 sign patterns
 
 

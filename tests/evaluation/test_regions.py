@@ -114,7 +114,7 @@ def test_the_shares_of_a_model_are_those_of_its_eager_attention(tokenizer_folder
 
 def test_templated_items_are_many_different_and_repeatable() -> None:
     items = templated_items(500, seed=0)
-    assert len({item.joined()[0] for item in items}) == 500
+    assert len({item.joined()[0] for item in items}) == len({item.name for item in items}) == 500
     assert templated_items(500, seed=0) == items
     assert templated_items(20, seed=0) == items[:20]
     assert templated_items(20, seed=1) != items[:20]
