@@ -220,6 +220,33 @@ def test_the_needle_is_drawn_cell_by_cell_and_what_does_not_fit_stays_grey(repor
     ]
 
 
+def test_attention_of_a_pair_stands_beside_tables_10_and_16_to_18_with_its_figures(
+    report: Any, tmp_path: Path
+) -> None:
+    found = {"decay": 0.25, "decay_t": -3.5, "variance_increase": 0.1, "variance_t": None}
+    head = {"by_length": {"1024": {"table_10": found, "model": {**found, "decay": 0.125}}}}
+    folder = write(tmp_path / "meap", "attention", [task("attention_1024")], headline=head)
+    shares = dict(zip(("before", "answer", "after", "query", "eos"), (0.4, 0.3, 0.1, 0.1, 0.1), strict=True))
+    cells = [
+        {"text": text, "arm": arm, "region": region, "n": n, "unfit": 0, "mean": share}
+        for text, n in (("table_17", 1), ("templated", 200))
+        for arm in ("ntp", "meap")
+        for region, share in shares.items()
+    ]
+    write(folder, "regions", [task("regions_paper")], cells=cells)
+    (folder / "attention.png").write_bytes(b"picture")
+    page = report(folder, mdqa(tmp_path / "other", [0.5] * 5))
+    table_10 = rows(page, "Attention to masked tokens")
+    assert ["meap, T = 1,024, masked MEAP, clean NTP", "25.00", "-3.50", "10.00", "–"] in table_10
+    assert ["meap, T = 1,024, model alone", "12.50", "-3.50", "10.00", "–"] in table_10
+    assert ["T = 4,096", "53.34", "-9.97", "7.80", "5.22"] in table_10
+    regions = rows(page, "Attention to regions")
+    assert ["meap: NTP model", "0.400", "0.300", "0.100", "0.100", "0.100"] in regions
+    assert ["MEAP, paper", "0.435", "0.386", "0.066", "0.057", "0.055"] in regions
+    assert sum(row == ["200 templated items, mean"] for row in regions) == 1
+    assert "data:image/png;base64,cGljdHVyZQ==" in page
+
+
 def test_a_training_run_alone_gives_its_curves_and_totals(report: Any, tmp_path: Path) -> None:
     page = report(training(tmp_path / "meap"), training(tmp_path / "ntp", ratio=0.0))
     found = rows(page, "Training")

@@ -4,8 +4,8 @@ import base64
 from collections.abc import Sequence
 from pathlib import Path
 
-from meap_megatron.demo.figures import Curve, line_chart
 from meap_megatron.evaluation.report.collect import Run
+from meap_megatron.evaluation.report.lines import Curve, line_chart
 from meap_megatron.evaluation.report.style import SERIES
 from meap_megatron.evaluation.report.tables import escape
 
@@ -34,11 +34,11 @@ def heat_map(run: Run) -> str:
     content = run.documents["needle"]
     cells = content["cells"]
     lengths, depths = (sorted({cell[name] for cell in cells}) for name in ("length", "depth"))
-    wide, high, left, top = 38, 22, 44, 6
+    wide, high, left, top = 38, 22, 44, 20
     width, height = left + wide * len(lengths) + 4, top + high * len(depths) + 36
     label = f"needle in a haystack, {run.label}"
     parts = [
-        f'<svg viewBox="0 0 {width} {height}" style="max-width:{max(1.3 * width, 220):.0f}px" role="img" '
+        f'<svg viewBox="0 0 {width} {height}" style="width:{1.15 * width:.0f}px;max-width:100%" role="img" '
         f'aria-label="{escape(label)}">'
     ]
     for cell in cells:
@@ -61,7 +61,7 @@ def heat_map(run: Run) -> str:
         x = left + wide * lengths.index(length) + wide / 2
         parts.append(f'<text class="tick" x="{x}" y="{height - 22}" text-anchor="middle">{tokens(length)}</text>')
     parts.append(f'<text class="tick" x="{width - 4}" y="{height - 6}" text-anchor="end">length (tokens)</text>')
-    parts.append(f'<text class="tick" x="0" y="{height - 22}">depth %</text></svg>')
+    parts.append('<text class="tick" x="0" y="11">depth (%)</text></svg>')
     return "".join(parts)
 
 

@@ -111,7 +111,7 @@ def figures(suite: str, runs: Sequence[Run]) -> str:
 def cards(parts: Sequence[tuple[str, str, str]]) -> str:
     """Return charts side by side, each (title, remark, HTML)."""
     drawn = "".join(
-        f'<div class="card"><h3>{escape(title)}</h3><p class="note">{escape(note)}</p>{chart}</div>'
+        f'<div class="card"><h3>{escape(title)}</h3>{f"""<p class="note">{escape(note)}</p>""" if note else ""}{chart}</div>'
         for title, note, chart in parts
     )
     return f'<div class="charts">{drawn}</div>'

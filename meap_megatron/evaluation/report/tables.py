@@ -49,7 +49,7 @@ def table(
     Args:
         headings: of the columns, the first one of the row names; plain text.
         parts: (caption or "", rows of cells, CSS class of the rows).
-        kind: CSS class of the table.
+        kind: CSS class of the table, if its columns are no numbers.
     """
     head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
     body = []
@@ -58,6 +58,7 @@ def table(
             body.append(f'<tr class="caption"><td colspan="{len(headings)}">{escape(caption)}</td></tr>')
         body += [f'<tr class="{style}">{"".join(f"<td>{cell}</td>" for cell in row)}</tr>' for row in rows]
     inside = f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody>"
+    kind = kind or ("narrow" if len(headings) < 4 else "even" if len(headings) < 8 else "")
     return f'<div class="scroll"><table class="{kind}">{inside}</table></div>'
 
 
@@ -174,7 +175,8 @@ def attention_table(runs: Sequence[Run]) -> str:
     """Return Table 10: Score Decay and Variance Increase at every length, ours and the paper's."""
     from meap_megatron.evaluation.attention_scores import PAPER
 
-    ours = [row for run in runs for row in _attention_rows(run)]
+    # A document holds both models of its pair.
+    ours = [row for run in runs for row in _attention_rows(run)] or [["", *([NOT_RUN] * 4)]]
     printed = [
         [
             f"T = {length:,}",
@@ -194,7 +196,7 @@ def attention_table(runs: Sequence[Run]) -> str:
 def _attention_rows(run: Run) -> list[list[str]]:
     content = run.documents.get("attention")
     if content is None:
-        return [[escape(run.label), *([NOT_RUN] * 4)]]
+        return []
     names = {"table_10": "masked MEAP, clean NTP", "model": "model alone", "input": "input alone"}
     return [
         [
@@ -222,26 +224,20 @@ def regions_table(runs: Sequence[Run]) -> str:
         "table_17": "Table 17: relativity",
         "table_18": "Table 18: Colosseum",
     }
-    texts = list(PAPER_SHARES)
-    for run in runs:
-        texts += [
-            cell["text"] for cell in run.documents.get("regions", {}).get("cells", []) if cell["text"] not in texts
-        ]
+    documents = {run.label: run.documents["regions"] for run in runs if "regions" in run.documents}
+    texts = dict.fromkeys(PAPER_SHARES)
+    texts |= dict.fromkeys(cell["text"] for content in documents.values() for cell in content["cells"])
     parts: list[tuple[str, Sequence[Sequence[str]], str]] = []
     for text in texts:
-        rows = []
-        for run in runs:
-            content = run.documents.get("regions")
-            cells = [cell for cell in content["cells"] if cell["text"] == text] if content else []
-            if not cells:
-                rows.append([escape(run.label), *([NOT_RUN] * len(REGIONS))])
+        rows, count = [], 0
+        for label, content in documents.items():
+            cells = [cell for cell in content["cells"] if cell["text"] == text]
             for arm in dict.fromkeys(cell["arm"] for cell in cells):
                 of_region = {cell["region"]: cell["mean"] for cell in cells if cell["arm"] == arm}
                 shares = [f"{of_region[region]:.3f}" for region in REGIONS]
-                rows.append([f"{escape(run.label)}, {arm.upper()}", *shares])
-        count = next(
-            (c["n"] for r in runs for c in r.documents.get("regions", {}).get("cells", []) if c["text"] == text), 0
-        )
+                rows.append([f"{escape(label)}: {arm.upper()} model", *shares])
+            count = max([count, *(cell["n"] for cell in cells)])
+        rows = rows or [["", *([NOT_RUN] * len(REGIONS))]]
         parts.append((titles.get(text, f"{count} templated items, mean"), rows, "ours"))
         printed = [
             [f"{arm.upper()}, paper", *(NOTHING if share is None else f"{share:.3f}" for share in shares_)]

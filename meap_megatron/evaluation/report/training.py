@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from meap_megatron.demo.figures import Curve, line_chart
-from meap_megatron.demo.results import Points, Results, read_results, smoothed
 from meap_megatron.evaluation.report.charts import series
 from meap_megatron.evaluation.report.collect import Run
+from meap_megatron.evaluation.report.history import Results, read_results, smoothed
+from meap_megatron.evaluation.report.lines import Curve, Points, line_chart
 from meap_megatron.evaluation.report.tables import NOTHING, escape, table
 from meap_megatron.evaluation.report.values import Value, average, scores
 
@@ -35,11 +35,11 @@ class Effort:
 
 def effort(results: Results) -> Effort:
     """Return what a run took so far; a record may stand for several steps."""
-    seconds, last = 0.0, 0
+    seconds, last, tokens = 0.0, 0, 0
     for record in results.steps:
         seconds += record["seconds"] * max(1, record["step"] - last)
-        last = record["step"]
-    return Effort(seconds=seconds, tokens=results.consumed_tokens, steps=results.num_steps)
+        last, tokens = record["step"], record["consumed_tokens"]
+    return Effort(seconds=seconds, tokens=tokens, steps=last)
 
 
 def thin(points: Points) -> Points:
@@ -50,7 +50,7 @@ def thin(points: Points) -> Points:
 
 def trained(runs: Sequence[Run]) -> list[tuple[int, Run, Results]]:
     """Return number, run and results of the runs that were trained."""
-    return [(number, run, read_results(run.label, run.metrics)) for number, run in enumerate(runs) if run.metrics]
+    return [(number, run, read_results(run.metrics)) for number, run in enumerate(runs) if run.metrics]
 
 
 def curves_of(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
@@ -81,7 +81,7 @@ def curves_of(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
         ("Training loss", "On the inputs of each arm: masked inputs are harder.", lines("lm_loss"), nats),
         ("Loss at positions that read [MASK]", "The next token without the current one.", lines("masked_loss"), nats),
         ("Loss at other positions", "", lines("other_loss"), nats),
-        ("Gradient norm", "Before clipping.", lines("grad_norm"), "norm"),
+        ("Gradient norm", "Before clipping.", lines("grad_norm", smooth=False), "norm"),
         ("Throughput", "", lines("tokens_per_second"), "tokens per second"),
     ]
     return [
@@ -96,6 +96,7 @@ def summary_table(runs: Sequence[Run]) -> str:
     rows = []
     for _, run, results in trained(runs):
         spent, settings = effort(results), results.settings
+        validations = results.validation_points()
         ratio = settings.get("meap_mask_ratio")
         rows.append(
             [
@@ -106,9 +107,9 @@ def summary_table(runs: Sequence[Run]) -> str:
                 f"{spent.tokens:,}",
                 NOTHING if ratio is None else f"{ratio:g}",
                 _number(results.final("lm_loss"), 3),
-                _number(results.validation_loss, 3),
-                _number(results.tokens_per_second, 0),
-                _number(None if results.mfu is None else 100 * results.mfu, 1),
+                _number(validations[-1][1] if validations else None, 3),
+                _number(results.median("tokens_per_second"), 0),
+                _number(None if (mfu := results.median("mfu")) is None else 100 * mfu, 1),
                 duration(spent.seconds),
             ]
         )
