@@ -225,7 +225,8 @@ def test_attention_of_a_pair_stands_beside_tables_10_and_16_to_18_with_its_figur
 ) -> None:
     found = {"decay": 0.25, "decay_t": -3.5, "variance_increase": 0.1, "variance_t": None}
     head = {"by_length": {"1024": {"table_10": found, "model": {**found, "decay": 0.125}}}}
-    folder = write(tmp_path / "meap", "attention", [task("attention_1024")], headline=head)
+    ntp = {"fingerprint": "d" * 64, "tokenizer": {"fingerprint": "c" * 64}, "bos": {"add_bos": True, "source": "x"}}
+    folder = write(tmp_path / "meap", "attention", [task("attention_1024")], headline=head, baseline=ntp)
     shares = dict(zip(("before", "answer", "after", "query", "eos"), (0.4, 0.3, 0.1, 0.1, 0.1), strict=True))
     cells = [
         {"text": text, "arm": arm, "region": region, "n": n, "unfit": 0, "mean": share}
@@ -244,6 +245,7 @@ def test_attention_of_a_pair_stands_beside_tables_10_and_16_to_18_with_its_figur
     assert ["meap: NTP model", "0.400", "0.300", "0.100", "0.100", "0.100"] in regions
     assert ["MEAP, paper", "0.435", "0.386", "0.066", "0.057", "0.055"] in regions
     assert sum(row == ["200 templated items, mean"] for row in regions) == 1
+    assert next(row for row in rows(page, "Models") if row[0] == "meap: NTP model")[2] == "d" * 12
     assert "data:image/png;base64,cGljdHVyZQ==" in page
 
 

@@ -26,23 +26,32 @@ def models_table(runs: Sequence[Run]) -> str:
     """Return one row for every model."""
     rows = []
     for run in runs:
-        for fingerprint, content in models_of(run).items():
-            model, bos = content["model"], content["bos"]
-            limit = model.get("max_length")
-            rows.append(
-                [
-                    escape(run.label),
-                    escape(f"{model.get('architecture', '')}, {parameters(model.get('parameters'))}"),
-                    f"<code>{escape(fingerprint[:12])}</code>",
-                    f"<code>{escape(content['tokenizer']['fingerprint'][:12])}</code>",
-                    escape(f"{'BOS' if bos['add_bos'] else 'no BOS'} ({bos['source']})"),
-                    escape(f"{model.get('dtype', '')}, {model.get('device', '')}"),
-                    NOTHING if limit is None else f"{limit:,}",
-                    escape(", ".join(run.documents)),
-                ]
-            )
+        for content in models_of(run).values():
+            tokenizer, bos = content["tokenizer"]["fingerprint"], content["bos"]
+            rows.append(_model_row(run.label, content["model"], tokenizer, bos, ", ".join(run.documents)))
+        # The attention suites compare with a second model.
+        pairs = {name: content["baseline"] for name, content in run.documents.items() if content.get("baseline")}
+        for fingerprint in dict.fromkeys(model["fingerprint"] for model in pairs.values()):
+            suites = [name for name, model in pairs.items() if model["fingerprint"] == fingerprint]
+            model = pairs[suites[0]]
+            tokenizer = model["tokenizer"]["fingerprint"]
+            rows.append(_model_row(f"{run.label}: NTP model", model, tokenizer, model["bos"], ", ".join(suites)))
     headings = ["", "model", "weights", "tokenizer", "prompts begin with", "precision", "longest", "suites"]
     return table(headings, [("", rows, "ours")], kind="left")
+
+
+def _model_row(label: str, model: dict[str, Any], tokenizer: str, bos: dict[str, Any], suites: str) -> list[str]:
+    limit = model.get("max_length")
+    return [
+        escape(label),
+        escape(f"{model.get('architecture', '')}, {parameters(model.get('parameters'))}"),
+        f"<code>{escape(model['fingerprint'][:12])}</code>",
+        f"<code>{escape(tokenizer[:12])}</code>",
+        escape(f"{'BOS' if bos['add_bos'] else 'no BOS'} ({bos['source']})"),
+        escape(f"{model.get('dtype', '')}, {model.get('device', '')}"),
+        NOTHING if limit is None else f"{limit:,}",
+        escape(suites),
+    ]
 
 
 def warnings(runs: Sequence[Run]) -> list[str]:

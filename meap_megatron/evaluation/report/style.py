@@ -62,7 +62,7 @@ table.even th:first-child { width: 26%; }
 .maps .card { min-width: 220px; max-width: 100%; }
 .charts + .scroll, .note + .charts, .note + .maps { margin-top: 14px; }
 svg text.cell { fill: #22262d; font-size: 11px; text-anchor: middle; font-variant-numeric: tabular-nums; }
-img { max-width: 100%; border-radius: 6px; background: #fff; }
+img { width: 100%; max-width: 760px; border-radius: 6px; background: #fff; }
 details { margin: 14px 0; }
 summary { cursor: pointer; color: var(--soft); }
 code { font: 0.9em ui-monospace, "SF Mono", Menlo, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
