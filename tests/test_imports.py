@@ -18,6 +18,7 @@ ALLOWED = {
     "evaluation": {"masking", "corpus"},
     "sweep": {"training", "evaluation"},
     "demo": {"masking", "corpus", "datasets", "training"},
+    "doctor": {"training"},
 }
 """Package -> packages of ours that it may import; `errors`, `config`, `version` are open to all."""
 

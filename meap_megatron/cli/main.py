@@ -17,6 +17,7 @@ from meap_megatron.version import __version__
 # Verb (one or two words) -> module of this package, in the order in which a new user meets them.
 VERBS: dict[str, str] = {
     "demo": "demo",
+    "doctor": "doctor",
     "preprocess text": "preprocess_text",
     "preprocess sft": "preprocess_sft",
     "verify": "verify",
@@ -36,6 +37,7 @@ VERBS: dict[str, str] = {
 }
 SUMMARIES: dict[str, str] = {
     "demo": "train NTP and MEAP side by side on this machine and draw one page (offline, about 4 minutes)",
+    "doctor": "what is installed, what is missing, what that costs and the command that mends it",
     "preprocess text": "raw text (.txt, .jsonl, .gz, .zst, .parquet) to a Megatron indexed dataset",
     "preprocess sft": "conversations (Alpaca, ShareGPT, messages) to ids and roles for fine-tuning",
     "verify": "check an indexed dataset byte by byte against its sidecar",
