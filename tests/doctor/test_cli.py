@@ -1,6 +1,9 @@
 """`meap doctor` as a user and as a script calls it."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -54,3 +57,30 @@ def test_under_srun_a_later_task_prints_one_line_with_its_host(capsys, monkeypat
 def test_a_limit_of_no_time_is_refused(capsys) -> None:
     assert main(["doctor", "--timeout", "0"]) == 2
     assert "--timeout 0" in capsys.readouterr().err
+
+
+def test_the_tasks_of_a_job_step_meet_in_the_shared_folder(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "meap_megatron.cli.main",
+        "doctor",
+        "--quick",
+        "--json",
+        "--shared",
+        str(tmp_path),
+    ]
+    step = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "3"}
+    tasks = [
+        subprocess.Popen(
+            command, env=os.environ | step | {"SLURM_PROCID": str(rank)}, stdout=subprocess.PIPE, text=True
+        )
+        for rank in range(3)
+    ]
+    reports = [json.loads(task.communicate(timeout=60)[0]) for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0, 0]
+    assert [report["task"] for report in reports] == [0, 1, 2]
+    for report in reports:
+        (found,) = [finding for finding in report["findings"] if finding["name"] == "shared folder"]
+        assert found["state"] == "ok" and "files of 3 tasks on 1 hosts" in found["detail"]
+    assert os.listdir(tmp_path) == []
