@@ -1,0 +1,164 @@
+"""From the scores of all arms to the registered answer. Pure functions of numbers."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.retrieval_small.plan import (
+    ALPHA,
+    MEAP_RATIO,
+    NTP_RATIO,
+    SMALLEST_DIFFERENCE,
+    Plan,
+    Rung,
+)
+
+Scores = Mapping[str, Any]
+LEVELS = (0.5, 0.9)
+CONTRASTED = ("area", "final", "final_masked", "validation_loss")
+
+
+def accuracies(scores: Scores, *, facts: int) -> list[float]:
+    """Return the accuracy on rows with `facts` facts at every checkpoint."""
+    return [look["facts"][str(facts)]["accuracy"] for look in scores["curve"]]
+
+
+def area(curve: Sequence[float]) -> float:
+    """Return the mean accuracy over the checkpoints: the primary metric, in 0..1."""
+    return float(np.mean(curve))
+
+
+def tokens_to(scores: Scores, level: float, *, facts: int) -> float | None:
+    """Return the tokens, in between linearly, at which the accuracy first reaches a level; None if it never does."""
+    before_tokens, before = 0.0, 0.0
+    for look, value in zip(scores["curve"], accuracies(scores, facts=facts), strict=True):
+        if value >= level:
+            return before_tokens + (look["tokens"] - before_tokens) * (level - before) / (value - before)
+        before_tokens, before = look["tokens"], value
+    return None
+
+
+def sign_flip(differences: Sequence[float]) -> float:
+    """Return the two-sided p of the exact sign-flip test: all 2^n assignments, that of the data among them."""
+    values = np.asarray(differences, dtype=np.float64)
+    signs = np.array(list(itertools.product((1.0, -1.0), repeat=len(values))))
+    sums = np.abs(signs @ values)
+    return float(np.mean(sums >= abs(values.sum()) - 1e-12))
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return mean and 95 % t interval; with one value the interval is not known (nan)."""
+    from scipy import stats
+
+    data = np.asarray(values, dtype=np.float64)
+    mean = float(data.mean())
+    if len(data) < 2:
+        return mean, math.nan, math.nan
+    half = float(stats.t.ppf(1 - ALPHA / 2, len(data) - 1) * data.std(ddof=1) / math.sqrt(len(data)))
+    return mean, mean - half, mean + half
+
+
+def contrast(first: Mapping[int, float], second: Mapping[int, float]) -> dict[str, Any]:
+    """Return `second` - `first` over the seeds that both have."""
+    seeds = sorted(first.keys() & second.keys())
+    differences = [second[seed] - first[seed] for seed in seeds]
+    mean, low, high = t_interval(differences)
+    return {
+        "seeds": seeds,
+        "differences": differences,
+        "mean": mean,
+        "low": low,
+        "high": high,
+        "p": sign_flip(differences),
+    }
+
+
+def verdict(primary: Mapping[str, Any]) -> str:
+    """Return what the primary contrast says, by the rules of the protocol."""
+    if primary["p"] < ALPHA and primary["mean"] >= SMALLEST_DIFFERENCE:
+        return "support"
+    if primary["p"] < ALPHA and primary["mean"] <= -SMALLEST_DIFFERENCE:
+        return "against"
+    if -SMALLEST_DIFFERENCE < primary["low"] and primary["high"] < SMALLEST_DIFFERENCE:
+        return "no difference of interest"
+    return "undecided"
+
+
+def choose_rung(plan: Plan, calibration: Mapping[str, Sequence[Scores]]) -> tuple[str, str]:
+    """Return ("next", name), ("chosen", name) or ("stop", why) from the rungs that were tried so far, in order."""
+    for rung in plan.ladder:
+        if rung.name not in calibration:
+            return "next", rung.name
+        curves = [accuracies(scores, facts=rung.facts[-1]) for scores in calibration[rung.name]]
+        if all(curve[0] >= plan.too_easy for curve in curves):
+            return (
+                "stop",
+                f"{rung.name} is solved at the first look; the protocol needs an amendment before any MEAP run",
+            )
+        if all(curve[-1] >= plan.formed for curve in curves):
+            return "chosen", rung.name
+    return "stop", "retrieval forms on no rung; the question cannot be answered within this budget"
+
+
+def analyse(plan: Plan, rung: Rung, arms: Sequence[Scores]) -> dict[str, Any]:
+    """Return all numbers of the report.
+
+    Args:
+        plan: sizes; the registered test is made only if every one of its arms is there.
+        rung: the chosen one.
+        arms: scores of the finished arms.
+    """
+    facts = rung.facts[-1]
+    by_ratio: dict[float, dict[int, Scores]] = {ratio: {} for ratio in plan.seeds}
+    for scores in arms:
+        by_ratio[scores["ratio"]][scores["seed"]] = scores
+    missing = {ratio: [seed for seed in seeds if seed not in by_ratio[ratio]] for ratio, seeds in plan.seeds.items()}
+    metrics = {
+        "area": lambda scores: area(accuracies(scores, facts=facts)),
+        "final": lambda scores: accuracies(scores, facts=facts)[-1],
+        "any_value": lambda scores: scores["curve"][-1]["facts"][str(facts)]["any_value"],
+        "final_masked": lambda scores: scores["masked"][str(facts)]["accuracy"],
+        "validation_loss": lambda scores: scores["training"]["validation_loss"],
+        "step_hours": lambda scores: scores["training"]["step_hours"],
+    }
+    values = {
+        name: {ratio: {seed: read(scores) for seed, scores in found.items()} for ratio, found in by_ratio.items()}
+        for name, read in metrics.items()
+    }
+    summary = {
+        f"{ratio:g}": {
+            "seeds": len(found),
+            **{name: t_interval([*values[name][ratio].values()]) for name in metrics},
+            **{f"tokens_to_{level:g}": reached(found, level, facts=facts) for level in LEVELS},
+            "mask_fraction": float(np.mean([scores["training"]["mask_fraction"] for scores in found.values()])),
+            "by_place": np.mean([scores["by_place"] for scores in found.values()], axis=0).tolist(),
+        }
+        for ratio, found in by_ratio.items()
+        if found
+    }
+    # No difference and no p before all seeds of both arms are there: nobody shall stop at a look that pleases.
+    contrasts = {
+        f"{ratio:g}": {name: contrast(values[name][NTP_RATIO], values[name][ratio]) for name in CONTRASTED}
+        for ratio in plan.seeds
+        if ratio != NTP_RATIO and not missing[NTP_RATIO] and not missing[ratio]
+    }
+    primary = contrasts.get(f"{MEAP_RATIO:g}")
+    return {
+        "label": plan.label,
+        "rung": rung.name,
+        "facts": facts,
+        "missing": {f"{ratio:g}": seeds for ratio, seeds in missing.items() if seeds},
+        "summary": summary,
+        "contrasts": contrasts,
+        "verdict": verdict(primary["area"]) if primary and plan.label == "registered" else None,
+    }
+
+
+def reached(found: Mapping[int, Scores], level: float, *, facts: int) -> dict[str, Any]:
+    """Return how many arms reached a level, and the median tokens at which; None if the median arm did not."""
+    tokens = [tokens_to(scores, level, facts=facts) for scores in found.values()]
+    middle = float(np.median([math.inf if value is None else value for value in tokens]))
+    return {"arms": sum(value is not None for value in tokens), "median": middle if math.isfinite(middle) else None}

@@ -1,0 +1,121 @@
+"""The registered numbers of the experiment: everything that could be tuned after a look at results stands here.
+
+docs/experiments/retrieval_small.md says why; a test compares the two.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PROTOCOL = ROOT / "docs" / "experiments" / "retrieval_small.md"
+RECIPE = ROOT / "examples" / "recipes" / "experiments" / "retrieval_small_ntp.yaml"
+
+NTP_RATIO, MEAP_RATIO = 0.0, 0.15
+ALPHA = 0.05
+SMALLEST_DIFFERENCE = 0.02
+"""In area under the curve; a difference below it would be of no interest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """One candidate of the calibration: a task and a length of training."""
+
+    name: str
+    facts: tuple[int, ...]
+    """Numbers of facts per row, equally often; the largest is the stratum of the primary metric."""
+    train_iters: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Sizes of one experiment."""
+
+    label: str
+    ladder: tuple[Rung, ...]
+    calibration_seeds: tuple[int, ...]
+    seeds: dict[float, tuple[int, ...]]
+    """Mask ratio -> seeds of its arms."""
+    overrides: tuple[str, ...]
+    """Words for `meap train` on top of the recipe."""
+    seq_length: int
+    batch_size: int
+    looks: int
+    """Checkpoints per run, evenly spaced; each is scored."""
+    corpus_bytes: int
+    vocab_size: int
+    num_keys: int
+    num_values: int
+    test_rows: int
+    """Of the primary stratum; half as many of each other one."""
+    formed: float
+    """Calibration: accuracy at the end from which on retrieval has formed."""
+    too_easy: float
+    """Calibration: accuracy at the first look from which on the task shows nothing."""
+
+    def interval(self, rung: Rung) -> int:
+        """Return the steps between two checkpoints."""
+        return rung.train_iters // self.looks
+
+    @property
+    def num_runs(self) -> int:
+        """Runs of the main part."""
+        return sum(map(len, self.seeds.values()))
+
+
+REGISTERED = Plan(
+    label="registered",
+    ladder=(
+        Rung(name="short", facts=(2, 4, 8), train_iters=2000),
+        Rung(name="long", facts=(2, 4, 8), train_iters=4000),
+        Rung(name="few", facts=(1, 2, 4), train_iters=4000),
+    ),
+    calibration_seeds=(101, 102),
+    seeds={0.0: tuple(range(1, 9)), 0.15: tuple(range(1, 9)), 0.05: tuple(range(1, 6)), 0.30: tuple(range(1, 6))},
+    overrides=(),
+    seq_length=128,
+    batch_size=32,
+    looks=20,
+    corpus_bytes=10_000_000,
+    vocab_size=1024,
+    num_keys=64,
+    num_values=64,
+    test_rows=256,
+    formed=0.50,
+    too_easy=0.90,
+)
+
+SMOKE = Plan(
+    label="smoke",
+    ladder=(Rung(name="tiny", facts=(1, 2), train_iters=40),),
+    calibration_seeds=(101,),
+    seeds={0.0: (1,), 0.15: (1,)},
+    overrides=(
+        "num_layers=2",
+        "hidden_size=32",
+        "ffn_hidden_size=96",
+        "num_attention_heads=2",
+        "num_query_groups=1",
+        "seq_length=64",
+        "max_position_embeddings=64",
+        "global_batch_size=4",
+        "micro_batch_size=4",
+        "eval_iters=1",
+    ),
+    seq_length=64,
+    batch_size=4,
+    looks=4,
+    corpus_bytes=600_000,
+    vocab_size=512,
+    num_keys=8,
+    num_values=8,
+    test_rows=8,
+    formed=0.0,
+    too_easy=2.0,
+)
+"""Shows that the chain works; its numbers mean nothing and every file it writes says so."""
+
+
+def protocol_hash() -> str:
+    """Return the SHA-256 (hex) of the protocol as it stands."""
+    return hashlib.sha256(PROTOCOL.read_bytes()).hexdigest()
