@@ -2,8 +2,12 @@
 
 import os
 
+import pytest
+
 # Several tests run side by side on few cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("MEAP_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+
+pytest.register_assert_rewrite("tests.integration.parity")

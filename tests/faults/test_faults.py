@@ -6,7 +6,7 @@ import pytest
 
 from tests.faults.harness import FAULTS, Workshop, can_mount
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from tests.support.conversations import docstring_rows, write_alpaca, write_chat
 from tests.support.corpus import library_texts, write_byte_tokenizer, write_jsonl
 from tests.support.runs import RECIPES, ROOT, TINY, meap, run_warm, train
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cache")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

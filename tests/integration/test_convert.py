@@ -13,7 +13,7 @@ from tests.support.corpus import library_texts, write_byte_tokenizer, write_json
 from tests.support.hf_models import write_model
 from tests.support.runs import TINY, losses, meap, train
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("convert")]
+pytestmark = pytest.mark.slow
 
 TRAINING = """\
 extends: {model}

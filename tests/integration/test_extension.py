@@ -17,7 +17,7 @@ from tests.support.corpus import library_texts, write_byte_tokenizer, write_json
 from tests.support.runs import RECIPES, ROOT, losses, train
 from tests.training.test_recipes_readme import gpu_hours, rows
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("extension")]
+pytestmark = pytest.mark.slow
 
 SHORT, LONG, BASE = 512, 2048, 640_000
 MODEL = (

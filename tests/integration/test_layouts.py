@@ -11,7 +11,7 @@ import pytest
 from tests.support.corpus import library_texts, write_byte_tokenizer, write_jsonl
 from tests.support.runs import TINY, losses, meap, traced, train
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("layouts")]
+pytestmark = pytest.mark.slow
 STEPS = 200
 LAYOUTS = {
     "tp2": ["nproc=2", "tensor_model_parallel_size=2"],

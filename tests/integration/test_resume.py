@@ -18,7 +18,7 @@ from tests.support.corpus import write_byte_tokenizer, write_jsonl
 from tests.support.runs import RECIPES, TINY, kill_group, losses, meap, records, start, train
 from tests.support.warm import WarmProcess
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("resume")]
+pytestmark = pytest.mark.slow
 STEPS = 12
 EVERY = 4
 FIELDS = ("lm_loss", "masked_loss", "other_loss", "grad_norm", "learning_rate", "mask_fraction")

@@ -15,7 +15,7 @@ from meap_megatron.training.platform import free_port
 from tests.support.conversations import docstring_rows, write_alpaca, write_chat_tokenizer
 from tests.support.runs import ROOT, TINY, losses, meap, records, train
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sft")]
+pytestmark = pytest.mark.slow
 
 MODEL = (
     "--num-layers 4 --hidden-size 64 --num-attention-heads 4 --group-query-attention --num-query-groups 2 "

@@ -24,7 +24,6 @@ tables:
 """
 
 
-@pytest.mark.xdist_group("precision")  # shares the warm process of another file
 def test_a_sweep_goes_on_with_unfinished_arms_and_skips_finished_ones(tmp_path: Path) -> None:
     recipes = Path(__file__).resolve().parents[2] / "examples" / "recipes"
     text = write_jsonl(tmp_path / "corpus.jsonl", library_texts(300_000))

@@ -13,7 +13,6 @@ from meap_megatron.training.recipe import load
 from tests.support.runs import RECIPES, ROOT
 
 # The judge takes half a minute: one worker asks it for all tests of this file.
-pytestmark = pytest.mark.xdist_group("model ladder")
 
 COUNTS = {
     "pretrain/llama_0.1b_ntp": 122_407_680,

@@ -199,7 +199,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "data"
 
 
-@pytest.mark.xdist_group("precision")
 def test_bf16_trains_on_a_cpu_as_fp32_does_within_its_precision(data: Path, tmp_path: Path) -> None:
     run = [
         f"data_path={data}",
@@ -222,7 +221,6 @@ def test_bf16_trains_on_a_cpu_as_fp32_does_within_its_precision(data: Path, tmp_
     assert start["bf16"] is True and start["fp8"] is None
 
 
-@pytest.mark.xdist_group("precision")
 def test_fp8_without_transformer_engine_is_refused_instead_of_ignored(data: Path, tmp_path: Path) -> None:
     # device=auto on a machine without a GPU: only the arguments that Megatron resolved tell that FP8 has no effect.
     words = [

@@ -1,7 +1,8 @@
 """Every layout of tensor, pipeline and data parallelism computes what one process computes: losses, masks, checkpoints.
 
-All through `meap train` and Megatron's own trainer over gloo, in float32, 20 steps from one initial checkpoint; with and
-without the distributed optimizer; pre-training and fine-tuning.
+The tests of test_parity_pretraining.py and test_parity_fine_tuning.py, which give the `task`: two files, so that they run
+side by side. All through `meap train` and Megatron's own trainer over gloo, in float32, 20 steps from one initial checkpoint;
+with and without the distributed optimizer.
 """
 
 from pathlib import Path
@@ -9,11 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.checkpoints import tensors
-from tests.support.conversations import docstring_rows, write_alpaca, write_chat_tokenizer
-from tests.support.corpus import library_texts, write_byte_tokenizer, write_jsonl
-from tests.support.runs import TINY, losses, meap, records, traced, train
+from tests.support.runs import TINY, losses, records, traced, train
 
-pytestmark = pytest.mark.slow
 STEPS = 20
 TP, PP, SP = "tensor_model_parallel_size=2", "pipeline_model_parallel_size=2", "sequence_parallel=true"
 INTERLEAVED = "num_layers_per_virtual_pipeline_stage=1"
@@ -31,8 +29,6 @@ LAYOUTS: dict[str, list[str]] = {
 OPTIMIZERS = {"adam": [], "distributed": ["use_distributed_optimizer=true"]}
 RING = dict(zip(LAYOUTS, [*list(LAYOUTS)[1:], "1x1x1"], strict=True))
 
-pre_training = pytest.param("pretrain", marks=pytest.mark.xdist_group("parity_pretrain"))
-fine_tuning = pytest.param("sft", marks=pytest.mark.xdist_group("parity_sft"))
 each_layout = pytest.mark.parametrize("layout", LAYOUTS)
 each_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
 
@@ -68,30 +64,6 @@ class Task:
         return self.runs[name]
 
 
-@pytest.fixture(scope="module")
-def task(request: pytest.FixtureRequest) -> Task:
-    return request.getfixturevalue(f"{request.param}_task")
-
-
-@pytest.fixture(scope="module")
-def pretrain_task(tmp_path_factory: pytest.TempPathFactory) -> Task:
-    root = tmp_path_factory.mktemp("parity_pretrain")
-    write_jsonl(root / "corpus.jsonl", library_texts(2_000_000))
-    write_byte_tokenizer(root / "tokenizer")
-    meap("preprocess", "text", root / "corpus.jsonl", "--tokenizer", root / "tokenizer", "--output", root / "data")
-    return Task(root, "tiny_cpu_meap.yaml", [])
-
-
-@pytest.fixture(scope="module")
-def sft_task(tmp_path_factory: pytest.TempPathFactory) -> Task:
-    root = tmp_path_factory.mktemp("parity_sft")
-    write_alpaca(root / "alpaca.json", docstring_rows(1500))
-    write_chat_tokenizer(root / "tokenizer")
-    words = ["--tokenizer", root / "tokenizer", "--template", "llama3", "--max-length", "225"]
-    meap("preprocess", "sft", root / "alpaca.json", *words, "--output", root / "data")
-    return Task(root, "tiny_cpu_sft_meap.yaml", ["seq_length=224", "max_position_embeddings=224"])
-
-
 def assert_same_curve(run: Path, expected: Path, *, rel: float, steps: range = range(1, STEPS + 1)) -> None:
     """Compare every step's losses and gradient norm, and the last validation loss."""
     for field in ("lm_loss", "masked_loss", "other_loss", "grad_norm"):
@@ -103,7 +75,6 @@ def assert_same_curve(run: Path, expected: Path, *, rel: float, steps: range = r
     assert last[0]["lm_loss"] == pytest.approx(last[1]["lm_loss"], rel=rel)
 
 
-@pytest.mark.parametrize("task", [pre_training, fine_tuning], indirect=True)
 @each_optimizer
 @each_layout
 def test_a_layout_computes_what_one_process_computes(task: Task, optimizer: str, layout: str) -> None:
@@ -111,7 +82,6 @@ def test_a_layout_computes_what_one_process_computes(task: Task, optimizer: str,
     assert_same_curve(run, one, rel=1e-5)
 
 
-@pytest.mark.parametrize("task", [pre_training, fine_tuning], indirect=True)
 @each_layout
 def test_every_rank_that_holds_tokens_holds_the_masks_of_one_process(task: Task, layout: str) -> None:
     run, one = task.run(layout, "distributed"), task.run("1x1x1", "adam")
@@ -128,7 +98,6 @@ def test_every_rank_that_holds_tokens_holds_the_masks_of_one_process(task: Task,
             assert sorted(row for replica in replicas for row in replica) == sorted(rows)
 
 
-@pytest.mark.parametrize("task", [pre_training, fine_tuning], indirect=True)
 @each_optimizer
 @each_layout
 def test_a_checkpoint_holds_the_same_tensors_on_every_layout(task: Task, optimizer: str, layout: str) -> None:
@@ -139,7 +108,6 @@ def test_a_checkpoint_holds_the_same_tensors_on_every_layout(task: Task, optimiz
         assert float((got[name] - value).abs().max()) <= 1e-4 * scale, name
 
 
-@pytest.mark.parametrize("task", [pre_training, fine_tuning], indirect=True)
 @each_optimizer
 @each_layout
 def test_a_run_goes_on_from_the_checkpoint_of_another_layout(task: Task, optimizer: str, layout: str) -> None:
@@ -153,20 +121,3 @@ def test_a_run_goes_on_from_the_checkpoint_of_another_layout(task: Task, optimiz
         *OPTIMIZERS[optimizer],
     )
     assert_same_curve(run, task.run("1x1x1", "adam"), rel=1e-5, steps=range(11, STEPS + 1))
-
-
-@pytest.mark.xdist_group("parity_pretrain")
-@pytest.mark.parametrize("layout", ["2x1x2_sequence_parallel", "1x2x2_interleaved", "2x2x2"])
-def test_bfloat16_layouts_agree_within_its_own_rounding(pretrain_task: Task, layout: str) -> None:
-    def bf16(layout: str) -> Path:
-        settings = [f"pretrained_checkpoint={pretrain_task.root / 'init'}", f"train_iters={STEPS}", "precision=bf16"]
-        return pretrain_task.train(f"bf16_{layout}", *settings, *LAYOUTS[layout], *OPTIMIZERS["distributed"])
-
-    one = pretrain_task.root / "bf16_1x1x1"
-    if not one.exists():
-        bf16("1x1x1")
-    run = bf16(layout)
-    # bfloat16 keeps 8 bits: one rounding is 2^-9 = 0.2 %.
-    assert losses(run) == pytest.approx(losses(one), rel=2e-3)
-    assert losses(run) != losses(one)
-    assert losses(one) == pytest.approx(losses(pretrain_task.run("1x1x1", "adam")), rel=1e-2)

@@ -1,0 +1,25 @@
+"""Fine-tuning on every layout: see tests/integration/parity.py."""
+
+import pytest
+
+from tests.integration.parity import (  # noqa: F401
+    Task,
+    test_a_checkpoint_holds_the_same_tensors_on_every_layout,
+    test_a_layout_computes_what_one_process_computes,
+    test_a_run_goes_on_from_the_checkpoint_of_another_layout,
+    test_every_rank_that_holds_tokens_holds_the_masks_of_one_process,
+)
+from tests.support.conversations import docstring_rows, write_alpaca, write_chat_tokenizer
+from tests.support.runs import meap
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    root = tmp_path_factory.mktemp("parity_sft")
+    write_alpaca(root / "alpaca.json", docstring_rows(1500))
+    write_chat_tokenizer(root / "tokenizer")
+    words = ["--tokenizer", root / "tokenizer", "--template", "llama3", "--max-length", "225"]
+    meap("preprocess", "sft", root / "alpaca.json", *words, "--output", root / "data")
+    return Task(root, "tiny_cpu_sft_meap.yaml", ["seq_length=224", "max_position_embeddings=224"])

@@ -1,0 +1,45 @@
+"""Pre-training on every layout: see tests/integration/parity.py."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.integration.parity import (  # noqa: F401
+    LAYOUTS,
+    OPTIMIZERS,
+    STEPS,
+    Task,
+    test_a_checkpoint_holds_the_same_tensors_on_every_layout,
+    test_a_layout_computes_what_one_process_computes,
+    test_a_run_goes_on_from_the_checkpoint_of_another_layout,
+    test_every_rank_that_holds_tokens_holds_the_masks_of_one_process,
+)
+from tests.support.corpus import library_texts, write_byte_tokenizer, write_jsonl
+from tests.support.runs import losses, meap
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    root = tmp_path_factory.mktemp("parity_pretrain")
+    write_jsonl(root / "corpus.jsonl", library_texts(2_000_000))
+    write_byte_tokenizer(root / "tokenizer")
+    meap("preprocess", "text", root / "corpus.jsonl", "--tokenizer", root / "tokenizer", "--output", root / "data")
+    return Task(root, "tiny_cpu_meap.yaml", [])
+
+
+@pytest.mark.parametrize("layout", ["2x1x2_sequence_parallel", "1x2x2_interleaved", "2x2x2"])
+def test_bfloat16_layouts_agree_within_its_own_rounding(task: Task, layout: str) -> None:
+    def bf16(layout: str) -> Path:
+        settings = [f"pretrained_checkpoint={task.root / 'init'}", f"train_iters={STEPS}", "precision=bf16"]
+        return task.train(f"bf16_{layout}", *settings, *LAYOUTS[layout], *OPTIMIZERS["distributed"])
+
+    one = task.root / "bf16_1x1x1"
+    if not one.exists():
+        bf16("1x1x1")
+    run = bf16(layout)
+    # bfloat16 keeps 8 bits: one rounding is 2^-9 = 0.2 %.
+    assert losses(run) == pytest.approx(losses(one), rel=2e-3)
+    assert losses(run) != losses(one)
+    assert losses(one) == pytest.approx(losses(task.run("1x1x1", "adam")), rel=1e-2)
