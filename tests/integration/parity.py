@@ -1,8 +1,8 @@
 """Every layout of tensor, pipeline and data parallelism computes what one process computes: losses, masks, checkpoints.
 
 The tests of test_parity_pretraining.py and test_parity_fine_tuning.py, which give the `task`: two files, so that they run
-side by side. All through `meap train` and Megatron's own trainer over gloo, in float32, 20 steps from one initial checkpoint;
-with and without the distributed optimizer.
+side by side. All through `meap train` and Megatron's own trainer over gloo, in float32, 20 steps from one initial
+checkpoint, with and without the distributed optimizer.
 """
 
 from pathlib import Path
