@@ -95,7 +95,8 @@ def train(plan: Plan, rung: Rung, run: Run, *, prefix: Path, lock: int) -> None:
         SystemExit: a signal asked this process to stop; the trainer has saved and ended.
     """
     words = overrides(plan, rung, run, prefix=prefix)
-    if is_finished(Arm(name=run.folder.name, save=run.save, overrides=words), recipes.load(RECIPE, words)):
+    arm, recipe = Arm(name=run.folder.name, save=run.save, overrides=words), recipes.load(RECIPE, words)
+    if is_finished(arm, recipe):
         return
     received: list[int] = []
     started: list[subprocess.Popen[bytes]] = []
@@ -118,5 +119,5 @@ def train(plan: Plan, rung: Rung, run: Run, *, prefix: Path, lock: int) -> None:
             signal.signal(number, handler)
     if received:
         raise SystemExit(128 + received[0])
-    if status != 0:
-        raise RunError(f"{run.folder.name} ended with status {status}; the same command goes on with it")
+    if status != 0 or not is_finished(arm, recipe):
+        raise RunError(f"{arm.name} failed or was stopped (status {status}); the same command goes on with it")

@@ -5,7 +5,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from meap_megatron.doctor.finding import BROKEN, MISSING, OPTIONAL, Finding
+from meap_megatron.doctor import image
+from meap_megatron.doctor.finding import BROKEN, DIFFERS, MISSING, OPTIONAL, Finding
 from meap_megatron.doctor.programs import first_line, output
 
 RUNTIMES = ("docker", "podman", "enroot", "apptainer", "singularity")
@@ -14,7 +15,7 @@ DOCKER_SOCKET = Path("/var/run/docker.sock")
 
 def findings(environment: Mapping[str, str] = os.environ) -> list[Finding]:
     """Return the findings on SLURM and on containers."""
-    return [slurm_finding(environment), container_finding(environment)]
+    return [slurm_finding(environment), container_finding(environment), *image_findings(environment)]
 
 
 def slurm_finding(environment: Mapping[str, str]) -> Finding:
@@ -65,6 +66,26 @@ def container_finding(environment: Mapping[str, str]) -> Finding:
         cost="the image of docs/container.md cannot be built or run here",
         mend="apt-get install docker.io    (on a cluster: enroot with pyxis, or apptainer)",
     )
+
+
+def image_findings(environment: Mapping[str, str]) -> list[Finding]:
+    """Return, inside the image of our Dockerfile, whether what it was built with is still there; else nothing."""
+    if not (file := environment.get(image.VARIABLE)):
+        return []
+    try:
+        changed = image.changes(image.pins(Path(file).read_text(encoding="utf-8").splitlines()), image.installed())
+    except OSError as error:
+        changed = [f"{file}: {error.strerror}"]
+    return [
+        Finding(
+            name="image",
+            group=OPTIONAL,
+            state=DIFFERS if changed else "ok",
+            detail="; ".join(changed) or "the NVIDIA packages are as they came",
+            cost="CUDA extensions built for the other version may fail with undefined symbols" if changed else "",
+            mend="start a new container; never upgrade torch in it" if changed else "",
+        )
+    ]
 
 
 def runtime(name: str) -> str:
