@@ -14,6 +14,8 @@ from typing import IO, Any
 
 NEEDS_TORCH = ("cuda", "nccl", "transformer_engine", "apex", "flash_attn", "megatron")
 
+START = 30.0  # seconds more for the interpreter itself, which a cold network file system makes slow
+
 
 def look(parts: Iterable[str], *, timeout: float) -> dict[str, dict[str, Any]]:
     """Return per part {"facts": {...}} or {"error": text}.
@@ -56,7 +58,9 @@ def _answers(parts: list[str], *, timeout: float) -> Generator[dict[str, Any]]:
         threading.Thread(target=_drain, args=(child.stdout, lines), daemon=True).start()
         begun = None
         try:
-            while (line := lines.get(timeout=timeout)) is not None:
+            wait = timeout + START
+            while (line := lines.get(timeout=wait)) is not None:
+                wait = timeout
                 answer = json.loads(line)
                 begun = answer["part"] if len(answer) == 1 else None
                 yield answer

@@ -39,7 +39,7 @@ def test_three_tasks_on_one_folder_see_each_other(tmp_path: Path) -> None:
 def test_a_task_with_another_folder_is_named_by_all(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    found = meet([tmp_path / "a", tmp_path / "a", tmp_path / "b"], wait=1)
+    found = meet([tmp_path / "a", tmp_path / "a", tmp_path / "b"], wait=4)
     assert all(f.fails for f in found)
     assert "no file of task 2 appeared" in found[0].detail and "seen: node0, node1" in found[0].detail
     assert "no file of task 0, 1 appeared" in found[2].detail
