@@ -10,15 +10,18 @@
 | mxfp8          | e4m3                                | per 32 values, a power of two  | 32           | Blackwell |
 
 With bf16 and FP8, master weights and the optimizer stay in float32; with FP8, everything outside the matrix products of
-the layers is bfloat16. Formats and history length are Transformer Engine's own defaults for each recipe. Settings have
-Megatron's names (`fp8_format`, `fp8_recipe`, ...): what is added stands in `meap train --dry-run`.
+the layers is bfloat16, and so is validation (evaluation_precision.py). Formats and history length are Transformer
+Engine's own defaults for each recipe. Settings have Megatron's names (`fp8_format`, `fp8_recipe`, ...): what is added
+stands in `meap train --dry-run`.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from meap_megatron.errors import UserError
+
+FROZEN_GRAPHS = ("local", "full_iteration")
+"""Kinds of CUDA graphs that Megatron captures for evaluation too, with the precision inside."""
 
 PRECISIONS: dict[str, dict[str, Any]] = {
     "fp32": {},
@@ -42,9 +45,6 @@ DECIDED = ("bf16", "fp16", "fp8_format", "fp8_recipe", "fp4_format")
 MULTIPLES = {"delayed": 16, "tensorwise": 16, "blockwise": 128, "mxfp8": 32}
 """FP8 recipe -> what every dimension of a matrix product must be a multiple of on each rank."""
 
-BF16_EVALUATION = ("tensorwise", "blockwise", "mxfp8")
-"""Recipes under which Megatron can run validation in bfloat16; delayed scaling keeps its state across layers."""
-
 
 def settings_for(precision: Any, given: Mapping[str, Any], *, origin: str) -> dict[str, Any]:
     """Return the settings that `precision` adds to those that a recipe gives.
@@ -67,16 +67,7 @@ def settings_for(precision: Any, given: Mapping[str, Any], *, origin: str) -> di
                 f"{origin}: precision={precision} contradicts {name}={value!r}; leave {name} out, or leave precision out "
                 "(precision=null) and give all of Megatron's own flags"
             )
-    added = {name: value for name, value in wanted.items() if given.get(name) is None}
-    if wanted.get("fp8_recipe") in BF16_EVALUATION and not given.get("fp8_param_gather"):
-        # With 8-bit weights the file would have to say so again, and would silently win over the flag.
-        added |= evaluation_in_bf16(wanted["fp8_recipe"]) if "te_precision_config_file" not in given else {}
-    return added
-
-
-def evaluation_in_bf16(recipe: str) -> dict[str, str]:
-    """Return the setting with which Megatron trains in an FP8 recipe and evaluates in bfloat16."""
-    return {"te_precision_config_file": str(Path(__file__).parent / "te_precision" / f"{recipe}.yaml")}
+    return {name: value for name, value in wanted.items() if given.get(name) is None}
 
 
 def check(settings: Mapping[str, Any]) -> None:
@@ -122,6 +113,11 @@ def check_pairs(settings: Mapping[str, Any], recipe: str) -> None:
         )
     if recipe == "delayed" and settings.get("first_last_layers_bf16"):
         raise UserError("first_last_layers_bf16 does not go with delayed scaling; use precision=fp8-tensorwise")
+    if settings.get("cuda_graph_impl") in FROZEN_GRAPHS:
+        raise UserError(
+            f"cuda_graph_impl={settings['cuda_graph_impl']} keeps FP8 inside the graphs of validation, which has to run in "
+            "bfloat16; use cuda_graph_impl=transformer_engine, which draws graphs for training only"
+        )
     if settings.get("fp8_param_gather") and settings.get("use_distributed_optimizer") is False:
         raise UserError(
             "fp8_param_gather gathers the shards of the distributed optimizer; set use_distributed_optimizer"

@@ -14,6 +14,7 @@ from megatron.core.rerun_state_machine import get_rerun_state_machine
 from megatron.core.utils import get_attr_wrapped_model
 
 from meap_megatron.training.batch import get_batch
+from meap_megatron.training.evaluation_precision import bf16_in_evaluation
 from meap_megatron.training.trace import BatchTrace
 
 
@@ -105,13 +106,14 @@ def make_forward_step(args: Any, *, mask_token_id: int | None) -> Callable[..., 
         )
         if trace is not None:
             trace.record(batch, step=args.curr_iteration + 1, training=training)
-        output = model(
-            batch.tokens,
-            batch.position_ids,
-            batch.attention_mask,
-            labels=batch.labels,
-            packed_seq_params=batch.packed,
-        )
+        with bf16_in_evaluation(model):
+            output = model(
+                batch.tokens,
+                batch.position_ids,
+                batch.attention_mask,
+                labels=batch.labels,
+                packed_seq_params=batch.packed,
+            )
         reduce = partial(
             loss_function,
             batch.loss_mask,

@@ -16,9 +16,6 @@ platform.set_thread_policy()
 platform.prepare("cpu")
 
 import torch  # noqa: E402
-from megatron.core.extensions.transformer_engine import TEQuantizationParams  # noqa: E402
-from megatron.core.quantization.quant_config import MatchContext  # noqa: E402
-from megatron.core.quantization.utils import load_quantization_recipe  # noqa: E402
 from megatron.training import global_vars  # noqa: E402
 
 from meap_megatron.errors import UserError  # noqa: E402
@@ -26,7 +23,7 @@ from meap_megatron.training import arguments, pretrain, sft  # noqa: E402
 from meap_megatron.training.command_line import padded_rows  # noqa: E402
 from meap_megatron.training.flags import read_flags  # noqa: E402
 from meap_megatron.training.model import model_config  # noqa: E402
-from meap_megatron.training.precision import BF16_EVALUATION, PRECISIONS, evaluation_in_bf16  # noqa: E402
+from meap_megatron.training.precision import PRECISIONS  # noqa: E402
 from meap_megatron.training.recipe import load  # noqa: E402
 from tests.support.runs import RECIPES  # noqa: E402
 
@@ -117,7 +114,6 @@ def layout(name: str, gpus: str, *more: str) -> dict[str, Any]:
         "sizes": [getattr(args, size) for size in sizes],
         "micro_batches": args.global_batch_size / (args.micro_batch_size * args.data_parallel_size),
         "fp8": [config.fp8, str(getattr(config.fp8_recipe, "value", config.fp8_recipe)), str(config.params_dtype)],
-        "has_evaluation_recipe": config.quant_recipe is not None,
     }
 
 
@@ -127,24 +123,6 @@ def attempt(name: str, *more: str) -> Any:
         return layout(name, "8", *more)
     except UserError as error:
         return str(error)
-
-
-def evaluation_recipe(recipe: str) -> dict[str, Any]:
-    """Return what Megatron reads from the file that makes validation run in bfloat16, for a layer of each kind."""
-    quantisation = load_quantization_recipe(evaluation_in_bf16(recipe)["te_precision_config_file"])
-    found = set()
-    for module in ("self_attention.linear_qkv", "self_attention.linear_proj", "mlp.linear_fc1", "mlp.linear_fc2"):
-        config = quantisation.match(MatchContext(f"decoder.layers.3.{module}", 3))
-        assert config is not None
-        params = TEQuantizationParams.parse_from_config(config)
-        assert params.evaluation_recipe is not None
-        training, evaluation = params.training_recipe, params.evaluation_recipe
-        found.add(
-            (training.fp8_quantization_recipe, training.fp8_format, evaluation.fp8_quantization_recipe)
-            + (evaluation.override_quantized_autocast,)
-        )
-    assert len(found) == 1
-    return dict(zip(("recipe", "format", "evaluation", "overrides"), found.pop(), strict=True))
 
 
 def main() -> None:
@@ -169,7 +147,6 @@ def main() -> None:
             ),
             "local": attempt("pretrain/llama_1.1b_ntp", "precision=fp8-delayed", "transformer_impl=local"),
         },
-        "evaluation": {recipe: evaluation_recipe(recipe) for recipe in BF16_EVALUATION},
     }
     os.environ |= {"WORLD_SIZE": "1", "RANK": "0"}
     torch.distributed.init_process_group("gloo", rank=0, world_size=1)

@@ -85,21 +85,21 @@ def test_both_arms_of_a_pair_have_the_same_layouts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "fp8", "dtype", "evaluates_in_bf16"),
+    ("precision", "fp8", "dtype"),
     [
-        ("fp32", [None, "delayed"], "torch.float32", False),
-        ("bf16", [None, "delayed"], "torch.bfloat16", False),
-        ("fp8-delayed", ["hybrid", "delayed"], "torch.bfloat16", False),
-        ("fp8-tensorwise", ["hybrid", "tensorwise"], "torch.bfloat16", True),
-        ("fp8-blockwise", ["e4m3", "blockwise"], "torch.bfloat16", True),
-        ("mxfp8", ["e4m3", "mxfp8"], "torch.bfloat16", True),
+        ("fp32", [None, "delayed"], "torch.float32"),
+        ("bf16", [None, "delayed"], "torch.bfloat16"),
+        ("fp8-delayed", ["hybrid", "delayed"], "torch.bfloat16"),
+        ("fp8-tensorwise", ["hybrid", "tensorwise"], "torch.bfloat16"),
+        ("fp8-blockwise", ["e4m3", "blockwise"], "torch.bfloat16"),
+        ("mxfp8", ["e4m3", "mxfp8"], "torch.bfloat16"),
     ],
 )
 def test_a_precision_reaches_megatrons_configuration(
-    verdicts: Any, precision: str, fp8: list[str | None], dtype: str, evaluates_in_bf16: bool
+    verdicts: Any, precision: str, fp8: list[str | None], dtype: str
 ) -> None:
     verdict = verdicts["precisions"]["sft/qwen2.5_14b_ntp"][precision]
-    assert (verdict["fp8"], verdict["has_evaluation_recipe"]) == ([*fp8, dtype], evaluates_in_bf16)
+    assert verdict["fp8"] == [*fp8, dtype]
 
 
 def test_shapes_that_a_format_cannot_take_are_refused_before_launch(verdicts: Any) -> None:
@@ -114,16 +114,7 @@ def test_unsafe_flags_are_refused_on_the_bare_command_line_too(verdicts: Any) ->
     assert "fp8_recipe=mxfp8 with fp8_format=hybrid diverges" in pairs["mxfp8 hybrid"]
     assert "distributed optimizer" in pairs["gather"]
     assert "needs a GPU and Transformer Engine" in pairs["local"]
-    # 8-bit weights would contradict the file of the evaluation precision, so that it is left out.
-    assert pairs["mxfp8 gather"]["has_evaluation_recipe"] is False
-
-
-@pytest.mark.parametrize(("recipe", "format"), [("tensorwise", "hybrid"), ("blockwise", "e4m3"), ("mxfp8", "e4m3")])
-def test_megatron_reads_the_evaluation_files_as_fp8_training_and_bf16_evaluation(
-    verdicts: Any, recipe: str, format: str
-) -> None:
-    wanted = {"recipe": recipe, "format": format, "evaluation": None, "overrides": True}
-    assert verdicts["evaluation"][recipe] == wanted
+    assert pairs["mxfp8 gather"]["fp8"] == ["e4m3", "mxfp8", "torch.bfloat16"]
 
 
 def test_the_official_initialisation_has_the_published_deviations() -> None:
