@@ -10,6 +10,7 @@ byte by byte. The logits are not compared here: that builds models. The last lin
 """
 
 import argparse
+import dataclasses
 import filecmp
 import json
 import os
@@ -125,8 +126,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a tiny model: checks the script")
     parser.add_argument("--folder", type=Path, default=None, help="where the files go for the time being")
+    parser.add_argument("--layers", type=int, default=None, help="of the model (24); memory should not follow it")
     args = parser.parse_args()
     spec = QUICK if args.quick else MODEL
+    spec = dataclasses.replace(spec, num_layers=args.layers or spec.num_layers)
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
         write_random_model(folder / "hf", spec, limit=10**5 if args.quick else 5 * 10**8)
