@@ -134,12 +134,23 @@ def block_spec(model_config: Any, vp_stage: int | None = None) -> TransformerBlo
     Raises:
         UserError: a normalisation other than RMSNorm, or context parallel, was asked for on a CPU.
     """
-    config: TransformerConfig = model_config.transformer
-    if config.context_parallel_size > 1:
+    context = model_config.transformer.context_parallel_size
+    if context > 1:
         raise UserError(
-            f"context_parallel_size={config.context_parallel_size} needs Transformer Engine and GPUs; "
-            "on a CPU set context_parallel_size=1"
+            f"context_parallel_size={context} needs Transformer Engine and GPUs; on a CPU set context_parallel_size=1"
         )
+    return stage_spec(model_config, vp_stage)
+
+
+def stage_spec(model_config: Any, vp_stage: int | None = None) -> TransformerBlockSubmodules:
+    """Return what `block_spec` does, with context parallel too: attention then sees this rank's part of a sequence only.
+
+    That has the shapes of the real thing and not its values, which is what a rehearsal needs.
+
+    Raises:
+        UserError: see `block_spec`.
+    """
+    config: TransformerConfig = model_config.transformer
     if config.normalization != "RMSNorm":
         raise UserError(
             f"normalization={config.normalization}: the CPU layers have RMSNorm only; set normalization=RMSNorm"

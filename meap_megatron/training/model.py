@@ -36,7 +36,8 @@ def model_config(args: Any, *, device: str) -> Any:
     config.rope_scaling_factor = args.rope_scaling_factor
     config.pre_wrap_hooks.append(check_built(args))
     if device == "cpu":
-        from meap_megatron.training.cpu_layers import block_spec
+        from meap_megatron.training.cpu_layers import block_spec, stage_spec
 
-        config.transformer_layer_spec = block_spec
+        # Without the other ranks nothing is computed that could be wrong: a rehearsal.
+        config.transformer_layer_spec = stage_spec if args.fake_process_group else block_spec
     return config

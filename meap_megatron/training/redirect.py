@@ -103,7 +103,7 @@ def type_as_on_cuda(method: Callable[..., Any]) -> Callable[..., Any]:
     def type_of(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         result = method(tensor, *args, **kwargs)
         if isinstance(result, str) and not result.startswith("torch.cuda."):
-            return result.replace("torch.", "torch.cuda.", 1)
+            return "torch.cuda." + result.removeprefix("torch.").removeprefix("meta.")
         return result
 
     return type_of
