@@ -2,7 +2,7 @@
 
 import argparse
 
-from meap_megatron.corpus.tokenizer import MASK_TOKEN
+from meap_megatron.cli import preprocess_options
 
 HELP = """Encode conversations into two aligned indexed datasets for fine-tuning.
 
@@ -28,14 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="INPUT",
         help="file, folder or glob of .json (an array, or lines), .jsonl, .parquet; also .gz and .zst of the first two",
     )
-    parser.add_argument("--output", "-o", required=True, metavar="PREFIX", help="prefix of the dataset")
-    parser.add_argument(
-        "--tokenizer",
-        "-t",
-        required=True,
-        metavar="T",
-        help="Hugging Face tokenizer folder, tokenizer.json, or SentencePiece .model",
-    )
+    preprocess_options.add_output(parser)
     parser.add_argument(
         "--template",
         default="llama3",
@@ -60,40 +53,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--min-answer-words", type=int, metavar="N", help="never mask answers of at most N words (default: no rule)"
     )
     parser.add_argument("--no-bos", action="store_true", help="do not open rows with BOS")
-    parser.add_argument("--bos-token", help="the BOS token, if the tokenizer does not say which it is")
-    parser.add_argument("--eos-token", help="the EOS token, if the tokenizer does not say which it is")
-    parser.add_argument(
-        "--mask-token",
-        default=MASK_TOKEN,
-        help=f"the mask token; added with the next free id if absent (default: {MASK_TOKEN})",
-    )
-    parser.add_argument("--workers", type=int, help="processes (default: the available CPUs)")
-    parser.add_argument(
-        "--shard", metavar="I/N", help="do only part I of N, 0 <= I < N, under PREFIX.shard-I-of-N; then meap merge"
-    )
-    parser.add_argument(
-        "--shard-size",
-        metavar="BYTES",
-        help="input per unit of work and of resume, such as 64M (default: as for text)",
-    )
-    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same command")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset or unfinished run")
-    parser.add_argument(
-        "--max-bad-lines", type=int, default=0, metavar="N", help="skip and report up to N bad rows (default: 0)"
-    )
-    parser.add_argument("--encoder", default="auto", help="auto, gigatoken, or tokenizers (default: auto)")
+    preprocess_options.add_special_tokens(parser)
+    preprocess_options.add_running(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Make the dataset and print what it holds."""
-    from meap_megatron.cli.preprocess_text import parse_shard, parse_size
     from meap_megatron.corpus.sft.preprocess import preprocess_sft
     from meap_megatron.corpus.sft.settings import SftConfig
 
     config = SftConfig(
-        inputs=args.inputs,
-        output=args.output,
-        tokenizer=args.tokenizer,
+        **preprocess_options.shared_settings(args),
         template=args.template,
         format=args.format,
         alpaca_prompt=args.alpaca_prompt,
@@ -103,16 +73,6 @@ def run(args: argparse.Namespace) -> int:
         over_long=args.over_long,
         min_answer_words=args.min_answer_words,
         add_bos=not args.no_bos,
-        bos_token=args.bos_token,
-        eos_token=args.eos_token,
-        mask_token=args.mask_token,
-        workers=args.workers,
-        shard=None if args.shard is None else parse_shard(args.shard),
-        shard_bytes=None if args.shard_size is None else parse_size(args.shard_size),
-        resume=args.resume,
-        overwrite=args.overwrite,
-        max_bad_lines=args.max_bad_lines,
-        encoder=args.encoder,
     )
     sidecar = preprocess_sft(config)
     assert sidecar.sft is not None

@@ -1,10 +1,9 @@
 """`meap preprocess text`: raw text to a Megatron indexed dataset."""
 
 import argparse
-import re
 from typing import Any
 
-from meap_megatron.corpus.tokenizer import MASK_TOKEN
+from meap_megatron.cli import preprocess_options
 from meap_megatron.errors import UserError
 
 HELP = """Encode raw text into an indexed dataset that Megatron reads.
@@ -19,7 +18,6 @@ on with --resume and gives the same bytes.
   meap preprocess text 'c4/**/*.json.gz' ... --shard $SLURM_ARRAY_TASK_ID/64     then: meap merge corpus/c4 PARTS
   meap preprocess text slimpajama/train ... --length-upsample 4B                 for longer contexts: docs/extension.md
 """
-UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,43 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="file, folder or glob of .txt (one document per file), .jsonl, .json (JSON lines), .parquet; "
         "also .gz and .zst of the first three",
     )
-    parser.add_argument("--output", "-o", required=True, metavar="PREFIX", help="prefix of the dataset")
-    parser.add_argument(
-        "--tokenizer",
-        "-t",
-        required=True,
-        metavar="T",
-        help="Hugging Face tokenizer folder, tokenizer.json, or SentencePiece .model",
-    )
+    preprocess_options.add_output(parser)
     parser.add_argument("--json-key", default="text", help="key or parquet column of the text (default: text)")
     parser.add_argument("--no-bos", action="store_true", help="do not open documents with BOS")
     parser.add_argument("--no-eos", action="store_true", help="do not end documents with EOS")
-    parser.add_argument("--bos-token", help="the BOS token, if the tokenizer does not say which it is")
-    parser.add_argument("--eos-token", help="the EOS token, if the tokenizer does not say which it is")
-    parser.add_argument(
-        "--mask-token",
-        default=MASK_TOKEN,
-        help=f"the mask token; added with the next free id if absent (default: {MASK_TOKEN})",
-    )
-    parser.add_argument("--workers", type=int, help="processes (default: the available CPUs)")
-    parser.add_argument(
-        "--shard", metavar="I/N", help="do only part I of N, 0 <= I < N, under PREFIX.shard-I-of-N; then meap merge"
-    )
-    parser.add_argument(
-        "--shard-size",
-        metavar="BYTES",
-        help="input per unit of work and of resume, such as 64M (default: 1/64 of the input, 8M to 256M)",
-    )
-    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same command")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset or unfinished run")
-    parser.add_argument(
-        "--max-bad-lines", type=int, default=0, metavar="N", help="skip and report up to N bad lines (default: 0)"
-    )
-    parser.add_argument(
-        "--encoder",
-        default="auto",
-        help="auto (gigatoken if it agrees with tokenizers on a sample of the input), gigatoken, or tokenizers",
-    )
+    preprocess_options.add_special_tokens(parser)
+    preprocess_options.add_running(parser)
     add_upsampling(parser)
 
 
@@ -111,22 +78,10 @@ def run(args: argparse.Namespace) -> int:
 
     sidecar = preprocess(
         config := PreprocessConfig(
-            inputs=args.inputs,
-            output=args.output,
-            tokenizer=args.tokenizer,
+            **preprocess_options.shared_settings(args),
             json_key=args.json_key,
             add_bos=not args.no_bos,
             add_eos=not args.no_eos,
-            mask_token=args.mask_token,
-            bos_token=args.bos_token,
-            eos_token=args.eos_token,
-            workers=args.workers,
-            shard=None if args.shard is None else parse_shard(args.shard),
-            shard_bytes=None if args.shard_size is None else parse_size(args.shard_size),
-            resume=args.resume,
-            overwrite=args.overwrite,
-            max_bad_lines=args.max_bad_lines,
-            encoder=args.encoder,
             upsample=upsampling(args),
         )
     )
@@ -159,27 +114,3 @@ def upsampling(args: argparse.Namespace) -> Any:
         return None
     mixture = parse_mixture(args.upsample_mixture or "slimpajama")
     return Upsample(total_tokens=parse_tokens(args.length_upsample), mixture=mixture, **given)
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """Read `i/n`.
-
-    Raises:
-        UserError: not of this form.
-    """
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not match:
-        raise UserError(f"--shard is {text!r}, expected I/N such as 0/8")
-    return int(match[1]), int(match[2])
-
-
-def parse_size(text: str) -> int:
-    """Read a number of bytes with an optional K, M or G.
-
-    Raises:
-        UserError: not of this form.
-    """
-    match = re.fullmatch(r"(\d+)([KMG]?)", text.upper())
-    if not match:
-        raise UserError(f"--shard-size is {text!r}, expected bytes such as 1000000 or 64M")
-    return int(match[1]) * UNITS[match[2]]

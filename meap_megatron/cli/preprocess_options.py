@@ -1,0 +1,103 @@
+"""Options that `meap preprocess text` and `meap preprocess sft` share, and how their values are read."""
+
+import argparse
+import re
+from typing import Any
+
+from meap_megatron.corpus.tokenizer import MASK_TOKEN
+from meap_megatron.errors import UserError
+
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Declare where the dataset goes and which tokenizer encodes it."""
+    parser.add_argument("--output", "-o", required=True, metavar="PREFIX", help="prefix of the dataset")
+    parser.add_argument(
+        "--tokenizer",
+        "-t",
+        required=True,
+        metavar="T",
+        help="Hugging Face tokenizer folder, tokenizer.json, or SentencePiece .model",
+    )
+
+
+def add_special_tokens(parser: argparse.ArgumentParser) -> None:
+    """Declare the special tokens."""
+    parser.add_argument("--bos-token", help="the BOS token, if the tokenizer does not say which it is")
+    parser.add_argument("--eos-token", help="the EOS token, if the tokenizer does not say which it is")
+    parser.add_argument(
+        "--mask-token",
+        default=MASK_TOKEN,
+        help=f"the mask token; added with the next free id if absent (default: {MASK_TOKEN})",
+    )
+
+
+def add_running(parser: argparse.ArgumentParser) -> None:
+    """Declare how the work is divided, resumed and checked."""
+    parser.add_argument("--workers", type=int, help="processes (default: the available CPUs)")
+    parser.add_argument(
+        "--shard", metavar="I/N", help="do only part I of N, 0 <= I < N, under PREFIX.shard-I-of-N; then meap merge"
+    )
+    parser.add_argument(
+        "--shard-size",
+        metavar="BYTES",
+        help="input per unit of work and of resume, such as 64M (default: 1/64 of the input, 8M to 256M)",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same command")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset or unfinished run")
+    parser.add_argument(
+        "--max-bad-lines", type=int, default=0, metavar="N", help="skip and report up to N bad rows (default: 0)"
+    )
+    parser.add_argument(
+        "--encoder",
+        default="auto",
+        help="auto (gigatoken if it agrees with tokenizers on a sample of the input), gigatoken, or tokenizers",
+    )
+
+
+def shared_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the values of all shared options under the names that both configurations have.
+
+    Raises:
+        UserError: --shard or --shard-size is not of its form.
+    """
+    return {
+        "inputs": args.inputs,
+        "output": args.output,
+        "tokenizer": args.tokenizer,
+        "mask_token": args.mask_token,
+        "bos_token": args.bos_token,
+        "eos_token": args.eos_token,
+        "workers": args.workers,
+        "shard": None if args.shard is None else parse_shard(args.shard),
+        "shard_bytes": None if args.shard_size is None else parse_size(args.shard_size),
+        "resume": args.resume,
+        "overwrite": args.overwrite,
+        "max_bad_lines": args.max_bad_lines,
+        "encoder": args.encoder,
+    }
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Read `i/n`.
+
+    Raises:
+        UserError: not of this form.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match:
+        raise UserError(f"--shard is {text!r}, expected I/N such as 0/8")
+    return int(match[1]), int(match[2])
+
+
+def parse_size(text: str) -> int:
+    """Read a number of bytes with an optional K, M or G.
+
+    Raises:
+        UserError: not of this form.
+    """
+    match = re.fullmatch(r"(\d+)([KMG]?)", text.upper())
+    if not match:
+        raise UserError(f"--shard-size is {text!r}, expected bytes such as 1000000 or 64M")
+    return int(match[1]) * UNITS[match[2]]
