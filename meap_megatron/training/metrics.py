@@ -7,6 +7,7 @@ step itself, not the averages of Megatron's log line, whose denominator is wrong
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ STEP_FIELDS = {
 }
 """Tag of Megatron's scalar -> field of a step record."""
 VALIDATION_FIELDS = {f"{tag} validation": STEP_FIELDS[tag] for tag in ("lm loss", "masked loss", "other loss")}
+
+
+ERROR_CHARACTERS = 500
+"""Of an error message in the "failed" record."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +60,7 @@ class RunMetrics:
         inner: Any = None,
         screen: TextIO | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         """Open the file and write the "start" record.
 
@@ -66,8 +72,9 @@ class RunMetrics:
             inner: the TensorBoard writer to pass scalars on to.
             screen: where progress lines go; None: nowhere.
             clock: seconds, monotonic.
+            wall: seconds since 1970; stands in every record.
         """
-        self.inner, self.shape, self.screen, self.clock = inner, shape, screen, clock
+        self.inner, self.shape, self.screen, self.clock, self.wall = inner, shape, screen, clock, wall
         self.began = clock()
         self.step_began: float | None = None
         self.record: dict[str, Any] = {}
@@ -178,7 +185,7 @@ class RunMetrics:
     def write(self, record: dict[str, Any]) -> None:
         """Append one record and flush it, so that a killed run keeps all its lines."""
         if self.file is not None:
-            self.file.write(json.dumps(record) + "\n")
+            self.file.write(json.dumps(record | {"time": round(self.wall(), 2)}) + "\n")
             self.file.flush()
 
     def flush(self) -> None:
@@ -187,12 +194,21 @@ class RunMetrics:
             self.inner.flush()
 
     def close(self, *, failed: bool = False) -> None:
-        """Write the "end" record, unless the run failed, and close the file and the real writer."""
+        """Write the "end" record, or "failed" with the error that is being handled; close the file and the real writer.
+
+        Megatron ends a run by `SystemExit` at a signal and at a time limit (status 0), and where a loss or a gradient is
+        not finite (16 or 17, after a checkpoint); "end" holds that status.
+        """
         if self.record:
             self.end_step()
         self.end_validation()
-        if not failed:
-            self.write({"event": "end", "step": self.last_step, "seconds": self.clock() - self.began})
+        error, seconds = sys.exception(), self.clock() - self.began
+        if failed:
+            said = f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS]
+            self.write({"event": "failed", "step": self.last_step, "seconds": seconds, "error": said})
+        else:
+            status = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 0
+            self.write({"event": "end", "step": self.last_step, "seconds": seconds, "status": status})
         if self.file is not None:
             self.file.close()
             self.file = None
@@ -259,7 +275,7 @@ def keep_until(path: Path, step: int) -> None:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue  # the torn last line of a killed run
-        if record.get("event") != "end" and record.get("step", 0) <= step:
+        if record.get("event") not in ("end", "failed") and record.get("step", 0) <= step:
             kept.append(line)
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")

@@ -31,6 +31,7 @@ def metrics_of(path: Path, *, start: int = 0, screen: Any = None, inner: Any = N
         screen=screen,
         inner=inner,
         clock=clock or time.perf_counter,
+        wall=lambda: 1_700_000_000.125,
     )
 
 
@@ -58,6 +59,7 @@ def test_a_step_becomes_one_record_with_its_own_time(tmp_path: Path) -> None:
     log_step(metrics, 1, 3.0, masked=4.0)
     metrics.close()
     start, step, end = read_metrics(path)
+    assert {record.pop("time") for record in (start, step, end)} == {1_700_000_000.12}
     assert start == {"event": "start", "step": 0, "run": {"seed": 1}}
     assert step == {
         "event": "step",
@@ -74,7 +76,7 @@ def test_a_step_becomes_one_record_with_its_own_time(tmp_path: Path) -> None:
         "mfu": 0.15,
         "seconds": 2.0,
     }
-    assert end == {"event": "end", "step": 1, "seconds": 12.0}
+    assert end == {"event": "end", "step": 1, "seconds": 12.0, "status": 0}
 
 
 def test_validation_and_test_set_are_told_apart(tmp_path: Path) -> None:
@@ -116,6 +118,22 @@ def test_a_run_that_starts_anew_keeps_the_old_file_aside(tmp_path: Path) -> None
     metrics_of(path).close()
     assert json.loads((tmp_path / "m.1.jsonl").read_text())["step"] == 7
     assert all(record.get("step") == 0 for record in read_metrics(path))
+
+
+def test_how_a_run_ended_is_in_its_last_record(tmp_path: Path) -> None:
+    for name, error in (("stopped", SystemExit(16)), ("failed", OSError(28, "No space left on device"))):
+        metrics = metrics_of(tmp_path / name)
+        log_step(metrics, 1, 3.0)
+        try:
+            raise error
+        except BaseException:
+            metrics.close(failed=name == "failed")
+    last = [read_metrics(tmp_path / name)[-1] for name in ("stopped", "failed")]
+    assert [record["event"] for record in last] == ["end", "failed"]
+    assert last[0]["status"] == 16
+    assert last[1]["error"] == "OSError: [Errno 28] No space left on device"
+    metrics_of(tmp_path / "failed", start=1)
+    assert [record["event"] for record in read_metrics(tmp_path / "failed")] == ["start", "step", "start"]
 
 
 def test_the_progress_line_reads_well(tmp_path: Path) -> None:
