@@ -10,6 +10,7 @@ import difflib
 import importlib
 import os
 import sys
+from types import ModuleType
 
 from meap_megatron.errors import RunError, UserError
 from meap_megatron.version import __version__
@@ -90,6 +91,16 @@ def find_verb(words: list[str]) -> tuple[str, list[str]]:
     raise UserError(f"there is no verb '{typed}'{hint} Verbs: {', '.join(VERBS)}")
 
 
+def parser_of(verb: str) -> tuple[ModuleType, argparse.ArgumentParser]:
+    """Import a verb's module and return it with its parser."""
+    module = importlib.import_module(f"meap_megatron.cli.{VERBS[verb]}")
+    parser = argparse.ArgumentParser(
+        prog=f"meap {verb}", description=module.HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    module.add_arguments(parser)
+    return module, parser
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one verb and return the exit status: 0 done, 1 the run failed, 2 the input was refused."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -109,11 +120,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ["MEAP_DEBUG"] = "1" if debug else "0"  # for the ranks that a verb starts
     try:
         verb, rest = find_verb(words)
-        module = importlib.import_module(f"meap_megatron.cli.{VERBS[verb]}")
-        parser = argparse.ArgumentParser(
-            prog=f"meap {verb}", description=module.HELP, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-        module.add_arguments(parser)
+        module, parser = parser_of(verb)
         return int(module.run(parser.parse_intermixed_args(rest)) or 0)
     except (UserError, RunError) as error:
         if debug:

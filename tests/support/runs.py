@@ -27,26 +27,33 @@ TINY = (
 
 
 def meap(
-    *words: str | Path, check: bool = True, timeout: float = 300.0, cold: bool = False, **environ: str
+    *words: str | Path,
+    check: bool = True,
+    timeout: float = 300.0,
+    cold: bool = False,
+    cwd: Path = ROOT,
+    **environ: str,
 ) -> subprocess.CompletedProcess[str]:
     """Run the `meap` command line to its end, in a process of its own."""
     arguments = [str(word) for word in words]
     if arguments[0] in WARM_VERBS and not cold:
-        done = run_warm(arguments, timeout=timeout, environ=os.environ | environ)
+        done = run_warm(arguments, timeout=timeout, environ=os.environ | environ, cwd=cwd)
     else:
         command = [sys.executable, "-m", "meap_megatron.cli.main", *arguments]
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout, cwd=ROOT, env=os.environ | environ, check=False
+            command, capture_output=True, text=True, timeout=timeout, cwd=cwd, env=os.environ | environ, check=False
         )
     if check and done.returncode != 0:
         raise AssertionError(f"meap {' '.join(arguments)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done
 
 
-def run_warm(words: list[str], *, timeout: float, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def run_warm(
+    words: list[str], *, timeout: float, environ: dict[str, str], cwd: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
     """Run a command in a fork of the warm process."""
     with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
-        process = WarmProcess(words, environ=environ, stdout=stdout.fileno(), stderr=stderr)
+        process = WarmProcess(words, environ=environ, stdout=stdout.fileno(), stderr=stderr, cwd=cwd)
         try:
             status = process.wait(timeout)
         except subprocess.TimeoutExpired:

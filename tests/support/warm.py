@@ -26,7 +26,9 @@ ROOT = Path(__file__).resolve().parents[2]
 class WarmProcess:
     """A running `meap` command; the part of `subprocess.Popen` that tests use."""
 
-    def __init__(self, words: list[str], *, environ: dict[str, str], stdout: int, stderr: IO[Any] | int) -> None:
+    def __init__(
+        self, words: list[str], *, environ: dict[str, str], stdout: int, stderr: IO[Any] | int, cwd: Path = ROOT
+    ) -> None:
         self.returncode: int | None = None
         self.stderr: IO[str] | None = None
         if stderr == subprocess.PIPE:
@@ -36,7 +38,7 @@ class WarmProcess:
             write = os.dup(stderr if isinstance(stderr, int) else stderr.fileno())
         self._connection = socket.socket(socket.AF_UNIX)
         self._connection.connect(server())
-        request = json.dumps({"words": words, "environ": environ}).encode()
+        request = json.dumps({"words": words, "environ": environ, "cwd": str(cwd)}).encode()
         socket.send_fds(self._connection, [len(request).to_bytes(4, "little")], [stdout, write])
         self._connection.sendall(request)
         os.close(write)
@@ -147,7 +149,7 @@ def be(request: dict[str, Any], streams: list[int], *, close: list[int]) -> None
         os.close(stream)
     for descriptor in close:
         os.close(descriptor)
-    os.chdir(ROOT)
+    os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environ"])
     sys.argv = ["meap", *request["words"]]
