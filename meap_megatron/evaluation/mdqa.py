@@ -57,6 +57,7 @@ def build(*, num_documents: int, gold_index: int, **metadata: Any) -> dict[str, 
                 "num_documents": num_documents,
                 "gold_index": gold_index,
                 "source": source,
+                "answer_in_document": holds_answer(record["ctxs"][gold_index]["text"], record["answers"]),
                 "fits": fits,
             }
         )
@@ -140,6 +141,12 @@ def holds(text: str, answer: str) -> bool:
     return f" {answer} " in f" {text} " if len(answer) < 3 else answer in text
 
 
+def holds_answer(text: str, answers: Sequence[str]) -> bool:
+    """Return whether one of the answers stands in a document, both normalised."""
+    bare = metrics.normalise_answer(text)
+    return any(metrics.normalise_answer(answer) in bare for answer in answers)
+
+
 def render(question: str, passages: Sequence[Mapping[str, Any]]) -> str:
     """Return the published prompt."""
     shown = [
@@ -150,10 +157,16 @@ def render(question: str, passages: Sequence[Mapping[str, Any]]) -> str:
 
 
 def process_results(document: Mapping[str, Any], results: list[str]) -> dict[str, float]:
-    """Score one answer; `empty_answer` is what the metric gives to a model that says nothing."""
+    """Score one answer.
+
+    `empty_answer` is what the metric gives to a model that says nothing. `answer_in_document` is of the data, and is
+    counted for samples that do not fit the model too: whether the gold document holds an answer at all.
+    """
+    checked = {"answer_in_document": float(document["answer_in_document"])}
     if not document["fits"]:
-        return documents.unfit()
+        return {**documents.unfit(), **checked}
     return {
+        **checked,
         "best_subspan_em": metrics.best_subspan_em(results[0], document["answers"]),
         "empty_answer": metrics.best_subspan_em("", document["answers"]),
         "unfit": 0.0,

@@ -71,6 +71,17 @@ def test_a_model_that_never_answers_scores_the_floor(score: Any, tmp_path: Path)
     assert found["best_subspan_em"] == found["empty_answer"] == 1 / 14
 
 
+def test_every_question_is_checked_for_an_answer_in_its_gold_document_and_counted_if_it_does_not_fit(
+    score: Any, tmp_path: Path
+) -> None:
+    records = oracle_records()
+    records[5]["answers"] = ["Vienna"]
+    write_gz(tmp_path / ORACLE, records)
+    for limit, unfit in ((10_000, 0), (120, 14)):
+        found = score(Cheat(), ["meap_nq_open_oracle"], data=str(tmp_path), max_length=limit)["meap_nq_open_oracle"]
+        assert (found["sample_len"], found["answer_in_document"], found["unfit"]) == (14, 13 / 14, unfit)
+
+
 def test_published_files_come_before_synthetic_ones(score: Any, published: Path) -> None:
     write_gz(published / ORACLE, oracle_records())
     found = score(Cheat(), TEN, data=str(published))
