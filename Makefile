@@ -1,6 +1,6 @@
 # Each target is complete on its own: the environment is made first if it is not there.
 #   make demo    the main job, end to end, on this machine      make test   all tests
-#   make lint    style and types                                make bench  all benchmarks
+#   make lint    style and types                                make bench  all benchmarks, 15 minutes
 #   make fuzz    a million inputs for the native part           make sanitize  its tests under ASan and UBSan
 #   make slurm-test   the batch scripts under a real SLURM of two nodes on this machine; installs Debian's if it is missing
 
@@ -44,7 +44,7 @@ format: $(STAMP)
 	$(BIN)/clang-format -i csrc/*.hpp csrc/*.cpp tests/native/*.cpp
 
 bench: $(STAMP)
-	for script in benchmarks/*.py; do $(BIN)/python $$script $(BENCH_FLAGS) || exit 1; done
+	$(BIN)/python benchmarks/run.py $(BENCH_FLAGS)
 
 slurm-test: $(STAMP)
 	$(BIN)/python -m tests.slurm.run

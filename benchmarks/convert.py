@@ -93,6 +93,8 @@ TASKS = {
         "sum(float(p.float().sum()) for p in model.parameters())",
     ),
 }
+OURS = (("import", "import (HF to Megatron)"), ("export", "export (Megatron to HF)"))
+PEER = "transformers loads the model"
 
 
 def write_random_model(folder: Path, spec: ModelSpec, *, limit: int) -> None:
@@ -122,6 +124,11 @@ def run(folder: Path, task: tuple[str, str]) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def above(result: dict[str, float]) -> float:
+    """Return the bytes that the peak stands above the start."""
+    return result["peak"] - result["start"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a tiny model: checks the script")
@@ -143,8 +150,9 @@ def main() -> None:
     print(f"largest tensor {largest / 1e6:,.1f} MB, largest fused one of a layer {fused / 1e6:,.1f} MB\n")
     print("| | peak MB | above start MB | of the model | seconds |\n| --- | ---: | ---: | ---: | ---: |")
     for title, r in results.items():
-        above = r["peak"] - r["start"]
-        print(f"| {title} | {r['peak'] / 1e6:,.0f} | {above / 1e6:,.0f} | {above / model:.1%} | {r['seconds']:.1f} |")
+        line = f"| {title} | {r['peak'] / 1e6:,.0f} | {above(r) / 1e6:,.0f} | {above(r) / model:.1%} |"
+        print(f"{line} {r['seconds']:.1f} |")
+    peer = above(results[PEER])
     print(f"\nfiles equal after both directions: {same} ({len(weights)})")
     print(
         json.dumps(
@@ -156,6 +164,7 @@ def main() -> None:
                 "largest_tensor_bytes": largest,
                 "largest_fused_bytes": fused,
                 "results": results,
+                "ratios": {f"peer_memory_over_{name}": peer / max(1, above(results[title])) for name, title in OURS},
                 "files_equal": same,
             }
         )

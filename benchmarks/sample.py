@@ -340,6 +340,9 @@ def main(argv: list[str] | None = None) -> int:
         "samples_per_second": rates,
         "positions_us": {name: round(found.median, 3) for name, found in positions.items()},
         "ratios": {name: round(ratio, 3) for name, ratio in ratios.items()},
+        "lower_is_better": [name for name in ratios if "_over_copy_" in name],
+        # Megatron against the official code, and what other programs leave of the second core.
+        "not_judged": ["official_over_gpt", "two_threads_over_one"],
         "environment": timing.environment("torch", "numpy", "megatron-core"),
     }
     print(json.dumps(document))

@@ -234,6 +234,11 @@ def main() -> int:
         "loader_workers": args.workers,
         "samples": len(samples),
         "seconds": round(seconds, 1),
+        "ratios": {
+            f"{name.removesuffix('_kib')}_memory_last_over_first": round(table[name]["last"] / table[name]["first"], 4)
+            for name in ("trainer_kib", "worker_kib", "total_kib")
+        },
+        "lower_is_better": [f"{name}_memory_last_over_first" for name in ("trainer", "worker", "total")],
         "after_warm_up": {name: {key: round(value, 3) for key, value in row.items()} for name, row in table.items()},
         "environment": timing.environment("torch", "numpy", "megatron-core"),
     }
