@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from meap_megatron.corpus.sidecar import Sidecar
 from meap_megatron.errors import RunError, UserError
 from meap_megatron.training import platform, resume
 from meap_megatron.training.arguments import add_meap_arguments, check
@@ -97,6 +98,32 @@ def refusing() -> Iterator[None]:
         raise UserError(f"Megatron refuses the settings: {reason}") from error
 
 
+def settle(argv: list[str]) -> tuple[Any, list[Sidecar]]:
+    """Return Megatron's validated arguments, checked against ours and against the data, and the sidecars of the data.
+
+    Args:
+        argv: the command line with all flags that device and data ask for.
+
+    Raises:
+        UserError: Megatron or a check of ours refuses it.
+    """
+    from meap_megatron.training import data, rope, sft
+
+    args = parse(argv)
+    check(args)
+    rope.check_asked(args, argv)
+    sidecars = [] if args.mock_data else data.read_sidecars(data.data_prefixes(args))
+    if not sidecars and not args.mock_data:
+        raise UserError("no training data: give data_path, the prefix that `meap preprocess text` wrote")
+    args.meap_is_sft = data.is_sft(sidecars)
+    if args.meap_is_sft:
+        sft.check(args)
+    else:
+        sft.check_unused(args)
+    data.check_vocabulary(args, sidecars, data.data_prefixes(args) if sidecars else [])
+    return args, sidecars
+
+
 def log_path(argv: list[str]) -> Path | None:
     """Return this rank's log file if `--meap-log FOLDER` asks for one."""
     folder = flag_values(argv, "--meap-log")
@@ -119,23 +146,14 @@ def run(argv: list[str], screen: TextIO) -> None:
     from megatron.training import pretrain
     from megatron.training.argument_utils import pretrain_cfg_container_from_args
 
-    from meap_megatron.training import data, rope, sft
+    from meap_megatron.training import data
     from meap_megatron.training.model import model_config
     from meap_megatron.training.report import install_metrics
     from meap_megatron.training.step import make_forward_step
 
-    args = parse(argv)
-    check(args)
-    rope.check_asked(args, argv)
-    sidecars = [] if args.mock_data else data.read_sidecars(data.data_prefixes(args))
-    if not sidecars and not args.mock_data:
-        raise UserError("no training data: give data_path, the prefix that `meap preprocess text` wrote")
-    args.meap_is_sft = data.is_sft(sidecars)
-    if args.meap_is_sft:
-        sft.check(args)
-    else:
-        sft.check_unused(args)
-    data.check_vocabulary(args, sidecars, data.data_prefixes(args) if sidecars else [])
+    args, sidecars = settle(argv)
+    if args.fake_process_group:
+        args.do_train = True  # rank 0 would tell the ranks that read no data
     mask_token_id = data.mask_config(args, sidecars).mask_id if args.meap_mask_ratio > 0 else None
 
     with refusing():
