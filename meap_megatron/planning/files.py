@@ -1,0 +1,139 @@
+"""What `meap plan --out` writes: a recipe with the chosen layout, and the batch script that runs it."""
+
+import math
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from meap_megatron.corpus.files import disk_errors, replace_text
+from meap_megatron.errors import UserError
+from meap_megatron.planning.search import Plan
+
+MANAGED = (
+    "tensor_model_parallel_size",
+    "pipeline_model_parallel_size",
+    "context_parallel_size",
+    "sequence_parallel",
+    "micro_batch_size",
+    "use_distributed_optimizer",
+    "num_virtual_stages_per_pipeline_rank",
+    "num_layers_per_virtual_pipeline_stage",
+    "decoder_first_pipeline_num_layers",
+    "decoder_last_pipeline_num_layers",
+    "recompute_granularity",
+    "recompute_modules",
+    "recompute_method",
+    "recompute_num_layers",
+)
+"""Settings that a plan decides; a recipe's value that the layout lacks is taken back with null."""
+LONGEST = 24
+"""Hours asked of SLURM at most; the job is requeued until it is finished."""
+
+SCRIPT = """#!/bin/bash
+# {what}
+# Written by `meap plan`: {sizes}; an estimate of {estimate}. Submit from the checkout of the project,
+# or set MEAP_HOME to it:
+#
+#   sbatch {script} [key=value ...]
+#
+# The words are those of `meap train`. What the environment says is listed in examples/slurm/common.sh, the rest in
+# docs/slurm.md.
+#SBATCH --job-name={name}
+#SBATCH --nodes={nodes}
+#SBATCH --ntasks-per-node={tasks}
+#SBATCH --gpus-per-node={tasks}
+#SBATCH --cpus-per-task=8
+#SBATCH --time={hours:02d}:00:00
+#SBATCH --signal=B:USR1@180
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.out
+
+# SLURM runs a copy of this script from a folder of its own: its neighbours are found from where it was submitted.
+MEAP_HOME=${{MEAP_HOME:-$SLURM_SUBMIT_DIR}}
+for part in common.sh training.sh; do
+    # shellcheck source=/dev/null
+    source "$MEAP_HOME/examples/slurm/$part" || {{
+        echo "meap: error: submit from the checkout of the project, or set MEAP_HOME to it (now $MEAP_HOME)" >&2
+        exit 2
+    }}
+done
+
+train_until_done {words} "$@"
+"""
+
+
+def write(plan: Plan, folder: Path, *, overrides: list[str], node: int, sizes: str, overwrite: bool) -> list[Path]:
+    """Write FOLDER/plan.yaml and FOLDER/plan.sbatch.
+
+    Args:
+        plan: the chosen layout.
+        folder: made if it is not there.
+        overrides: key=value words that were given to the planner; they stand in the script too.
+        node: GPUs per node.
+        sizes: the layout in a few words, for the script's head.
+        overwrite: replace files of an earlier plan.
+
+    Raises:
+        UserError: a file is there already.
+        RunError: the folder cannot be written.
+    """
+    texts = {
+        folder / "plan.yaml": recipe_text(plan, folder),
+        folder / "plan.sbatch": script_text(plan, folder, overrides=overrides, node=node, sizes=sizes),
+    }
+    there = [str(path) for path in texts if path.exists()]
+    if there and not overwrite:
+        raise UserError(f"{' and '.join(there)} exists already; choose another --out, or say --overwrite")
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for path, text in texts.items():
+        replace_text(path, text)
+    return list(texts)
+
+
+def settings_of(plan: Plan) -> dict[str, Any]:
+    """Return the settings that the plan puts on top of the recipe; None takes one of the recipe's back."""
+    chosen: dict[str, Any] = dict(plan.layout.settings())
+    given = plan.job.settings
+    taken_back = {name: None for name in MANAGED if given.get(name) is not None and name not in chosen}
+    settings = {**chosen, **taken_back}
+    if not given.get("bf16"):
+        settings["precision"] = "bf16"
+    return settings
+
+
+def recipe_text(plan: Plan, folder: Path) -> str:
+    """Return a recipe that extends the planned one."""
+    base = os.path.relpath(plan.job.recipe.path.resolve(), folder.resolve())
+    head = {"description": f"{plan.job.recipe.path.name} on {plan.layout.gpus} x {plan.gpu.name}", "extends": base}
+    text = yaml.safe_dump(head, sort_keys=False, width=1000)
+    return text + yaml.safe_dump({"plan": settings_of(plan)}, sort_keys=False, width=1000)
+
+
+def script_text(plan: Plan, folder: Path, *, overrides: list[str], node: int, sizes: str) -> str:
+    """Return the batch script, in the manner of examples/slurm/pretrain.sbatch.
+
+    The time asked for is the estimate with a quarter on top, in whole hours, and at most a day.
+    """
+    recipe = plan.job.recipe
+    save = recipe.get("save")
+    words = [str(folder / "plan.yaml"), *overrides]
+    if save and not any(word.startswith("save=") for word in overrides):
+        words.append(f"save={save}")
+    hours = LONGEST if plan.days is None else min(LONGEST, max(1, math.ceil(plan.days * 24 * 1.25)))
+    estimate = "unknown length" if plan.days is None else f"{plan.days * 24:.1f} h"
+    return SCRIPT.format(
+        what=f"{recipe.path.stem} on {plan.layout.gpus} x {plan.gpu.name}, one task per GPU.",
+        sizes=sizes,
+        estimate=estimate,
+        script=shlex.quote(str(folder / "plan.sbatch")),
+        name=f"meap-{recipe.path.stem}",
+        nodes=max(1, plan.layout.gpus // node),
+        tasks=min(node, plan.layout.gpus),
+        hours=hours,
+        words=shlex.join(words),
+    )

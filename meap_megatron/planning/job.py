@@ -1,0 +1,194 @@
+"""A recipe as the planner reads it: the model, the batch, how much is trained, and what had to be assumed."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from meap_megatron.corpus.sidecar import read_sidecar, sidecar_path
+from meap_megatron.errors import UserError
+from meap_megatron.planning.layout import FULL, NONE, SELECTIVE, Layout
+from meap_megatron.planning.model import Model
+from meap_megatron.training.recipe import Recipe, load
+
+LLAMA_2_ROWS = 32_001
+LLAMA_3_ROWS = 128_257
+"""Pieces of the tokenizers of the paper's runs, with `[MASK]`: assumed where nothing says better."""
+
+NOT_PLANNED = {
+    "num_experts": "mixtures of experts",
+    "multi_latent_attention": "multi-latent attention",
+    "mtp_num_layers": "multi-token prediction",
+    "window_size": "sliding windows",
+    "use_megatron_fsdp": "fully sharded data parallel",
+}
+"""Settings whose memory and time these formulas do not know."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is to be trained."""
+
+    recipe: Recipe
+    settings: Mapping[str, Any]
+    """The recipe's, by Megatron's names."""
+    pieces: int
+    """Ids of the vocabulary, before padding."""
+    seq_length: int
+    global_batch: int
+    """Sequences per step."""
+    tokens: int | None
+    """To be trained in all; None if the recipe counts epochs."""
+    fp8: bool
+    fine_tuning: bool
+    notes: list[str] = field(default_factory=list)
+    """What was assumed, in sentences."""
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of a step."""
+        return self.global_batch * self.seq_length
+
+    def model(self, tensor: int) -> Model:
+        """Return the model; the rows of its tables are a multiple of the tensor-parallel size."""
+        get = self.settings.get
+        heads = whole(self.settings, "num_attention_heads")
+        hidden = whole(self.settings, "hidden_size")
+        grouped = get("group_query_attention") and get("num_query_groups")
+        gated = bool(get("swiglu"))
+        step = math.lcm(int(get("make_vocab_size_divisible_by") or 128), tensor)
+        positions = get("position_embedding_type") or "learned_absolute"
+        return Model(
+            num_layers=whole(self.settings, "num_layers"),
+            hidden_size=hidden,
+            ffn_hidden_size=int(get("ffn_hidden_size") or default_ffn(hidden, gated=gated)),
+            num_attention_heads=heads,
+            num_query_groups=int(grouped or heads),
+            kv_channels=int(get("kv_channels") or hidden // heads),
+            vocabulary=int(get("padded_vocab_size") or -(-self.pieces // step) * step),
+            gated=gated,
+            tied=not get("untie_embeddings_and_output_weights"),
+            qkv_bias=bool(get("add_qkv_bias")),
+            linear_bias=not get("disable_bias_linear"),
+            layer_norm=get("normalization") != "RMSNorm",
+            learned_positions=int(get("max_position_embeddings") or 0) if positions == "learned_absolute" else 0,
+        )
+
+
+def default_ffn(hidden: int, *, gated: bool) -> int:
+    """Return Megatron's width of the feed-forward layer where none is given: 4 h, or 8/3 h to a multiple of 64."""
+    return int(4 * hidden * 2 / 3 / 64) * 64 if gated else 4 * hidden
+
+
+def whole(settings: Mapping[str, Any], name: str) -> int:
+    """Return a setting that a plan cannot do without.
+
+    Raises:
+        UserError: it is missing or no whole number above 0.
+    """
+    value = settings.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"{name}={value!r}: a plan needs a whole number above 0; give it in the recipe or as {name}=N")
+    return value
+
+
+def read(
+    path: str | Path, overrides: list[str] | None = None, *, vocabulary: int | None = None, tokens: int | None = None
+) -> Job:
+    """Read a recipe.
+
+    Args:
+        path: of the recipe.
+        overrides: key=value words.
+        vocabulary: ids of the tokenizer, `[MASK]` included; None: the data's, the recipe's, or an assumption.
+        tokens: to be trained in all; None: the recipe's.
+
+    Raises:
+        UserError: no such recipe, or settings for which there are no formulas.
+    """
+    recipe = load(path, overrides)
+    settings = {name: setting.value for name, setting in recipe.resolved().items() if setting.value is not None}
+    for name, what in NOT_PLANNED.items():
+        if settings.get(name):
+            raise UserError(f"{path}: {name}={settings[name]}: there are no formulas for {what}")
+    notes: list[str] = []
+    if not settings.get("bf16"):
+        notes.append("the recipe trains in float32; planned, and written down, with precision=bf16")
+    sidecars = [read_sidecar(prefix) for prefix in prefixes(settings) if sidecar_path(prefix).exists()]
+    fine_tuning = any(sidecar.kind == "sft" for sidecar in sidecars) or "meap_epochs" in settings
+    if vocabulary is None:
+        vocabulary = settings.get("padded_vocab_size") or settings.get("vocab_size")
+    if vocabulary is None and sidecars:
+        vocabulary = max(sidecar.tokenizer.vocab_size for sidecar in sidecars)
+    if vocabulary is None:
+        vocabulary = LLAMA_3_ROWS if fine_tuning else LLAMA_2_ROWS
+        name = "Llama-3" if fine_tuning else "Llama-2"
+        where = ", ".join(prefixes(settings)) or "data_path"
+        notes.append(
+            f"{where} is not here: a vocabulary of {vocabulary:,} ids ({name}'s and [MASK]) is assumed; --vocabulary N says "
+            "otherwise"
+        )
+    if fine_tuning:
+        notes.append(
+            "attention is counted over whole rows; packed conversations attend within themselves, so steps are shorter"
+        )
+    seq_length, batch = whole(settings, "seq_length"), whole(settings, "global_batch_size")
+    return Job(
+        recipe=recipe,
+        settings=settings,
+        pieces=int(vocabulary),
+        seq_length=seq_length,
+        global_batch=batch,
+        tokens=tokens or tokens_of(settings, seq_length=seq_length, batch=batch),
+        fp8=bool(settings.get("fp8_format")),
+        fine_tuning=fine_tuning,
+        notes=notes,
+    )
+
+
+def prefixes(settings: Mapping[str, Any]) -> list[str]:
+    """Return the datasets that a recipe names, without the weights of a blend."""
+    value = settings.get("data_path") or settings.get("train_data_path") or []
+    words = [str(word) for word in (value if isinstance(value, list) else [value])]
+    return [word for word in words if not re.fullmatch(r"[\d.]+(e-?\d+)?", word)]
+
+
+def tokens_of(settings: Mapping[str, Any], *, seq_length: int, batch: int) -> int | None:
+    """Return the tokens that a recipe trains, None if it counts epochs of data."""
+    if settings.get("train_iters"):
+        return int(float(settings["train_iters"])) * batch * seq_length
+    if settings.get("train_samples"):
+        return int(float(settings["train_samples"])) * seq_length
+    return None
+
+
+def own_layout(job: Job, gpus: int) -> Layout | None:
+    """Return the layout that the recipe itself has for so many GPUs (`layout=N`), None without one."""
+    if str(gpus) not in job.recipe.layouts:
+        return None
+    own = {name: setting.value for name, setting in job.recipe.layouts[str(gpus)].items()}
+    settings = {**job.settings, **own}
+    sizes = [int(settings.get(f"{name}_parallel_size") or 1) for name in ("tensor_model", "pipeline_model", "context")]
+    data, left = divmod(gpus, math.prod(sizes))
+    micro = int(settings.get("micro_batch_size") or 1)
+    if left or not data or job.global_batch % (data * micro):
+        return None
+    granularity = settings.get("recompute_granularity")
+    return Layout(
+        tensor=sizes[0],
+        pipeline=sizes[1],
+        context=sizes[2],
+        data=data,
+        micro_batch=micro,
+        num_micro_batches=job.global_batch // (data * micro),
+        virtual=int(settings.get("num_virtual_stages_per_pipeline_rank") or 1),
+        sequence_parallel=bool(settings.get("sequence_parallel")),
+        distributed_optimizer=bool(settings.get("use_distributed_optimizer")),
+        recompute={None: NONE, "full": FULL}.get(granularity, SELECTIVE),
+        first_layers=settings.get("decoder_first_pipeline_num_layers"),
+        last_layers=settings.get("decoder_last_pipeline_num_layers"),
+        tensor_overlap=bool(settings.get("tp_comm_overlap")),
+        data_overlap=bool(settings.get("overlap_grad_reduce")),
+    )

@@ -1,0 +1,98 @@
+"""The shape of a decoder-only model, and what follows from it alone: parameters and floating-point operations.
+
+Letters as in Korthikanti et al. 2022 (arXiv:2205.05198), table 1: s sequence, b micro-batch, h hidden, a heads, L
+layers, V rows of the vocabulary, t tensor parallel; besides, f the width of the feed-forward layer and g key-value
+groups.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Ten numbers of a model, and five choices."""
+
+    num_layers: int
+    hidden_size: int
+    ffn_hidden_size: int
+    num_attention_heads: int
+    num_query_groups: int
+    kv_channels: int
+    vocabulary: int
+    """Rows of the embedding, padded."""
+    gated: bool = True
+    """SwiGLU: two input projections in the feed-forward layer."""
+    tied: bool = False
+    """One table for embedding and output."""
+    qkv_bias: bool = False
+    linear_bias: bool = False
+    """A bias on every linear layer of a block (GPT-3)."""
+    layer_norm: bool = False
+    """LayerNorm has a gain and a bias, RMSNorm a gain."""
+    learned_positions: int = 0
+    """Rows of a learned position embedding; 0 with rotary positions."""
+    unfused_attention: bool = False
+    """Scores in memory, as before FlashAttention: only for measurements of 2021 and 2022."""
+
+    @property
+    def query_size(self) -> int:
+        """Heads x channels."""
+        return self.num_attention_heads * self.kv_channels
+
+    @property
+    def key_value_size(self) -> int:
+        """Groups x channels, of the keys alone."""
+        return self.num_query_groups * self.kv_channels
+
+    @property
+    def ffn_inputs(self) -> int:
+        """Width of what the first linear layer of the feed-forward part gives: f, or 2 f with a gate."""
+        return self.ffn_hidden_size * (2 if self.gated else 1)
+
+    @property
+    def layer_matrices(self) -> int:
+        """Entries of the weight matrices of one layer, which tensor parallel splits."""
+        attention = self.hidden_size * (2 * self.query_size + 2 * self.key_value_size)
+        return attention + self.hidden_size * (self.ffn_inputs + self.ffn_hidden_size)
+
+    @property
+    def layer_split_biases(self) -> int:
+        """Biases of one layer that tensor parallel splits: those of column-parallel layers."""
+        qkv = self.query_size + 2 * self.key_value_size
+        return (qkv if self.qkv_bias or self.linear_bias else 0) + (self.ffn_inputs if self.linear_bias else 0)
+
+    @property
+    def layer_replicated(self) -> int:
+        """Parameters of one layer that every tensor-parallel rank holds: norms, and biases of row-parallel layers."""
+        return 2 * self.norm + (2 * self.hidden_size if self.linear_bias else 0)
+
+    @property
+    def norm(self) -> int:
+        """Parameters of one norm."""
+        return self.hidden_size * (2 if self.layer_norm else 1)
+
+    @property
+    def table(self) -> int:
+        """Entries of the embedding, and of the output layer."""
+        return self.vocabulary * self.hidden_size
+
+    @property
+    def parameters(self) -> int:
+        """All parameters, each counted once.
+
+        Given L 2, h 8, f 16, 2 heads x 4, 1 group, V 10, SwiGLU, RMSNorm, two tables
+        then a layer has 8 x (16 + 8) + 8 x (32 + 16) + 2 x 8 = 592, all 2 x 592 + 8 + 2 x 80 = 1352.
+        """
+        layer = self.layer_matrices + self.layer_split_biases + self.layer_replicated
+        tables = self.table * (1 if self.tied else 2) + self.learned_positions * self.hidden_size
+        return self.num_layers * layer + self.norm + tables
+
+    def flop_per_token(self, seq_length: int) -> float:
+        """Return the FLOP of forward and backward pass per token, without recomputation, as Megatron 0.19 counts them.
+
+        Two per multiply-add, three passes (forward, gradient of inputs, gradient of weights), causal attention
+        counted as half of the square. Source: `num_floating_point_operations` in megatron/training/training.py;
+        Narayanan et al. 2021, appendix, and Korthikanti et al. 2022, appendix A, count the whole square.
+        """
+        attention = self.num_layers * self.query_size * seq_length
+        return 6.0 * (self.num_layers * self.layer_matrices + self.table + attention)
