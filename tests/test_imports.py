@@ -19,6 +19,7 @@ ALLOWED = {
     "sweep": {"training", "evaluation"},
     "demo": {"masking", "corpus", "datasets", "training"},
     "doctor": {"training"},
+    "rehearsal": {"masking", "corpus", "datasets", "checkpoint", "training"},
     "planning": {"corpus", "training"},  # recipes, what FP8 asks of shapes, and sidecars: none of them imports torch
 }
 """Package -> packages of ours that it may import; `errors`, `config`, `version` are open to all."""

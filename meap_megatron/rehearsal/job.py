@@ -1,0 +1,119 @@
+"""A recipe and a number of processes: the job that is rehearsed, if nothing shows at once that would stop it."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from meap_megatron.corpus.sidecar import read_sidecar
+from meap_megatron.errors import UserError
+from meap_megatron.rehearsal import inputs, layout
+from meap_megatron.rehearsal.inputs import Start
+from meap_megatron.rehearsal.layout import Layout
+from meap_megatron.rehearsal.settings import Settings
+from meap_megatron.training import recipe as recipes
+from meap_megatron.training.command_line import named_prefixes
+from meap_megatron.training.flags import Flag
+from meap_megatron.training.recipe import Recipe, Setting
+
+WRITERS = (
+    "tensorboard_dir wandb_project wandb_entity wandb_exp_name wandb_save_dir meap_log meap_trace meap_metrics log_progress"
+).split()
+"""Settings by which a run writes from its first moment; a rehearsal goes without."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What would be started, and what was found out about it without Megatron."""
+
+    recipe: Recipe
+    settings: Settings
+    layout: Layout
+    device: str
+    """Where the job is to run: "cuda", or "cpu" if the recipe says so."""
+    words: list[str]
+    """Megatron's command line of every rank, without `WRITERS`."""
+    own_words: list[str]
+    """Those of them that stand in no recipe: what follows from the data, and the device."""
+    flags: dict[str, Flag]
+    start: Start
+
+    @property
+    def prefixes(self) -> list[str]:
+        """The dataset prefixes; none with mock data."""
+        return list(dict.fromkeys(named_prefixes(self.words)))
+
+    @property
+    def is_sft(self) -> bool:
+        """Whether the data is for fine-tuning."""
+        return any(read_sidecar(prefix).kind == "sft" for prefix in self.prefixes)
+
+    def command_line(self, changes: dict[str, Any]) -> list[str]:
+        """Return Megatron's command line with some settings changed (None: left out), without what follows from the data."""
+        changed = {name: Setting(value=value, origin="rehearsal") for name, value in changes.items()}
+        settings = {name: one for name, one in {**self.settings.table, **changed}.items() if one.value is not None}
+        return replace(self.recipe, settings=settings).command_line(self.flags)
+
+    def with_settings(self, changes: dict[str, Any]) -> "Job":
+        """Return the same job with some settings changed (None: left out)."""
+        return replace(self, words=[*self.command_line(changes), *self.own_words])
+
+
+def load(path: str | Path, overrides: list[str], *, world: int | None, flags: dict[str, Flag]) -> Job:
+    """Read a recipe as a job of `world` processes.
+
+    Args:
+        path: of the recipe.
+        overrides: words of the form key=value.
+        world: processes of the job; None: those that layout=N names.
+        flags: of Megatron's parser.
+
+    Raises:
+        UserError: everything that shows before Megatron is imported, in one message.
+    """
+    recipe = recipes.load(path, overrides)
+    recipe.command_line(flags)  # unknown keys, wrong types, unsafe precisions
+    settings = Settings(table=recipe.resolved())
+    sizes = layout.of_settings(settings, world=world or named_world(overrides))
+    device = "cpu" if settings.get("device") == "cpu" else "cuda"
+    bare = {name: setting for name, setting in settings.table.items() if name not in WRITERS}
+    words = replace(recipe, settings=bare).command_line(flags)
+    found = layout.findings(settings, sizes)
+    if device == "cpu" and sizes.context > 1:
+        found.append(f"{settings.where('device')}device=cpu: context_parallel_size={sizes.context} needs GPUs")
+    more: list[str] = []
+    found += inputs.refusal(lambda: more.extend(inputs.of_data(words, settings, tensor=sizes.tensor)))
+    found += inputs.of_tokenizer(settings) + inputs.of_folders(settings)
+    start = inputs.of_checkpoints(words, settings, found)
+    if found:
+        raise UserError(joint(found, world=sizes.world))
+    own = [*more, f"--meap-device={device}"]
+    return Job(
+        recipe=recipe,
+        settings=settings,
+        layout=sizes,
+        device=device,
+        words=[*words, *own],
+        own_words=own,
+        flags=flags,
+        start=start,
+    )
+
+
+def named_world(overrides: list[str]) -> int:
+    """Return the number of GPUs that an override layout=N names.
+
+    Raises:
+        UserError: there is none.
+    """
+    named = [word.partition("=")[2] for word in overrides if word.startswith("layout=")]
+    if not named or not named[-1].isdecimal():
+        raise UserError("how many processes does the job have? Give --world-size N, or layout=N of the recipe")
+    return int(named[-1])
+
+
+def joint(found: list[str], *, world: int) -> str:
+    """Return one message for everything that was found."""
+    if len(found) == 1:
+        return found[0]
+    lines = "".join(f"\n  {number}. {text}" for number, text in enumerate(found, 1))
+    return f"{len(found)} things would stop this job of {world:,} processes:{lines}"

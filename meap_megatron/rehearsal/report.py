@@ -1,0 +1,140 @@
+"""A rehearsal as text. The JSON report is the dictionaries themselves."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from meap_megatron.rehearsal.job import Job
+
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def size(count: float) -> str:
+    """Return a number of bytes as people read it: 1536 is "1.5 KiB"."""
+    power = 0
+    while count >= 1024 and power < len(UNITS) - 1:
+        count, power = count / 1024, power + 1
+    return f"{count:.0f} B" if power == 0 else f"{count:.3g} {UNITS[power]}"
+
+
+def spans(numbers: Sequence[int]) -> str:
+    """Return ascending numbers with runs joined: [0, 1, 2, 6] is "0-2, 6"."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and parts[-1][-1] + 1 == number:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+
+
+def of_job(job: Job) -> list[str]:
+    """Return the lines above the ranks."""
+    target = "CPUs" if job.device == "cpu" else "GPUs"
+    return [f"{job.recipe.path} as a job of {job.layout.world:,} {target}: {job.layout}"]
+
+
+def of_rank(found: dict[str, Any]) -> list[str]:
+    """Return the lines for one rank; `found` is what `shapes.rehearse` returns."""
+    place = found["place"]
+    where = "  ".join(f"{name} {at['rank']} of {at['size']:,}" for name, at in place.items() if at["size"] > 1)
+    lines = [f"rank {found['rank']:<7,} {where or 'alone'}", f"  model      {model_line(found['model'])}"]
+    memory = found["memory"]
+    parts = " + ".join(f"{size(memory[name])} {name}" for name in ("weights", "gradients", "optimizer"))
+    lines += [f"  memory     {size(sum(memory.values()))} before activations: {parts}", *data_lines(found)]
+    if (saves := found["saves"]) is not None:
+        files = " and ".join(saves["files_of_rank"])
+        text = f"about {size(saves['bytes_of_rank'])} of every checkpoint, in {files}" if files else "nothing"
+        lines.append(f"  writes     {text}")
+    return lines
+
+
+def model_line(model: dict[str, Any]) -> str:
+    """Return what a rank holds of the model."""
+    layers = [layer for part in model["layers"] for layer in part]
+    held = [f"layers {spans(layers)}"] if layers else []
+    held += ["embedding"] if model["embedding"] else []
+    held += ["head"] if model["head"] else []
+    chunks = f" in {len(model['layers'])} interleaved parts" if len(model["layers"]) > 1 else ""
+    return f"{', '.join(held) or 'nothing'}{chunks}: {model['parameters']:,} parameters, {model['type']}"
+
+
+def data_lines(found: dict[str, Any]) -> list[str]:
+    """Return what a rank reads."""
+    data, step = found["data"], found["begins_with"]["step"] + 1
+    batches = " | ".join(spans(batch) for batch in data["first_step"])
+    more = " | ..." if data["micro_batches"] > len(data["first_step"]) else ""
+    which = f"samples {batches}{more}" if batches else "shuffled samples"
+    text = f"{which} in step {step:,}, {data['micro_batches']:,} micro-batches"
+    if not data["needs"]:
+        return [f"  data       reads none: a stage between, which gets activations; works on {text}"]
+    if not data["reads"]:
+        return [f"  data       {text}, which rank {data['reader']:,} reads and hands on"]
+    inputs = data["shape"][0] * data["shape"][1]
+    first = f"first one read: {data['shape'][0]} x {data['shape'][1]:,} tokens, {data['masked'] / inputs:.1%} masked"
+    trained = "" if data["trained"] == 1 else f", {data['trained']:.1%} trained"
+    return [f"  data       reads {text}", f"             {first}{trained}"]
+
+
+def of_run(found: dict[str, Any]) -> list[str]:
+    """Return the lines that all ranks share, from what one of them found."""
+    lines = []
+    if found["parameters_of_model"] is not None:
+        lines.append(f"model        {found['parameters_of_model']:,} parameters")
+    if found["index"] is not None:
+        for source in found["index"]["sources"]:
+            samples = f"{source['samples']:,} samples, {source['epochs']:.2f} epochs"
+            lines.append(f"data         {source['split']}: {samples} of {source['prefix']}")
+        lines.append(f"             index in {found['index']['path']}")
+    begins = found["begins_with"]
+    if begins["checkpoint"] is None:
+        lines.append("begins       with random weights")
+    else:
+        fits = begins["tensors_compared"]
+        how = f"{fits} tensors compared, all fit" if fits is not None else "not compared with the model"
+        lines.append(f"begins       at step {begins['step']:,} from {begins['checkpoint']} ({how})")
+    if (saves := found["saves"]) is not None:
+        each = f" of {size(saves['bytes'])} each" if saves["bytes"] else ""
+        count = f"{saves['checkpoints']:,} checkpoints{each}, every {saves['every']:,} of {found['steps']:,} steps"
+        kept = f", {saves['keep']} kept" if saves["keep"] else ""
+        lines += [
+            f"saves        {count}{kept}; {size(saves['free_bytes'])} free",
+            f"             {saves['first']} is the first",
+        ]
+    return lines
+
+
+def warnings(found: dict[str, Any]) -> list[str]:
+    """Return what need not stop the job but may: a disk too small for its checkpoints."""
+    saves = found["saves"]
+    if saves is None or not saves["bytes"]:
+        return []
+    # A new checkpoint is complete before an old one is removed.
+    held = min(saves["checkpoints"], saves["keep"] + 1 if saves["keep"] else saves["checkpoints"])
+    if saves["bytes"] * held <= saves["free_bytes"]:
+        return []
+    fitting = saves["free_bytes"] // saves["bytes"]
+    return [
+        f"{saves['folder']} has {size(saves['free_bytes'])} free here, enough for {fitting:,} of the {held:,} checkpoints "
+        f"of {size(saves['bytes'])} that are kept at a time; meap_keep_checkpoints=N, at least 2, removes old ones"
+    ]
+
+
+def of_steps(found: dict[str, Any]) -> list[str]:
+    """Return the line for one rank's iterations."""
+    batches = f"{found['micro_batches']:,} micro-batches forward and backward"
+    return [f"rank {found['rank']:<7,} {found['steps']} steps of the trainer, {batches} ({found['seconds']:.1f} s)"]
+
+
+def of_everyone(found: dict[str, Any]) -> list[str]:
+    """Return the lines for the data of all ranks."""
+    steps = f"steps 1 to {found['steps']:,} of {found['steps_of_run']:,}"
+    lines = [
+        f"{found['data_parallel']:,} data-parallel ranks, {found['samples']:,} samples ({steps})",
+        "  each sample   read once, by one rank, in the step in which one process reads it",
+        f"  its contents  equal to one process bit for bit: tokens, masks, labels, loss ({found['masked']:.2%} masked)",
+    ]
+    if (epochs := found["epochs_checked"]) is not None:
+        lines.append(
+            f"  whole run     every token once in each of its epochs ({epochs:.2f} in the index, all checked)"
+        )
+    return lines

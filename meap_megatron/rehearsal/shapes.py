@@ -1,0 +1,47 @@
+"""One rank of the job at its true sizes: arguments, groups, model, optimizer, data, checkpoint; no step is computed."""
+
+import time
+from typing import Any, TextIO
+
+from meap_megatron.rehearsal import model, reading, saving, stand_in
+from meap_megatron.rehearsal.job import Job
+
+
+def rehearse(job: Job, *, screen: TextIO) -> dict[str, Any]:
+    """Be the rank that the environment names, in a process of its own, and return what it holds, reads and writes.
+
+    Args:
+        job: the job.
+        screen: is told about a sample index that had to be built.
+
+    Raises:
+        UserError: what would stop the job, found by Megatron or by the run's own checks.
+        RunError: the disk is full.
+    """
+    from meap_megatron.training import data
+    from meap_megatron.training.pretrain import settle
+
+    began = time.perf_counter()
+    args, sidecars = settle(stand_in.words(job))
+    provider, index = reading.prepare(args, sidecars, screen)
+    parts, optimizer = model.build(args)
+    tensors = saving.sharded_tensors(parts)
+    mask_id = data.mask_config(args, sidecars).mask_id if args.meap_mask_ratio > 0 else None
+    checkpoint = job.start.checkpoint
+    return {
+        "rank": args.rank,
+        "place": model.place(),
+        "model": model.contents(parts),
+        "parameters_of_model": saving.parameters_of_model(args, tensors),
+        "memory": model.memory(parts, optimizer),
+        "index": index,
+        "data": reading.read(args, provider, parts=len(parts), start=job.start, mask_id=mask_id),
+        "begins_with": {
+            "step": job.start.step,
+            "checkpoint": str(checkpoint) if checkpoint else None,
+            "tensors_compared": saving.compare(checkpoint, tensors) if checkpoint else None,
+        },
+        "saves": saving.plan(args, tensors, optimizer),
+        "steps": args.train_iters,
+        "seconds": round(time.perf_counter() - began, 2),
+    }
