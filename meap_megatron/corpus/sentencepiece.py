@@ -10,6 +10,7 @@ Source: the SentencePiece model format (`sentencepiece_model.proto`) and its nor
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,11 @@ def convert_sentencepiece(model: bytes, *, source: Path) -> tuple[str, dict[str,
             f"tokenizer {source}: only SentencePiece models of type BPE or unigram with escaped spaces as prefix are "
             f"converted; convert it to a tokenizer.json yourself and pass that"
         )
-    pieces = [piece.piece for piece in proto.pieces]
+    pieces, scores, types = zip(*((piece.piece, piece.score, piece.type) for piece in proto.pieces), strict=True)
     added = [
-        _added_token(index, piece.piece, special=piece.type == CONTROL)
-        for index, piece in enumerate(proto.pieces)
-        if piece.type in (CONTROL, USER_DEFINED)
+        _added_token(index, pieces[index], special=kind == CONTROL)
+        for index, kind in enumerate(types)
+        if kind in (CONTROL, USER_DEFINED)
     ]
     if trainer.model_type == BPE:
         body = {
@@ -66,17 +67,20 @@ def convert_sentencepiece(model: bytes, *, source: Path) -> tuple[str, dict[str,
             "byte_fallback": trainer.byte_fallback,
             "ignore_merges": False,
             "vocab": {piece: index for index, piece in enumerate(pieces)},
-            "merges": _merges([p.piece for p in proto.pieces if p.type == NORMAL], proto),
+            "merges": _merges(
+                [piece for piece, kind in zip(pieces, types, strict=True) if kind == NORMAL], pieces, scores
+            ),
         }
     else:
         # SentencePiece never chooses these pieces for a stretch of text. A lower least score also makes an unknown
         # character dearer, which changes nothing: no piece holds a character that is not a piece itself.
-        scores = [-math.inf if p.type in (CONTROL, UNKNOWN, UNUSED) else p.score for p in proto.pieces]
-        floor = min(score for score in scores if score > -math.inf) - 100.0
+        never = (CONTROL, UNKNOWN, UNUSED)
+        ranks = [-math.inf if kind in never else score for kind, score in zip(types, scores, strict=True)]
+        floor = min(rank for rank in ranks if rank > -math.inf) - 100.0
         body = {
             "type": "Unigram",
             "unk_id": trainer.unk_id,
-            "vocab": [[piece, max(score, floor)] for piece, score in zip(pieces, scores, strict=True)],
+            "vocab": [[piece, max(rank, floor)] for piece, rank in zip(pieces, ranks, strict=True)],
             "byte_fallback": trainer.byte_fallback,
         }
     definition = {
@@ -97,19 +101,18 @@ def convert_sentencepiece(model: bytes, *, source: Path) -> tuple[str, dict[str,
     return json.dumps(definition, ensure_ascii=False), roles
 
 
-def _merges(normal: list[str], proto: Any) -> list[list[str]]:
+def _merges(normal: list[str], pieces: Sequence[str], scores: Sequence[float]) -> list[list[str]]:
     """Return the merges of a BPE model, best score of the union first."""
-    ids = {piece.piece: index for index, piece in enumerate(proto.pieces)}
-    scores = {piece.piece: piece.score for piece in proto.pieces}
-    ranked: list[tuple[float, int, str, str]] = []
+    ids = {piece: index for index, piece in enumerate(pieces)}
+    ranked: list[tuple[float, int, int, str, str]] = []
     for union in normal:
+        index = ids[union]
         for middle in range(1, len(union)):
-            left, right = union[:middle], union[middle:]
-            if left in ids and right in ids:
-                ranked.append((-scores[union], middle, left, right))
-    # Equal scores (pieces added by hand score 0 all together): the longer left part first, then the order of ids.
-    ranked.sort(key=lambda merge: (merge[0], -merge[1], ids[merge[2] + merge[3]]))
-    return [[left, right] for _, _, left, right in ranked]
+            # Equal scores (pieces added by hand score 0 all together): the longer left part first, then the order of ids.
+            if (left := union[:middle]) in ids and (right := union[middle:]) in ids:
+                ranked.append((-scores[index], -middle, index, left, right))
+    ranked.sort()
+    return [[left, right] for _, _, _, left, right in ranked]
 
 
 def _normalizers(rules: Any) -> list[dict[str, Any]]:

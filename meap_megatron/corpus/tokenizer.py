@@ -238,15 +238,13 @@ def _saved_config(config: dict[str, Any], roles: dict[str, str | None], mask_tok
 
 def _fingerprint(definition: str, ids: dict[str, int | None], mask_id: int) -> str:
     """Hash what decides the ids of a text: not the template, not the decoder, not the version of the file."""
-    content = json.loads(definition)
-    decisive = {name: _stated(content.get(name)) for name in ("added_tokens", "normalizer", "pre_tokenizer", "model")}
+    content = json.loads(definition, object_pairs_hook=_stated)
+    decisive = {name: content.get(name) for name in ("added_tokens", "normalizer", "pre_tokenizer", "model")}
     special = {**{role: ids[role] for role in ("bos_token", "eos_token")}, "mask_token": mask_id}
     text = json.dumps([decisive, special], sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def _stated(content: Any) -> Any:
-    """Return JSON without absent values: a later library may write a new option as null or false."""
-    if isinstance(content, dict):
-        return {name: _stated(value) for name, value in content.items() if value is not None and value is not False}
-    return [_stated(value) for value in content] if isinstance(content, list) else content
+def _stated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object without absent values: a later library may write a new option as null or false."""
+    return {name: value for name, value in pairs if value is not None and value is not False}

@@ -4,6 +4,7 @@ Each worker has its own pipe, and the parent waits for pipes and process ends to
 silent for ever when a worker is killed for its memory.
 """
 
+import contextlib
 import ctypes
 import itertools
 import multiprocessing
@@ -64,12 +65,28 @@ def run_shards(
             encoder = encoder or job.start()
             finished(encoder.run(number, shard, advance))
         return
-    pool = [_Worker(index, job) for index in range(workers)]
+    with _one_thread_each():
+        pool = [_Worker(index, job) for index in range(workers)]
     try:
         _drive(pool, shards, advance, finished)
     finally:
         for worker in pool:
             worker.stop()
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Keep NumPy in the processes that are started from making a thread per CPU each, for products nobody asks for."""
+    name = "OPENBLAS_NUM_THREADS"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _drive(
