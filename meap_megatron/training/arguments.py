@@ -5,7 +5,7 @@ from typing import Any
 
 from meap_megatron.errors import UserError
 from meap_megatron.masking.arguments import STRATEGIES
-from meap_megatron.training import precision
+from meap_megatron.training import loader, precision
 
 
 def add_meap_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -164,6 +164,8 @@ def check(args: Any) -> None:
             "--meap-mask-strategy official51 numbers its position sets by the order of the samples, which "
             "--dataloader-type cyclic changes; use single"
         )
+    if args.dataloader_type == "external":
+        loader.check(args)
     if args.mtp_num_layers:
         raise UserError("--mtp-num-layers: multi-token prediction is not wired into the MEAP step; leave it out")
     if args.dataloader_inter_document_masking and args.context_parallel_size > 1:

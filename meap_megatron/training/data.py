@@ -9,6 +9,8 @@ from meap_megatron.config import MaskConfig
 from meap_megatron.corpus.sidecar import Sidecar, check_prefix
 from meap_megatron.errors import UserError
 from meap_megatron.training import indices, sft
+from meap_megatron.training.loader import external_loaders
+from meap_megatron.training.platform import resolve_device
 
 
 def blend_prefixes(blend: Any) -> list[str]:
@@ -107,7 +109,12 @@ def make_provider(
             # before its checkpoint was read; Megatron then writes its own index files beside the entries.
             prepared = list(num_samples) == ready.sizes
             config.path_to_cache = str(ready.path if prepared else ready.path.parent)
-        return build_datasets(config, sizes=list(num_samples), is_built_on_rank=partial(reads_data, args, vp_stage))
+        datasets = build_datasets(
+            config, sizes=list(num_samples), is_built_on_rank=partial(reads_data, args, vp_stage)
+        )
+        if args.dataloader_type == "external":
+            return external_loaders(args, datasets, device=resolve_device(args.meap_device))
+        return datasets
 
     provider.is_distributed = True  # type: ignore[attr-defined]
     return provider
