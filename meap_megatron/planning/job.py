@@ -169,11 +169,15 @@ def own_layout(job: Job, gpus: int) -> Layout | None:
     if str(gpus) not in job.recipe.layouts:
         return None
     own = {name: setting.value for name, setting in job.recipe.layouts[str(gpus)].items()}
-    settings = {**job.settings, **own}
+    return layout_of({**job.settings, **own}, gpus=gpus, global_batch=job.global_batch)
+
+
+def layout_of(settings: Mapping[str, Any], *, gpus: int, global_batch: int) -> Layout | None:
+    """Return the layout that settings by Megatron's names describe, None if they do not divide GPUs and batch."""
     sizes = [int(settings.get(f"{name}_parallel_size") or 1) for name in ("tensor_model", "pipeline_model", "context")]
     data, left = divmod(gpus, math.prod(sizes))
     micro = int(settings.get("micro_batch_size") or 1)
-    if left or not data or job.global_batch % (data * micro):
+    if left or not data or global_batch % (data * micro):
         return None
     granularity = settings.get("recompute_granularity")
     return Layout(
@@ -182,7 +186,7 @@ def own_layout(job: Job, gpus: int) -> Layout | None:
         context=sizes[2],
         data=data,
         micro_batch=micro,
-        num_micro_batches=job.global_batch // (data * micro),
+        num_micro_batches=global_batch // (data * micro),
         virtual=int(settings.get("num_virtual_stages_per_pipeline_rank") or 1),
         sequence_parallel=bool(settings.get("sequence_parallel")),
         distributed_optimizer=bool(settings.get("use_distributed_optimizer")),
