@@ -17,7 +17,7 @@ ALLOWED = {
     "training": {"masking", "corpus", "datasets", "checkpoint"},
     "evaluation": {"masking", "corpus"},
     "sweep": {"training", "evaluation"},
-    "demo": {"masking", "corpus", "datasets", "training"},
+    "demo": {"masking", "corpus", "datasets", "training", "evaluation"},
     "doctor": {"training"},
     "rehearsal": {"masking", "corpus", "datasets", "checkpoint", "training"},
     "planning": {"corpus", "training"},  # recipes, what FP8 asks of shapes, and sidecars: none of them imports torch

@@ -1,4 +1,4 @@
-"""Run several `meap train` side by side, each in its own process, with every line marked by its arm.
+"""Run several `meap` commands side by side, each in its own process, with every line marked by its arm.
 
 Side by side with one thread each is about twice as fast on two cores as one after the other with two threads: a model
 this small gives a second thread nothing to do.
@@ -25,12 +25,12 @@ GRACE_SECONDS = 5.0
 
 @dataclass(kw_only=True)
 class Arm:
-    """One `meap train` that is to run."""
+    """One `meap` command that is to run."""
 
     name: str
     arguments: list[str]
-    """Of `meap train`."""
-    log: Path
+    """Of `meap`, the verb first."""
+    log: Path | None = None
     """Megatron's own output, to be named if the arm fails."""
     said: list[str] = field(default_factory=list)
     """All lines that it printed."""
@@ -38,7 +38,7 @@ class Arm:
 
 def command(arm: Arm) -> list[str]:
     """Return the words that start an arm."""
-    return [sys.executable, "-u", "-m", "meap_megatron.cli.main", "train", *arm.arguments]
+    return [sys.executable, "-u", "-m", "meap_megatron.cli.main", *arm.arguments]
 
 
 def run_side_by_side(arms: list[Arm], *, threads: int, show: Callable[[str, str], None]) -> None:
@@ -52,13 +52,17 @@ def run_side_by_side(arms: list[Arm], *, threads: int, show: Callable[[str, str]
     Raises:
         RunError: an arm failed; the others were stopped. The message names the arm and its log.
     """
-    environment = os.environ | {"MEAP_THREADS": str(threads)}
+    # The verbs that are no training take the number of threads from OpenMP's variable.
+    environment = os.environ | {"MEAP_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
     processes: list[subprocess.Popen[str]] = []
     readers: list[threading.Thread] = []
 
     def read(arm: Arm, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None, "it was opened as a pipe"
         for line in process.stdout:
+            # A progress bar is printed again and again.
+            if "%|" in line or not line.strip():
+                continue
             arm.said.append(line.rstrip("\n"))
             show(arm.name, arm.said[-1])
 
@@ -137,5 +141,5 @@ def failure_message(arm: Arm, status: int) -> str:
     how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
     words = [line for line in arm.said if "error" in line.lower()][-1:] or arm.said[-1:]
     last = f": {words[0].removeprefix('meap: error: ')}" if words else ""
-    where = f"full log: {arm.log}" if arm.log.exists() else "it wrote no log"
+    where = f"full log: {arm.log}" if arm.log is not None and arm.log.exists() else "it wrote no log"
     return f"the {arm.name} run {how}{last}\n{where}"

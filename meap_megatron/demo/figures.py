@@ -1,100 +1,10 @@
-"""Drawings as inline SVG and HTML, in the colours of the page's style sheet. Pure functions of points and cells."""
+"""The drawn sample as HTML, in the colours of the page's style sheet. Pure functions of cells."""
 
 import html
-import math
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
-from meap_megatron.demo.results import Points
 from meap_megatron.demo.sample import Cell
-
-WIDTH, HEIGHT = 460, 270
-LEFT, RIGHT, TOP, BOTTOM = 40, 14, 28, 38
-
-
-@dataclass(frozen=True, kw_only=True)
-class Curve:
-    """One line of a chart."""
-
-    label: str
-    points: Points
-    style: str
-    """CSS class of the stroke: ntp, meap, masked or other."""
-    faint: Points = field(default_factory=list)
-    """Unsmoothed values, drawn thin behind the line."""
-    dots: bool = False
-    """Mark every point, for lines of few points."""
-
-
-def ticks(low: float, high: float, *, count: int) -> list[float]:
-    """Return round numbers inside [low, high], at most about `count` of them."""
-    if high <= low:
-        return [low]
-    raw = (high - low) / count
-    magnitude = 10 ** math.floor(math.log10(raw))
-    step = next(factor * magnitude for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= raw)
-    first = math.ceil(low / step - 1e-9)
-    return [round(k * step, 10) for k in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def line_chart(curves: Sequence[Curve], *, x_label: str, y_label: str, title: str, from_zero: bool = False) -> str:
-    """Return a chart with a legend as HTML.
-
-    Args:
-        curves: drawn in this order; with steps ascending.
-        x_label: unit of the horizontal axis.
-        y_label: unit of the vertical axis.
-        title: read out by screen readers.
-        from_zero: let the vertical axis begin at 0.
-    """
-    values = [y for curve in curves for _, y in [*curve.points, *curve.faint]]
-    steps = [x for curve in curves for x, _ in curve.points]
-    if not values:
-        return '<p class="note">no values were recorded</p>'
-    low, high, last = min(values), max(values), max(steps)
-    margin = 0.05 * (high - low) or 0.5
-    low, high, first = 0.0 if from_zero else low - margin, high + margin, 0.0
-
-    def x_of(step: float) -> float:
-        return LEFT + (step - first) / max(last - first, 1e-9) * (WIDTH - LEFT - RIGHT)
-
-    def y_of(value: float) -> float:
-        return TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM)
-
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}">']
-    for value in ticks(low, high, count=6):
-        y = y_of(value)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 7}" y="{y + 3.5:.1f}" text-anchor="end">{value:,g}</text>')
-    for step in ticks(first, last, count=6):
-        parts.append(
-            f'<text class="tick" x="{x_of(step):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{step:g}</text>'
-        )
-    parts.append(
-        f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{html.escape(x_label)}</text>'
-    )
-    parts.append(f'<text class="tick" x="2" y="12">{html.escape(y_label)}</text>')
-    for curve in curves:
-        if curve.faint:
-            parts.append(polyline(curve.faint, x_of, y_of, f"{curve.style} faint"))
-    for curve in curves:
-        parts.append(polyline(curve.points, x_of, y_of, curve.style))
-        if curve.dots:
-            parts += [
-                f'<circle class="{curve.style}" cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="3.2">'
-                f"<title>{html.escape(curve.label)}, {x_label} {x:g}: {y:.3f}</title></circle>"
-                for x, y in curve.points
-            ]
-    parts.append("</svg>")
-    keys = "".join(f'<span class="key {curve.style}">{html.escape(curve.label)}</span>' for curve in curves)
-    return f'<div class="legend">{keys}</div>{"".join(parts)}'
-
-
-def polyline(points: Points, x_of: Callable[[float], float], y_of: Callable[[float], float], style: str) -> str:
-    """Return one line; `x_of` and `y_of` turn step and value into places."""
-    places = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in points)
-    return f'<polyline class="{style}" points="{places}"/>'
 
 
 def visible(text: str) -> str:

@@ -5,11 +5,16 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from meap_megatron.demo import tables
-from meap_megatron.demo.figures import Curve, line_chart, sample_boxes
-from meap_megatron.demo.results import Record, Results, parameter_count, ratio, smoothed
+from meap_megatron.demo import retrieval, tables
+from meap_megatron.demo.figures import sample_boxes
+from meap_megatron.demo.results import Record, mask_fraction, parameter_count
 from meap_megatron.demo.sample import Cell
 from meap_megatron.demo.style import CSS
+from meap_megatron.evaluation.report.collect import Run
+from meap_megatron.evaluation.report.history import Results, read_results
+from meap_megatron.evaluation.report.page import cards
+from meap_megatron.evaluation.report.tables import table
+from meap_megatron.evaluation.report.training import curves_of
 
 WHAT_IT_IS = (
     "MEAP, mask-enhanced autoregressive prediction (arXiv 2502.07490), is next-token prediction (NTP) with one change: "
@@ -27,23 +32,15 @@ WHAT_IT_DOES_NOT_SHOW = (
 )
 
 
-def build_page(
-    *,
-    ntp: Results,
-    meap: Results,
-    masked_validation: dict[str, Record],
-    sample: Sequence[Cell],
-    record: Record,
-) -> str:
+def build_page(*, runs: Sequence[Run], sample: Sequence[Cell], record: Record) -> str:
     """Return the page.
 
     Args:
-        ntp: the NTP arm.
-        meap: the MEAP arm.
-        masked_validation: by arm, the validation record on masked inputs.
+        runs: the NTP and the MEAP arm, with their training and, where they were evaluated, their results.
         sample: the cells to draw.
         record: of the demo, see `run.demo`: corpus, machine, versions, stages, paths.
     """
+    ntp, meap = (read_results(run.metrics) for run in runs)
     lead = (
         f"Two language models of {parameter_count(ntp.settings) / 1e6:.1f} million parameters, trained side by side on "
         f"{ntp.consumed_tokens:,} tokens each of Python's standard library by Megatron-Core, on "
@@ -59,20 +56,22 @@ def build_page(
         f"{len(sample)} of {ntp.settings['seq_length']} positions of sample {record['sample_index']}, as training read it "
         "(· space, ⏎ line end).</p>",
         f'<div class="card">{sample_boxes(sample)}</div>',
-        "<h2>Loss</h2>",
-        f'<div class="charts">{charts(ntp, meap)}</div>',
+        "<h2>Training</h2>",
+        cards(curves_of(runs)),
         "<h2>Both arms in numbers</h2>",
-        f'<div class="card scroll">{comparison_table(tables.comparison(ntp, meap, masked_validation))}</div>',
-        '<p class="note" style="margin-top:10px">Losses in nats per token. The two arms are comparable where they read the '
+        comparison_table(tables.comparison(ntp, meap, record["masked_validation"])),
+        '<p class="note">Losses in nats per token. The two arms are comparable where they read the '
         "same inputs: in the two validations. Both arms ran at the same time; where other programs use the processors too, "
         "the ratio of the step times moved by up to twelve per cent from run to run.</p>",
+        "<h2>Retrieval</h2>",
+        retrieval_section(runs, record["retrieval"]),
         "<h2>What this does not show</h2>",
         f"<p>{escape(WHAT_IT_DOES_NOT_SHOW)}</p>",
         "<h2>Go on with your own text</h2>",
         commands_block(record),
         "<h2>How it was made</h2>",
-        f'<div class="card scroll">{pair_table(tables.facts(ntp, record))}</div><p></p>',
-        f'<div class="card scroll">{stage_table(tables.stage_rows(record["stages"]))}</div>',
+        table(["", ""], [("", escaped(tables.facts(ntp, record)), "")], kind="left"),
+        table(["stage", "time", "made"], [("", escaped(tables.stage_rows(record["stages"])), "")], kind="left"),
     ]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -88,14 +87,19 @@ def escape(text: str) -> str:
     return html.escape(text).replace("[MASK]", "<code>[MASK]</code>")
 
 
+def escaped(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Return the cells of a table for HTML."""
+    return [[escape(cell) for cell in row] for row in rows]
+
+
 def tiles(ntp: Results, meap: Results) -> str:
     """Return the four numbers at the head of the page."""
-    cost = ratio(meap.step_seconds, ntp.step_seconds)
+    cost = tables.step_ratio(ntp, meap)
     entries = [
         ("ntp", tables.loss(ntp.validation_loss), "NTP: validation loss, clean inputs"),
         ("meap", tables.loss(meap.validation_loss), "MEAP: validation loss, clean inputs"),
         ("", "–" if cost is None else f"{cost:.3f}", "time of a MEAP step over that of an NTP step"),
-        ("", tables.per_cent(meap.mask_fraction), "of MEAP's input tokens were masked"),
+        ("", tables.per_cent(mask_fraction(meap)), "of MEAP's input tokens were masked"),
     ]
     boxes = "".join(
         f'<div class="tile {style}"><b>{value}</b><span>{what}</span></div>' for style, value, what in entries
@@ -103,82 +107,34 @@ def tiles(ntp: Results, meap: Results) -> str:
     return f'<div class="tiles">{boxes}</div>'
 
 
-def charts(ntp: Results, meap: Results) -> str:
-    """Return the charts as cards."""
-    window = max(1, ntp.num_steps // 30)
-
-    def curve(results: Results, field: str, label: str, style: str, *, raw: bool = True) -> Curve:
-        points = results.points(field)
-        return Curve(label=label, points=smoothed(points, window=window), style=style, faint=points if raw else [])
-
-    validation = line_chart(
-        [
-            Curve(label="NTP", points=ntp.validation_points(), style="ntp", dots=True),
-            Curve(label="MEAP", points=meap.validation_points(), style="meap", dots=True),
-        ],
-        x_label="step",
-        y_label="nats per token",
-        title="validation loss on clean inputs of both arms",
-    )
-    training = line_chart(
-        [curve(ntp, "lm_loss", "NTP, clean inputs", "ntp"), curve(meap, "lm_loss", "MEAP, masked inputs", "meap")],
-        x_label="step",
-        y_label="nats per token",
-        title="training loss of both arms",
-    )
-    parts = line_chart(
-        [
-            curve(meap, "masked_loss", "positions that read [MASK]", "masked"),
-            curve(meap, "other_loss", "other positions of MEAP", "other"),
-            curve(ntp, "lm_loss", "all positions of NTP", "ntp", raw=False),
-        ],
-        x_label="step",
-        y_label="nats per token",
-        title="training loss of the MEAP arm at masked and at other positions",
-    )
-    rate = line_chart(
-        [
-            Curve(label="NTP", points=smoothed(ntp.points("tokens_per_second"), window=window), style="ntp"),
-            Curve(label="MEAP", points=smoothed(meap.points("tokens_per_second"), window=window), style="meap"),
-        ],
-        x_label="step",
-        y_label="tokens per second",
-        title="throughput of both arms",
-        from_zero=True,
-    )
-    cards = [
-        ("Validation, clean inputs", "Comparable: both arms read the same unmasked text.", validation),
-        ("Training", "Not comparable: MEAP predicts from masked inputs, which is harder.", training),
-        ("Where MEAP's loss comes from", "At [MASK] the next token is predicted without the current one.", parts),
-        ("Throughput", "Both arms at the same time, one thread each.", rate),
-    ]
-    return "".join(
-        f'<div class="card"><h3>{escape(title)}</h3><p class="note">{escape(note)}</p>{chart}</div>'
-        for title, note, chart in cards
-    )
-
-
 def comparison_table(rows: Sequence[tables.Row]) -> str:
     """Return the comparison as a table."""
-    body = "".join(
-        f'<tr class="{"strong" if row.strong else ""}">'
-        f'<td class="{"part" if row.name.startswith("…") else ""}">{escape(row.name)}</td>'
-        f"<td>{row.ntp}</td><td>{row.meap}</td><td>{row.compared}</td></tr>"
+    parts = [
+        ("", [[escape(row.name), row.ntp, row.meap, row.compared]], "strong" if row.strong else "part" * row.is_part)
         for row in rows
+    ]
+    return table(["", "NTP", "MEAP", "MEAP to NTP"], parts)
+
+
+def retrieval_section(runs: Sequence[Run], state: str) -> str:
+    """Return the scores of both arms beside their floors, or why there are none.
+
+    Args:
+        runs: both arms.
+        state: what is said where nothing was scored.
+    """
+    rows = retrieval.score_rows(runs)
+    if not rows:
+        return f'<p class="note">{escape(state)}</p>'
+    headings = ["", "found (ROUGE-1 recall, %)", "floor: no needle (%)", "strict hit (%)", "samples"]
+    note = (
+        "Needle in a haystack, after export to Hugging Face: a sentence hidden in essays is asked for. In brackets 95 % "
+        "bootstrap intervals over samples. "
     )
-    return f"<table><tr><th></th><th>NTP</th><th>MEAP</th><th>MEAP to NTP</th></tr>{body}</table>"
-
-
-def pair_table(pairs: Sequence[tuple[str, str]]) -> str:
-    """Return names and values as a table."""
-    body = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in pairs)
-    return f'<table class="pairs">{body}</table>'
-
-
-def stage_table(rows: Sequence[tuple[str, str, str]]) -> str:
-    """Return the stages with their times as a table."""
-    body = "".join(f"<tr><td>{escape(a)}</td><td>{escape(b)}</td><td>{escape(c)}</td></tr>" for a, b, c in rows)
-    return f'<table class="stages">{body}</table>'
+    return (
+        f'{table(headings, [("", rows, "ours")])}<p class="note">{escape(note + retrieval.EXPECTED)} All settings, cell by '
+        'cell: <a href="report.html">report.html</a>.</p>'
+    )
 
 
 def next_commands(out: Path) -> list[tuple[str, list[str]]]:

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from meap_megatron.demo.results import Results, smoothed
 from meap_megatron.demo.tables import headline
+from meap_megatron.evaluation.report.history import Results, smoothed
 
 NTP, MEAP, MASKED, INK = "#3b6fb5", "#d2561e", "#b8860b", "#5f6673"
 

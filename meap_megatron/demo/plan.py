@@ -29,6 +29,7 @@ class Plan:
     num_attention_heads: int
     num_query_groups: int
     seq_length: int
+    """Positions, and tokens of the haystack: a needle with its question and answer takes up to 260."""
     split: str
     """Train, valid and test shares of the documents, as Megatron takes them."""
     batch_size: int
@@ -77,9 +78,9 @@ FULL = Plan(
     ffn_hidden_size=344,
     num_attention_heads=4,
     num_query_groups=2,
-    seq_length=256,
+    seq_length=512,
     split="98,2,0",
-    batch_size=4,
+    batch_size=2,
     train_iters=450,
     learning_rate=4.0e-3,
     eval_iters=32,
@@ -93,9 +94,9 @@ QUICK = Plan(
     ffn_hidden_size=96,
     num_attention_heads=2,
     num_query_groups=1,
-    seq_length=64,
+    seq_length=512,
     split="80,20,0",
-    batch_size=4,
+    batch_size=1,
     train_iters=20,
     learning_rate=3.0e-3,
     eval_iters=2,

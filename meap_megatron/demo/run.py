@@ -1,4 +1,4 @@
-"""The demo, stage by stage: corpus, tokenizer, index, check, sample, the two runs, their last validation, the page."""
+"""The demo, stage by stage: corpus, tokenizer, index, check, sample, the two runs, the page, and what they retrieve."""
 
 import json
 import platform as machine
@@ -7,28 +7,36 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from meap_megatron.demo import retrieval
 from meap_megatron.demo.arms import Arm, run_side_by_side
 from meap_megatron.demo.corpus import Corpus, read_texts, standard_library, write_corpus
 from meap_megatron.demo.page import build_page, next_commands
 from meap_megatron.demo.plan import ARMS, MASK_RATIO, Plan, meap_recipe, ntp_recipe
-from meap_megatron.demo.results import Record, Results, read_results
+from meap_megatron.demo.results import Record
 from meap_megatron.demo.sample import Cell, as_record, read_sample, readable_window
 from meap_megatron.demo.screen import Screen
 from meap_megatron.demo.tables import clock, headline, per_cent
 from meap_megatron.demo.tokenizer import train_tokenizer, write_text
 from meap_megatron.errors import RunError, UserError
+from meap_megatron.evaluation.report.collect import Run, collect
+from meap_megatron.evaluation.report.history import Results, read_results
 
-OWN_NAMES = ("corpus", "tokenizer", "data", "recipes", "runs", "index.html", "demo.png", "demo.json")
+OWN_NAMES = (
+    *("corpus", "tokenizer", "data", "recipes", "runs", "hf"),
+    *("index.html", "report.html", "demo.png", "demo.json"),
+)
 """What the demo writes into its folder; nothing else there is ever touched."""
 
-STAGES = 8
+STAGES = 10
 SAMPLE_INDEX = 0
 DRAWN_CELLS = 72
 PACKAGES = ("megatron-core", "torch", "transformers", "tokenizers", "gigatoken", "numpy")
 
 
 def demo(out: Path, *, plan: Plan, overwrite: bool = False) -> Record:
-    """Run the demo and write OUT/index.html, OUT/demo.png and OUT/demo.json.
+    """Run the demo and write OUT/index.html, OUT/report.html, OUT/demo.png and OUT/demo.json.
+
+    The page stands as soon as both arms are trained; it is written again when they are evaluated.
 
     Args:
         out: folder; must be empty or absent, unless `overwrite`.
@@ -36,7 +44,8 @@ def demo(out: Path, *, plan: Plan, overwrite: bool = False) -> Record:
         overwrite: remove what an earlier demo left there first.
 
     Returns:
-        The record in demo.json: corpus, machine, versions, stages, sample, masked validation, seconds.
+        The record in demo.json: corpus, machine, versions, stages, sample, masked validation, seconds, and what was done
+        about retrieval.
 
     Raises:
         UserError: the folder is not empty, or this interpreter has no standard library as files.
@@ -73,8 +82,16 @@ def demo(out: Path, *, plan: Plan, overwrite: bool = False) -> Record:
         "sample_index": SAMPLE_INDEX,
         "sample": as_record(sample),
         "masked_validation": masked_validation,
+        "retrieval": "The evaluation follows; this page is written again after it.",
     }
-    write_page(screen, out, results=results, sample=sample, record=record)
+    with screen.stage("page") as stage:
+        draw_picture(out, results)
+        write_page(
+            screen, out, runs=collect(retrieval.result_folders(out, evaluated=False)), sample=sample, record=record
+        )
+        stage["made"] = f"{out / 'index.html'}, {out / 'demo.png'}"
+    runs = evaluate(screen, out, plan, record=record, threads=threads)
+    write_page(screen, out, runs=runs, sample=sample, record=record)
     screen.say(f"\n{headline(results['ntp'], results['meap'])}")
     screen.say(f"done in {clock(screen.seconds)}; open {screen.coloured(str(out / 'index.html'), 'bold')}")
     screen.say("go on with your own text:")
@@ -204,13 +221,13 @@ def train(screen: Screen, out: Path, *, threads: int) -> dict[str, Results]:
         arms = [
             Arm(
                 name=name,
-                arguments=[str(out / "recipes" / f"{name}.yaml")],
+                arguments=["train", str(out / "recipes" / f"{name}.yaml")],
                 log=out / "runs" / name / "logs" / "rank-0.log",
             )
             for name in ARMS
         ]
         run_side_by_side(arms, threads=threads, show=screen.arm_line)
-        results = {name: read_results(name, read_metrics(out / "runs" / name / "metrics.jsonl")) for name in ARMS}
+        results = {name: read_results(read_metrics(out / "runs" / name / "metrics.jsonl")) for name in ARMS}
         stage["made"] = f"{results['ntp'].num_steps:,} steps, {results['ntp'].consumed_tokens:,} tokens per arm"
     return results
 
@@ -225,6 +242,7 @@ def validate_on_masked(screen: Screen, out: Path, *, threads: int) -> dict[str, 
             Arm(
                 name=name,
                 arguments=[
+                    "train",
                     str(out / "recipes" / f"{name}.yaml"),
                     "save=null",
                     f"load={out / 'runs' / name}",
@@ -238,7 +256,7 @@ def validate_on_masked(screen: Screen, out: Path, *, threads: int) -> dict[str, 
             for name in ARMS
         ]
         run_side_by_side(arms, threads=threads, show=screen.arm_line)
-        found = {name: read_results(name, read_metrics(masked_metrics(out, name))).validations for name in ARMS}
+        found = {name: read_results(read_metrics(masked_metrics(out, name))).validations for name in ARMS}
         stage["made"] = f"{MASK_RATIO:.0%} of the input tokens masked, the same batches for both"
     return {name: records[-1] for name, records in found.items() if records}
 
@@ -248,23 +266,42 @@ def masked_metrics(out: Path, name: str) -> Path:
     return out / "runs" / name / "masked_validation.jsonl"
 
 
-def write_page(screen: Screen, out: Path, *, results: dict[str, Results], sample: list[Cell], record: Record) -> None:
-    """Write demo.png, demo.json and index.html."""
-    from meap_megatron.demo.picture import draw_picture
+def evaluate(screen: Screen, out: Path, plan: Plan, *, record: Record, threads: int) -> list[Run]:
+    """Export both arms, look for a needle with each, and write OUT/report.html; return both arms with their scores.
 
-    with screen.stage("page") as stage:
-        draw_picture(out / "demo.png", ntp=results["ntp"], meap=results["meap"])
-        stage["made"] = f"{out / 'index.html'}, {out / 'demo.png'}"
+    Where the packages of the evaluation are not installed, the arms are exported only, and the record says so.
+    """
+    from meap_megatron.evaluation.report.page import default_baseline, write
+
+    with screen.stage("export: meap convert export, both arms to Hugging Face folders") as stage:
+        run_side_by_side(retrieval.exports(out), threads=threads, show=screen.arm_line)
+        stage["made"] = f"{out / 'hf'}, logits of both sides compared"
+    missing = retrieval.missing_packages()
+    with screen.stage("evaluate: meap evaluate needle, both arms") as stage:
+        if missing:
+            record["retrieval"] = stage["made"] = retrieval.skipped(missing)
+        else:
+            run_side_by_side(retrieval.evaluations(out, plan), threads=threads, show=screen.arm_line)
+            record["retrieval"] = retrieval.EXPECTED
+            stage["made"] = f"{out / 'report.html'}, as meap report makes it"
+        runs = collect(retrieval.result_folders(out, evaluated=not missing))
+        baseline = default_baseline(runs, None)
+        write(runs, out / "report.html", baseline=baseline, title="MEAP demo", remark=record["retrieval"])
+    return runs
+
+
+def draw_picture(out: Path, results: dict[str, Results]) -> None:
+    """Write demo.png."""
+    from meap_megatron.demo.picture import draw_picture as draw
+
+    draw(out / "demo.png", ntp=results["ntp"], meap=results["meap"])
+
+
+def write_page(screen: Screen, out: Path, *, runs: list[Run], sample: list[Cell], record: Record) -> None:
+    """Write demo.json and index.html."""
     record["seconds"] = screen.seconds
-    text = build_page(
-        ntp=results["ntp"],
-        meap=results["meap"],
-        masked_validation=record["masked_validation"],
-        sample=sample,
-        record=record,
-    )
     write_text(out / "demo.json", json.dumps(record, indent=1) + "\n")
-    write_text(out / "index.html", text)
+    write_text(out / "index.html", build_page(runs=runs, sample=sample, record=record))
 
 
 def available_cores() -> int:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from meap_megatron.demo.results import Record, Results, parameter_count, ratio
+from meap_megatron.demo.results import Record, mask_fraction, parameter_count, ratio
+from meap_megatron.evaluation.report.history import Results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,11 @@ class Row:
     """MEAP against NTP."""
     strong: bool = False
     """A line that a reader should find first."""
+
+    @property
+    def is_part(self) -> bool:
+        """Tell whether this is a part of the line above."""
+        return self.name.startswith("…")
 
 
 def loss(value: float | None) -> str:
@@ -83,23 +89,28 @@ def comparison(ntp: Results, meap: Results, masked_validation: dict[str, Record]
         ),
         Row(name="… at [MASK]", ntp="–", meap=loss(meap.final("masked_loss"))),
         Row(name="… elsewhere", ntp=loss(ntp.final("other_loss")), meap=loss(meap.final("other_loss"))),
-        Row(name="input tokens masked", ntp=per_cent(ntp.mask_fraction), meap=per_cent(meap.mask_fraction)),
+        Row(name="input tokens masked", ntp=per_cent(mask_fraction(ntp)), meap=per_cent(mask_fraction(meap))),
         Row(
             name="tokens/s, median step",
-            ntp=whole(ntp.tokens_per_second),
-            meap=whole(meap.tokens_per_second),
-            compared=times(ratio(meap.tokens_per_second, ntp.tokens_per_second)),
+            ntp=whole(ntp.median("tokens_per_second")),
+            meap=whole(meap.median("tokens_per_second")),
+            compared=times(ratio(meap.median("tokens_per_second"), ntp.median("tokens_per_second"))),
         ),
         Row(
             name="time of a step, median",
-            ntp=milliseconds(ntp.step_seconds),
-            meap=milliseconds(meap.step_seconds),
-            compared=times(ratio(meap.step_seconds, ntp.step_seconds)),
+            ntp=milliseconds(ntp.median("seconds")),
+            meap=milliseconds(meap.median("seconds")),
+            compared=times(step_ratio(ntp, meap)),
             strong=True,
         ),
-        Row(name="MFU", ntp=per_cent(ntp.mfu, 0), meap=per_cent(meap.mfu, 0)),
+        Row(name="MFU", ntp=per_cent(ntp.median("mfu"), 0), meap=per_cent(meap.median("mfu"), 0)),
     ]
     return rows
+
+
+def step_ratio(ntp: Results, meap: Results) -> float | None:
+    """Return the median time of a MEAP step over that of an NTP step."""
+    return ratio(meap.median("seconds"), ntp.median("seconds"))
 
 
 def milliseconds(seconds: float | None) -> str:
@@ -147,7 +158,7 @@ def headline(ntp: Results, meap: Results) -> str:
     """Return the result in one line, for the terminal and the page's head."""
     return (
         f"validation loss on clean inputs: NTP {loss(ntp.validation_loss)}, MEAP {loss(meap.validation_loss)}; "
-        f"MEAP step / NTP step: {times(ratio(meap.step_seconds, ntp.step_seconds))}"
+        f"MEAP step / NTP step: {times(step_ratio(ntp, meap))}"
     )
 
 

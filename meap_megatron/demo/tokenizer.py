@@ -1,9 +1,10 @@
 """The demo's tokenizer: byte-level BPE trained on the corpus, saved as a Hugging Face tokenizer folder."""
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
+
+from meap_megatron.corpus.files import replace_text as write_text
 
 BOS, EOS, MASK = "<s>", "</s>", "[MASK]"
 
@@ -42,13 +43,3 @@ def train_tokenizer(texts: Iterable[str], folder: Path, *, vocab_size: int) -> i
     write_text(folder / "tokenizer.json", tokenizer.to_str())
     write_text(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
     return int(tokenizer.get_vocab_size())
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that appears under its name only when it is complete."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

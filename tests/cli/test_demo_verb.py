@@ -1,4 +1,4 @@
-"""`meap demo --quick`, end to end: every stage, the numbers of the page, and that the page loads nothing."""
+"""`meap demo --quick`, end to end: every stage, the numbers of the pages, that they load nothing, the exported models."""
 
 import json
 import math
@@ -9,7 +9,10 @@ from html.parser import HTMLParser
 import pytest
 
 from meap_megatron.cli.main import main
+from meap_megatron.demo import retrieval, run
+from meap_megatron.demo.plan import QUICK
 from meap_megatron.demo.run import OWN_NAMES
+from meap_megatron.demo.screen import Screen
 from meap_megatron.training.metrics import read_metrics
 
 STEPS = 8
@@ -42,7 +45,7 @@ def records(out, arm, event, name="metrics.jsonl"):
 
 
 class Loads(HTMLParser):
-    """Collects what a browser would fetch, and the text."""
+    """Collects what a browser would fetch without being asked, and the text."""
 
     def __init__(self):
         super().__init__()
@@ -50,7 +53,8 @@ class Loads(HTMLParser):
         self.words = []
 
     def handle_starttag(self, tag, attrs):
-        self.fetched += [(tag, *pair) for pair in attrs if pair[0] in ("src", "href", "srcset", "data", "action")]
+        named = ("src", "srcset", "data", "action", *(("href",) if tag != "a" else ()))
+        self.fetched += [(tag, *pair) for pair in attrs if pair[0] in named]
         if tag in ("script", "link", "iframe", "object", "img"):
             self.fetched.append((tag,))
 
@@ -63,7 +67,7 @@ def test_both_arms_consumed_the_same_tokens_and_started_from_the_same_weights(fi
     folder, _, out = finished
     steps = {arm: records(out, arm, "step") for arm in ("ntp", "meap")}
     tokens = {arm: [record["consumed_tokens"] for record in found] for arm, found in steps.items()}
-    assert tokens["ntp"] == tokens["meap"] == [256 * number for number in range(1, STEPS + 1)]
+    assert tokens["ntp"] == tokens["meap"] == [512 * number for number in range(1, STEPS + 1)]
     # The MEAP recipe with nothing masked is the NTP arm: same weights, same samples in the same order.
     words = ["meap_mask_ratio=0", "save=unmasked", "train_iters=8", "exit_interval=3"]
     meap("train", "my demo/recipes/meap.yaml", *words, cwd=folder)
@@ -74,12 +78,12 @@ def test_both_arms_consumed_the_same_tokens_and_started_from_the_same_weights(fi
 
 @pytest.mark.slow
 def test_the_drawn_sample_is_masked_as_the_arm_recorded(finished):
-    _, _, out = finished
+    _, said, out = finished
     # One index for the drawing and both arms: all three read the same samples.
     assert len({path.name for path in (out / "data" / "cache").rglob("*-train-description.txt")}) == 1
-    sample = json.loads((out / "demo.json").read_text())["sample"]
-    assert sum(cell["masked"] for cell in sample) == math.floor(64 * 0.15)
-    assert {r["mask_fraction"] for r in records(out, "meap", "step")} == {9 / 64}
+    num_masked = math.floor(512 * 0.15)
+    assert f"{num_masked} of 512 input tokens masked" in said
+    assert {r["mask_fraction"] for r in records(out, "meap", "step")} == {num_masked / 512}
     assert {r["mask_fraction"] for r in records(out, "ntp", "step")} == {0.0}
 
 
@@ -95,18 +99,82 @@ def test_the_page_holds_the_numbers_of_the_metrics_files(finished):
         (masked,) = records(out, arm, "validation", "masked_validation.jsonl")
         for field in ("lm_loss", "masked_loss", "other_loss"):
             assert f"<td>{masked[field]:.3f}</td>" in page
-    assert f"{256 * STEPS:,} tokens each" in page
+    assert f"{512 * STEPS:,} tokens each" in page
 
 
 @pytest.mark.slow
-def test_the_page_loads_nothing(finished):
+def test_the_pages_load_nothing(finished):
     _, _, out = finished
-    page = (out / "index.html").read_text(encoding="utf-8")
-    loads = Loads()
-    loads.feed(page)
-    assert loads.fetched == []
-    assert "url(" not in page and "@import" not in page and "http" not in page
+    for name in ("index.html", "report.html"):
+        page = (out / name).read_text(encoding="utf-8")
+        loads = Loads()
+        loads.feed(page)
+        assert loads.fetched == []
+        assert "url(" not in page and "@import" not in page and "http" not in page
     assert (out / "demo.png").read_bytes().startswith(b"\x89PNG\r\n")
+
+
+@pytest.mark.slow
+def test_both_arms_were_asked_the_same_questions_and_their_scores_stand_beside_the_floor(finished):
+    _, said, out = finished
+    page, report = ((out / name).read_text(encoding="utf-8") for name in ("index.html", "report.html"))
+    documents = [json.loads((out / "hf" / arm / "evaluation" / "needle.json").read_text()) for arm in ("ntp", "meap")]
+    assert documents[0]["tasks"][0]["prompts_sha256"] == documents[1]["tasks"][0]["prompts_sha256"]
+    assert documents[0]["model"]["fingerprint"] != documents[1]["model"]["fingerprint"]
+    for name, content in zip(("NTP", "MEAP"), documents, strict=True):
+        assert (content["samples"], content["unfit"], content["bos"]["source"]) == (12, 0, "meap_eval.json")
+        metrics = content["tasks"][0]["metrics"]
+        for metric in ("rouge1_recall", "no_needle_recall", "strict_hit"):
+            found = metrics[metric]
+            cell = f"{100 * found['mean']:.1f} [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+            assert f"<td>{cell}</td>" in page.split("<h2>Retrieval</h2>")[1].split(f"<td>{name}</td>")[1]
+        assert f"needle in a haystack, {name}" in report
+    assert "no needle (floor)" in report and retrieval.EXPECTED[:40] in page and retrieval.EXPECTED[:40] in report
+    assert "%|" not in said
+
+
+@pytest.mark.slow
+def test_an_exported_arm_loads_with_transformers_and_never_generates_the_mask_token(finished):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    _, _, out = finished
+    folder = out / "hf" / "meap"
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    text = "".join(json.loads(line)["text"] for line in (out / "corpus" / "stdlib.jsonl").open(encoding="utf-8"))
+    ids = tokenizer(text[:20_000], add_special_tokens=False, return_tensors="pt", verbose=False).input_ids[0]
+    prompts = torch.nn.functional.pad(ids[: 200 * 16].view(200, 16), (1, 0), value=tokenizer.bos_token_id)
+
+    def generated(**options):
+        said = model.generate(
+            prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=24, do_sample=False, **options
+        )
+        return said[:, prompts.shape[1] :]
+
+    assert tokenizer.decode([tokenizer.mask_token_id]) == "[MASK]"
+    assert not (generated() == tokenizer.mask_token_id).any()
+    # Nor where the model prefers it to every other token, which it then says unless it is told not to.
+    with torch.no_grad():
+        model.lm_head.weight[tokenizer.mask_token_id] = 2 * model.lm_head.weight[int(generated().mode().values[0])]
+    assert not (generated() == tokenizer.mask_token_id).any()
+    assert (generated(suppress_tokens=None) == tokenizer.mask_token_id).any()
+
+
+def test_without_the_packages_of_the_evaluation_the_demo_says_in_one_line_how_to_get_them(
+    tmp_path, monkeypatch, capsys
+):
+    for arm in ("ntp", "meap"):
+        (tmp_path / "runs" / arm).mkdir(parents=True)
+        (tmp_path / "runs" / arm / "metrics.jsonl").write_text('{"event": "start", "step": 0, "run": {}}\n')
+    verbs = []
+    monkeypatch.setattr(run, "run_side_by_side", lambda arms, **_: verbs.extend(arm.arguments[0] for arm in arms))
+    monkeypatch.setattr(retrieval, "NEEDED", ("json", "lm_eval_that_is_not_there"))
+    record = {"retrieval": ""}
+    runs = run.evaluate(Screen(2), tmp_path, QUICK, record=record, threads=1)
+    assert verbs == ["convert", "convert"] and not any(found.documents for found in runs)
+    line = "retrieval evaluation skipped, lm_eval_that_is_not_there not installed: pip install 'meap-megatron[eval]'"
+    assert line in capsys.readouterr().out.replace("\n", " ") and record["retrieval"] == line
+    assert "lm_eval_that_is_not_there" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ def script(monkeypatch):
 
 
 def test_a_recipe_that_is_refused_ends_the_run_with_its_reason(tmp_path):
-    arm = Arm(name="ntp", arguments=[str(tmp_path / "none.yaml")], log=tmp_path / "rank-0.log")
+    arm = Arm(name="ntp", arguments=["train", str(tmp_path / "none.yaml")], log=tmp_path / "rank-0.log")
     with pytest.raises(RunError, match=r"the ntp run ended with status 2: cannot read recipe .*none\.yaml"):
         run([arm])
 
@@ -40,9 +40,10 @@ def test_the_log_of_the_arm_that_failed_is_named_and_the_other_arm_is_stopped(tm
     assert str(caught.value) == f"the meap run ended with status 3: ValueError: no\nfull log: {log}"
 
 
-def test_every_line_is_passed_on_with_the_name_of_its_arm(tmp_path, monkeypatch):
+def test_every_line_but_progress_bars_is_passed_on_with_the_name_of_its_arm(tmp_path, monkeypatch):
     script(monkeypatch)
-    arm_list = [Arm(name=name, arguments=["print('one'); print('two')"], log=tmp_path / name) for name in ("a", "b")]
+    program = "import sys; print('one'); sys.stderr.write('\\r 9%|# | 1/9\\r99%|##| 9/9\\n'); print('two')"
+    arm_list = [Arm(name=name, arguments=[program], log=tmp_path / name) for name in ("a", "b")]
     assert sorted(run(arm_list)) == [("a", "one"), ("a", "two"), ("b", "one"), ("b", "two")]
 
 

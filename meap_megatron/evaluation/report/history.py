@@ -30,6 +30,22 @@ class Results:
             (record["step"], record["lm_loss"]) for record in self.validations if record.get("lm_loss") is not None
         ]
 
+    @property
+    def num_steps(self) -> int:
+        """Return the steps done."""
+        return int(self.steps[-1]["step"]) if self.steps else 0
+
+    @property
+    def consumed_tokens(self) -> int:
+        """Return the trained positions."""
+        return int(self.steps[-1]["consumed_tokens"]) if self.steps else 0
+
+    @property
+    def validation_loss(self) -> float | None:
+        """Return the loss of the last validation, nats per token."""
+        points = self.validation_points()
+        return points[-1][1] if points else None
+
     def median(self, field: str) -> float | None:
         """Return the median of a field, without the first steps."""
         values = [value for _, value in self.points(field)]

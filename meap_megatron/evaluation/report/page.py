@@ -10,16 +10,21 @@ from meap_megatron.evaluation.report.tables import attention_table, escape, pape
 from meap_megatron.version import __version__
 
 
-def build_page(runs: Sequence[Run], *, baseline: Run | None = None, title: str = "MEAP evaluation") -> str:
+def build_page(
+    runs: Sequence[Run], *, baseline: Run | None = None, title: str = "MEAP evaluation", remark: str = ""
+) -> str:
     """Return the page.
 
     Args:
         runs: in the order of rows and colours.
         baseline: the run that Table 3 compares the others with.
         title: of the page.
+        remark: what a reader must know of these runs, above everything else.
     """
     evaluated = [run for run in runs if run.documents]
     sections = [f"<h1>{escape(title)}</h1>", f'<p class="lead">{escape(lead(runs))}</p>']
+    if remark:
+        sections.append(f'<p class="warning">{escape(remark)}</p>')
     if evaluated:
         sections += ["<h2>Models</h2>", settings.models_table(evaluated), *settings.warnings(evaluated)]
         sections += evaluation_sections(evaluated, baseline)
@@ -134,10 +139,10 @@ def default_baseline(runs: Sequence[Run], named: str | None) -> Run | None:
     return like[0] if len(like) == 1 else None
 
 
-def write(runs: Sequence[Run], path: Path, *, baseline: Run | None, title: str) -> None:
+def write(runs: Sequence[Run], path: Path, *, baseline: Run | None, title: str, remark: str = "") -> None:
     """Write the page, complete or not at all."""
     from meap_megatron.corpus.files import disk_errors, replace_text
 
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, build_page(runs, baseline=baseline, title=title))
+    replace_text(path, build_page(runs, baseline=baseline, title=title, remark=remark))

@@ -35,11 +35,11 @@ class Effort:
 
 def effort(results: Results) -> Effort:
     """Return what a run took so far; a record may stand for several steps."""
-    seconds, last, tokens = 0.0, 0, 0
+    seconds, last = 0.0, 0
     for record in results.steps:
         seconds += record["seconds"] * max(1, record["step"] - last)
-        last, tokens = record["step"], record["consumed_tokens"]
-    return Effort(seconds=seconds, tokens=tokens, steps=last)
+        last = record["step"]
+    return Effort(seconds=seconds, tokens=results.consumed_tokens, steps=results.num_steps)
 
 
 def thin(points: Points) -> Points:
@@ -96,7 +96,6 @@ def summary_table(runs: Sequence[Run]) -> str:
     rows = []
     for _, run, results in trained(runs):
         spent, settings = effort(results), results.settings
-        validations = results.validation_points()
         ratio = settings.get("meap_mask_ratio")
         rows.append(
             [
@@ -107,7 +106,7 @@ def summary_table(runs: Sequence[Run]) -> str:
                 f"{spent.tokens:,}",
                 NOTHING if ratio is None else f"{ratio:g}",
                 _number(results.final("lm_loss"), 3),
-                _number(validations[-1][1] if validations else None, 3),
+                _number(results.validation_loss, 3),
                 _number(results.median("tokens_per_second"), 0),
                 _number(None if (mfu := results.median("mfu")) is None else 100 * mfu, 1),
                 duration(spent.seconds),
