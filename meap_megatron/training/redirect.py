@@ -295,6 +295,10 @@ def install(*, device: str) -> None:
     if _installed:
         return
     chosen = ALWAYS + CPU if device == "cpu" else ALWAYS
+    # Torch collects its factories at the first `with torch.device(...)`. It must find the real ones, or such a block has
+    # no effect: transformers then loads models whose rotary frequencies are uninitialised memory.
+    with torch.device("meta"):
+        torch.empty(0)
     for first, redirects in (("torch", chosen), ("megatron", chosen)):
         for redirect in redirects:
             if not redirect.target.startswith(first):
