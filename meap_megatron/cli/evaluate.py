@@ -90,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
     from meap_megatron.errors import UserError
     from meap_megatron.evaluation.documents import count, numbers
     from meap_megatron.evaluation.suites import SUITES, Request
+    from meap_megatron.training.platform import set_thread_policy
 
     if args.suite not in (*SUITES, "all"):
         near = difflib.get_close_matches(args.suite, [*SUITES, "all"], n=1)
@@ -128,6 +129,7 @@ def run(args: argparse.Namespace) -> int:
     if all(SUITES[name].local for name in names):
         # Read when the libraries are imported: with it they ask no server about files that are here.
         os.environ["HF_HUB_OFFLINE"] = "1"
+    set_thread_policy()
     try:
         import lm_eval  # noqa: F401
     except ImportError:

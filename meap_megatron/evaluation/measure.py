@@ -4,6 +4,7 @@ Every prompt must leave room for the tokens that are generated after it; the har
 prompt that does not.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -41,6 +42,25 @@ class Measure:
         """Return the number of tokens of a prompt as the harness gives it to the model, BOS included."""
         special = {} if self.override is None else {"add_special_tokens": self.override}
         return len(self.tokenizer(prompt, verbose=False, **special).input_ids)
+
+    def longest(self, build: Callable[[int], str], *, length: int, reserve: int, new_tokens: int) -> str | None:
+        """Return the prompt with the longest haystack that fits; None if none does.
+
+        Args:
+            build: makes the prompt around a haystack of so many tokens.
+            length: tokens of prompt and answer together.
+            reserve: tokens kept free at first.
+            new_tokens: tokens of the answer.
+        """
+        budget = length - reserve
+        while budget >= 0:
+            prompt = build(budget)
+            # Decoding and encoding again may give a few tokens more: the haystack shrinks by them.
+            excess = self.count(prompt) + new_tokens - length
+            if excess <= 0:
+                return prompt
+            budget -= excess
+        return None
 
     def fits(self, prompt: str, *, new_tokens: int) -> bool:
         """Return whether a prompt and the tokens generated after it are within the model's limit."""

@@ -134,15 +134,13 @@ def fill(measure: Measure, tokens: Sequence[int], record: Mapping[str, Any], *, 
     render = partial(PROMPT.format, question=record["question"])
     frame = measure.count(render(context="")) + NEW_TOKENS
     reserve = max(group_settings(length)[0], frame) + sum(sizes)
-    # Decoding and encoding again may give a few tokens more: the haystack shrinks by them, and the loop must end.
-    budget = length - reserve
-    while budget >= 0:
+
+    def around(budget: int) -> str:
         haystack = list(tokens[:budget])
-        prompt = render(context=insert(measure, haystack, needles, places(len(haystack), sizes, depth=depth)))
-        excess = measure.count(prompt) + NEW_TOKENS - length
-        if excess <= 0:
-            return prompt
-        budget -= excess
+        return render(context=insert(measure, haystack, needles, places(len(haystack), sizes, depth=depth)))
+
+    if (prompt := measure.longest(around, length=length, reserve=reserve, new_tokens=NEW_TOKENS)) is not None:
+        return prompt
     raise UserError(
         f"length {length} is too short for {len(needles)} needles: this tokenizer needs {reserve} tokens for needles, "
         f"question and answer; use lengths from {1000 * -(-reserve // 1000)} on"

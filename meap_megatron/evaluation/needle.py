@@ -149,15 +149,13 @@ def fill(
     hidden = "" if depth is None else f"\n{needle.text}\n"
     frame = measure.count(template.format(context=hidden, question=needle.question)) + NEW_TOKENS
     reserve = max(RESERVE + len(measure.encode(f"\n{needle.text}\n")), frame)
-    # Decoding and encoding again may give a few tokens more: the haystack shrinks by them, and the loop must end.
-    budget = length - reserve
-    while budget >= 0:
+
+    def around(budget: int) -> str:
         context = insert(measure, cut(tokens, length=budget, start=start), hidden, depth=depth)
-        prompt = template.format(context=context, question=needle.question)
-        excess = measure.count(prompt) + NEW_TOKENS - length
-        if excess <= 0:
-            return prompt
-        budget -= excess
+        return template.format(context=context, question=needle.question)
+
+    if (prompt := measure.longest(around, length=length, reserve=reserve, new_tokens=NEW_TOKENS)) is not None:
+        return prompt
     raise UserError(
         f"length {length} is too short for a needle: this tokenizer needs {reserve} tokens for needle, question and "
         f"answer; use lengths from {2 ** (reserve - 1).bit_length()} on"
