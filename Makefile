@@ -1,6 +1,7 @@
 # Each target is complete on its own: the environment is made first if it is not there.
 #   make demo    the main job, end to end, on this machine      make test   all tests
 #   make lint    style and types                                make bench  all benchmarks, 15 minutes
+#   make docs    the documentation as a site in build/site; a broken link is an error
 #   make fuzz    a million inputs for the native part           make sanitize  its tests under ASan and UBSan
 #   make slurm-test   the batch scripts under a real SLURM of two nodes on this machine; installs Debian's if it is missing
 
@@ -24,7 +25,7 @@ TEST_WORKERS ?= 2
 DEMO_FLAGS ?= --overwrite
 BENCH_FLAGS ?=
 
-.PHONY: demo test lint format bench fuzz sanitize slurm-test clean
+.PHONY: demo test lint format docs bench fuzz sanitize slurm-test clean
 
 demo: $(STAMP)
 	$(BIN)/meap demo $(DEMO_FLAGS)
@@ -45,6 +46,9 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py $(BENCH_FLAGS)
+
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 slurm-test: $(STAMP)
 	$(BIN)/python -m tests.slurm.run
@@ -79,7 +83,7 @@ endif
 	@command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null || \
 	    { echo "make: a C++17 compiler is needed; Debian/Ubuntu: apt-get install g++" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[dev,eval]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[dev,eval,docs]'
 	@touch $@
 
 clean:

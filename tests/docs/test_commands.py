@@ -1,0 +1,76 @@
+"""Commands in the documentation name real verbs, options, recipes and keys; the pages of a first hour run as written."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from meap_megatron.cli.main import VERBS, find_verb, parser_of
+from meap_megatron.errors import UserError
+from meap_megatron.training.flags import read_flags
+from meap_megatron.training.recipe import load
+from tests.docs.pages import Command, commands, pages
+from tests.support.conversations import docstring_rows, write_alpaca
+from tests.support.corpus import library_texts, write_byte_tokenizer
+from tests.support.runs import ROOT, TINY, meap
+
+FIRST_HOUR = ("quickstart", "own_data", "pretraining", "finetuning", "reproduction")
+"""Pages whose commands are run, one page after the other, in one folder."""
+ALL = [command for page in pages() for command in commands(page)]
+
+
+def test_the_documentation_shows_every_verb() -> None:
+    shown = {find_verb(list(command.words))[0] for command in ALL}
+    assert not set(VERBS) - shown - {"demo"}, "make demo is how the pages start it"
+
+
+@pytest.mark.parametrize("command", ALL, ids=str)
+def test_every_command_is_one_that_its_verb_takes(command: Command) -> None:
+    verb, rest = find_verb(list(command.words))
+    _, parser = parser_of(verb)
+    try:
+        args = parser.parse_intermixed_args(rest)
+    except SystemExit:
+        pytest.fail(f"{command}: refused by its own parser")
+    for word in command.words:
+        if word.startswith(("examples/", "docs/", "tests/", "meap_megatron/")):
+            assert (ROOT / word).exists(), word
+    recipe = ROOT / getattr(args, "recipe", "no recipe")
+    if verb in ("train", "cache") and recipe.is_file():
+        settings = args.overrides if hasattr(args, "overrides") else args.settings
+        load(recipe, settings).command_line(read_flags())
+
+
+def test_the_pages_of_a_first_hour_run_as_written(tmp_path: Path) -> None:
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    texts = library_texts(3_000_000)
+    for folder, some in (("my_texts", texts[::2]), ("more_texts", texts[1::2])):
+        (tmp_path / folder).mkdir()
+        for number, text in enumerate(some):
+            (tmp_path / folder / f"{number}.txt").write_text(text)
+    write_byte_tokenizer(tmp_path / "my_tokenizer")
+    write_alpaca(tmp_path / "alpaca.json", docstring_rows(400))
+    # What `make demo` leaves; tests/cli/test_demo_verb.py runs it.
+    shutil.copytree(tmp_path / "my_tokenizer", tmp_path / "demo" / "tokenizer")
+    meap(*"preprocess text my_texts/ --tokenizer demo/tokenizer --output demo/data".split(), cwd=tmp_path)
+    ran = []
+    for page in FIRST_HOUR:
+        for command in commands(ROOT / "docs" / f"{page}.md"):
+            if command.not_run:
+                continue
+            words = command.words
+            if words[0] in ("train", "cache"):
+                words = (*words, *TINY, "train_iters=2", "device=cpu")
+            meap(*words, cwd=tmp_path)
+            ran.append(words[0])
+            if "overwrite" not in words and words[0] == "report":
+                (tmp_path / "report.html").unlink()
+    assert len(ran) >= 20 and {"preprocess", "verify", "show", "train", "convert", "report", "cache"} <= set(ran)
+
+
+def test_a_wrong_command_would_be_found() -> None:
+    with pytest.raises(UserError, match="did you mean"):
+        find_verb(["preproces", "text"])
+    _, parser = parser_of("train")
+    with pytest.raises(SystemExit):
+        parser.parse_intermixed_args(["recipe.yaml", "--no-such-option"])
