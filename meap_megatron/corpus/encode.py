@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from meap_megatron.corpus.tokenizer import CorpusTokenizer
 from meap_megatron.errors import RunError, UserError
 
-MEMORY_LIMIT = 2**29  # bytes that gigatoken's memory of words may take in one process
+MEMORY_LIMIT = 2**27  # bytes that gigatoken's memory of words may take in one process
 ENCODERS = ("auto", "gigatoken", "tokenizers")
 # Texts that break encoders: special tokens as text, runs of spaces, controls, combining and astral characters.
 TRICKY = (

@@ -44,6 +44,7 @@ class TextWork[R: ShardResult](Work[R]):
 
     unit = "document with text"
     result_type: type[R] = ShardResult  # type: ignore[assignment]
+    joins_in_order = True
 
     def __init__(self, config: PreprocessConfig) -> None:
         self.config: PreprocessConfig = config
@@ -105,7 +106,7 @@ class TextWork[R: ShardResult](Work[R]):
         """Join pairs of files (token ids, lengths) under the final names; `fields` go into the sidecar."""
         return publish(
             self.config.prefix,
-            sources=[tokens for tokens, _ in files],
+            sources=self.joining or [tokens for tokens, _ in files],
             lengths=lambda: length_blocks(lengths for _, lengths in files),
             document_indices=lambda: one_sequence_per_document(num_documents),
             num_sequences=num_documents,

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from meap_megatron.corpus.files import disk_errors, sync_file, sync_folder
 from meap_megatron.corpus.indexed import write_index
+from meap_megatron.corpus.joining import COPY_BYTES, Joining, copy_hashed
 from meap_megatron.corpus.sidecar import (
     Sidecar,
     TokenizerInfo,
@@ -28,8 +29,6 @@ from meap_megatron.corpus.sidecar import (
     tokenizer_path,
     write_sidecar,
 )
-
-COPY_BYTES = 2**22
 
 
 def existing(prefix: str | Path) -> list[Path]:
@@ -42,7 +41,7 @@ def existing(prefix: str | Path) -> list[Path]:
 def publish(
     prefix: str | Path,
     *,
-    sources: Iterable[Path],
+    sources: Iterable[Path] | Joining,
     lengths: Callable[[], Iterable[NDArray[np.int32]]],
     document_indices: Callable[[], Iterable[NDArray[np.int64]]],
     num_sequences: int,
@@ -57,7 +56,7 @@ def publish(
 
     Args:
         prefix: the final prefix.
-        sources: files whose bytes, one after the other, are the .bin.
+        sources: files whose bytes, one after the other, are the .bin; or what joins them already.
         lengths: gives the sequence lengths in blocks; called twice.
         document_indices: gives the document indices in blocks.
         num_sequences: number of lengths.
@@ -74,15 +73,18 @@ def publish(
     """
     final = [*_data_paths(prefix), tokenizer_path(prefix), *_data_paths(roles_prefix(prefix))]
     temporary = [path.with_name(f".{path.name}.tmp") for path in final]
-    digest = hashlib.sha256()
+    digest = sources.digest if isinstance(sources, Joining) else hashlib.sha256()
 
-    def write_pair(bin_file: Path, idx_file: Path, sources: Iterable[Path], dtype: str) -> tuple[int, int]:
+    def write_pair(bin_file: Path, idx_file: Path, sources: Iterable[Path] | Joining, dtype: str) -> tuple[int, int]:
         """Write and hash one pair; return the sizes of both files."""
-        with bin_file.open("wb") as stream:
-            for source in sources:
-                _copy(source, stream, digest)
-            bin_bytes = stream.tell()
-            _sync(stream)
+        if isinstance(sources, Joining):
+            bin_bytes = sources.finish(bin_file)
+        else:
+            with bin_file.open("wb") as stream:
+                for source in sources:
+                    copy_hashed(source, stream, digest)
+                bin_bytes = stream.tell()
+                _sync(stream)
         with idx_file.open("wb") as stream:
             write_index(
                 stream,
@@ -150,13 +152,6 @@ def tokenizer_saved(prefix: str | Path, save: Callable[[Path], None]) -> None:
         save(temporary)
         _remove([target])
         os.replace(temporary, target)
-
-
-def _copy(source: Path, target: IO[bytes], digest: Any) -> None:
-    with source.open("rb") as stream:
-        while chunk := stream.read(COPY_BYTES):
-            digest.update(chunk)
-            target.write(chunk)
 
 
 def _sync(stream: IO[bytes]) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 from meap_megatron.corpus.encode import choose_encoder
 from meap_megatron.corpus.header import optimal_dtype
 from meap_megatron.corpus.inputs import InputFile
+from meap_megatron.corpus.joining import Joining
 from meap_megatron.corpus.parts import Parts, compare_plans, parts_path, plan_hash, read_plan
 from meap_megatron.corpus.progress import Progress
 from meap_megatron.corpus.publish import existing
 from meap_megatron.corpus.settings import RunConfig
-from meap_megatron.corpus.shard import LISTED, Job, Shard, ShardResult, check_bad_lines
+from meap_megatron.corpus.shard import LISTED, Job, Shard, ShardResult, check_bad_lines, part_files
 from meap_megatron.corpus.sidecar import Sidecar, check_prefix
 from meap_megatron.corpus.tokenizer import CorpusTokenizer
 from meap_megatron.corpus.workers import available_cpus, run_shards
@@ -35,6 +36,8 @@ class Work[R: ShardResult]:
         shards: (number, pieces) of this run.
         result_type: what a shard gives.
         plan: all that decides the output's bytes; resume compares it.
+        joins_in_order: the .bin is all shards in their order, so that they can be joined as they are finished.
+        joining: joins them, when `joins_in_order`; given by the run.
         unit: what the output consists of, for the message that there is none.
     """
 
@@ -45,6 +48,8 @@ class Work[R: ShardResult]:
     shards: list[Numbered]
     result_type: type[R]
     plan: dict[str, Any]
+    joins_in_order: bool = False
+    joining: Joining | None = None
 
     def encoding_tokenizer(self) -> CorpusTokenizer:
         """Return the tokenizer that the encoders are built from."""
@@ -138,6 +143,8 @@ def run_work[R: ShardResult](work: Work[R]) -> Sidecar:
             parts.remove()
         raise
     finally:
+        if work.joining is not None:
+            work.joining.abandon()
         parts.close()
 
 
@@ -156,12 +163,24 @@ def _run[R: ShardResult](work: Work[R], parts: Parts, encoder: str) -> Sidecar:
     total = sum(piece.size for _, shard in shards for piece in shard)
     left = sum(piece.size for _, shard in waiting for piece in shard)
     progress = Progress(total, done_bytes=total - left)
+    if work.joins_in_order:
+        work.joining = Joining(parts.folder / "joined.tmp")
+    in_order = iter([number for number, _ in shards])
+    following = next(in_order, None)
+
+    def join_finished() -> None:
+        nonlocal following
+        while work.joining is not None and following in results:
+            work.joining.add(part_files(parts.folder, following)[0])
+            following = next(in_order, None)
 
     def finished(result: R) -> None:
         parts.add(result)
         results[result.shard] = result
         _check_bad(results, config)
+        join_finished()
 
+    join_finished()
     workers = min(config.workers or available_cpus(), len(waiting))
     job, upcoming = work.job(parts.folder, encoder), work.upcoming(waiting, results)
     run_shards(job, upcoming, workers=workers, advance=progress.advance, finished=finished)  # type: ignore[arg-type]

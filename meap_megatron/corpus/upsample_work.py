@@ -32,6 +32,7 @@ class UpsampleWork(TextWork[UpsampleResult]):
 
     unit = "document that a source of the mixture keeps"
     result_type = UpsampleResult
+    joins_in_order = False
 
     def __init__(self, config: PreprocessConfig, options: Upsample) -> None:
         if config.shard is not None:

@@ -49,6 +49,7 @@ class SftWork(Work[SftResult]):
 
     unit = "conversation with an answer to train"
     result_type = SftResult
+    joins_in_order = True
 
     def __init__(self, config: SftConfig) -> None:
         self.config: SftConfig = config
@@ -153,7 +154,7 @@ class SftWork(Work[SftResult]):
         files = [part_files(folder, result.shard) for result in results]
         return publish(
             self.config.prefix,
-            sources=[tokens for tokens, _ in files],
+            sources=self.joining or [tokens for tokens, _ in files],
             role_sources=[roles_file(folder, result.shard) for result in results],
             lengths=lambda: length_blocks(lengths for _, lengths in files),
             document_indices=lambda: one_sequence_per_document(num_rows),

@@ -1,0 +1,89 @@
+"""Join the finished shards into one file, and hash it, while later shards are still being encoded.
+
+The `.bin` of a dataset is its shards in order. Copied after the last one they would keep one core busy and all others
+waiting, on a large machine for as long as the encoding took; a thread of the process that waits for the workers does it
+meanwhile.
+"""
+
+import hashlib
+import os
+import queue
+import threading
+from pathlib import Path
+from typing import IO, Any
+
+from meap_megatron.corpus.files import disk_errors
+
+COPY_BYTES = 2**22
+
+
+class Joining:
+    """A file that grows in a thread by the files it is given, in their order.
+
+    Attributes:
+        digest: SHA-256 of what was joined; complete after `finish`.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.digest = hashlib.sha256()
+        self._target = target
+        self._waiting: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
+        self._abandoned = False
+        self._error: BaseException | None = None
+        with disk_errors(target):
+            self._stream = target.open("wb")
+        self._thread = threading.Thread(target=self._work, name="joining", daemon=True)
+        self._thread.start()
+
+    def add(self, source: Path) -> None:
+        """Append a complete file, later.
+
+        Raises:
+            RunError: the disk is full.
+        """
+        self._check()
+        self._waiting.put(source)
+
+    def finish(self, final: Path) -> int:
+        """Wait until all files are joined and on the disk, name the result `final`, and return its bytes.
+
+        Raises:
+            RunError: the disk is full.
+        """
+        self._waiting.put(None)
+        self._thread.join()
+        self._check()
+        size = self._target.stat().st_size
+        os.replace(self._target, final)
+        return size
+
+    def abandon(self) -> None:
+        """End the thread and remove what it wrote, unless it was finished."""
+        self._abandoned = True
+        self._waiting.put(None)
+        self._thread.join()
+        self._target.unlink(missing_ok=True)
+
+    def _check(self) -> None:
+        if self._error is not None:
+            with disk_errors(self._target):
+                raise self._error
+
+    def _work(self) -> None:
+        try:
+            with self._stream:
+                while (source := self._waiting.get()) is not None and not self._abandoned:
+                    copy_hashed(source, self._stream, self.digest)
+                    # Now, beside the encoding: left to the end, the disk would have to write all of it then.
+                    self._stream.flush()
+                    os.fsync(self._stream.fileno())
+        except BaseException as error:
+            self._error = error
+
+
+def copy_hashed(source: Path, target: IO[bytes], digest: Any) -> None:
+    """Append a file to an open one and to a hash."""
+    with source.open("rb") as stream:
+        while chunk := stream.read(COPY_BYTES):
+            digest.update(chunk)
+            target.write(chunk)
