@@ -64,16 +64,32 @@ def test_the_shards_of_all_ranks_are_the_model() -> None:
     assert 4 * sum(stages) - 3 * replicated == model.parameters
 
 
-def test_memory_is_within_5_percent_of_megatrons_own_figure_for_every_recipe() -> None:
-    questions = [
-        (name, WITHOUT_LAYOUTS.get(name, 8), [] if name in WITHOUT_LAYOUTS else ["layout=8"]) for name in PLAIN
-    ]
-    questions += [("sft/llama3_8b_ntp", 512, ["layout=512"]), ("extend/llama_1.1b_64k_ntp", 128, ["layout=128"])]
-    answers = ask(
-        "tests.planning.megatron_memory",
-        [(name, gpus, rows_of(name), [*words, "precision=bf16"]) for name, gpus, words in questions],
-    )
-    for (name, gpus, _), theirs in zip(questions, answers, strict=True):
+QUESTIONS = [
+    *((name, WITHOUT_LAYOUTS.get(name, 8), [] if name in WITHOUT_LAYOUTS else ["layout=8"]) for name in PLAIN),
+    ("sft/llama3_8b_ntp", 512, ["layout=512"]),
+    ("extend/llama_1.1b_64k_ntp", 128, ["layout=128"]),
+]
+"""Recipe, number of GPUs, overrides."""
+PLANNED = [
+    Layout(tensor=2, pipeline=4, virtual=4, sequence_parallel=True, recompute=SELECTIVE),
+    Layout(tensor=4, pipeline=2, micro_batch=2, sequence_parallel=True, recompute=FULL),
+    Layout(pipeline=8, virtual=2, distributed_optimizer=False),
+]
+"""Layouts of 8 GPUs that a plan could choose for Llama-3-8B."""
+
+
+@pytest.fixture(scope="module")
+def megatron() -> Any:
+    """What Megatron answers to `QUESTIONS`, and then to the settings of `PLANNED`."""
+    asked = [(name, gpus, rows_of(name), [*words, "precision=bf16"]) for name, gpus, words in QUESTIONS]
+    for layout in PLANNED:
+        words = [f"{name}={json.dumps(value)}" for name, value in layout.settings().items()]
+        asked.append(("sft/llama3_8b_ntp", 8, rows_of("sft/llama3_8b_ntp"), words))
+    return ask("tests.planning.megatron_memory", asked)
+
+
+def test_memory_is_within_5_percent_of_megatrons_own_figure_for_every_recipe(megatron: Any) -> None:
+    for (name, gpus, _), theirs in zip(QUESTIONS, megatron[: len(QUESTIONS)], strict=True):
         job = job_of(name)
         layout = layout_in(job, name, gpus)
         ours = memory.of_stage(job.model(layout.tensor), layout, seq_length=job.seq_length, stage=0)
@@ -88,6 +104,14 @@ def test_memory_is_within_5_percent_of_megatrons_own_figure_for_every_recipe() -
             assert 0.05 < off < 0.10, (name, off)
         else:
             assert abs(off) < 0.05, (name, off)
+
+
+def test_megatron_accepts_what_a_plan_sets(megatron: Any) -> None:
+    job = job_of("sft/llama3_8b_ntp")
+    for layout, theirs in zip(PLANNED, megatron[len(QUESTIONS) :], strict=True):
+        ours = memory.of_stage(job.model(1), layout, seq_length=4096, stage=0)
+        state = ours.parameters + ours.gradients + ours.optimizer
+        assert state == pytest.approx(theirs["state"], rel=1e-4), layout
 
 
 def test_both_arms_of_a_pair_need_the_same() -> None:
