@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from meap_megatron.evaluation.report.lines import Curve, line_chart, ticks
+from meap_megatron.evaluation.report.lines import Curve, line_chart, log_ticks, ticks
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,15 @@ def test_a_chart_is_well_formed_and_a_higher_loss_stands_higher() -> None:
 
 def test_a_chart_without_values_says_so() -> None:
     assert "no values" in line_chart([Curve(label="x", points=[], style="s0")], x_label="", y_label="", title="")
+
+
+def test_on_a_logarithmic_axis_equal_factors_have_equal_distances_and_ticks_are_round() -> None:
+    points = [(1.0, 0.5), (2.0, 5.0), (3.0, 50.0)]
+    chart = line_chart([Curve(label="x", points=points, style="s0")], x_label="", y_label="", title="", log=True)
+    line = ET.fromstring(f"<div>{chart}</div>").find(".//polyline")
+    assert line is not None
+    low, middle, high = (float(point.split(",")[1]) for point in line.get("points", "").split())
+    assert low - middle == pytest.approx(middle - high, abs=0.11)
+    assert low - middle > 50
+    assert log_ticks(0.5, 50) == [0.5, 1, 2, 5, 10, 20, 50]
+    assert log_ticks(0.02, 3000) == [0.1, 1, 10, 100, 1000]

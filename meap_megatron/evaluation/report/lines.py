@@ -35,7 +35,16 @@ def ticks(low: float, high: float, *, count: int) -> list[float]:
     return [round(k * step, 10) for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def line_chart(curves: Sequence[Curve], *, x_label: str, y_label: str, title: str, from_zero: bool = False) -> str:
+def log_ticks(low: float, high: float) -> list[float]:
+    """Return the numbers 1, 2 and 5 times a power of ten inside [low, high]; only the powers where these are too many."""
+    powers = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)
+    found = [factor * 10.0**power for power in powers for factor in (1, 2, 5) if low <= factor * 10.0**power <= high]
+    return found if len(found) < 9 else [10.0**power for power in powers if low <= 10.0**power]
+
+
+def line_chart(
+    curves: Sequence[Curve], *, x_label: str, y_label: str, title: str, from_zero: bool = False, log: bool = False
+) -> str:
     """Return a chart with a legend as HTML.
 
     Args:
@@ -44,12 +53,14 @@ def line_chart(curves: Sequence[Curve], *, x_label: str, y_label: str, title: st
         y_label: unit of the vertical axis.
         title: read out by screen readers.
         from_zero: let the vertical axis begin at 0.
+        log: draw the vertical axis in powers of ten; all values must be above 0.
     """
     values = [y for curve in curves for _, y in curve.points]
     steps = [x for curve in curves for x, _ in curve.points]
     if not values:
         return '<p class="note">no values were recorded</p>'
-    low, high, last = min(values), max(values), max(steps)
+    level = math.log10 if log else float
+    low, high, last = level(min(values)), level(max(values)), max(steps)
     margin = 0.05 * (high - low) or 0.5
     low, high, first = 0.0 if from_zero else low - margin, high + margin, 0.0
 
@@ -57,10 +68,10 @@ def line_chart(curves: Sequence[Curve], *, x_label: str, y_label: str, title: st
         return LEFT + (step - first) / max(last - first, 1e-9) * (WIDTH - LEFT - RIGHT)
 
     def y_of(value: float) -> float:
-        return TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM)
+        return TOP + (high - level(value)) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}">']
-    for value in ticks(low, high, count=6):
+    for value in log_ticks(10**low, 10**high) if log else ticks(low, high, count=6):
         y = y_of(value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="tick" x="{LEFT - 7}" y="{y + 3.5:.1f}" text-anchor="end">{value:,g}</text>')

@@ -85,7 +85,19 @@ def curves_of(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
         ("Throughput", "", lines("tokens_per_second"), "tokens per second"),
     ]
     return [
-        (title, note, line_chart(curves, x_label=steps, y_label=unit, title=title, from_zero=unit[0] == "t"))
+        (
+            title,
+            note,
+            line_chart(
+                curves,
+                x_label=steps,
+                y_label=unit,
+                title=title,
+                from_zero=unit == "tokens per second",
+                # A spike would flatten everything else.
+                log=unit == "norm" and min(y for curve in curves for _, y in curve.points) > 0,
+            ),
+        )
         for title, note, curves, unit in charts
         if curves
     ]
