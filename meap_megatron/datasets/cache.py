@@ -20,6 +20,7 @@ import socket
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ MANIFEST = "entry.json"
 FORMAT = 1
 ATTEMPTS = 5
 """How often a builder tries to publish; each failure means that another process has put a damaged entry there since."""
+
+FLUSHED_TOGETHER = 32
+"""Files that are flushed to the disk at the same time."""
 
 SETTLE_SECONDS = 5.0
 """A workspace younger than this may not be locked by its process yet."""
@@ -151,8 +155,11 @@ def sound(path: Path, *, say: Callable[[str], None]) -> Entry | None:
 def write_manifest(folder: Path, facts: dict[str, Any], *, seconds: float) -> None:
     """Make the files of a folder durable and list them."""
     files = {}
-    for path in sorted(folder.iterdir()):
-        sync_file(path)
+    paths = sorted(folder.iterdir())
+    # A blend of 100 sources has 800 files; flushed together they share the commits of the file system's journal.
+    with ThreadPoolExecutor(FLUSHED_TOGETHER) as threads:
+        list(threads.map(sync_file, paths))
+    for path in paths:
         files[path.name] = {"bytes": path.stat().st_size, "crc32": crc32(path)}
     manifest = {"format": FORMAT, "files": files, "facts": facts, "seconds": seconds, "host": socket.gethostname()}
     replace_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
