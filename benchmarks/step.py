@@ -41,7 +41,7 @@ for variable in ("OMP_NUM_THREADS", "MEAP_THREADS"):
     os.environ[variable] = str(THREADS)  # before torch is loaded
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-import timing
+import timing  # noqa: E402
 
 CONTESTANTS = ("meap", "ntp", "transformers", "products")
 

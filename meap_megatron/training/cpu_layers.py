@@ -7,17 +7,20 @@ checkpoint moves between them freely. Two things Megatron's local layers cannot 
 Shapes: s sequence, b batch, h heads, g key-value heads (groups), d head size, t = tokens of all segments.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.transformer.mlp import MLP
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from meap_megatron.errors import UserError
+from meap_megatron.training import cpu_kernels
 
 UNSUPPORTED = (
     "num_moe_experts",
@@ -112,6 +115,35 @@ class CpuRMSNorm(torch.nn.RMSNorm):
         self.weight.sequence_parallel = config.sequence_parallel
         del unused
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise the last dimension of float[..., h]."""
+        if x.dtype != torch.float32 or self.weight.dtype != torch.float32:
+            return super().forward(x)
+        return cpu_kernels.RMSNorm.apply(x, self.weight, self.eps)
+
+
+class CpuMLP(MLP):
+    """Megatron's feed-forward layer with SwiGLU in one operation; with any other activation it is Megatron's."""
+
+    def forward(
+        self, hidden_states: torch.Tensor, per_token_scale: torch.Tensor | None = None, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Map float[s, b, h] to float[s, b, h] and a bias that is still to be added (None)."""
+        config = self.config
+        plain = (
+            config.gated_linear_unit
+            and config.activation_func is F.silu
+            and config.activation_func_clamp_value is None
+            and config.glu_linear_offset == 0.0
+            and not config.add_bias_linear
+            and hidden_states.dtype == torch.float32
+            and per_token_scale is None
+        )
+        if not plain:
+            return super().forward(hidden_states, per_token_scale, **kwargs)
+        both, _ = self.linear_fc1(hidden_states)
+        return self.linear_fc2(cpu_kernels.SwiGLU.apply(both))
+
 
 class CpuFinalNorm(CpuRMSNorm):
     """The norm behind the last layer, with the empty extra state that Transformer Engine's loader asks for.
@@ -164,6 +196,7 @@ def stage_spec(model_config: Any, vp_stage: int | None = None) -> TransformerBlo
     layer.submodules.self_attention.submodules.core_attention = CpuAttention
     layer.submodules.input_layernorm = CpuRMSNorm
     layer.submodules.pre_mlp_layernorm = CpuRMSNorm
+    layer.submodules.mlp = partial(CpuMLP.as_mlp_submodule, submodules=layer.submodules.mlp.keywords["submodules"])
     return TransformerBlockSubmodules(
         layer_specs=[layer] * get_num_layers_to_build(config, vp_stage), layer_norm=CpuFinalNorm
     )

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from meap_megatron.errors import RunError
-from meap_megatron.training import checkpoints, torch_adam
+from meap_megatron.training import checkpoints, cpu_cross_entropy, cpu_kernels, cpu_tuning, torch_adam
 from meap_megatron.training import cpu_stubs as stubs
 
 MEGATRON_VERSIONS = ("0.19",)
@@ -193,6 +193,16 @@ CPU: tuple[Redirect, ...] = (
         make=lambda original: functools.partial(original, allow_no_cuda=True),
         why="pretrain() does not pass allow_no_cuda on",
     ),
+    Redirect(
+        target="megatron.core.tensor_parallel:vocab_parallel_cross_entropy",
+        make=cpu_cross_entropy.cross_entropy_on_cpu,
+        why="speed: seven passes over all logits become one (docs/benchmarks/step.md)",
+    ),
+    Redirect(
+        target="megatron.core.transformer.attention:apply_rotary_pos_emb",
+        make=cpu_kernels.rotary_on_cpu,
+        why="speed: the fused rotary embedding of Megatron needs Transformer Engine (docs/benchmarks/step.md)",
+    ),
 )
 
 
@@ -313,6 +323,9 @@ def install(*, device: str) -> None:
                 ) from None
             setattr(owner, name, redirect.make(original))
             _installed.append((owner, name, original))
+    if device == "cpu":
+        cpu_tuning.keep_freed_memory()
+        cpu_tuning.fuse_adam()
 
 
 def installed() -> list[str]:
