@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)} must be at least 1")
     job = jobs.load(args.recipe, args.overrides, world=args.world_size, flags=read_flags())
     ranks = chosen.parse(args.ranks, job) if args.ranks else chosen.default(job)
+    shapes = args.shapes or args.steps is None
     say: Callable[[list[str]], None] = print_nothing if args.json else print_lines
     say(report.of_job(job))
     platform.set_thread_policy()
@@ -69,12 +70,12 @@ def run(args: argparse.Namespace) -> int:
         if args.data_only:
             found = of_data(job, samples=args.samples, log=log, say=say)
         else:
-            found = of_ranks(job, ranks, shapes=args.shapes or args.steps is None, steps=args.steps, log=log, say=say)
+            found = of_ranks(job, ranks, shapes=shapes, steps=args.steps, log=log, say=say)
     found |= {
         "recipe": str(args.recipe),
         "world_size": job.layout.world,
         "device": job.device,
-        "replaced": stand_in.replaced(job, steps=args.steps is not None),
+        "replaced": stand_in.replaced(job, shapes=shapes, steps=args.steps is not None),
         "not_checked": stand_in.unchecked(job),
         "seconds": round(time.monotonic() - began, 1),
     }

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from meap_megatron.checkpoint.choose import choose
 from meap_megatron.checkpoint.folder import RELEASE, iteration_folder, read_tracker
-from meap_megatron.corpus.sidecar import Sidecar, check_prefix
+from meap_megatron.corpus.indexed import open_pair
+from meap_megatron.corpus.sidecar import Sidecar, bin_path, check_prefix, idx_path
 from meap_megatron.errors import UserError
 from meap_megatron.rehearsal.settings import Settings
 from meap_megatron.training import resume
@@ -51,8 +54,24 @@ def of_data(words: list[str], settings: Settings, *, tensor: int) -> list[str]:
         multiple = settings.whole("make_vocab_size_divisible_by", 128) or 128
         rows = padded_rows(size, multiple=multiple * tensor, tensor_parallel=tensor)  # Megatron's own rule
     for prefix, sidecar in sidecars.items():
+        check_end(prefix, sidecar)
         check_rows(prefix, sidecar, rows)
     return flags
+
+
+def check_end(prefix: str, sidecar: Sidecar) -> None:
+    """Refuse an index of other data, which may have the same size: its last document ends elsewhere.
+
+    Raises:
+        UserError: the last document of the index does not end where the data ends.
+    """
+    pair = open_pair(prefix)
+    end = int(pair.pointers[-1]) + int(pair.lengths[-1]) * np.dtype(sidecar.dtype).itemsize if len(pair.lengths) else 0
+    if end != sidecar.bin_bytes:
+        raise UserError(
+            f"{idx_path(prefix)} is stale: its last document ends at byte {end:,}, {bin_path(prefix)} has "
+            f"{sidecar.bin_bytes:,}; copy both again, or make the dataset again"
+        )
 
 
 def check_rows(prefix: str, sidecar: Sidecar, rows: int | None) -> None:
@@ -120,6 +139,12 @@ def of_checkpoints(words: list[str], settings: Settings, findings: list[str]) ->
     load, save, pretrained = (settings.get(name) for name in ("load", "save", "pretrained_checkpoint"))
     findings += refusal(lambda: resume.check_flags(words))
     if load is None and save is not None and (own := newest(Path(str(save)), findings)) is not None:
+        last = resume.last_step(words)
+        if last is not None and own.step >= last:
+            findings.append(
+                f"{settings.where('save')}save={save} holds step {own.step:,} and the run ends at step {last:,}: the job "
+                "would end at once; raise train_iters, or save to another folder"
+            )
         return own
     if load is not None:
         where = settings.where("load")

@@ -9,11 +9,11 @@ UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def size(count: float) -> str:
-    """Return a number of bytes as people read it: 1536 is "1.5 KiB"."""
+    """Return a number of bytes as people read it: 1,536 is "1.5 KiB"."""
     power = 0
-    while count >= 1024 and power < len(UNITS) - 1:
+    while count >= 1000 and power < len(UNITS) - 1:
         count, power = count / 1024, power + 1
-    return f"{count:.0f} B" if power == 0 else f"{count:.3g} {UNITS[power]}"
+    return f"{count:.{1 if power and count < 99.95 else 0}f} {UNITS[power]}"
 
 
 def spans(numbers: Sequence[int]) -> str:
@@ -29,8 +29,8 @@ def spans(numbers: Sequence[int]) -> str:
 
 def of_job(job: Job) -> list[str]:
     """Return the lines above the ranks."""
-    target = "CPUs" if job.device == "cpu" else "GPUs"
-    return [f"{job.recipe.path} as a job of {job.layout.world:,} {target}: {job.layout}"]
+    target = "processes on CPUs" if job.device == "cpu" else "GPUs"
+    return [f"{job.recipe.path} on {job.layout.world:,} {target}: {job.layout}"]
 
 
 def of_rank(found: dict[str, Any]) -> list[str]:
@@ -42,9 +42,8 @@ def of_rank(found: dict[str, Any]) -> list[str]:
     parts = " + ".join(f"{size(memory[name])} {name}" for name in ("weights", "gradients", "optimizer"))
     lines += [f"  memory     {size(sum(memory.values()))} before activations: {parts}", *data_lines(found)]
     if (saves := found["saves"]) is not None:
-        files = " and ".join(saves["files_of_rank"])
-        text = f"about {size(saves['bytes_of_rank'])} of every checkpoint, in {files}" if files else "nothing"
-        lines.append(f"  writes     {text}")
+        text = f"about {size(saves['bytes_of_rank'])} of every checkpoint, in {saves['files_of_rank']}"
+        lines.append(f"  writes     {text if saves['bytes_of_rank'] else 'nothing'}")
     return lines
 
 
@@ -91,14 +90,15 @@ def of_run(found: dict[str, Any]) -> list[str]:
     else:
         fits = begins["tensors_compared"]
         how = f"{fits} tensors compared, all fit" if fits is not None else "not compared with the model"
-        lines.append(f"begins       at step {begins['step']:,} from {begins['checkpoint']} ({how})")
+        goes_on = f"after step {begins['step']:,}, from" if begins["step"] else "with the weights of"
+        lines.append(f"begins       {goes_on} {begins['checkpoint']} ({how})")
     if (saves := found["saves"]) is not None:
-        each = f" of {size(saves['bytes'])} each" if saves["bytes"] else ""
-        count = f"{saves['checkpoints']:,} checkpoints{each}, every {saves['every']:,} of {found['steps']:,} steps"
-        kept = f", {saves['keep']} kept" if saves["keep"] else ""
+        each = size(saves["bytes"]) if saves["bytes"] else "a checkpoint"
+        kept = f" and {saves['keep']} are kept" if saves["keep"] else ""
         lines += [
-            f"saves        {count}{kept}; {size(saves['free_bytes'])} free",
-            f"             {saves['first']} is the first",
+            f"saves        {each} every {saves['every']:,} steps, {saves['checkpoints']:,} times to step {found['steps']:,}"
+            f"{kept}; {size(saves['free_bytes'])} free",
+            f"             first {saves['first']}",
         ]
     return lines
 

@@ -60,8 +60,15 @@ def parameters_of_model(args: Any, tensors: list[Any]) -> int | None:
     return sum((layers | tables).values()) if layers else None
 
 
-def plan(args: Any, tensors: list[Any], optimizer: Any) -> dict[str, Any] | None:
-    """Return what this run would save: when, where, how much in all and by this rank; None without `save`."""
+def plan(args: Any, tensors: list[Any], optimizer: Any, *, step: int) -> dict[str, Any] | None:
+    """Return what this run would save: when, where, how much in all and by this rank; None without `save`.
+
+    Args:
+        args: Megatron's arguments.
+        tensors: see `sharded_tensors`.
+        optimizer: Megatron's.
+        step: steps already done.
+    """
     if not args.save:
         return None
     ranks = args.data_parallel_size * args.context_parallel_size if args.ckpt_fully_parallel_save else 1
@@ -70,16 +77,16 @@ def plan(args: Any, tensors: list[Any], optimizer: Any) -> dict[str, Any] | None
     own = sum(math.prod(t.local_shape) for t in tensors if not any(replica(t)[:-1]))
     whole = parameters_of_model(args, tensors)
     writes = ranks > 1 or all(not replica(t)[-1] for t in tensors)
-    steps = args.train_iters or 0
+    steps, every = args.train_iters or 0, args.save_interval
     return {
         "folder": args.save,
-        "every": args.save_interval,
-        "first": str(iteration_folder(Path(args.save), min(args.save_interval, steps))),
-        "checkpoints": -(-steps // args.save_interval),
+        "every": every,
+        "first": str(iteration_folder(Path(args.save), min((step // every + 1) * every, steps))),
+        "checkpoints": -(-steps // every) - step // every,
         "keep": args.meap_keep_checkpoints,
         "bytes": None if whole is None else whole * per_parameter,
         "bytes_of_rank": own * per_parameter // ranks if writes else 0,
-        "files_of_rank": [f"__{args.rank}_{number}.distcp" for number in range(2)] if writes else [],
+        "files_of_rank": f"__{args.rank}_*.distcp",
         "free_bytes": free_bytes(Path(args.save)),
     }
 

@@ -41,7 +41,7 @@ def rehearse(job: Job, *, screen: TextIO) -> dict[str, Any]:
             "checkpoint": str(checkpoint) if checkpoint else None,
             "tensors_compared": saving.compare(checkpoint, tensors) if checkpoint else None,
         },
-        "saves": saving.plan(args, tensors, optimizer),
+        "saves": saving.plan(args, tensors, optimizer, step=job.start.step),
         "steps": args.train_iters,
         "seconds": round(time.perf_counter() - began, 2),
     }

@@ -87,25 +87,26 @@ def own_samples() -> Iterator[None]:
         batch.mpu = before
 
 
-def replaced(job: Job, *, steps: bool) -> list[str]:
-    """Return what stood in for something else, for people."""
+def replaced(job: Job, *, shapes: bool, steps: bool) -> list[str]:
+    """Return what stood in for something else in the modes that were rehearsed, for people."""
     found = ["the other ranks: torch's fake process group, whose collectives exchange nothing"]
     if job.device == "cuda":
         found.append("Transformer Engine's layers: the CPU layers, with the same parameters in the same shapes")
-    if not steps:
+    if shapes:
         found.append("tensors: the meta device, which has shapes and types and no values")
     if precision := job.settings.get("fp8_format"):
         found.append(f"FP8 ({precision}, {job.settings.get('fp8_recipe') or 'delayed'}): bfloat16")
     if steps and job.layout.context > 1:
         found.append("attention under context parallel: each rank attends within its own part of a sequence")
     if steps:
-        found.append("widths, sequence, vocabulary and data: small ones, the data made up")
+        found.append("for the steps, widths, sequence, vocabulary and data: small ones, the data made up")
     if steps and job.layout.tensor > 1:
         found.append("the broadcast of samples within a tensor-parallel group: every rank reads them itself")
     if names := left_out(job):
         found.append(f"left out, because they need Transformer Engine: {', '.join(names)}")
-    if (workers := job.settings.whole("num_workers", 2)) and not steps:
-        found.append(f"{workers} data loader workers: none")
+    workers = job.settings.get("num_workers")
+    if workers != 0:
+        found.append(f"{workers or 2} data loader workers: the rank itself")
     return found
 
 
