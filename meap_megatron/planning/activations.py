@@ -36,22 +36,6 @@ FEED_FORWARD = ("output of the first linear layer", "input of the second linear 
 """What the recomputation of the feed-forward part does away with."""
 
 
-def extra_on_cpu(model: Model, *, micro_batch: int, fused_swiglu: bool) -> dict[str, float]:
-    """Return the numbers per token that the layers for a CPU (training/cpu_layers.py) keep besides, by tensor.
-
-    With them, and 4 bytes per number, `kept_per_token` can be compared with what autograd saves on a CPU.
-    """
-    extra: dict[str, float] = {
-        "normalised values before the gain, and their scale": 2 * (model.hidden_size + 1),
-        "query and key before the rotation": model.query_size + model.key_value_size,
-        "sines and cosines, for query and key": 4 * model.kv_channels / micro_batch,
-        "one statistic per head, not two halves": -model.num_attention_heads,
-    }
-    if not fused_swiglu:
-        extra["activated gate, shifted input of the product"] = 2 * model.ffn_hidden_size
-    return extra
-
-
 def layer_bytes(model: Model, layout: Layout, *, seq_length: int) -> float:
     """Return the bytes that one layer keeps per micro-batch on each rank, in bfloat16.
 

@@ -2,14 +2,14 @@
 
     python -m tests.planning.saved_activations '{"num_layers": 2, "hidden_size": 64, ...}'
 
-A program of its own, because Megatron keeps process groups in globals. What autograd saves is seen through
+A program of its own, because Megatron keeps process groups in globals. The layers are Megatron's local ones with torch's
+RMSNorm and, for attention, torch's fused one. What autograd saves is seen through
 `torch.autograd.graph.saved_tensors_hooks`; every storage counts once, and parameters and what exists without a batch
 do not count.
 """
 
 import json
 import sys
-import types
 from typing import Any
 
 from meap_megatron.training import platform
@@ -20,10 +20,11 @@ platform.prepare("cpu")
 import torch  # noqa: E402
 from megatron.core import parallel_state  # noqa: E402
 from megatron.core.models.gpt import GPTModel  # noqa: E402
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec  # noqa: E402
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 
-from meap_megatron.training.cpu_layers import block_spec  # noqa: E402
+from meap_megatron.training.cpu_layers import CpuAttention  # noqa: E402
 
 
 def saved(case: dict[str, Any]) -> dict[str, int]:
@@ -40,9 +41,11 @@ def saved(case: dict[str, Any]) -> dict[str, int]:
         gradient_accumulation_fusion=False,
         **case.get("more", {}),
     )
+    layer = get_gpt_layer_local_spec(normalization="RMSNorm")
+    layer.submodules.self_attention.submodules.core_attention = CpuAttention
     model = GPTModel(
         config,
-        block_spec(types.SimpleNamespace(transformer=config)),
+        layer,
         vocab_size=case["vocabulary"],
         max_sequence_length=case["seq_length"],
         position_embedding_type="rope",
@@ -58,16 +61,6 @@ def saved(case: dict[str, Any]) -> dict[str, int]:
         if storage.data_ptr() not in own and storage.data_ptr() not in kept["layers"]:
             kept[where].setdefault(storage.data_ptr(), storage.nbytes())
         held.append(tensor)  # so that no address is used twice
-        if case.get("verbose"):
-            print(
-                where,
-                tuple(tensor.shape),
-                tensor.dtype,
-                storage.nbytes(),
-                storage.data_ptr() in own,
-                storage.data_ptr() % 10**7,
-                file=sys.stderr,
-            )
         return tensor
 
     def enter(*unused: Any) -> None:
