@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from meap_megatron.corpus.header import HEADER_BYTES, IndexHeader, read_header
 from meap_megatron.corpus.sidecar import bin_path, idx_path
+from meap_megatron.errors import UserError
 
 BLOCK = 2**20  # documents handled at once
 
@@ -139,9 +140,19 @@ class IndexedReader:
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> NDArray:
-        """Return the ids of one sequence, dtype[length]."""
-        start = int(self.pointers[index]) // self.dtype.itemsize
-        return self.tokens[start : start + int(self.lengths[index])]
+        """Return the ids of one sequence, dtype[length].
+
+        Raises:
+            UserError: the index points outside the .bin, or between two ids.
+        """
+        pointer, length = int(self.pointers[index]), int(self.lengths[index])
+        start, rest = divmod(pointer, self.dtype.itemsize)
+        if rest or start < 0 or length < 0 or start + length > len(self.tokens):
+            raise UserError(
+                f"sequence {index} of a .bin of {len(self.tokens):,} ids is said to have {length:,} ids from byte "
+                f"{pointer:,} on: the .idx is damaged, or of other data; `meap verify` says more"
+            )
+        return self.tokens[start : start + length]
 
 
 def open_pair(prefix: str | Path) -> IndexedReader:
