@@ -49,8 +49,7 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"--{name.replace('_', '-')} {value:g} must be more than 0")
     if args.memory is not None:
         gpu = replace(gpu, memory=args.memory * gpus.GB)
-    if chosen := [word for word in args.overrides if word.startswith("layout=")]:
-        raise UserError(f"{chosen[0]}: a plan chooses the layout itself; the recipe's own is listed beside it")
+    files.check_overrides(args.overrides)
     total = None if args.tokens is None else parse_tokens(args.tokens)
     planned = job.read(args.recipe, args.overrides, vocabulary=args.vocabulary, tokens=total)
     planned.recipe.command_line(read_flags())  # refuses unknown keys and wrong values

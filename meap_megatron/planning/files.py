@@ -95,6 +95,20 @@ def write(plan: Plan, folder: Path, *, overrides: list[str], node: int, sizes: s
     return list(texts)
 
 
+def check_overrides(words: list[str]) -> None:
+    """Refuse overrides of what a plan decides: in the batch script they would stand above it.
+
+    Raises:
+        UserError: naming the word.
+    """
+    for word in words:
+        name = word.partition("=")[0].replace("-", "_")
+        if name == "layout" or (name in MANAGED and name != "use_distributed_optimizer"):
+            raise UserError(
+                f"{word}: a plan chooses this itself, leave it out; the recipe's own layout is listed beside it"
+            )
+
+
 def settings_of(plan: Plan) -> dict[str, Any]:
     """Return the settings that the plan puts on top of the recipe; None takes one of the recipe's back."""
     chosen: dict[str, Any] = dict(plan.layout.settings())
@@ -103,6 +117,8 @@ def settings_of(plan: Plan) -> dict[str, Any]:
     settings = {**chosen, **taken_back}
     if not given.get("bf16"):
         settings["precision"] = "bf16"
+    if given.get("device") == "cpu":
+        settings["device"] = "cuda"
     return settings
 
 

@@ -116,6 +116,8 @@ def read(
     notes: list[str] = []
     if not settings.get("bf16"):
         notes.append("the recipe trains in float32; planned, and written down, with precision=bf16")
+    if settings.get("device") == "cpu":
+        notes.append("the recipe runs on a CPU; planned, and written down, with device=cuda")
     sidecars = [read_sidecar(prefix) for prefix in prefixes(settings) if sidecar_path(prefix).exists()]
     fine_tuning = any(sidecar.kind == "sft" for sidecar in sidecars) or "meap_epochs" in settings
     if vocabulary is None:

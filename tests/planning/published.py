@@ -49,8 +49,10 @@ class Case:
         return self.estimate() / self.tokens_per_second - 1
 
 
-def gpt(layers: int, hidden: int, heads: int, *, vocabulary: int = 51200, unfused: bool = False) -> Model:
-    """Return a GPT-3 model: GeLU, LayerNorm, biases, one table."""
+def gpt(
+    layers: int, hidden: int, heads: int, *, vocabulary: int = 51200, positions: int = 2048, unfused: bool = False
+) -> Model:
+    """Return a GPT-3 model: GeLU, LayerNorm, biases, one table, learned positions."""
     return Model(
         num_layers=layers,
         hidden_size=hidden,
@@ -63,6 +65,7 @@ def gpt(layers: int, hidden: int, heads: int, *, vocabulary: int = 51200, unfuse
         tied=True,
         linear_bias=True,
         layer_norm=True,
+        learned_positions=positions,
         unfused_attention=unfused,
     )
 
@@ -189,7 +192,7 @@ def megatron_readme() -> Iterator[Case]:
             source="Megatron-LM README, 2024",
             name=f"GPT {name}",
             gpu="h100",
-            model=gpt(layers, hidden, heads, vocabulary=rows_of_table),
+            model=gpt(layers, hidden, heads, vocabulary=rows_of_table, positions=s),
             seq_length=s,
             layout=layout,
             fp8=False,

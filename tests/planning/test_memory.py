@@ -12,6 +12,7 @@ from meap_megatron.planning import activations, memory
 from meap_megatron.planning.job import Job, layout_of, own_layout, read
 from meap_megatron.planning.layout import FULL, NONE, SELECTIVE, Layout
 from meap_megatron.planning.model import Model
+from tests.planning.published import narayanan
 from tests.support.runs import RECIPES, ROOT
 from tests.training.test_model_sizes import COUNTS
 
@@ -54,6 +55,11 @@ def layout_in(job: Job, name: str, gpus: int) -> Layout:
 
 def test_parameters_are_those_of_the_models_that_megatron_builds() -> None:
     assert {name: job_of(name).model(1).parameters for name in COUNTS} == COUNTS
+
+
+def test_parameters_of_gpt_models_with_biases_are_those_that_narayanan_states() -> None:
+    stated = [1.7, 3.6, 7.5, 18.4, 39.1, 76.1, 145.6, 310.1, 529.6, 1008.0]
+    assert [round(case.model.parameters / 1e9, 1) for case in narayanan()] == stated
 
 
 def test_the_shards_of_all_ranks_are_the_model() -> None:

@@ -6,10 +6,11 @@ import pytest
 import yaml
 
 from meap_megatron.errors import UserError
-from meap_megatron.planning.gpus import GB, find
+from meap_megatron.planning.gpus import GB, GPUS, find
 from meap_megatron.planning.job import Job, read
 from meap_megatron.planning.layout import FULL, Layout
 from meap_megatron.planning.search import Result, layouts, price, search
+from meap_megatron.training.peak import BF16_PEAK_TFLOPS
 from tests.support.runs import RECIPES
 
 
@@ -84,6 +85,10 @@ def test_flop_are_those_that_megatron_counts() -> None:
     job = job_of("pretrain/llama_1.1b_ntp")
     layer = 2048 * (2048 + 2 * 128) + 2048 * 2048 + 3 * 2048 * 5632
     assert job.model(1).flop_per_token(4096) == 6 * (24 * layer + 2048 * 32064 + 24 * 2048 * 4096)
+
+
+def test_peaks_are_those_against_which_training_states_its_mfu() -> None:
+    assert {name: GPUS[name].bf16 / 1e12 for name in GPUS} == {name: BF16_PEAK_TFLOPS[name.upper()] for name in GPUS}
 
 
 def test_fp8_takes_only_layouts_whose_shapes_fit_and_only_gpus_that_have_it() -> None:

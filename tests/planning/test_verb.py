@@ -125,10 +125,12 @@ def test_a_layout_of_the_recipe_is_taken_back(tmp_path: Path) -> None:
     recipe.write_text(
         f"extends: {RECIPES / 'tiny_cpu_ntp.yaml'}\n"
         "run: {recompute_granularity: full, recompute_method: uniform, recompute_num_layers: 1, vocab_size: 500}\n"
+        "device: cpu\n"
     )
     assert plan(str(recipe), "--gpus", "1", "--gpu", "h100", "--out", str(tmp_path / "out")) == 0
     settings = yaml.safe_load((tmp_path / "out" / "plan.yaml").read_text())["plan"]
-    assert settings["recompute_granularity"] is None and settings["precision"] == "bf16"
+    assert settings["recompute_granularity"] is None
+    assert (settings["precision"], settings["device"]) == ("bf16", "cuda")
     assert "recompute_granularity" not in read(tmp_path / "out" / "plan.yaml").settings
 
 
@@ -138,7 +140,8 @@ def test_a_layout_of_the_recipe_is_taken_back(tmp_path: Path) -> None:
         (("--gpus", "8", "--gpu", "v100"), "--gpu v100: there are figures for a100, h100, h200, b200 only"),
         (("--gpus", "8", "--gpu", "h100", "--memory", "0"), "--memory 0 must be more than 0"),
         (("--gpus", "8", "--gpu", "h100", "--tokens", "many"), "--tokens 'many': expected a number of tokens"),
-        (("--gpus", "8", "--gpu", "h100", "layout=8"), "layout=8: a plan chooses the layout itself"),
+        (("--gpus", "8", "--gpu", "h100", "layout=8"), "layout=8: a plan chooses this itself"),
+        (("--gpus", "8", "--gpu", "h100", "micro-batch-size=2"), "micro-batch-size=2: a plan chooses this itself"),
         (("--gpus", "8", "--gpu", "h100", "--memory", "3"), "no layout fits: the smallest needs"),
         (("--gpus", "8", "--gpu", "h100", "micro_batch_sise=2"), "did you mean 'micro_batch_size'?"),
     ],
