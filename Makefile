@@ -2,7 +2,7 @@
 #   make demo    the main job, end to end, on this machine      make test   all tests
 #   make lint    style and types                                make bench  all benchmarks, 15 minutes
 #   make docs    the documentation as a site in build/site; a broken link is an error
-#   make fuzz    a million inputs for the native part           make sanitize  its tests under ASan and UBSan
+#   make fuzz    a million inputs each for C++ and .idx reader  make sanitize  its tests under ASan and UBSan
 #   make slurm-test   the batch scripts under a real SLURM of two nodes on this machine; installs Debian's if it is missing
 
 VENV ?= .venv
@@ -53,16 +53,18 @@ docs: $(STAMP)
 slurm-test: $(STAMP)
 	$(BIN)/python -m tests.slurm.run
 
-# The native part under AddressSanitizer and UndefinedBehaviorSanitizer: FUZZ_INPUTS made-up inputs, no Python.
+# FUZZ_INPUTS made-up inputs for the native part under AddressSanitizer and UndefinedBehaviorSanitizer, no Python there, and
+# as many damaged indices for the .idx reader.
 FUZZ_INPUTS ?= 1000000
 FUZZ_SEED ?= 1
 SANITIZED := build/sanitize
 
-fuzz:
+fuzz: $(STAMP)
 	mkdir -p $(SANITIZED)
 	$(CXX) -std=c++17 -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all -Icsrc \
 	    tests/native/fuzz.cpp -o $(SANITIZED)/fuzz
 	$(SANITIZED)/fuzz $(FUZZ_INPUTS) $(FUZZ_SEED)
+	$(BIN)/python -m tests.native.index_fuzz $(FUZZ_INPUTS) $(FUZZ_SEED)
 
 # The Python tests of the native module, with a module built for the sanitizers in a copy of the package.
 sanitize: $(STAMP)
