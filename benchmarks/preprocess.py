@@ -321,7 +321,7 @@ def main(argv: list[str] | None = None) -> int:
             for which, (size, costs) in generated.items()
         },
         "verify": {"bytes": pair_bytes, "seconds": {name: round(value, 4) for name, value in seconds.items()}},
-        "ratios": {name: round(ratio, 3) for name, ratio in ratios.items()},
+        "ratios": {name: float(f"{ratio:.4g}") for name, ratio in ratios.items()},
         "lower_is_better": ["memory_large_over_small"],
         "environment": timing.environment("gigatoken", "sentencepiece", "tokenizers", "numpy", "megatron-core"),
     }
