@@ -137,6 +137,6 @@ def run(args: argparse.Namespace) -> int:
     from meap_megatron.evaluation.run import evaluate, table
 
     for content in evaluate(request, names):
-        print(table(content))
+        print(table(content), flush=True)
     print(f"results: {request.out}")
     return 0

@@ -3,7 +3,7 @@
 import importlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from meap_megatron.evaluation.session import Session, open_session
 from meap_megatron.evaluation.suites import SUITES, Request
 
 
-def evaluate(request: Request, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Run suites one after the other and return their results documents.
+def evaluate(request: Request, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Run suites one after the other and yield the results document of each as it is finished.
 
     With several suites, one that cannot run does not keep the others from running.
 
@@ -26,18 +26,19 @@ def evaluate(request: Request, names: Sequence[str]) -> list[dict[str, Any]]:
     session = open_session(request)
     with disk_errors(request.out):
         request.out.mkdir(parents=True, exist_ok=True)
-    done, failed = [], []
+    failed = []
     for name in names:
         try:
-            done.append(evaluate_suite(request, session, name))
+            content = evaluate_suite(request, session, name)
         except (UserError, RunError) as error:
             if len(names) == 1:
                 raise
             failed.append(name)
             print(f"{name}: {error}", file=sys.stderr)
+        else:
+            yield content
     if failed:
         raise RunError(f"{len(failed)} of {len(names)} suites did not run: {', '.join(failed)} (reasons above)")
-    return done
 
 
 def evaluate_suite(request: Request, session: Session, name: str) -> dict[str, Any]:

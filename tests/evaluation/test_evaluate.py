@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from meap_megatron.cli.main import main
+from meap_megatron.errors import UserError
 from meap_megatron.evaluation import bos
 from meap_megatron.evaluation.mdqa import ORACLE
 from tests.evaluation.conftest import TASKS
@@ -193,6 +194,25 @@ def test_wrong_inputs_are_refused_with_the_reason(
     assert "holds neither nq-open-10_total_documents_gold_at_0" in refusal("mdqa", "--data", str(tmp_path / "nothing"))
     assert "did you mean 'needle'?" in refusal("neddle")
     assert "--limit must be a whole number of at least 1, found 0" in refusal("needle", "--limit", "0")
+
+
+def test_a_suite_that_cannot_run_keeps_no_other_from_running_and_hides_no_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from meap_megatron.evaluation import run
+
+    def suite(request: Any, session: Any, name: str) -> dict[str, Any]:
+        if name == "mdqa":
+            raise UserError("its data are not there")
+        return {"suite": name, "samples": 7, "seconds": 1.0, "tasks": []}
+
+    monkeypatch.setattr(run, "open_session", lambda request: None)
+    monkeypatch.setattr(run, "evaluate_suite", suite)
+    assert main(["evaluate", "all", "--model", "m", "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert [line.split(":")[0] for line in said.out.splitlines()] == ["commonsense", "needle", "kv", "mrs"]
+    assert "mdqa: its data are not there" in said.err
+    assert "1 of 5 suites did not run: mdqa" in said.err
 
 
 def test_commonsense_without_its_data_sets_says_how_to_get_them(
