@@ -1,30 +1,13 @@
-"""What the README tells people to type exists, and the path on one's own text works as written."""
+"""The README's make targets exist, and its path on one's own text works as written; tests/docs checks its commands."""
 
 import re
-import shlex
 from pathlib import Path
 
-from meap_megatron.cli.main import VERBS
+from tests.docs.pages import commands
 from tests.support.corpus import library_texts, write_byte_tokenizer
 from tests.support.runs import ROOT, TINY, meap
 
 README = (ROOT / "README.md").read_text()
-
-
-def commands() -> list[list[str]]:
-    """Return the words of every `meap` command in the README's code blocks."""
-    blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines() if line.startswith("meap ")]
-    return [shlex.split(line.split("#")[0])[1:] for line in lines]
-
-
-def test_every_command_names_a_verb_and_files_that_are_there() -> None:
-    assert len(commands()) >= 8
-    for words in commands():
-        assert " ".join(words[:2]) in VERBS or words[0] in VERBS, words
-        for word in words:
-            if word.startswith(("examples/", "docs/", "tests/")):
-                assert (ROOT / word).exists(), word
 
 
 def test_the_make_targets_are_there() -> None:
@@ -33,17 +16,12 @@ def test_the_make_targets_are_there() -> None:
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 
-def test_the_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
-        assert (ROOT / target).exists(), target
-
-
 def test_the_path_on_ones_own_text_works_as_written(tmp_path: Path) -> None:
     (tmp_path / "my_texts").mkdir()
     for number, text in enumerate(library_texts(4_000_000)):
         (tmp_path / "my_texts" / f"{number}.txt").write_text(text)
     write_byte_tokenizer(tmp_path / "my_tokenizer")
-    own = [words for words in commands() if any("mine" in word for word in words)][:4]
+    own = [list(found.words) for found in commands(ROOT / "README.md") if "mine" in str(found)][:4]
     assert [words[0] for words in own] == ["preprocess", "verify", "show", "train"]
     for words in own:
         words = [
