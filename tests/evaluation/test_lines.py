@@ -4,6 +4,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from meap_megatron.evaluation.report.charts import score_top
 from meap_megatron.evaluation.report.lines import Curve, line_chart, log_ticks, ticks
 
 
@@ -49,3 +50,12 @@ def test_on_a_logarithmic_axis_equal_factors_have_equal_distances_and_ticks_are_
     assert low - middle > 50
     assert log_ticks(0.5, 50) == [0.5, 1, 2, 5, 10, 20, 50]
     assert log_ticks(0.02, 3000) == [0.1, 1, 10, 100, 1000]
+
+
+@pytest.mark.parametrize(("highest", "top"), [(0.0, 10), (9.0, 10), (31.0, 50), (50.0, 50), (51.0, 100), (100.0, 100)])
+def test_the_axis_of_scores_begins_at_0_and_ends_at_a_round_number(highest: float, top: float) -> None:
+    assert score_top([Curve(label="x", points=[(1.0, 0.0), (2.0, highest)], style="s0")]) == top
+    chart = line_chart(
+        [Curve(label="x", points=[(1.0, 0.0), (2.0, 0.0)], style="s0")], x_label="", y_label="", title="", top=10.0
+    )
+    assert ">0<" in chart and ">10<" in chart

@@ -188,6 +188,16 @@ def test_synthetic_data_and_other_questions_and_left_out_samples_are_pointed_out
     assert "a" * 12 in page and "b" * 12 in page and "1.18B" in page and "BOS (meap_eval.json)" in page
 
 
+def test_key_value_scores_have_a_table_of_their_own_and_are_no_missing_table_of_the_paper(
+    report: Any, tmp_path: Path
+) -> None:
+    tasks = [task("meap_kv_75_gold_at_24", contains_value=0.25, sources=["generated"]), task("meap_kv_140_gold_at_0")]
+    page = report(f"one={write(tmp_path / 'one', 'kv', tasks)}")
+    (ours,) = [row for row in rows(page, "Key-value retrieval") if row[0] == "one"]
+    assert ours[1:6] == ["not run", "25.00 ±1.00*", "not run", "not run", "does not fit"]
+    assert "Key-value" not in report(f"one={mdqa(tmp_path / 'two', [0.5] * 5)}")
+
+
 def test_judges_stand_in_rows_of_their_own_with_unparsed_answers(report: Any, tmp_path: Path) -> None:
     judges = {"gpt": {"xsum": {**metric(0.14, 0.035), "unparsed": 3}}}
     folder = write(tmp_path / "m", "hallucination", [task("hallucination_xsum")], headline={"judges": judges})

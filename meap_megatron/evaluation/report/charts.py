@@ -1,8 +1,9 @@
 """Heat maps and curves as inline SVG, in the colours of the page. Pure functions of results documents."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from meap_megatron.evaluation.report.collect import Run
 from meap_megatron.evaluation.report.lines import Curve, line_chart
@@ -27,6 +28,12 @@ def colour(share: float) -> str:
 def tokens(count: int) -> str:
     """Return a length as 4K or 1,500."""
     return f"{count // 1024}K" if count % 1024 == 0 else f"{count:,}"
+
+
+def score_top(curves: Sequence[Curve]) -> float:
+    """Return where an axis of scores in per cent ends: at 10, 25, 50 or 100, so that it shows how far there is to go."""
+    highest = max((y for curve in curves for _, y in curve.points), default=0.0)
+    return next(top for top in (10.0, 25.0, 50.0, 100.0) if highest <= top or top == 100.0)
 
 
 def heat_map(run: Run) -> str:
@@ -68,60 +75,74 @@ def heat_map(run: Run) -> str:
 def position_curves(runs: Sequence[Run], suite: str) -> list[tuple[str, str]]:
     """Return (title, chart) for each number of documents or keys: score against the place of what is asked for."""
     field, unit = ("num_documents", "documents") if suite == "mdqa" else ("num_keys", "keys")
-    present = [(number, run) for number, run in enumerate(runs) if suite in run.documents]
-    sizes = sorted({cell[field] for _, run in present for cell in run.documents[suite]["cells"] if cell[field] > 1})
-    charts = []
-    for size in sizes:
-        curves = [
-            Curve(
-                label=run.label,
-                points=[
-                    (cell["gold_index"] + 1, 100 * cell["mean"])
-                    for cell in run.documents[suite]["cells"]
-                    if cell[field] == size and cell["mean"] is not None
-                ],
-                style=series(number),
-                dots=True,
-            )
-            for number, run in present
-        ]
-        drawn = [curve for curve in curves if curve.points]
-        if drawn:
-            place = "place of the gold document" if suite == "mdqa" else "place of the key"
-            title = f"{size} {unit}"
-            charts.append(
-                (title, line_chart(drawn, x_label=place, y_label="correct (%)", title=title, from_zero=True))
-            )
-    return charts
+    return panels(
+        runs,
+        suite,
+        field=field,
+        title=lambda size: f"{size} {unit}" if size > 1 else "",
+        x_of=lambda cell: cell["gold_index"] + 1,
+        x_label="place of the gold document" if suite == "mdqa" else "place of the key",
+        y_label="correct (%)",
+    )
 
 
 def needle_counts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """Return (title, chart) for each number of needles: M-RS score against the length."""
-    present = [(number, run) for number, run in enumerate(runs) if "mrs" in run.documents]
-    counts = sorted({cell["num_needles"] for _, run in present for cell in run.documents["mrs"]["cells"]})
-    charts = []
-    for count in counts:
+    return panels(
+        runs,
+        "mrs",
+        field="num_needles",
+        title=lambda count: f"{count} needles",
+        x_of=lambda cell: cell["length"] / 1024,
+        x_label="length (1,024 tokens)",
+        y_label="expected words found (%)",
+    )
+
+
+def panels(
+    runs: Sequence[Run],
+    suite: str,
+    *,
+    field: str,
+    title: Callable[[int], str],
+    x_of: Callable[[Mapping[str, Any]], float],
+    x_label: str,
+    y_label: str,
+) -> list[tuple[str, str]]:
+    """Return (title, chart) for each value of a field of a suite's cells, all with the same vertical axis.
+
+    Args:
+        runs: one line for each that has the suite.
+        suite: whose cells are drawn.
+        field: of the cells; one chart for each of its values.
+        title: of a value's chart; "" draws none.
+        x_of: the place of a cell on the horizontal axis.
+        x_label: of that axis.
+        y_label: of the score.
+    """
+    present = [(number, run) for number, run in enumerate(runs) if suite in run.documents]
+    found: dict[int, list[Curve]] = {}
+    for value in sorted({cell[field] for _, run in present for cell in run.documents[suite]["cells"]}):
         curves = [
             Curve(
                 label=run.label,
                 points=[
-                    (cell["length"] / 1024, 100 * cell["mean"])
-                    for cell in run.documents["mrs"]["cells"]
-                    if cell["num_needles"] == count and cell["mean"] is not None
+                    (x_of(cell), 100 * cell["mean"])
+                    for cell in run.documents[suite]["cells"]
+                    if cell[field] == value and cell["mean"] is not None
                 ],
                 style=series(number),
                 dots=True,
             )
             for number, run in present
         ]
-        drawn = [curve for curve in curves if curve.points]
-        if drawn:
-            title = f"{count} needles"
-            chart = line_chart(
-                drawn, x_label="length (1,024 tokens)", y_label="expected words found (%)", title=title, from_zero=True
-            )
-            charts.append((title, chart))
-    return charts
+        if title(value) and any(curve.points for curve in curves):
+            found[value] = [curve for curve in curves if curve.points]
+    top = score_top([curve for curves in found.values() for curve in curves])
+    return [
+        (title(value), line_chart(curves, x_label=x_label, y_label=y_label, title=title(value), top=top))
+        for value, curves in found.items()
+    ]
 
 
 def picture(path: Path, *, title: str) -> str:

@@ -43,7 +43,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def line_chart(
-    curves: Sequence[Curve], *, x_label: str, y_label: str, title: str, from_zero: bool = False, log: bool = False
+    curves: Sequence[Curve], *, x_label: str, y_label: str, title: str, top: float | None = None, log: bool = False
 ) -> str:
     """Return a chart with a legend as HTML.
 
@@ -52,7 +52,7 @@ def line_chart(
         x_label: unit of the horizontal axis.
         y_label: unit of the vertical axis.
         title: read out by screen readers.
-        from_zero: let the vertical axis begin at 0.
+        top: let the vertical axis run from 0 to this, or to the highest value if that is above it; None: over the values.
         log: draw the vertical axis in powers of ten; all values must be above 0.
     """
     values = [y for curve in curves for _, y in curve.points]
@@ -62,7 +62,9 @@ def line_chart(
     level = math.log10 if log else float
     low, high, last = level(min(values)), level(max(values)), max(steps)
     margin = 0.05 * (high - low) or 0.5
-    low, high, first = 0.0 if from_zero else low - margin, high + margin, 0.0
+    low, high, first = low - margin, high + margin, 0.0
+    if top is not None:
+        low, high = 0.0, max(top, high)
 
     def x_of(step: float) -> float:
         return LEFT + (step - first) / max(last - first, 1e-9) * (WIDTH - LEFT - RIGHT)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from meap_megatron.evaluation.report.charts import series
+from meap_megatron.evaluation.report.charts import score_top, series
 from meap_megatron.evaluation.report.collect import Run
 from meap_megatron.evaluation.report.history import Results, read_results, smoothed
 from meap_megatron.evaluation.report.lines import Curve, Points, line_chart
@@ -93,7 +93,7 @@ def curves_of(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
                 x_label=steps,
                 y_label=unit,
                 title=title,
-                from_zero=unit == "tokens per second",
+                top=0.0 if unit == "tokens per second" else None,
                 # A spike would flatten everything else.
                 log=unit == "norm" and min(y for curve in curves for _, y in curve.points) > 0,
             ),
@@ -183,7 +183,7 @@ def efficiency(runs: Sequence[Run]) -> list[tuple[str, str]]:
                 for number, kind in enumerate(families)
             ]
             chart = line_chart(
-                curves, x_label=label, y_label="score (%)", title=f"{title} against {label}", from_zero=True
+                curves, x_label=label, y_label="score (%)", title=f"{title} against {label}", top=score_top(curves)
             )
             charts.append(f'<div class="card">{chart}</div>')
         rows = [

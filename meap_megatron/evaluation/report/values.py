@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from meap_megatron.evaluation.report.collect import Run
+from meap_megatron.evaluation.suites import SUITES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,8 @@ def of_metric(found: Mapping[str, Any] | None) -> Value:
 def scores(run: Run) -> dict[str, Value]:
     """Return all scores of a run that stand in tables with one number for each model."""
     found: dict[str, Value] = {}
-    for suite, reader in {"commonsense": _commonsense, "needle": _needle, "mdqa": _mdqa, "mrs": _mrs}.items():
+    readers = {"commonsense": _commonsense, "needle": _needle, "mdqa": _by_place, "kv": _by_place, "mrs": _mrs}
+    for suite, reader in readers.items():
         if suite in run.documents:
             found |= reader(run.documents[suite])
     return found
@@ -61,8 +63,8 @@ def synthetic(task: Mapping[str, Any]) -> bool:
     return any("synthetic" in source or "generated" in source for source in task.get("sources") or ())
 
 
-def _mdqa(content: dict[str, Any]) -> dict[str, Value]:
-    found = {}
+def _by_place(content: dict[str, Any]) -> dict[str, Value]:
+    found, suite = {}, content["suite"]
     for task in content["tasks"]:
         name = task["task"].removeprefix("meap_")
         key = "mdqa_1@1"
@@ -70,10 +72,10 @@ def _mdqa(content: dict[str, Any]) -> dict[str, Value]:
             number, place = name.split("_gold_at_")
             # The paper counts places from 1.
             key = f"{number}@{int(place) + 1}"
-        value = of_metric(task["metrics"].get("best_subspan_em"))
+        value = of_metric(task["metrics"].get(SUITES[suite].headline))
         found[key] = Value(mean=value.mean, stderr=value.stderr, n=value.n, mark="*" if synthetic(task) else "")
     for number, mean in content["headline"].get("average", {}).items():
-        found[f"mdqa_{number}.mean"] = Value(mean=mean)
+        found[f"{suite}_{number}.mean"] = Value(mean=mean)
     return found
 
 
