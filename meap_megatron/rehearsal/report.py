@@ -1,6 +1,7 @@
 """A rehearsal as text. The JSON report is the dictionaries themselves."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from meap_megatron.rehearsal.job import Job
@@ -25,6 +26,17 @@ def spans(numbers: Sequence[int]) -> str:
         else:
             parts.append([number])
     return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+
+
+def several(count: int, noun: str, plural: str) -> str:
+    """Return "1 time" or "1,024 times"."""
+    return f"{count:,} {noun if count == 1 else plural}"
+
+
+def short(path: str) -> str:
+    """Return a path relative to the current folder if it lies in it."""
+    inside = Path(path).absolute().is_relative_to(Path.cwd())
+    return str(Path(path).absolute().relative_to(Path.cwd())) if inside else path
 
 
 def of_job(job: Job) -> list[str]:
@@ -63,9 +75,9 @@ def data_lines(found: dict[str, Any]) -> list[str]:
     batches = " | ".join(spans(batch) for batch in data["first_step"])
     more = " | ..." if data["micro_batches"] > len(data["first_step"]) else ""
     which = f"samples {batches}{more}" if batches else "shuffled samples"
-    text = f"{which} in step {step:,}, {data['micro_batches']:,} micro-batches"
+    text = f"{which} in step {step:,}, {several(data['micro_batches'], 'micro-batch', 'micro-batches')}"
     if not data["needs"]:
-        return [f"  data       reads none: a stage between, which gets activations; works on {text}"]
+        return [f"  data       none: a middle stage, which gets activations of {text}"]
     if not data["reads"]:
         return [f"  data       {text}, which rank {data['reader']:,} reads and hands on"]
     inputs = data["shape"][0] * data["shape"][1]
@@ -83,7 +95,7 @@ def of_run(found: dict[str, Any]) -> list[str]:
         for source in found["index"]["sources"]:
             samples = f"{source['samples']:,} samples, {source['epochs']:.2f} epochs"
             lines.append(f"data         {source['split']}: {samples} of {source['prefix']}")
-        lines.append(f"             index in {found['index']['path']}")
+        lines.append(f"             index in {short(found['index']['path'])}")
     begins = found["begins_with"]
     if begins["checkpoint"] is None:
         lines.append("begins       with random weights")
@@ -91,13 +103,14 @@ def of_run(found: dict[str, Any]) -> list[str]:
         fits = begins["tensors_compared"]
         how = f"{fits} tensors compared, all fit" if fits is not None else "not compared with the model"
         goes_on = f"after step {begins['step']:,}, from" if begins["step"] else "with the weights of"
-        lines.append(f"begins       {goes_on} {begins['checkpoint']} ({how})")
+        lines.append(f"begins       {goes_on} {short(begins['checkpoint'])} ({how})")
     if (saves := found["saves"]) is not None:
         each = size(saves["bytes"]) if saves["bytes"] else "a checkpoint"
         kept = f" and {saves['keep']} are kept" if saves["keep"] else ""
+        times = several(saves["checkpoints"], "time", "times")
         lines += [
-            f"saves        {each} every {saves['every']:,} steps, {saves['checkpoints']:,} times to step {found['steps']:,}"
-            f"{kept}; {size(saves['free_bytes'])} free",
+            f"saves        {each} every {saves['every']:,} steps, {times} to step {found['steps']:,}{kept}; "
+            f"{size(saves['free_bytes'])} free",
             f"             first {saves['first']}",
         ]
     return lines
@@ -121,8 +134,9 @@ def warnings(found: dict[str, Any]) -> list[str]:
 
 def of_steps(found: dict[str, Any]) -> list[str]:
     """Return the line for one rank's iterations."""
-    batches = f"{found['micro_batches']:,} micro-batches forward and backward"
-    return [f"rank {found['rank']:<7,} {found['steps']} steps of the trainer, {batches} ({found['seconds']:.1f} s)"]
+    batches = f"{several(found['micro_batches'], 'micro-batch', 'micro-batches')} forward and backward"
+    steps = several(found["steps"], "step", "steps")
+    return [f"rank {found['rank']:<7,} {steps} of the trainer, {batches} ({found['seconds']:.1f} s)"]
 
 
 def of_everyone(found: dict[str, Any]) -> list[str]:
