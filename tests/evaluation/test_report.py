@@ -204,6 +204,12 @@ def test_judges_stand_in_rows_of_their_own_with_unparsed_answers(report: Any, tm
     found = rows(report(folder), "accuracy by the judge")
     assert ["m, judge gpt", "0.140 ±0.035 (3 unparsed)", "not run", "not run"] in found
     assert ["MEAP", "0.13", "0.19", "0.33"] in found
+    folder = write(
+        tmp_path / "n", "hallucination", [task("hallucination_xsum", rougeL_f1=0.25)], headline={"judges": {}}
+    )
+    page = report(folder)
+    assert ["n", "not run", "not run", "not run"] in rows(page, "accuracy by the judge")
+    assert ["n", "0.250 ±0.010", "not run", "not run"] in rows(page, "Summaries, ROUGE-L F1")
 
 
 def test_the_needle_is_drawn_cell_by_cell_and_what_does_not_fit_stays_grey(report: Any, tmp_path: Path) -> None:

@@ -68,9 +68,10 @@ def block_rows(block: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, list[
     if block["id"] == "hallucination":
         rows: dict[str, list[Value | None]] = {}
         for run in runs:
-            for judge, found in judged(run).items():
+            judges = judged(run)
+            for judge, found in judges.items():
                 rows[f"{run.label}, judge {judge}"] = [found.get(column) for column in columns]
-            if block["suite"] not in run.documents:
+            if not judges:
                 rows[run.label] = [None] * len(columns)
         return rows
     own = {run.label: scores(run) for run in runs}

@@ -31,6 +31,7 @@ def scores(run: Run) -> dict[str, Value]:
     """Return all scores of a run that stand in tables with one number for each model."""
     found: dict[str, Value] = {}
     readers = {"commonsense": _commonsense, "needle": _needle, "mdqa": _by_place, "kv": _by_place, "mrs": _mrs}
+    readers["hallucination"] = _summaries
     for suite, reader in readers.items():
         if suite in run.documents:
             found |= reader(run.documents[suite])
@@ -84,6 +85,13 @@ def _mrs(content: dict[str, Any]) -> dict[str, Value]:
     mark = "*" if any(map(synthetic, content["tasks"])) else ""
     found = {f"mrs@{needles}": Value(mean=mean, mark=mark) for needles, mean in head.get("by_needles", {}).items()}
     return {**found, "mrs.average": Value(mean=head.get("average"), mark=mark)}
+
+
+def _summaries(content: dict[str, Any]) -> dict[str, Value]:
+    return {
+        f"{task['task'].removeprefix('hallucination_')}.rougeL": of_metric(task["metrics"].get("rougeL_f1"))
+        for task in content["tasks"]
+    }
 
 
 def judged(run: Run) -> dict[str, dict[str, Value]]:
