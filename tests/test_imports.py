@@ -15,7 +15,8 @@ ALLOWED = {
     "datasets": {"masking", "corpus"},
     "checkpoint": {"corpus"},
     "training": {"masking", "corpus", "datasets", "checkpoint"},
-    "evaluation": {"masking", "corpus"},
+    "watching": {"corpus", "checkpoint"},
+    "evaluation": {"masking", "corpus", "watching"},
     "sweep": {"training", "evaluation"},
     "demo": {"masking", "corpus", "datasets", "training", "evaluation"},
     "doctor": {"training"},
@@ -54,6 +55,7 @@ def test_imports_point_one_way(package: str) -> None:
         "import meap_megatron.config, meap_megatron.corpus.sidecar",
         "from meap_megatron.cli.main import main; main(['--help'])",
         "from meap_megatron.training import recipe, flags, metrics, arguments",
+        "from meap_megatron.watching import status, compare, overlay, screen",
     ],
 )
 def test_the_light_parts_import_without_torch_and_megatron(statement: str) -> None:
