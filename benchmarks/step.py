@@ -280,7 +280,6 @@ class Contestant:
         os.close(write)
         self.reports = os.fdopen(read)
         self.name = name
-        self.read()
 
     def read(self) -> list[str]:
         """Return the words of the next report."""
@@ -317,6 +316,8 @@ def measure(
         try:
             for name in names:
                 contestants.append(Contestant(name, shape=size, length=length, folder=folder, extra=extra))
+            for contestant in contestants:  # they start together
+                contestant.read()
             found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
             for turn in range(warm + turns):
                 # Every other turn backwards: whoever comes after the same neighbour each time would have its caches.
@@ -422,9 +423,9 @@ def main(argv: list[str] | None = None) -> int:
             shape = shape_of(size)
             # One turn at about 70 GFLOP/s and core.
             turn = len(args.only) * (shape.linear_flops() + shape.attention_flops(length)) / THREADS / 70e9
-            turns = 3 if args.quick else max(5, min(60, int(args.seconds / turn)))
+            turns = 3 if args.quick else max(3, min(60, int(args.seconds / turn)))
             extra = ["--set", *args.set] if args.set else []
-            found = measure(size, length, turns=turns, warm=2, names=tuple(args.only), extra=extra)
+            found = measure(size, length, turns=turns, warm=1 if turn > 20 else 2, names=tuple(args.only), extra=extra)
             cells.append(summary(size, length, found) | {"turns": turns})
             print_cell(cells[-1])
             sys.stdout.flush()

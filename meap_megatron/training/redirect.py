@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from meap_megatron.errors import RunError
-from meap_megatron.training import checkpoints, cpu_cross_entropy, cpu_kernels, cpu_tuning, torch_adam
+from meap_megatron.training import checkpoints, cpu_cross_entropy, cpu_kernels, cpu_linear, cpu_tuning, torch_adam
 from meap_megatron.training import cpu_stubs as stubs
 
 MEGATRON_VERSIONS = ("0.19",)
@@ -197,6 +197,11 @@ CPU: tuple[Redirect, ...] = (
         target="megatron.core.tensor_parallel:vocab_parallel_cross_entropy",
         make=cpu_cross_entropy.cross_entropy_on_cpu,
         why="speed: seven passes over all logits become one (docs/benchmarks/step.md)",
+    ),
+    Redirect(
+        target="megatron.core.tensor_parallel.layers:linear_with_grad_accumulation_and_async_allreduce",
+        make=cpu_linear.linear_on_cpu,
+        why="speed: faster matrix products, and gradients added in place without Apex (docs/benchmarks/step.md)",
     ),
     Redirect(
         target="megatron.core.transformer.attention:apply_rotary_pos_emb",

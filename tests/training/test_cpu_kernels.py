@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from meap_megatron.training import cpu_cross_entropy, cpu_kernels, cpu_tuning, platform
+from meap_megatron.training import cpu_cross_entropy, cpu_kernels, cpu_linear, cpu_tuning, platform
 
 platform.import_megatron()
 
@@ -26,6 +26,10 @@ def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 
 def randn(*shape: int, seed: int = 1) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def refuse(*args: Any, **kwargs: Any) -> torch.Tensor:
+    raise AssertionError("Megatron's own was called")
 
 
 def assert_same(
@@ -65,10 +69,6 @@ def test_the_rotation_is_megatrons_and_takes_what_attention_gives() -> None:
     angles = randn(5, 1, 1, 4, seed=3)
     freqs = torch.cat((angles, angles), -1)
     config = SimpleNamespace(rotary_interleaved=False, apply_rope_fusion=False)
-
-    def refuse(*args: Any, **kwargs: Any) -> torch.Tensor:
-        raise AssertionError("Megatron's own was called")
-
     ours = cpu_kernels.rotary_on_cpu(refuse)
     # A view in which heads do not follow each other, as the split of query, key and value gives.
     x = randn(5, 2, 3, 10)
@@ -168,3 +168,52 @@ def test_adam_steps_by_the_fused_kernel_also_after_it_was_loaded() -> None:
             hook.remove()
         assert "aten::_fused_adamw_" in {event.key for event in profile.key_averages()}
     torch.testing.assert_close(weight, plain)
+
+
+def settings_of_a_layer(**changes: Any) -> dict[str, Any]:
+    plain = {"bias": None, "gradient_accumulation_fusion": False, "allreduce_dgrad": False, "sequence_parallel": False}
+    return plain | {"grad_output_buffer": None, "wgrad_deferral_limit": None, "tp_group": None} | changes
+
+
+def test_a_linear_layer_is_its_formula() -> None:
+    layer = cpu_linear.linear_on_cpu(refuse)
+    assert_same(
+        lambda x, w: layer(input=x, weight=w, **settings_of_a_layer()),
+        lambda x, w: x @ w.t(),
+        randn(5, 2, 8),
+        randn(6, 8),
+    )
+
+
+def test_the_gradient_of_a_weight_is_added_to_what_earlier_micro_batches_left() -> None:
+    layer = cpu_linear.linear_on_cpu(refuse)
+    x, weight = randn(5, 2, 8), torch.nn.Parameter(randn(6, 8, seed=2))
+    weight.main_grad, weight.grad_added_to_main_grad = torch.full((6, 8), 7.0), False
+    layer(input=x, weight=weight, **settings_of_a_layer()).sum().backward()
+    assert weight.grad_added_to_main_grad
+    torch.testing.assert_close(weight.main_grad, 7.0 + x.sum((0, 1)).expand(6, 8))
+
+
+def test_an_embedding_that_is_the_output_layer_too_gets_both_gradients() -> None:
+    layer = cpu_linear.linear_on_cpu(refuse)
+    x, weight = randn(5, 2, 8), torch.nn.Parameter(randn(6, 8, seed=2))
+    weight.main_grad, weight.grad_added_to_main_grad, weight.zero_out_wgrad = torch.zeros(6, 8), False, True
+    layer(input=x, weight=weight, **settings_of_a_layer()).sum().backward()
+    assert not weight.grad_added_to_main_grad
+    torch.testing.assert_close(weight.grad, x.sum((0, 1)).expand(6, 8))
+    assert not weight.main_grad.any()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sequence_parallel": True},
+        {"bias": torch.zeros(6)},
+        {"gradient_accumulation_fusion": True},
+        {"gtp_remat_size": 2},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_other_linear_layers_stay_megatrons(change: dict[str, Any]) -> None:
+    layer = cpu_linear.linear_on_cpu(lambda *args, **kwargs: "Megatron's")
+    assert layer(input=randn(5, 8), weight=randn(6, 8), **settings_of_a_layer(**change)) == "Megatron's"
