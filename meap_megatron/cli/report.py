@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LABEL",
         help="the run that Table 3 compares with (default: the one with ntp in its label)",
     )
-    parser.add_argument("--title", default="MEAP evaluation", help="heading of the page")
+    parser.add_argument("--title", help="heading of the page (default: MEAP evaluation, or MEAP training)")
     parser.add_argument("--overwrite", action="store_true", help="replace a page that exists")
 
 
@@ -40,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
     if out.exists() and not args.overwrite:
         raise UserError(f"{out} exists; choose another --out, or --overwrite")
     runs = collect(args.runs)
-    write(runs, out, baseline=default_baseline(runs, args.baseline), title=args.title)
+    title = args.title or ("MEAP evaluation" if any(found.documents for found in runs) else "MEAP training")
+    write(runs, out, baseline=default_baseline(runs, args.baseline), title=title)
     for found in runs:
         kinds = [*found.documents, *(["training"] if found.metrics else [])]
         print(f"{found.label}: {', '.join(kinds)}")

@@ -268,7 +268,7 @@ def test_attention_of_a_pair_stands_beside_tables_10_and_16_to_18_with_its_figur
 def test_a_training_run_alone_gives_its_curves_and_totals(report: Any, tmp_path: Path) -> None:
     page = report(training(tmp_path / "meap"), training(tmp_path / "ntp", ratio=0.0))
     found = rows(page, "Training")
-    assert found[1] == ["meap", "20 of 20", "20,000", "0.15", "6.050", "5.500", "500", "–", "40.0 s"]
+    assert found[1] == ["meap", "20 of 20", "20,000", "0.15", "6.050", "5.500", "500", "–", "40.0 s", "0"]
     for title in ("Validation loss", "Training loss", "[MASK]", "Gradient norm", "Throughput"):
         assert title in page
     assert page.count("<polyline") == 2 * 6

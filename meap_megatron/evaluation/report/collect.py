@@ -10,8 +10,7 @@ from typing import Any
 from meap_megatron.errors import UserError
 from meap_megatron.evaluation.results import FORMAT
 from meap_megatron.evaluation.suites import SUITES
-
-METRICS = "metrics.jsonl"
+from meap_megatron.watching.records import METRICS, read_lines
 
 
 @dataclass(kw_only=True)
@@ -135,29 +134,3 @@ def read_document(path: Path) -> dict[str, Any]:
             f"{path} is not a results document of meap evaluate {path.stem}, format {FORMAT} ({why}); run the suite again"
         )
     return dict(content)
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a metrics file; a torn last line of a run that is under way or was killed is left out.
-
-    Raises:
-        UserError: another line is no record; names file and line.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error})") from None
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            if not isinstance(record, dict) or "event" not in record:
-                raise ValueError("no event")
-        except ValueError as error:
-            if number == len(lines):
-                break
-            raise UserError(f"{path}:{number}: not a record of a training run ({error})") from None
-        records.append(record)
-    if not records:
-        raise UserError(f"{path} holds no records; the run has not begun")
-    return records

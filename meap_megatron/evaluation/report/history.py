@@ -1,11 +1,13 @@
 """What the records of a `metrics.jsonl` say of a training run. Pure functions."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from meap_megatron.evaluation.report.lines import Points
+from meap_megatron.watching.records import fold
 
 WARM_UP_STEPS = 5
 """Left out of rates: first steps allocate memory."""
@@ -19,16 +21,16 @@ class Results:
     """Of the last start: a resumed run may go on for longer."""
     steps: list[dict[str, Any]]
     validations: list[dict[str, Any]]
+    restarts: list[int]
+    """The steps from which the run went on; the first start is none."""
 
     def points(self, field: str) -> Points:
-        """Return (step, value) of a field of the training steps, without the steps that lack it."""
-        return [(record["step"], record[field]) for record in self.steps if record.get(field) is not None]
+        """Return (step, value) of a field of the training steps, without the steps that lack it or are not finite."""
+        return _points(self.steps, field)
 
     def validation_points(self) -> Points:
         """Return (step, loss) of the validations, nats per token."""
-        return [
-            (record["step"], record["lm_loss"]) for record in self.validations if record.get("lm_loss") is not None
-        ]
+        return _points(self.validations, "lm_loss")
 
     @property
     def num_steps(self) -> int:
@@ -58,13 +60,16 @@ class Results:
 
 
 def read_results(records: Sequence[dict[str, Any]]) -> Results:
-    """Sort the records of one metrics file."""
-    starts = [record for record in records if record["event"] == "start"]
+    """Sort the records of one metrics file; of a step that was written twice, the later record counts."""
+    history = fold(records)
     return Results(
-        settings=starts[-1].get("run", {}) if starts else {},
-        steps=[record for record in records if record["event"] == "step"],
-        validations=[record for record in records if record["event"] == "validation"],
+        settings=history.settings, steps=history.steps, validations=history.validations, restarts=history.restarts
     )
+
+
+def _points(records: Sequence[dict[str, Any]], field: str) -> Points:
+    found = ((record["step"], record.get(field)) for record in records)
+    return [(step, value) for step, value in found if value is not None and math.isfinite(value)]
 
 
 def smoothed(points: Points, *, window: int) -> Points:

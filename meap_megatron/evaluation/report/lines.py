@@ -43,7 +43,14 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def line_chart(
-    curves: Sequence[Curve], *, x_label: str, y_label: str, title: str, top: float | None = None, log: bool = False
+    curves: Sequence[Curve],
+    *,
+    x_label: str,
+    y_label: str,
+    title: str,
+    top: float | None = None,
+    log: bool = False,
+    marks: Sequence[tuple[float, str]] = (),
 ) -> str:
     """Return a chart with a legend as HTML.
 
@@ -54,6 +61,7 @@ def line_chart(
         title: read out by screen readers.
         top: let the vertical axis run from 0 to this, or to the highest value if that is above it; None: over the values.
         log: draw the vertical axis in powers of ten; all values must be above 0.
+        marks: (x, what it says) of vertical lines.
     """
     values = [y for curve in curves for _, y in curve.points]
     steps = [x for curve in curves for x, _ in curve.points]
@@ -85,6 +93,12 @@ def line_chart(
         f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{html.escape(x_label)}</text>'
     )
     parts.append(f'<text class="tick" x="2" y="12">{html.escape(y_label)}</text>')
+    parts += [
+        f'<line class="mark" x1="{x_of(x):.1f}" x2="{x_of(x):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}">'
+        f"<title>{html.escape(said)}</title></line>"
+        for x, said in marks
+        if first <= x <= last
+    ]
     for curve in curves:
         parts.append(polyline(curve.points, x_of, y_of, curve.style))
         if curve.dots:

@@ -27,6 +27,7 @@ p { margin: 0 0 12px; max-width: 52em; }
 .charts .card > .note { margin: 0 0 6px; }
 svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg text.tick { fill: var(--soft); font-size: 11.5px; font-variant-numeric: tabular-nums; }
+svg line.mark { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 3 3; }
 svg line.grid { stroke: var(--line); stroke-width: 1; }
 svg polyline { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 16px; font-size: 13px; margin: 2px 0 6px; }

@@ -70,6 +70,11 @@ def curves_of(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
         for number, run, results in found
         if (points := results.validation_points())
     ]
+    marks = [
+        (float(step), f"{run.label}: restart from step {step:,}")
+        for _, run, results in found
+        for step in results.restarts
+    ]
     nats, steps = "nats per token", "step"
     charts = [
         (
@@ -96,6 +101,7 @@ def curves_of(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
                 top=0.0 if unit == "tokens per second" else None,
                 # A spike would flatten everything else.
                 log=unit == "norm" and min(y for curve in curves for _, y in curve.points) > 0,
+                marks=marks,
             ),
         )
         for title, note, curves, unit in charts
@@ -122,10 +128,12 @@ def summary_table(runs: Sequence[Run]) -> str:
                 _number(results.median("tokens_per_second"), 0),
                 _number(None if (mfu := results.median("mfu")) is None else 100 * mfu, 1),
                 duration(spent.seconds),
+                str(len(results.restarts)),
             ]
         )
     headings = ["", "steps", "tokens", "mask ratio", "loss", "validation", "tokens/s", "MFU (%)", "time in steps"]
-    note = "Loss is the mean of the last tenth of the steps; tokens/s and MFU are medians."
+    headings.append("restarts")
+    note = "Loss is the mean of the last tenth of the steps; tokens/s and MFU are medians; dashed lines are restarts."
     return f'{table(headings, [("", rows, "ours")])}<p class="note">{note}</p>'
 
 
