@@ -126,7 +126,7 @@ def retrieval_section(runs: Sequence[Run], state: str) -> str:
     rows = retrieval.score_rows(runs)
     if not rows:
         return f'<p class="note">{escape(state)}</p>'
-    headings = ["", "found (ROUGE-1 recall, %)", "floor: no needle (%)", "strict hit (%)", "samples"]
+    headings = ["", "ROUGE-1 recall (%)", "floor: no needle (%)", "strict hit (%)", "samples with + without"]
     note = (
         "Needle in a haystack, after export to Hugging Face: a sentence hidden in essays is asked for. In brackets 95 % "
         "bootstrap intervals over samples. "
