@@ -1,0 +1,88 @@
+"""What a source distribution and an installation from it hold: everything that git tracks in the package, and it works."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TOP_FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in", "CHANGELOG.md", "constraints.txt")
+
+
+def tracked(*folders: str) -> set[str]:
+    """Return the files of folders that belong to the project, new ones that git does not know yet included."""
+    words = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *folders]
+    listed = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT, timeout=30).stdout
+    return {name for name in listed.splitlines() if (ROOT / name).is_file()}
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unpacked source distribution, made in a copy that holds nothing but what git tracks."""
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("only a checkout knows which files belong to the project")
+    copy, out = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("dist")
+    for name in (*tracked("meap_megatron", "csrc"), *TOP_FILES):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, copy / name)
+    setup(copy, "sdist", "--dist-dir", str(out))
+    with tarfile.open(next(out.glob("*.tar.gz"))) as archive:
+        archive.extractall(out, filter="data")
+    return next(path for path in out.iterdir() if path.is_dir())
+
+
+@pytest.fixture(scope="module")
+def installed(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package as an installation from the source distribution has it, without the native module."""
+    out = tmp_path_factory.mktemp("installed")
+    setup(sources, "build_py", "--build-lib", str(out))
+    return out
+
+
+def setup(folder: Path, *words: str) -> None:
+    """Run one command of setup.py."""
+    done = subprocess.run(
+        [sys.executable, "setup.py", "--quiet", *words], capture_output=True, text=True, cwd=folder, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_source_distribution_has_all_that_the_native_module_is_built_from(sources: Path) -> None:
+    wanted = tracked("csrc") | set(TOP_FILES)
+    assert wanted - {str(path.relative_to(sources)) for path in sources.rglob("*")} == set()
+
+
+def test_an_installation_has_every_file_of_the_package_and_no_other(installed: Path) -> None:
+    found = {str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file()}
+    assert found == tracked("meap_megatron")
+
+
+def test_the_installed_package_runs_without_torch_and_from_its_own_files(installed: Path) -> None:
+    native = next(path for suffix in EXTENSION_SUFFIXES if (path := ROOT / f"meap_megatron/_C{suffix}").exists())
+    shutil.copy(native, installed / "meap_megatron")
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['megatron'] = None\n"
+        "import meap_megatron.masking, meap_megatron.corpus.sidecar, meap_megatron.watching.status\n"
+        "from meap_megatron.training import recipe, metrics\n"
+        "from meap_megatron.evaluation.report.tables import paper\n"
+        "from meap_megatron.cli.main import main\n"
+        "assert paper() and main(['--version']) == 0\n"
+        "print(meap_megatron.masking.__file__)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(installed)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=installed, env=environment, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith(str(installed))
+
+
+def test_the_extras_are_those_of_the_documentation() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(extras) == {"eval", "dali", "te", "docs", "dev"}
