@@ -70,7 +70,7 @@ def build_page(*, runs: Sequence[Run], sample: Sequence[Cell], record: Record) -
         "<h2>Go on with your own text</h2>",
         commands_block(record),
         "<h2>How it was made</h2>",
-        table(["", ""], [("", escaped(tables.facts(ntp, record)), "")], kind="left"),
+        table(["setting", "value"], [("", escaped(tables.facts(ntp, record)), "")], kind="left"),
         table(["stage", "time", "made"], [("", escaped(tables.stage_rows(record["stages"])), "")], kind="left"),
     ]
     return (
