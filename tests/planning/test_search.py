@@ -34,6 +34,9 @@ def test_every_layout_keeps_megatrons_rules() -> None:
         assert layout.context == 1 or 65536 % (2 * layout.context) == 0
         assert layout.sequence_parallel == (layout.tensor > 1)
     assert {layout.context for layout in seen} >= {4, 8, 16, 32}
+    # three stages: 8 micro-batches cannot be interleaved over them
+    three = [layout for layout in layouts(job_of("pretrain/llama_1.1b_ntp"), gpus=24, node=8) if layout.pipeline == 3]
+    assert three and {layout.virtual for layout in three} == {1}
 
 
 def test_packed_rows_are_never_cut_and_tensor_parallel_stays_in_a_node() -> None:
