@@ -49,7 +49,8 @@ def job_lines(job: Job) -> list[str]:
     why = f" ({job.reason})" if job.reason else ""
     times = f", started {job.restarts + 1} times" if job.restarts else ""
     where = f", on {job.nodes}" if job.nodes else ""
-    end = f", exit code {job.exit_code}" if job.ended_badly else f", time is over {job.ends}"
+    limit = f", time is over {job.ends}" if job.state == "RUNNING" and job.ends != "Unknown" else ""
+    end = f", exit code {job.exit_code}" if job.ended_badly else limit
     return [
         f"job {job.job}: {job.state}{why}{times}{where}{end}",
         *([f"  output      {job.output}"] if job.output else []),
