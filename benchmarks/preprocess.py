@@ -233,7 +233,8 @@ def target_ratios(found: dict[str, Cost]) -> dict[str, float]:
     mine = found[OURS]
     call, by_document = (found[name] for name in RAW)
     ratios = {
-        "ours_over_raw_cpu": min(call.cpu, by_document.cpu) / mine.cpu,
+        "ours_over_raw_cpu": call.cpu / mine.cpu,
+        "ours_over_raw_one_thread_cpu": by_document.cpu / mine.cpu,
         "ours_over_raw_clock": call.wall / mine.wall,
     }
     if MEGATRON in found:
