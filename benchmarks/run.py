@@ -25,7 +25,10 @@ HERE = Path(__file__).resolve().parent
 NO_BENCHMARKS = {"run", "compare", "timing"}
 ARGUMENTS: dict[str, list[str]] = {
     "convert": ["--layers", "4"],
+    "index": ["--documents", "1e6", "--conversations", "1e6", "--repeats", "2"],
+    "preprocess": ["--megabytes", "20", "--large", "40", "--rounds", "1"],
     "soak": ["--quick"],
+    "step": ["--sizes", "16m", "--seconds", "20"],
 }
 """Script -> its arguments here; the full sizes are what docs/benchmarks shows."""
 LIMIT = 240.0
