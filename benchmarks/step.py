@@ -25,7 +25,6 @@ import argparse
 import hashlib
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -104,9 +103,7 @@ class Gate:
     def wait(self) -> None:
         """End the step that runs, if any, and begin the next when it is asked for."""
         if self.began is not None:
-            seconds = (time.perf_counter() - self.began[0], time.process_time() - self.began[1])
-            usage = resource.getrusage(resource.RUSAGE_SELF)
-            print(*seconds, usage.ru_minflt, usage.ru_maxrss, file=self.words)
+            print(time.perf_counter() - self.began[0], time.process_time() - self.began[1], file=self.words)
         else:
             print("ready", file=self.words)
         if not sys.stdin.readline():
@@ -293,7 +290,7 @@ class Contestant:
         """Take a step; return its seconds by the clock and of CPU time."""
         assert self.process.stdin is not None
         print("go", file=self.process.stdin, flush=True)
-        clock, cpu, *_ = (float(word) for word in self.read())
+        clock, cpu = (float(word) for word in self.read())
         return clock, cpu
 
     def close(self) -> None:
@@ -373,6 +370,17 @@ def summary(size: str, length: int, found: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def ratios(cells: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the medians of the ratios in CPU time, by name, size and length."""
+    names = ("transformers_over_meap", "meap_over_ntp", "meap_share_of_rate", "transformers_share_of_rate")
+    return {
+        f"{name}_{cell['size']}_{cell['length']}": round(cell["cpu"][name][0], 3)
+        for cell in cells
+        for name in names
+        if name in cell["cpu"]
+    }
+
+
 def print_cell(cell: dict[str, Any]) -> None:
     """Print one size at one length."""
     print(f"\n{cell['size']}, {cell['parameters'] / 1e6:.1f} M parameters, sequence {cell['length']:,}")
@@ -435,6 +443,7 @@ def main(argv: list[str] | None = None) -> int:
         "threads": THREADS,
         "load": os.getloadavg()[0],
         "cells": cells,
+        "ratios": ratios(cells),
         "environment": timing.environment("torch", "transformers", "megatron-core"),
     }
     print(json.dumps(document))
