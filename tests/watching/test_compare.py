@@ -46,6 +46,7 @@ def test_runs_with_other_batches_stand_beside_each_other_at_equal_tokens(tmp_pat
     found = compare(read_history(tmp_path / "a"), read_history(tmp_path / "b"))
     assert found.difference is not None and found.difference.field == "consumed_tokens"
     assert [row.tokens for row in found.rows] == list(range(10_000, 100_001, 10_000))
+    assert found.rows[4].first == pytest.approx((LOSSES[48] + LOSSES[49]) / 2)
     # After 100,000 tokens a has done steps 99 and 100 (mean of 2 %), b step 50 (2 % of 50 steps are one).
     assert found.rows[-1].first == pytest.approx((LOSSES[98] + LOSSES[99]) / 2)
     assert found.rows[-1].second == pytest.approx(LOSSES[49])
