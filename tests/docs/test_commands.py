@@ -52,7 +52,7 @@ def test_the_pages_of_a_first_hour_run_as_written(tmp_path: Path) -> None:
     write_alpaca(tmp_path / "alpaca.json", docstring_rows(400))
     # What `make demo` leaves; tests/cli/test_demo_verb.py runs it.
     shutil.copytree(tmp_path / "my_tokenizer", tmp_path / "demo" / "tokenizer")
-    meap(*"preprocess text my_texts/ --tokenizer demo/tokenizer --output demo/data".split(), cwd=tmp_path)
+    meap(*"preprocess text my_texts/ --tokenizer demo/tokenizer --output demo/data/stdlib".split(), cwd=tmp_path)
     ran = []
     for page in FIRST_HOUR:
         for command in commands(ROOT / "docs" / f"{page}.md"):
