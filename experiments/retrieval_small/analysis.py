@@ -13,7 +13,6 @@ from experiments.retrieval_small.plan import (
     NTP_RATIO,
     SMALLEST_DIFFERENCE,
     Plan,
-    Rung,
 )
 
 Scores = Mapping[str, Any]
@@ -87,31 +86,26 @@ def verdict(primary: Mapping[str, Any]) -> str:
     return "undecided"
 
 
-def choose_rung(plan: Plan, calibration: Mapping[str, Sequence[Scores]]) -> tuple[str, str]:
-    """Return ("next", name), ("chosen", name) or ("stop", why) from the rungs that were tried so far, in order."""
-    for rung in plan.ladder:
-        if rung.name not in calibration:
-            return "next", rung.name
-        curves = [accuracies(scores, facts=rung.facts[-1]) for scores in calibration[rung.name]]
-        if all(curve[0] >= plan.too_easy for curve in curves):
-            return (
-                "stop",
-                f"{rung.name} is solved at the first look; the protocol needs an amendment before any MEAP run",
-            )
-        if all(curve[-1] >= plan.formed for curve in curves):
-            return "chosen", rung.name
-    return "stop", "retrieval forms on no rung; the question cannot be answered within this budget"
+def trial_problem(plan: Plan, trial: Sequence[Scores]) -> str | None:
+    """Return why the comparison must not begin after this trial, or None if it may."""
+    if len(trial) < len(plan.trial_seeds):
+        return f"the trial has {len(trial)} of {len(plan.trial_seeds)} runs"
+    curves = [accuracies(scores, facts=plan.facts[-1]) for scores in trial]
+    if not all(curve[-1] >= plan.formed for curve in curves):
+        return "retrieval did not form in every run of the trial; the protocol needs an amendment before any MEAP run"
+    if all(curve[0] >= plan.too_easy for curve in curves):
+        return "the trial is solved at the first look; the protocol needs an amendment before any MEAP run"
+    return None
 
 
-def analyse(plan: Plan, rung: Rung, arms: Sequence[Scores]) -> dict[str, Any]:
+def analyse(plan: Plan, arms: Sequence[Scores]) -> dict[str, Any]:
     """Return all numbers of the report.
 
     Args:
         plan: sizes; the registered test is made only if every one of its arms is there.
-        rung: the chosen one.
         arms: scores of the finished arms.
     """
-    facts = rung.facts[-1]
+    facts = plan.facts[-1]
     by_ratio: dict[float, dict[int, Scores]] = {ratio: {} for ratio in plan.seeds}
     for scores in arms:
         by_ratio[scores["ratio"]][scores["seed"]] = scores
@@ -122,7 +116,6 @@ def analyse(plan: Plan, rung: Rung, arms: Sequence[Scores]) -> dict[str, Any]:
         "any_value": lambda scores: scores["curve"][-1]["facts"][str(facts)]["any_value"],
         "final_masked": lambda scores: scores["masked"][str(facts)]["accuracy"],
         "validation_loss": lambda scores: scores["training"]["validation_loss"],
-        "step_hours": lambda scores: scores["training"]["step_hours"],
     }
     values = {
         name: {ratio: {seed: read(scores) for seed, scores in found.items()} for ratio, found in by_ratio.items()}
@@ -148,7 +141,6 @@ def analyse(plan: Plan, rung: Rung, arms: Sequence[Scores]) -> dict[str, Any]:
     primary = contrasts.get(f"{MEAP_RATIO:g}")
     return {
         "label": plan.label,
-        "rung": rung.name,
         "facts": facts,
         "missing": {f"{ratio:g}": seeds for ratio, seeds in missing.items() if seeds},
         "summary": summary,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.retrieval_small.plan import MEAP_RATIO, NTP_RATIO, RECIPE, Plan, Rung
+from experiments.retrieval_small.plan import MEAP_RATIO, NTP_RATIO, RECIPE, Plan
 from meap_megatron.errors import RunError
 from meap_megatron.sweep.plan import Arm, is_finished
 from meap_megatron.training import recipe as recipes
@@ -27,42 +27,40 @@ class Run:
     ratio: float
     seed: int
     folder: Path
+    """Of this machine: checkpoints, logs, lock."""
+    scores: Path
+    """The file that says that the arm is trained and scored; it may come from another machine."""
 
     @property
     def save(self) -> Path:
         """Return the folder that `meap train` writes."""
         return self.folder / "run"
 
-    @property
-    def scores(self) -> Path:
-        """Return the file that says that the arm is trained and scored."""
-        return self.folder / "scores.json"
+
+def arm(ratio: float, seed: int, *, out: Path, record: Path) -> Run:
+    """Return the arm of a ratio and a seed."""
+    name = f"ratio-{ratio:.2f}-seed-{seed}"
+    return Run(ratio=ratio, seed=seed, folder=out / "arms" / name, scores=record / "scores" / f"{name}.json")
 
 
-def main_runs(plan: Plan, out: Path) -> list[Run]:
+def main_runs(plan: Plan, *, out: Path, record: Path) -> list[Run]:
     """Return the runs of the main part: first the pairs of the primary comparison, then the rest, each by seed."""
-    runs = [
-        Run(ratio=ratio, seed=seed, folder=out / "arms" / f"ratio-{ratio:.2f}-seed-{seed}")
-        for ratio, seeds in plan.seeds.items()
-        for seed in seeds
-    ]
+    runs = [arm(ratio, seed, out=out, record=record) for ratio, seeds in plan.seeds.items() for seed in seeds]
     return sorted(runs, key=lambda run: (run.ratio not in (NTP_RATIO, MEAP_RATIO), run.seed, run.ratio))
 
 
-def calibration_runs(plan: Plan, rung: Rung, out: Path) -> list[Run]:
-    """Return the runs that try one rung, NTP alone."""
-    folder = out / "calibration" / rung.name
-    return [Run(ratio=NTP_RATIO, seed=seed, folder=folder / f"seed-{seed}") for seed in plan.calibration_seeds]
+def trial_runs(plan: Plan, *, out: Path, record: Path) -> list[Run]:
+    """Return the runs outside of the comparison, NTP alone."""
+    return [arm(NTP_RATIO, seed, out=out / "trial", record=record / "trial") for seed in plan.trial_seeds]
 
 
-def overrides(plan: Plan, rung: Rung, run: Run, *, prefix: Path) -> list[str]:
-    """Return the words of `meap train` after the recipe; arms of one rung differ in ratio and seed only."""
-    interval = plan.interval(rung)
+def overrides(plan: Plan, run: Run, *, prefix: Path) -> list[str]:
+    """Return the words of `meap train` after the recipe; arms differ in ratio and seed only."""
     return [
         *plan.overrides,
-        f"train_iters={rung.train_iters}",
-        f"save_interval={interval}",
-        f"eval_interval={rung.train_iters + 1}",  # Megatron validates at the end in any case
+        f"train_iters={plan.train_iters}",
+        f"save_interval={plan.interval}",
+        f"eval_interval={plan.train_iters + 1}",  # Megatron validates at the end in any case
         f"data_path={prefix}",
         f"meap_mask_ratio={run.ratio}",
         f"seed={run.seed}",
@@ -86,7 +84,7 @@ def locked(run: Run) -> Iterator[int | None]:
         yield file.fileno()
 
 
-def train(plan: Plan, rung: Rung, run: Run, *, prefix: Path, lock: int) -> None:
+def train(plan: Plan, run: Run, *, prefix: Path, lock: int) -> None:
     """Train one arm to its end, unless it is there.
 
     Raises:
@@ -94,9 +92,9 @@ def train(plan: Plan, rung: Rung, run: Run, *, prefix: Path, lock: int) -> None:
         RunError: the trainer failed.
         SystemExit: a signal asked this process to stop; the trainer has saved and ended.
     """
-    words = overrides(plan, rung, run, prefix=prefix)
-    arm, recipe = Arm(name=run.folder.name, save=run.save, overrides=words), recipes.load(RECIPE, words)
-    if is_finished(arm, recipe):
+    words = overrides(plan, run, prefix=prefix)
+    sweep_arm, recipe = Arm(name=run.folder.name, save=run.save, overrides=words), recipes.load(RECIPE, words)
+    if is_finished(sweep_arm, recipe):
         return
     received: list[int] = []
     started: list[subprocess.Popen[bytes]] = []
@@ -119,5 +117,5 @@ def train(plan: Plan, rung: Rung, run: Run, *, prefix: Path, lock: int) -> None:
             signal.signal(number, handler)
     if received:
         raise SystemExit(128 + received[0])
-    if status != 0 or not is_finished(arm, recipe):
-        raise RunError(f"{arm.name} failed or was stopped (status {status}); the same command goes on with it")
+    if status != 0 or not is_finished(sweep_arm, recipe):
+        raise RunError(f"{run.folder.name} failed or was stopped (status {status}); the same command goes on with it")

@@ -1,6 +1,7 @@
 """The data of the experiment: filler, tokenizer, training rows through `meap preprocess text`, and test rows."""
 
 import fcntl
+import hashlib
 import json
 import os
 import random
@@ -12,10 +13,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from experiments.retrieval_small.plan import Plan, Rung
+from experiments.retrieval_small.plan import Plan
 from experiments.retrieval_small.rows import FACT, QUESTION, Row, Vocabulary, made_up_words, make_row
+from meap_megatron.corpus.files import replace_text
 from meap_megatron.demo.corpus import documents, standard_library
-from meap_megatron.demo.tokenizer import train_tokenizer, write_text
+from meap_megatron.demo.tokenizer import train_tokenizer
 from meap_megatron.errors import RunError
 
 SEED = 7
@@ -23,10 +25,12 @@ HELD_OUT = 10  # every tenth module of the library is filler of test rows only
 LEAST_WORDS = 200  # of a module
 TOKENIZER_ROWS = 4000
 TRAIN_SHARE = 0.95  # the recipe's split
+STREAMS = ("trial", "main")
+"""Two sets of test rows: the comparison is not read on rows on which the setting was tried."""
 
 
-def prepare(plan: Plan, rung: Rung, folder: Path) -> Path:
-    """Make tokenizer, indexed training rows and test rows of one rung, unless they are there; return the prefix.
+def prepare(plan: Plan, folder: Path) -> Path:
+    """Make tokenizer, indexed training rows and test rows, unless they are there; return the prefix.
 
     Raises:
         RunError: a made-up word is not one token, or preprocessing failed.
@@ -34,10 +38,10 @@ def prepare(plan: Plan, rung: Rung, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits for the first to make them
-        return _prepare(plan, rung, folder)
+        return _prepare(plan, folder)
 
 
-def _prepare(plan: Plan, rung: Rung, folder: Path) -> Path:
+def _prepare(plan: Plan, folder: Path) -> Path:
     prefix = folder / "rows"
     if (folder / "complete.json").is_file():
         return prefix
@@ -56,10 +60,9 @@ def _prepare(plan: Plan, rung: Rung, folder: Path) -> Path:
     # Rows need the lengths of words, and the tokenizer needs rows: its text is filler with facts, of about that length.
     draw = random.Random(f"tokenizer {SEED}")
     size = plan.seq_length
+    shape: dict[str, Any] = {"words": words, "rounds": plan.rounds, "length": size}
     sample = [
-        make_row(
-            draw, filler=train_filler, words=words, num_facts=rung.facts[-1], length=size, num_tokens=rough_tokens
-        )
+        make_row(draw, filler=train_filler, num_facts=plan.facts[0], num_tokens=rough_tokens, **shape)
         for _ in range(TOKENIZER_ROWS)
     ]
     train_tokenizer((row.text for row in sample), folder / "tokenizer", vocab_size=plan.vocab_size)
@@ -68,23 +71,35 @@ def _prepare(plan: Plan, rung: Rung, folder: Path) -> Path:
 
     def make(stream: str, index: int, num_facts: int, filler: list[list[str]]) -> Row:
         draw = random.Random(f"{stream} {SEED} {index}")
-        return make_row(draw, filler=filler, words=words, num_facts=num_facts, length=size, num_tokens=num_tokens)
+        return make_row(draw, filler=filler, num_facts=num_facts, num_tokens=num_tokens, **shape)
 
     def train_lines() -> Iterator[str]:
-        for index in range(num_train_rows(plan, rung)):
-            row = make("train", index, rung.facts[index % len(rung.facts)], train_filler)
+        for index in range(num_train_rows(plan)):
+            row = make("train", index, plan.facts[index % len(plan.facts)], train_filler)
             yield json.dumps({"text": row.text}) + "\n"
 
-    write_text(folder / "rows.jsonl", "".join(train_lines()))
-    for stream in ("calibration", "main"):
+    replace_text(folder / "rows.jsonl", "".join(train_lines()))
+    for stream in STREAMS:
         rows = []
-        for num_facts in rung.facts:
-            count = plan.test_rows if num_facts == rung.facts[-1] else plan.test_rows // 2
+        for num_facts in plan.facts:
+            count = plan.test_rows if num_facts == plan.facts[-1] else plan.test_rows // 2
             rows += [make(f"{stream} {num_facts}", index, num_facts, test_filler) for index in range(count)]
-        write_text(folder / f"test_{stream}.json", json.dumps([vars(row) for row in rows], indent=0) + "\n")
+        replace_text(folder / f"test_{stream}.json", json.dumps([vars(row) for row in rows], indent=0) + "\n")
     preprocess(folder, prefix)
-    write_text(folder / "complete.json", json.dumps(check_rows(prefix, length=size), indent=1) + "\n")
+    tests = {f"test_{stream}_sha256": file_hash(folder / f"test_{stream}.json") for stream in STREAMS}
+    replace_text(folder / "complete.json", json.dumps(check_rows(prefix, length=size) | tests, indent=1) + "\n")
     return prefix
+
+
+def identity(folder: Path) -> dict[str, Any]:
+    """Return what tells finished data from other data: hashes of training and test rows, and their number."""
+    found: dict[str, Any] = json.loads((folder / "complete.json").read_text(encoding="utf-8"))
+    return found
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 (hex) of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def rough_tokens(word: str) -> int:
@@ -113,9 +128,9 @@ def check_single_tokens(words: Vocabulary, num_tokens: Any) -> None:
         raise RunError(f"the tokenizer splits {', '.join(split[:5])} ({len(split)} words); give it more pieces")
 
 
-def num_train_rows(plan: Plan, rung: Rung) -> int:
+def num_train_rows(plan: Plan) -> int:
     """Return rows enough for one pass without a repeated row, those of the validation split on top."""
-    return int(rung.train_iters * plan.batch_size / TRAIN_SHARE * 1.01) + 100
+    return int(plan.train_iters * plan.batch_size / TRAIN_SHARE * 1.01) + 100
 
 
 def preprocess(folder: Path, prefix: Path) -> None:
@@ -144,6 +159,6 @@ def check_rows(prefix: Path, *, length: int) -> dict[str, Any]:
 
 
 def read_test_rows(folder: Path, stream: str) -> list[Row]:
-    """Return the test rows of a stream, `calibration` or `main`."""
+    """Return the test rows of one of STREAMS."""
     found = json.loads((folder / f"test_{stream}.json").read_text(encoding="utf-8"))
     return [Row(text=row["text"], pairs=tuple(map(tuple, row["pairs"])), asked=tuple(row["asked"])) for row in found]

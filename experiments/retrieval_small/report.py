@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments.retrieval_small.analysis import Scores, accuracies
-from meap_megatron.demo.tokenizer import write_text
+from meap_megatron.corpus.files import replace_text
 
 COLOURS = {"0": "#333333", "0.05": "#2b7bba", "0.15": "#d1495b", "0.3": "#e0a030"}
 METRICS = {
@@ -24,8 +24,8 @@ METRICS = {
 
 def write_report(folder: Path, found: dict[str, Any], arms: Sequence[Scores]) -> None:
     """Write everything; numbers that are not known (nan) become null."""
-    write_text(folder / "results.json", json.dumps(clean({**found, "arms": list(arms)}), indent=1) + "\n")
-    write_text(folder / "table.md", table(found))
+    replace_text(folder / "results.json", json.dumps(clean({**found, "arms": list(arms)}), indent=1) + "\n")
+    replace_text(folder / "table.md", table(found))
     draw(folder / "curves.png", found, arms)
     if found["contrasts"]:
         draw_contrasts(folder / "differences.png", found)
@@ -64,9 +64,6 @@ def table(found: dict[str, Any]) -> str:
         ]
         lines.append(row([f"median tokens to accuracy {level} (arms that reach it)", *said]))
     lines.append(row(["masked share of the inputs", *(f"{found['summary'][r]['mask_fraction']:.3f}" for r in ratios)]))
-    lines.append(
-        row(["hours of training steps per arm", *(f"{found['summary'][r]['step_hours'][0]:.2f}" for r in ratios)])
-    )
     if found["missing"]:
         lines += ["", f"Seeds that are missing, by ratio: {json.dumps(found['missing'])}."]
     lines += ["", "Differences from ratio 0, same seeds.", ""]

@@ -1,8 +1,8 @@
-"""One row: a stretch of real text with facts planted in it and a question for each of them at the end. Pure Python.
+"""One row: a stretch of real text with facts planted in it and questions for them at the end. Pure Python.
 
-Given 2 facts and the filler `import os def`, the row reads
+Given 2 facts, 2 rounds of questions and the filler `import os def`, the row reads
 
-     import ! bado kimu os ! tera viso def ? tera viso ? bado kimu
+     import ! bado kimu os ! tera viso def ? tera viso ? bado kimu ? bado kimu ? tera viso
 
 `bado` and `tera` are keys, `kimu` and `viso` their values in this row only. Keys, values and marks are one token each,
 and every row is exactly `length` tokens with BOS and EOS, so that Megatron's samples are rows.
@@ -19,7 +19,8 @@ FACT, QUESTION = "!", "?"
 CONSONANTS, VOWELS = "bdfgklmnprstvz", "aeiou"
 TOKENS_PER_PAIR = 3
 LONGEST_WORD = 12  # tokens; longer filler words are left out
-PATIENCE = 2000  # filler words looked at before a row is given up
+PATIENCE = 2000  # filler words looked at before a document is given up
+DOCUMENTS = 20  # tried before a row is given up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class Row:
     pairs: tuple[tuple[str, str], ...]
     """(key, value) in the order of the facts."""
     asked: tuple[int, ...]
-    """For every question, in order, the index of its fact."""
+    """For every question, in order, the index of its fact; each round asks for every fact once."""
 
 
 def made_up_words(taken: Iterable[str], *, num_keys: int, num_values: int, seed: int) -> Vocabulary:
@@ -64,6 +65,7 @@ def make_row(
     filler: Sequence[Sequence[str]],
     words: Vocabulary,
     num_facts: int,
+    rounds: int,
     length: int,
     num_tokens: Callable[[str], int],
 ) -> Row:
@@ -73,20 +75,21 @@ def make_row(
         draw: the only source of chance.
         filler: documents as words; one of them is taken, from a random word on.
         words: keys and values; the keys of a row differ, and so do its values.
-        num_facts: facts, each asked once.
+        num_facts: facts of the row.
+        rounds: times that each of them is asked for.
         length: tokens, BOS and EOS among them.
         num_tokens: tokens of a word with a space before it.
 
     Raises:
         RunError: no filler fits.
     """
-    room = length - 2 - 2 * TOKENS_PER_PAIR * num_facts
+    room = length - 2 - TOKENS_PER_PAIR * num_facts * (1 + rounds)
     text = take_filler(draw, filler, room=room, num_tokens=num_tokens)
     pairs = tuple(zip(draw.sample(words.keys, num_facts), draw.sample(words.values, num_facts), strict=True))
     gaps = sorted(draw.randint(0, len(text)) for _ in pairs)
     for gap, (key, value) in reversed(list(zip(gaps, pairs, strict=True))):
         text[gap:gap] = [FACT, key, value]
-    asked = tuple(draw.sample(range(num_facts), num_facts))
+    asked = tuple(index for _ in range(rounds) for index in draw.sample(range(num_facts), num_facts))
     for index in asked:
         text += [QUESTION, *pairs[index]]
     return Row(text="".join(f" {word}" for word in text), pairs=pairs, asked=asked)
@@ -95,22 +98,28 @@ def make_row(
 def take_filler(
     draw: random.Random, filler: Sequence[Sequence[str]], *, room: int, num_tokens: Callable[[str], int]
 ) -> list[str]:
-    """Return consecutive words of one document of `room` tokens; a word that is too long for the rest is passed over."""
-    document = draw.choice(filler)
-    start = draw.randrange(len(document))
-    taken: list[str] = []
-    for step in range(PATIENCE):
-        if room == 0:
-            return taken
-        word = document[(start + step) % len(document)]
-        size = num_tokens(word)
-        if size <= min(room, LONGEST_WORD):
-            taken.append(word)
-            room -= size
-    raise RunError(f"no word of at most {room} tokens among {PATIENCE} of the filler; give longer documents")
+    """Return consecutive words of one document of `room` tokens; a word that is too long for the rest is passed over.
+
+    Raises:
+        RunError: among many documents, none has a word that is short enough for the end.
+    """
+    for _ in range(DOCUMENTS):
+        document = draw.choice(filler)
+        start = draw.randrange(len(document))
+        taken: list[str] = []
+        left = room
+        for step in range(PATIENCE):
+            if left == 0:
+                return taken
+            word = document[(start + step) % len(document)]
+            size = num_tokens(word)
+            if size <= min(left, LONGEST_WORD):
+                taken.append(word)
+                left -= size
+    raise RunError(f"the filler has no words that add up to {room} tokens in {DOCUMENTS} documents; give it more text")
 
 
 def key_positions(row: Row, *, length: int) -> list[int]:
-    """Return, for every question in order, the index of its key in the row's ids; the value is the next token."""
-    num = len(row.asked)
-    return [length - 1 - TOKENS_PER_PAIR * (num - question) + 1 for question in range(num)]
+    """Return, for every question of the first round, the index of its key in the row's ids; the value is the next token."""
+    first = length - 1 - TOKENS_PER_PAIR * len(row.asked) + 1
+    return [first + TOKENS_PER_PAIR * question for question in range(len(row.pairs))]

@@ -1,5 +1,7 @@
 """Score the checkpoints of an arm: export to Hugging Face, read the test rows, compare the token after each key.
 
+Only the first round of questions counts: an answer of a later one can be copied from an earlier one.
+
 Scored by teacher forcing: the answer counts if the most likely next token after a question's key, of all tokens, is the
 value. Earlier questions of the row, right answers included, are in the context; no key is asked twice.
 """
@@ -17,34 +19,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.retrieval_small.arms import Run
-from experiments.retrieval_small.data import read_test_rows
-from experiments.retrieval_small.plan import MEAP_RATIO, Plan, Rung
+from experiments.retrieval_small.data import identity, read_test_rows
+from experiments.retrieval_small.plan import MEAP_RATIO, Plan
 from experiments.retrieval_small.rows import Row, key_positions
-from meap_megatron.demo.tokenizer import BOS, EOS, MASK, write_text
+from meap_megatron.corpus.files import replace_text
+from meap_megatron.demo.tokenizer import BOS, EOS, MASK
 from meap_megatron.errors import RunError
 
 BATCH = 64
 MASK_SEED = 11
 
 
-def score_arm(plan: Plan, rung: Rung, run: Run, *, data: Path, stream: str) -> dict[str, Any]:
-    """Score every checkpoint of a finished arm, write scores.json, and keep its last checkpoint and export only.
+def score_arm(plan: Plan, run: Run, *, data: Path, stream: str) -> dict[str, Any]:
+    """Score every checkpoint of a finished arm, write its scores, and keep its last checkpoint and export only.
 
     Args:
         plan: sizes.
-        rung: task.
         run: arm.
         data: folder of the data.
-        stream: test rows, `calibration` or `main`.
+        stream: test rows, one of `data.STREAMS`.
 
     Raises:
         RunError: a checkpoint is missing, or the export of the last one is not the model that was trained.
     """
     rows = read_test_rows(data, stream)
     ids = encode(rows, data / "rows.tokenizer", length=plan.seq_length)
-    interval = plan.interval(rung)
     curve = []
-    for step in range(interval, rung.train_iters + 1, interval):
+    for step in range(plan.interval, plan.train_iters + 1, plan.interval):
         model, _ = load(run.save / f"iter_{step:07d}", run.folder / "export")
         answers = read_answers(model, ids, rows)
         tokens = step * plan.batch_size * plan.seq_length
@@ -55,16 +56,18 @@ def score_arm(plan: Plan, rung: Rung, run: Run, *, data: Path, stream: str) -> d
     masked = mask(ids, mask_id=mask_id)
     scores = {
         "label": plan.label,
+        "test_rows": stream,
         "ratio": run.ratio,
         "seed": run.seed,
-        "rung": rung.name,
+        "data": identity(data),
         "curve": curve,
         "masked": by_facts(rows, ids, read_answers(model, masked, rows)),
-        "by_place": by_place(rows, ids, read_answers(model, ids, rows), num_facts=rung.facts[-1]),
+        "by_place": by_place(rows, ids, read_answers(model, ids, rows), num_facts=plan.facts[-1]),
         "training": training_record(run.save),
         "export": verified,
     }
-    write_text(run.scores, json.dumps(scores, indent=1) + "\n")
+    run.scores.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(run.scores, json.dumps(scores) + "\n")
     for folder in sorted(run.save.glob("iter_*"))[:-1]:
         shutil.rmtree(folder)
     return scores
@@ -191,13 +194,14 @@ def by_place(
     right: list[list[bool]] = [[] for _ in range(num_facts)]
     for row, row_ids, given in zip(rows, ids, answers, strict=True):
         if len(row.pairs) == num_facts:
-            for fact, (correct, _) in zip(row.asked, outcomes(row, row_ids, given), strict=True):
+            first_round = row.asked[: len(row.pairs)]
+            for fact, (correct, _) in zip(first_round, outcomes(row, row_ids, given), strict=True):
                 right[fact].append(correct)
     return [sum(found) / len(found) for found in right]
 
 
 def training_record(save: Path) -> dict[str, Any]:
-    """Return what the run itself reports: masked share, clean validation loss, seconds of its steps."""
+    """Return what the run itself reports: masked share and clean validation loss."""
     from meap_megatron.training.metrics import read_metrics
 
     records = read_metrics(save / "metrics.jsonl")
@@ -209,5 +213,4 @@ def training_record(save: Path) -> dict[str, Any]:
         "starts": sum(record["event"] == "start" for record in records),
         "mask_fraction": float(np.mean(shares)) if shares else 0.0,
         "validation_loss": validations[-1] if validations else None,
-        "step_hours": sum(record.get("seconds") or 0.0 for record in steps) / 3600,
     }

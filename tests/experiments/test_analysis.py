@@ -5,16 +5,14 @@ import pytest
 from experiments.retrieval_small.analysis import (
     analyse,
     area,
-    choose_rung,
     contrast,
     sign_flip,
     t_interval,
     tokens_to,
+    trial_problem,
     verdict,
 )
 from experiments.retrieval_small.plan import REGISTERED
-
-SHORT = REGISTERED.ladder[0]
 
 
 def scores(accuracies: list[float], *, ratio: float = 0.0, seed: int = 1) -> dict:
@@ -22,12 +20,12 @@ def scores(accuracies: list[float], *, ratio: float = 0.0, seed: int = 1) -> dic
         "ratio": ratio,
         "seed": seed,
         "curve": [
-            {"tokens": 100 * look, "facts": {f"{n}": {"accuracy": value, "any_value": 0.5} for n in (4, 8)}}
+            {"tokens": 100 * look, "facts": {f"{n}": {"accuracy": value, "any_value": 0.5} for n in (2, 4)}}
             for look, value in enumerate(accuracies, start=1)
         ],
-        "masked": {"8": {"accuracy": 0.1}},
+        "masked": {"4": {"accuracy": 0.1}},
         "by_place": [0.0, 0.5],
-        "training": {"validation_loss": 3.0, "step_hours": 1.0, "mask_fraction": ratio},
+        "training": {"validation_loss": 3.0, "mask_fraction": ratio},
     }
 
 
@@ -36,9 +34,9 @@ def test_the_primary_metric_is_the_mean_over_the_checkpoints() -> None:
 
 
 def test_tokens_to_a_level_lie_between_two_checkpoints_and_may_not_exist() -> None:
-    assert tokens_to(scores([0.1, 0.3, 0.7]), 0.5, facts=8) == pytest.approx(250)
-    assert tokens_to(scores([0.8, 0.1]), 0.4, facts=8) == pytest.approx(50)
-    assert tokens_to(scores([0.1, 0.3]), 0.5, facts=8) is None
+    assert tokens_to(scores([0.1, 0.3, 0.7]), 0.5, facts=4) == pytest.approx(250)
+    assert tokens_to(scores([0.8, 0.1]), 0.4, facts=4) == pytest.approx(50)
+    assert tokens_to(scores([0.1, 0.3]), 0.5, facts=4) is None
 
 
 @pytest.mark.parametrize(
@@ -82,15 +80,13 @@ def test_the_verdict_follows_the_table_of_the_protocol(mean, low, high, p, said)
     assert verdict({"mean": mean, "low": low, "high": high, "p": p}) == said
 
 
-def test_the_calibration_takes_the_first_rung_on_which_both_seeds_form() -> None:
+def test_the_comparison_begins_only_after_a_trial_in_which_retrieval_formed_and_not_at_once() -> None:
     plateau, formed, solved = scores([0.1, 0.2]), scores([0.1, 0.6]), scores([0.95, 1.0])
-    assert choose_rung(REGISTERED, {}) == ("next", "short")
-    assert choose_rung(REGISTERED, {"short": [plateau, formed]}) == ("next", "long")
-    assert choose_rung(REGISTERED, {"short": [formed, formed]}) == ("chosen", "short")
-    assert choose_rung(REGISTERED, {"short": [formed, solved]}) == ("chosen", "short")
-    assert choose_rung(REGISTERED, {"short": [solved, solved]})[0] == "stop"
-    every = {rung.name: [plateau, plateau] for rung in REGISTERED.ladder}
-    assert choose_rung(REGISTERED, every)[0] == "stop"
+    assert trial_problem(REGISTERED, [formed, formed]) is None
+    assert trial_problem(REGISTERED, [formed, solved]) is None
+    assert "1 of 2 runs" in (trial_problem(REGISTERED, [formed]) or "")
+    assert "did not form" in (trial_problem(REGISTERED, [formed, plateau]) or "")
+    assert "solved at the first look" in (trial_problem(REGISTERED, [solved, solved]) or "")
 
 
 def arms_of(ratio: float, *, lift: float) -> list[dict]:
@@ -99,15 +95,16 @@ def arms_of(ratio: float, *, lift: float) -> list[dict]:
 
 def test_no_difference_is_given_before_all_seeds_of_both_arms_are_there() -> None:
     ntp, meap = arms_of(0.0, lift=0.0), arms_of(0.15, lift=0.4)
-    early = analyse(REGISTERED, SHORT, [*ntp, *meap[:-1]])
+    early = analyse(REGISTERED, [*ntp, *meap[:-1]])
     assert early["contrasts"] == {} and early["verdict"] is None
-    assert early["missing"] == {"0.15": [8], "0.05": [1, 2, 3, 4, 5], "0.3": [1, 2, 3, 4, 5]}
+    secondary = [*REGISTERED.seeds[0.05]]
+    assert early["missing"] == {"0.15": [12], "0.05": secondary, "0.3": secondary}
 
-    done = analyse(REGISTERED, SHORT, [*ntp, *meap, *arms_of(0.05, lift=0.2)])
+    done = analyse(REGISTERED, [*ntp, *meap, *arms_of(0.05, lift=0.2)])
     assert set(done["contrasts"]) == {"0.15", "0.05"}
     assert done["contrasts"]["0.15"]["area"]["mean"] == pytest.approx(0.2)
-    assert done["contrasts"]["0.15"]["area"]["p"] == pytest.approx(2 / 256)
-    assert done["contrasts"]["0.05"]["area"]["seeds"] == [1, 2, 3, 4, 5]
+    assert done["contrasts"]["0.15"]["area"]["p"] == pytest.approx(2 / 4096)
+    assert done["contrasts"]["0.05"]["area"]["seeds"] == secondary
     assert done["verdict"] == "support"
-    assert done["summary"]["0.15"]["tokens_to_0.5"]["arms"] == 8
+    assert done["summary"]["0.15"]["tokens_to_0.5"]["arms"] == 12
     assert done["summary"]["0"]["tokens_to_0.5"] == {"arms": 0, "median": None}

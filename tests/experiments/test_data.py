@@ -11,19 +11,17 @@ from experiments.retrieval_small.rows import Vocabulary
 from experiments.retrieval_small.score import encode
 from meap_megatron.errors import RunError
 
-RUNG = SMOKE.ladder[0]
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "tiny"
-    assert data.prepare(SMOKE, RUNG, folder) == folder / "rows"
+    assert data.prepare(SMOKE, folder) == folder / "rows"
     return folder
 
 
 def test_every_document_of_the_index_is_one_row(folder: Path) -> None:
     ids = np.fromfile(folder / "rows.bin", dtype=np.uint16).reshape(-1, SMOKE.seq_length)
-    assert len(ids) == data.num_train_rows(SMOKE, RUNG)
+    assert len(ids) == data.num_train_rows(SMOKE)
     bos, eos = ids[0, 0], ids[0, -1]
     assert bos != eos
     assert (ids[:, 0] == bos).all() and (ids[:, -1] == eos).all()
@@ -31,9 +29,9 @@ def test_every_document_of_the_index_is_one_row(folder: Path) -> None:
 
 
 def test_test_rows_are_encoded_as_training_rows_and_differ_between_the_two_parts(folder: Path) -> None:
-    calibration, main = (data.read_test_rows(folder, stream) for stream in ("calibration", "main"))
+    trial, main = (data.read_test_rows(folder, stream) for stream in data.STREAMS)
     assert [len(row.pairs) for row in main] == [1] * 4 + [2] * 8
-    assert not {row.text for row in calibration} & {row.text for row in main}
+    assert not {row.text for row in trial} & {row.text for row in main}
     trained = np.fromfile(folder / "rows.bin", dtype=np.uint16).reshape(-1, SMOKE.seq_length)
     encoded = encode(main, folder / "rows.tokenizer", length=SMOKE.seq_length)
     assert encoded.shape == (12, SMOKE.seq_length)
@@ -44,7 +42,7 @@ def test_test_rows_are_encoded_as_training_rows_and_differ_between_the_two_parts
 
 def test_data_that_is_there_is_not_made_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "documents", lambda *args, **rest: pytest.fail("the library was read again"))
-    assert data.prepare(SMOKE, RUNG, folder) == folder / "rows"
+    assert data.prepare(SMOKE, folder) == folder / "rows"
 
 
 def test_rows_of_another_length_are_refused(folder: Path) -> None:
