@@ -4,6 +4,9 @@
 # What is known of a run stands in its `save` folder: the newest finished checkpoint (Megatron's tracker), the last step
 # (metrics.jsonl), and restarts.txt, in which this file counts the restarts since the newest checkpoint last moved.
 
+# Megatron's status for a value that is not finite when a step is repeated too (16 the first time, to repeat it elsewhere).
+readonly NOT_FINITE_AGAIN=17
+
 # newest_checkpoint SAVE: iteration of the newest finished checkpoint, 0 without one.
 newest_checkpoint() {
     local iteration=''
@@ -63,6 +66,8 @@ train_until_done() {
         exit 0
     fi
     ((STATUS != REFUSED)) || die "$REFUSED" "meap train refuses its input; trying again would not help"
+    ((STATUS != NOT_FINITE_AGAIN)) ||
+        die 1 "a loss or gradient of $save is not finite, a second time at the same step; lower lr, or see $save/logs"
     if ended_early; then
         # Cancelled: that is the user's wish. Preempted or requeued: SLURM starts the job again by itself.
         die 143 "SLURM ends this job; $save is at step $now of ${last:-?}"

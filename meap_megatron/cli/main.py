@@ -109,24 +109,30 @@ def parser_of(verb: str) -> tuple[ModuleType, argparse.ArgumentParser]:
     return module, parser
 
 
+def information(words: list[str]) -> str | None:
+    """Return what is said without running a verb: the overview, a family of verbs, the version; None: nothing of these."""
+    if not words or words[0] in ("-h", "--help"):
+        return overview()
+    if words[0] == "--version":
+        return f"meap_megatron {__version__}"
+    family = [verb for verb in VERBS if verb.startswith(words[0] + " ")]
+    if family and words[0] not in VERBS and words[1:] in (["-h"], ["--help"], []):
+        return "\n".join(f"meap {verb}  {SUMMARIES[verb]}" for verb in family)
+    return None
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one verb and return the exit status: 0 done, 1 the run failed, 2 the input was refused."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words or os.environ.get("MEAP_DEBUG", "") not in ("", "0")
     words = [word for word in words if word != "--debug"]
-    if not words or words[0] in ("-h", "--help"):
-        print(overview())
-        return 0
-    family = [verb for verb in VERBS if verb.startswith(words[0] + " ")]
-    if family and words[0] not in VERBS and words[1:] in (["-h"], ["--help"], []):
-        print("\n".join(f"meap {verb}  {SUMMARIES[verb]}" for verb in family))
-        return 0 if words[1:] else 2
-    if words[0] == "--version":
-        print(f"meap_megatron {__version__}")
-        return 0
     before = os.environ.get("MEAP_DEBUG")
     os.environ["MEAP_DEBUG"] = "1" if debug else "0"  # for the ranks that a verb starts
     try:
+        if (said := information(words)) is not None:
+            print(said, flush=True)  # here, where a reader that went away is known
+            asked = not words or words[-1].startswith("-")
+            return 0 if asked else 2
         verb, rest = find_verb(words)
         module, parser = parser_of(verb)
         return int(module.run(parser.parse_intermixed_args(rest)) or 0)

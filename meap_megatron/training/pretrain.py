@@ -25,6 +25,11 @@ from meap_megatron.training.command_line import data_flags, flag_values
 from meap_megatron.training.rollcall import roll_call
 
 FULL_DISK_BYTES = 2**16
+NOT_FINITE = {
+    16: "the run was saved before that step: start it again to see whether it comes again, or lower lr",
+    17: "it came again when the step was repeated, so it is no accident of the hardware: lower lr, or look at the data",
+}
+"""Status with which Megatron ends a run (rerun_state_machine.py) -> what to do."""
 
 
 @contextlib.contextmanager
@@ -163,8 +168,10 @@ def run(argv: list[str], screen: TextIO) -> None:
     forward_step = reporter.timed(make_forward_step(args, mask_token_id=mask_token_id))
     try:
         pretrain(container, provider, ModelType.encoder_or_decoder, forward_step)
-    except SystemExit:  # how Megatron ends at a signal, a time limit or --exit-interval
+    except SystemExit as stop:  # how Megatron ends at a signal, a time limit or --exit-interval
         reporter.close(failed=False)
+        if stop.code in NOT_FINITE and args.rank == 0:
+            print(f"meap: a loss or gradient is not finite; {NOT_FINITE[stop.code]}", file=screen)
         raise
     except BaseException:
         # A full disk, say: closing must not replace the reason.

@@ -26,7 +26,7 @@ def texts_of_the_program() -> tuple[str, ...]:
 
 def test_every_message_in_the_troubleshooting_table_is_one_of_the_programs() -> None:
     rows = re.findall(r"^\| (`.*?) \|", (DOCS / "troubleshooting.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    quoted = [part for row in rows for part in re.findall(r"`([^`]+)`", row)]
+    quoted = [part for row in rows if "Megatron's own" not in row for part in re.findall(r"`([^`]+)`", row)]
     assert len(rows) > 40
     missing = [part for part in quoted if not any(part in text for text in texts_of_the_program())]
     assert not missing

@@ -136,6 +136,12 @@ def test_refused_input_is_not_tried_again(run: Run, tmp_path: Path) -> None:
     assert not any(call.startswith("scontrol") for call in calls(tmp_path))
 
 
+def test_a_loss_that_is_not_finite_twice_at_one_step_is_not_tried_a_third_time(run: Run, tmp_path: Path) -> None:
+    again, done = (run("pretrain.sbatch", "r.yaml", "save=run", train=f"exit {status}") for status in (16, 17))
+    assert "asking SLURM to start" in again.stdout + again.stderr
+    assert done.returncode == 1 and "not finite, a second time" in done.stderr
+
+
 def test_a_cancelled_job_is_not_requeued_and_its_tasks_are_waited_for(run: Run, tmp_path: Path) -> None:
     train = reach(70) + "kill -TERM $PPID; /bin/sleep 0.5; echo saved >>calls; exit 0"
     done = run("pretrain.sbatch", "r.yaml", "save=run", train=train)
