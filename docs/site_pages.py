@@ -30,6 +30,6 @@ def on_files(files: Files, config: Any) -> Files:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     pages["guarantees.md"] = "# What is guaranteed\n\n" + "\n".join(section(readme, title) for title in GUARANTEES)
     for page, text in pages.items():
-        text = re.sub(r"\]\((?:\.\./)*docs/", "](", text).replace("](benchmarks)", "](benchmarks/sample.md)")
+        text = re.sub(r"\]\((?:\.\./)*docs/", "](", text).replace("](benchmarks)", "](benchmarks/README.md)")
         files.append(File.generated(config, page, content=text))
     return files
