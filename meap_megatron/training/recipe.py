@@ -51,6 +51,23 @@ class Setting:
     """"FILE:LINE" or "override"."""
 
 
+OTHER_NAMES = {
+    "learning_rate": "lr",
+    "max_steps": "train_iters",
+    "num_epochs": "meap_epochs",
+    "num_train_epochs": "meap_epochs",
+    "batch_size": "global_batch_size",
+    "per_device_train_batch_size": "micro_batch_size",
+    "max_seq_length": "seq_length",
+    "num_hidden_layers": "num_layers",
+    "intermediate_size": "ffn_hidden_size",
+    "num_key_value_heads": "num_query_groups",
+    "rope_theta": "rotary_base",
+    "output_dir": "save",
+    "mask_ratio": "meap_mask_ratio",
+}
+"""Names of the same settings in other trainers -> Megatron's."""
+
 Layouts = dict[str, dict[str, Setting]]
 """Number of GPUs -> settings."""
 
@@ -81,7 +98,10 @@ class Recipe:
                 check_rule(key, setting)
                 continue
             if key not in flags:
-                near = difflib.get_close_matches(key, [*flags, *LAUNCH_KEYS, *SHORT_KEYS], n=1)
+                # Words of other trainers first: none of them resembles Megatron's name.
+                words_of_others = difflib.get_close_matches(key, OTHER_NAMES, n=1, cutoff=0.8)
+                near = [OTHER_NAMES[found] for found in words_of_others]
+                near = near or difflib.get_close_matches(key, [*flags, *LAUNCH_KEYS, *SHORT_KEYS], n=1)
                 hint = f"; did you mean '{near[0]}'?" if near else ""
                 raise UserError(f"{setting.origin}: unknown key '{key}'{hint}")
             check_rule(key, setting)

@@ -43,6 +43,7 @@ def test_a_recipe_stands_on_the_one_it_extends(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [
+        ("model: {}\n", ["lerning_rate=1"], "override lerning_rate=1: unknown key 'lerning_rate'; did you mean 'lr'?"),
         ("model:\n  num_layer: 2\n", [], "r.yaml:2: unknown key 'num_layer'; did you mean 'num_layers'?"),
         ("model:\n  num_layers: two\n", [], "r.yaml:2: num_layers='two' must be a whole number"),
         ("model:\n  num_layers: 2.5\n", [], "r.yaml:2: num_layers=2.5 must be a whole number"),
