@@ -19,7 +19,6 @@ from tests.support.warm import WarmProcess
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.xdist_group("precision")  # shares the warm process of another file
 def test_a_killed_arm_goes_on_and_the_report_calls_a_smoke_run_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
