@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import IO, Any, cast
 
@@ -14,7 +15,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 Document = tuple[int, bytes | str]
 
 
-class RecordReader[T]:
+class RecordReader[T](ABC):
     """Stream the records of one piece.
 
     Attributes:
@@ -35,9 +36,9 @@ class RecordReader[T]:
             yield from self.records()
         self.consumed = self.piece.size
 
+    @abstractmethod
     def records(self) -> Iterator[tuple[int, T | str]]:
         """Give what `__iter__` yields; may raise what reading raises."""
-        raise NotImplementedError
 
     def place(self, number: int) -> str:
         """Return `file:line` (or `file: row n`) of a document of this piece; counts lines, so call it for errors."""

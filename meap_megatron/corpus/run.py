@@ -5,6 +5,7 @@ its finished shards and refuses leftovers is here, once.
 """
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from meap_megatron.errors import UserError
 Numbered = tuple[int, Shard]
 
 
-class Work[R: ShardResult]:
+class Work[R: ShardResult](ABC):
     """What a kind of dataset adds to a run.
 
     Attributes:
@@ -55,17 +56,17 @@ class Work[R: ShardResult]:
         """Return the tokenizer that the encoders are built from."""
         return self.tokenizer
 
+    @abstractmethod
     def sample(self) -> list[bytes]:
         """Return texts of the input, for the comparison of the encoders."""
-        raise NotImplementedError
 
+    @abstractmethod
     def save_tokenizer(self, folder: Path) -> None:
         """Write the tokenizer's folder."""
-        raise NotImplementedError
 
+    @abstractmethod
     def job(self, folder: Path, encoder: str) -> Job:
         """Return the job of the workers; the tokenizer is in `folder`/tokenizer."""
-        raise NotImplementedError
 
     def upcoming(self, waiting: list[Numbered], results: dict[int, R]) -> Iterator[Numbered]:
         """Give the shards to encode, each when a worker is free for it.
@@ -77,12 +78,12 @@ class Work[R: ShardResult]:
         del results
         yield from waiting
 
-    def report(self, results: list[R]) -> None:
+    def report(self, results: list[R]) -> None:  # noqa: B027 (most have nothing to say)
         """Say on stderr what looks wrong."""
 
+    @abstractmethod
     def publish(self, folder: Path, results: list[R], encoder: str) -> Sidecar:
         """Put the shards of the work folder under the final names."""
-        raise NotImplementedError
 
 
 def base_plan(
