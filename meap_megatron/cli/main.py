@@ -41,7 +41,7 @@ VERBS: dict[str, str] = {
     "checkpoint verify": "checkpoint_verify",
 }
 SUMMARIES: dict[str, str] = {
-    "demo": "train NTP and MEAP side by side on this machine and draw one page (offline, about 4 minutes)",
+    "demo": "train NTP and MEAP side by side on this machine and draw one page (offline, about 3 minutes)",
     "doctor": "what is installed, what is missing, what that costs and the command that mends it",
     "preprocess text": "raw text (.txt, .jsonl, .gz, .zst, .parquet) to a Megatron indexed dataset",
     "preprocess sft": "conversations (Alpaca, ShareGPT, messages) to ids and roles for fine-tuning",
