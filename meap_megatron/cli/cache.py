@@ -8,7 +8,7 @@ from typing import Any
 HELP = """Build the sample index of a recipe before the job.
 
   meap cache examples/recipes/tiny_cpu_meap.yaml data_path=data/mine
-  meap cache RECIPE.yaml data_path=data/c4 data_cache_path=/shared/cache
+  meap cache RECIPE.yaml data_path=data/c4 data_cache_path=data/cache
 
 Give the recipe and the overrides of the training run: which samples it reads follows from its data, its seed, its
 sequence length, its number of steps and its batch size, and not from its masks or from the number of its processes. One

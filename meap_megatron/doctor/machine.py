@@ -124,7 +124,7 @@ def cache_finding(environment: Mapping[str, str]) -> Finding:
             state=BROKEN,
             detail=f"{folder}: {error.strerror or error}",
             cost="every start reads Megatron's flags anew, several seconds",
-            mend="export MEAP_CACHE=/a/folder/that/can/be/written",
+            mend="export MEAP_CACHE=FOLDER    (one that can be written)",
         )
     return Finding(name="cache folder", group=OPTIONAL, detail=str(folder))
 

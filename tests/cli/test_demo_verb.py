@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -183,8 +184,7 @@ def test_the_command_to_go_on_with_is_one_that_the_trainer_takes(finished):
     line = next(line for line in said.splitlines() if line.strip().startswith("meap train"))
     assert "'my demo/recipes/meap.yaml'" in line
     printed = subprocess.run(
-        f"{sys.executable} -m meap_megatron.cli.main {line.strip().removeprefix('meap ')} --dry-run",
-        shell=True,
+        [sys.executable, "-m", "meap_megatron.cli.main", *shlex.split(line)[1:], "--dry-run"],
         cwd=folder,
         text=True,
         capture_output=True,

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ ESSAY = (
 )
 
 
-class Fake(LM):
-    """A model whose answer to a sample is `reply(document, prompt)`."""
+class Fake(LM, ABC):
+    """A model without likelihoods, whose answer to a sample is `reply(document, prompt)`."""
 
+    @abstractmethod
     def reply(self, document: dict[str, Any], prompt: str) -> str:
-        raise NotImplementedError
+        """Answer one sample."""
 
     def generate_until(self, requests: list[Any]) -> list[str]:
         answers = []
@@ -30,10 +32,10 @@ class Fake(LM):
         return answers
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
-        raise NotImplementedError
+        raise AssertionError("these tasks only generate")
 
     def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
-        raise NotImplementedError
+        raise AssertionError("these tasks only generate")
 
 
 class Cheat(Fake):

@@ -89,11 +89,11 @@ def test_what_slurm_or_the_user_says_is_not_asked_again(run: Run, tmp_path: Path
 
 
 def test_in_a_container_steps_run_through_pyxis(run: Run, tmp_path: Path) -> None:
-    container = {"MEAP_CONTAINER_IMAGE": "/images/meap.sqsh", "MEAP_CONTAINER_MOUNTS": "/data:/data"}
+    container = {"MEAP_CONTAINER_IMAGE": "meap.sqsh", "MEAP_CONTAINER_MOUNTS": "data:data"}
     run("pretrain.sbatch", "r.yaml", "save=run", train=reach(400), MEAP_SRUN_FLAGS="--mpi=none --label", **container)
     assert calls(tmp_path)[0].startswith(
-        "srun --kill-on-bad-exit=1 --mpi=none --label --container-image=/images/meap.sqsh "
-        f"--container-workdir={tmp_path} --container-mounts=/data:/data meap train r.yaml save=run"
+        "srun --kill-on-bad-exit=1 --mpi=none --label --container-image=meap.sqsh "
+        f"--container-workdir={tmp_path} --container-mounts=data:data meap train r.yaml save=run"
     )
 
 
