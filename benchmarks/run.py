@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-NO_BENCHMARKS = {"run", "compare", "timing"}
+NO_BENCHMARKS = {"run", "compare", "random_data", "timing"}
 ARGUMENTS: dict[str, list[str]] = {
     "convert": ["--layers", "4"],
     "index": ["--documents", "1e6", "--conversations", "1e6", "--repeats", "2"],

@@ -22,7 +22,6 @@ The last line is one JSON document.
 """
 
 import argparse
-import hashlib
 import json
 import logging
 import os
@@ -39,6 +38,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch and NumPy are loaded
 
 import numpy as np
+import random_data
 import timing
 
 SEQUENCE_LENGTH = 4096  # input tokens, the paper's
@@ -56,44 +56,9 @@ DIVISORS = {GPT_BATCH: BATCH, OUR_BATCH: BATCH, COPY_BATCH: BATCH}
 
 
 def write_data(prefix: Path, *, num_documents: int) -> None:
-    """Write random ids as an indexed dataset with a sidecar."""
-    from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
-
-    from meap_megatron.corpus.sidecar import Sidecar, TokenizerInfo, write_sidecar
-
-    rng = np.random.default_rng(1)
-    lengths = rng.integers(DOCUMENT_TOKENS // 2, 3 * DOCUMENT_TOKENS // 2, size=num_documents)
-    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=np.uint16)
-    for length in lengths.tolist():
-        builder.add_document(rng.integers(3, MASK_ID, size=length), [length])
-    builder.finalize(f"{prefix}.idx")
-    data = [Path(f"{prefix}{suffix}").read_bytes() for suffix in (".bin", ".idx")]
-    info = TokenizerInfo(
-        fingerprint="0" * 64,
-        folder=None,
-        vocab_size=MASK_ID + 1,
-        bos_id=1,
-        eos_id=2,
-        pad_id=None,
-        mask_id=MASK_ID,
-        mask_token="[MASK]",
-    )
-    write_sidecar(
-        prefix,
-        Sidecar(
-            kind="text",
-            content_hash=hashlib.sha256(b"".join(data)).hexdigest(),
-            num_documents=num_documents,
-            num_tokens=int(lengths.sum()),
-            bin_bytes=len(data[0]),
-            idx_bytes=len(data[1]),
-            dtype="uint16",
-            add_bos=False,
-            add_eos=False,
-            tokenizer=info,
-            libraries={},
-        ),
-    )
+    """Write documents of about 600 random ids."""
+    lengths = {"shortest": DOCUMENT_TOKENS // 2, "longest": 3 * DOCUMENT_TOKENS // 2}
+    random_data.write_data(prefix, num_documents=num_documents, mask_id=MASK_ID, **lengths)
 
 
 def build(prefix: Path, *, masked: bool, ours: bool = True, sequence_length: int = SEQUENCE_LENGTH):

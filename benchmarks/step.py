@@ -22,7 +22,6 @@ The last line is one JSON document.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import statistics
@@ -40,6 +39,7 @@ for variable in ("OMP_NUM_THREADS", "MEAP_THREADS"):
     os.environ[variable] = str(THREADS)  # before torch is loaded
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import random_data  # noqa: E402
 import timing  # noqa: E402
 
 CONTESTANTS = ("meap", "ntp", "transformers", "products")
@@ -109,48 +109,6 @@ class Gate:
         if not sys.stdin.readline():
             os._exit(0)
         self.began = (time.perf_counter(), time.process_time())
-
-
-def write_data(prefix: Path, shape: Shape) -> None:
-    """Write random ids as an indexed dataset with a sidecar; the last id of the vocabulary is `[MASK]`."""
-    import numpy as np
-    from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
-
-    from meap_megatron.corpus.sidecar import Sidecar, TokenizerInfo, write_sidecar
-
-    rng = np.random.default_rng(1)
-    lengths = rng.integers(1000, 4000, size=DOCUMENTS)
-    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=np.uint16)
-    for length in lengths.tolist():
-        builder.add_document(rng.integers(3, shape.vocab - 1, size=length), [length])
-    builder.finalize(f"{prefix}.idx")
-    data = [Path(f"{prefix}{suffix}").read_bytes() for suffix in (".bin", ".idx")]
-    tokenizer = TokenizerInfo(
-        fingerprint="0" * 64,
-        folder=None,
-        vocab_size=shape.vocab,
-        bos_id=1,
-        eos_id=2,
-        pad_id=None,
-        mask_id=shape.vocab - 1,
-        mask_token="[MASK]",
-    )
-    write_sidecar(
-        prefix,
-        Sidecar(
-            kind="text",
-            content_hash=hashlib.sha256(b"".join(data)).hexdigest(),
-            num_documents=DOCUMENTS,
-            num_tokens=int(lengths.sum()),
-            bin_bytes=len(data[0]),
-            idx_bytes=len(data[1]),
-            dtype="uint16",
-            add_bos=False,
-            add_eos=False,
-            tokenizer=tokenizer,
-            libraries={},
-        ),
-    )
 
 
 def run_trainer(gate: Gate, shape: Shape, length: int, *, folder: Path, masked: bool, extra: list[str]) -> None:
@@ -308,7 +266,8 @@ def measure(
     """Let the contestants take turns; return per name the seconds of every turn, by the clock and of CPU time."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_data(folder / "data", shape_of(size))
+        mask_id = shape_of(size).vocab - 1
+        random_data.write_data(folder / "data", num_documents=DOCUMENTS, shortest=1000, longest=4000, mask_id=mask_id)
         contestants: list[Contestant] = []
         try:
             for name in names:
