@@ -15,7 +15,7 @@ def load(folder: Path, base: str) -> tuple[dict[str, NDArray], dict[str, Any]] |
     """Return the arrays of an entry, memory-mapped, and its summary; None if there is no sound entry."""
     try:
         summary = json.loads((folder / f"{base}-summary.json").read_text(encoding="utf-8"))
-        arrays = {name: _open(folder / f"{base}-{name}.npy", shape) for name, shape in summary["shapes"].items()}
+        arrays = {name: _open(folder / f"{base}-{name}.npy", shape) for name, shape in summary.pop("shapes").items()}
     except (OSError, ValueError, KeyError):
         return None  # not there, or damaged: it is built again
     return arrays, summary

@@ -18,6 +18,7 @@ from megatron.core.datasets.utils import Split
 from numpy.typing import NDArray
 
 from meap_megatron import _C
+from meap_megatron.corpus.files import disk_errors
 from meap_megatron.corpus.sidecar import Sidecar
 from meap_megatron.datasets.sft import cache
 from meap_megatron.datasets.sft.config import SFTConfig
@@ -174,6 +175,8 @@ class MEAPSFTDataset(MegatronDataset):
                     f"{folder} does not hold the index that rank 0 has made ({base}): the folder is not shared "
                     "between the machines; set data_cache_path to one that is"
                 )
+            with disk_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
             arrays, summary = build_index(
                 self.dataset,
                 self.indices,
@@ -181,10 +184,11 @@ class MEAPSFTDataset(MegatronDataset):
                 sequence_length=self.config.sequence_length,
                 num_rows=self.num_samples,
                 order_seed=self.config.random_seed,
+                folder=folder,
             )
             cache.store(folder, base, arrays, summary, description=self.unique_description)
             logger.info("packed the %s split of %s: %s", self.index_split.name, self.dataset.prefix, summary)
-            entry = arrays, summary
+            entry = cache.load(folder, base) or (arrays, summary)
         arrays, summary = entry
         return RowIndex(**arrays), summary
 
