@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from meap_megatron.planning.activations import BF16, head_bytes, layer_bytes, recomputed_bytes
-from meap_megatron.planning.layout import Layout
+from meap_megatron.planning.layout import NONE, Layout
 from meap_megatron.planning.model import Model
 
 RUNTIME = 2.0e9
@@ -91,3 +91,28 @@ def fullest(model: Model, layout: Layout, *, seq_length: int, fp8: bool = False)
         (of_stage(model, layout, seq_length=seq_length, stage=stage, fp8=fp8) for stage in sorted(stages)),
         key=lambda memory: memory.total,
     )
+
+
+def megatrons_figure(model: Model, layout: Layout, *, seq_length: int) -> float | None:
+    """Return what Megatron's own formula gives for the first stage in bytes, to stand beside `Memory.counted`.
+
+    The formula of `theoretical_memory_usage` with sequence parallel, which takes 18 h + 4 f bytes per token and layer
+    whatever is in the feed-forward part; SwiGLU keeps 6 f. It knows no context parallelism: a rank's tokens are meant.
+
+    Returns:
+        None for uneven stages and for activations that are computed again, which it does not know.
+    """
+    if layout.recompute != NONE or layout.first_layers is not None or layout.last_layers is not None:
+        return None
+    count, _ = stage_parameters(model, layout, 0)
+    state = count * (BF16 + 4 + 12 / (layout.replicas if layout.distributed_optimizer else 1))
+    tokens, stages = seq_length * layout.micro_batch / layout.context, layout.pipeline
+    kept = model.num_layers * tokens * (18 * model.hidden_size + 4 * model.ffn_hidden_size)
+    kept += stages * tokens * (8 + model.hidden_size)  # token ids, and a dropout that it always counts
+    if layout.virtual > 1:
+        kept *= 1 + (stages - 1) / (stages * layout.virtual)
+    else:
+        kept *= min(1, layout.num_micro_batches / stages)
+    if stages == 1:
+        kept += 4 * tokens * (model.hidden_size + model.vocabulary)
+    return state + kept / layout.tensor

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from meap_megatron.planning.layout import FULL, NONE, SELECTIVE
+from meap_megatron.planning.memory import megatrons_figure, of_stage
 from meap_megatron.planning.search import CLOSE, Plan, Result
 from meap_megatron.planning.step import Step
 
@@ -91,7 +92,7 @@ def as_text(result: Result, *, rows: int = ROWS) -> str:
     lines += ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
     lines += ["", *wrapped(legend(result)), "", *(line for text in reasons(result) for line in wrapped(text)), ""]
     lines += [
-        *(line for text in (memory_line(best), *time_lines(best)) for line in wrapped(text)),
+        *(line for text in (*memory_lines(best), *time_lines(best)) for line in wrapped(text)),
         "",
         *wrapped(UNKNOWN),
     ]
@@ -145,13 +146,32 @@ def reasons(result: Result) -> list[str]:
     ]
 
 
-def memory_line(plan: Plan) -> str:
-    """Return the parts of the memory of the fullest stage."""
+def memory_lines(plan: Plan) -> list[str]:
+    """Return the parts of the memory of the fullest stage, and Megatron's own figure for the first."""
     memory = plan.memory
     parts = ("parameters", "gradients", "optimizer", "activations", "logits", "buffers")
     where = f" (stage {memory.stage} of {plan.layout.pipeline}, the fullest)" if plan.layout.pipeline > 1 else ""
     sums = " + ".join(f"{name} {getattr(memory, name) / GB:.1f}" for name in parts)
-    return f"memory per GPU{where}: {sums} = {memory.total / GB:.1f} GB"
+    lines = [f"memory per GPU{where}: {sums} = {memory.total / GB:.1f} GB"]
+    if (beside := beside_megatron(plan)) is not None:
+        ours, theirs = beside
+        text = (
+            f"Megatron's own formula gives {theirs / GB:.1f} GB for the first stage, where this count without buffers "
+            f"gives {ours / GB:.1f} ({ours / theirs - 1:+.1%})"
+        )
+        if ours > 1.05 * theirs and plan.model.gated:
+            text += ": it takes 4 bytes per feed-forward channel, token and layer, and SwiGLU keeps 6"
+        lines.append(text)
+    return lines
+
+
+def beside_megatron(plan: Plan) -> tuple[float, float] | None:
+    """Return the bytes of the first stage without buffers, and those of Megatron's formula, if it knows such a layout."""
+    theirs = megatrons_figure(plan.model, plan.layout, seq_length=plan.job.seq_length)
+    if theirs is None:
+        return None
+    first = of_stage(plan.model, plan.layout, seq_length=plan.job.seq_length, stage=0, fp8=plan.job.fp8)
+    return first.counted, theirs
 
 
 def time_parts(step: Step) -> dict[str, float]:
@@ -170,10 +190,12 @@ def time_lines(plan: Plan) -> list[str]:
 
 def as_dict(plan: Plan) -> dict[str, Any]:
     """Return one plan for JSON: bytes, seconds, tokens."""
+    beside = beside_megatron(plan)
     return {
         "layout": asdict(plan.layout),
         "overrides": plan.layout.settings(),
         "memory_bytes": {**asdict(plan.memory), "total": plan.memory.total},
+        "first_stage_bytes": None if beside is None else {"counted": beside[0], "megatrons_formula": beside[1]},
         "seconds_per_step": plan.seconds,
         "seconds": time_parts(plan.step),
         "sent_bytes_per_gpu_and_step": plan.step.sent,

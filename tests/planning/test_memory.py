@@ -112,6 +112,17 @@ def test_memory_is_within_5_percent_of_megatrons_own_figure_for_every_recipe(meg
             assert abs(off) < 0.05, (name, off)
 
 
+def test_a_plan_shows_what_megatrons_own_formula_gives_for_every_recipe(megatron: Any) -> None:
+    for (name, gpus, _), theirs in zip(QUESTIONS, megatron[: len(QUESTIONS)], strict=True):
+        job = job_of(name)
+        layout = layout_in(job, name, gpus)
+        figure = memory.megatrons_figure(job.model(layout.tensor), layout, seq_length=job.seq_length)
+        if layout.first_layers is not None or layout.recompute != NONE:
+            assert figure is None, name
+        else:
+            assert figure == pytest.approx(theirs["state"] + theirs["activations"], rel=1e-4), name
+
+
 def test_megatron_accepts_what_a_plan_sets(megatron: Any) -> None:
     job = job_of("sft/llama3_8b_ntp")
     for layout, theirs in zip(PLANNED, megatron[len(QUESTIONS) :], strict=True):
