@@ -23,8 +23,8 @@ METRICS = {
 
 
 def write_report(folder: Path, found: dict[str, Any], arms: Sequence[Scores]) -> None:
-    """Write everything; numbers that are not known (nan) become null."""
-    replace_text(folder / "results.json", json.dumps(clean({**found, "arms": list(arms)}), indent=1) + "\n")
+    """Write everything but the arms, whose scores have files of their own; numbers that are not known (nan) become null."""
+    replace_text(folder / "results.json", json.dumps(clean(found), indent=1) + "\n")
     replace_text(folder / "table.md", table(found))
     draw(folder / "curves.png", found, arms)
     if found["contrasts"]:
@@ -140,6 +140,6 @@ def save(figure: Any, axes: Any, path: Path, found: dict[str, Any]) -> None:
     axes.set_title(f"{found['facts']} facts per row. {heading(found).replace('**', '')}", fontsize=9)
     axes.grid(alpha=0.3)
     temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, dpi=160, format="png")
+    figure.savefig(temporary, dpi=120, format="png")
     pyplot.close(figure)
     os.replace(temporary, path)

@@ -5,6 +5,7 @@ taken only after it gave the same ids as the reference on a sample of the real i
 of every eighth batch (8 MiB of text) is encoded by both.
 """
 
+import ctypes
 import json
 import os
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from meap_megatron.corpus.tokenizer import CorpusTokenizer
 from meap_megatron.errors import RunError, UserError
 
-MEMORY_LIMIT = 2**27  # bytes that gigatoken's memory of words may take in one process
+MEMORY_LIMIT = 2**26  # bytes that gigatoken's memory of words may take in one process
 ENCODERS = ("auto", "gigatoken", "tokenizers")
 # Texts that break encoders: special tokens as text, runs of spaces, controls, combining and astral characters.
 TRICKY = (
@@ -86,8 +87,16 @@ class GigatokenEncoder:
         from gigatoken.gigatoken_rs import load_hf_json
 
         self._backend: Any = None  # frees the old one first
+        return_free_memory()
         self._backend = load_hf_json(self._definition)
         self._resident = resident_bytes()
+
+
+def return_free_memory() -> None:
+    """Have the C library give freed memory back: else what an encoder held would count as the start of the next one."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
+    if trim is not None:
+        trim(0)
 
 
 def resident_bytes() -> int:

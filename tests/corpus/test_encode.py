@@ -80,11 +80,15 @@ def test_gigatoken_gives_its_memory_back(bpe_tokenizer: Path, monkeypatch: pytes
     encoder = GigatokenEncoder(load_tokenizer(bpe_tokenizer).definition)
     letters = np.random.default_rng(0).integers(ord("a"), ord("z") + 1, size=(40, 40_000, 10), dtype=np.uint8)
     letters[:, :, -1] = ord(" ")
-    start = encode.resident_bytes()
+    start, starts = encode.resident_bytes(), []
     for words in letters:  # that never come again
         encoder.encode([words.tobytes()])
+        starts.append(encoder._resident)
     grown = encode.resident_bytes() - start
-    assert grown < 120 * 2**20, f"{grown / 2**20:.0f} MiB; about 180 without the limit"
+    assert grown < 80 * 2**20, f"{grown / 2**20:.0f} MiB; about 180 without the limit"
+    assert len(set(starts)) > 3
+    crept = starts[-1] - starts[0]
+    assert crept < 36 * 2**20, f"a new encoder starts {crept / 2**20:.0f} MiB above the first: freed memory was kept"
 
 
 def test_both_encoders_agree_on_arbitrary_text(bpe_tokenizer: Path, llama_model: Path) -> None:
