@@ -25,7 +25,7 @@ TEST_WORKERS ?= 2
 DEMO_FLAGS ?= --overwrite
 BENCH_FLAGS ?=
 
-.PHONY: demo test lint format docs bench fuzz sanitize slurm-test clean
+.PHONY: demo test lint format docs bench fuzz libfuzzer sanitize slurm-test clean
 
 demo: $(STAMP)
 	$(BIN)/meap demo $(DEMO_FLAGS)
@@ -65,6 +65,13 @@ fuzz: $(STAMP)
 	    tests/native/fuzz.cpp -o $(SANITIZED)/fuzz
 	$(SANITIZED)/fuzz $(FUZZ_INPUTS) $(FUZZ_SEED)
 	$(BIN)/python -m tests.native.index_fuzz $(FUZZ_INPUTS) $(FUZZ_SEED)
+
+# The same target under libFuzzer, which looks for inputs that reach new code; needs clang.
+libfuzzer:
+	mkdir -p $(SANITIZED)/corpus
+	clang++ -std=c++17 -O1 -g -DLIBFUZZER -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Icsrc \
+	    tests/native/fuzz.cpp -o $(SANITIZED)/libfuzzer
+	cd $(SANITIZED) && ./libfuzzer -runs=$(FUZZ_INPUTS) -seed=$(FUZZ_SEED) -max_len=512 -print_final_stats=1 corpus
 
 # The Python tests of the native module, with a module built for the sanitizers in a copy of the package.
 sanitize: $(STAMP)
