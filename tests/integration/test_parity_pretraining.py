@@ -31,15 +31,16 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
 
 @pytest.mark.parametrize("layout", ["2x1x2_sequence_parallel", "1x2x2_interleaved", "2x2x2"])
 def test_bfloat16_layouts_agree_within_its_own_rounding(task: Task, layout: str) -> None:
-    def bf16(layout: str) -> Path:
-        settings = [f"pretrained_checkpoint={task.root / 'init'}", f"train_iters={STEPS}", "precision=bf16"]
-        return task.train(f"bf16_{layout}", *settings, *LAYOUTS[layout], *OPTIMIZERS["distributed"])
+    def run(name: str, layout: str, *words: str) -> Path:
+        settings = [f"pretrained_checkpoint={task.root / 'init'}", f"train_iters={STEPS}", "global_batch_size=4"]
+        return task.train(name, *settings, *LAYOUTS[layout], *OPTIMIZERS["distributed"], *words)
 
-    one = task.root / "bf16_1x1x1"
+    one, exact = task.root / "bf16_1x1x1", task.root / "float32_1x1x1"
     if not one.exists():
-        bf16("1x1x1")
-    run = bf16(layout)
+        run(one.name, "1x1x1", "precision=bf16")
+        run(exact.name, "1x1x1")
+    several = run(f"bf16_{layout}", layout, "precision=bf16")
     # bfloat16 keeps 8 bits: one rounding is 2^-9 = 0.2 %.
-    assert losses(run) == pytest.approx(losses(one), rel=2e-3)
-    assert losses(run) != losses(one)
-    assert losses(one) == pytest.approx(losses(task.run("1x1x1", "adam")), rel=1e-2)
+    assert losses(several) == pytest.approx(losses(one), rel=2e-3)
+    assert losses(several) != losses(one)
+    assert losses(one) == pytest.approx(losses(exact), rel=1e-2)
