@@ -18,7 +18,6 @@ One process, one thread. Contestants take turns; figures are medians over rounds
 """
 
 import argparse
-import hashlib
 import itertools
 import json
 import logging
@@ -38,6 +37,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch and NumPy are load
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
+import random_data
 import timing
 
 SEQUENCE_LENGTH = 2048
@@ -109,40 +109,20 @@ def write_data(prefix: Path, data: list[Tokenised], *, mask_id: int) -> None:
     """Write ids, roles and a sidecar as `meap preprocess sft` does."""
     from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
-    from meap_megatron.corpus.sidecar import SFT_FIELDS, Sidecar, TokenizerInfo, write_sidecar
-
     for path, column, dtype in ((f"{prefix}", 0, np.uint16), (f"{prefix}.roles", 1, np.uint8)):
         builder = IndexedDatasetBuilder(f"{path}.bin", dtype=dtype)
         for talk in data:
             builder.add_document(talk[column], [len(talk[column])])
         builder.finalize(f"{path}.idx")
-    files = [Path(f"{prefix}{suffix}").read_bytes() for suffix in (".bin", ".idx", ".roles.bin", ".roles.idx")]
-    info = TokenizerInfo(
-        fingerprint="0" * 64,
-        folder=None,
+    random_data.describe(
+        prefix,
+        num_documents=len(data),
+        num_tokens=sum(len(ids) for ids, _ in data),
         vocab_size=VOCABULARY,
         bos_id=0,
         eos_id=1,
-        pad_id=None,
         mask_id=mask_id,
-        mask_token="[MASK]",
-    )
-    write_sidecar(
-        prefix,
-        Sidecar(
-            kind="sft",
-            content_hash=hashlib.sha256(b"".join(files)).hexdigest(),
-            num_documents=len(data),
-            num_tokens=sum(len(ids) for ids, _ in data),
-            bin_bytes=len(files[0]),
-            idx_bytes=len(files[1]),
-            dtype="uint16",
-            add_bos=False,
-            add_eos=False,
-            tokenizer=info,
-            libraries={},
-            sft=dict.fromkeys(SFT_FIELDS) | {"roles_bytes": len(files[2]), "roles_idx_bytes": len(files[3])},
-        ),
+        roles=True,
     )
 
 

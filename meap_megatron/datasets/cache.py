@@ -36,9 +36,6 @@ ATTEMPTS = 5
 FLUSHED_TOGETHER = 32
 """Files that are flushed to the disk at the same time."""
 
-SETTLE_SECONDS = 5.0
-"""A workspace younger than this may not be locked by its process yet."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
@@ -179,16 +176,30 @@ def workspace(root: Path) -> Iterator[Path]:
     """Make a folder that only this process writes, on the same disk as `root`; it is gone at the end unless renamed."""
     root.mkdir(parents=True, exist_ok=True)
     prefix = f".building-{socket.gethostname()}-"
-    remove_leftovers(root, prefix)
     folder = root / f"{prefix}{secrets.token_hex(8)}"
-    folder.mkdir()
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks: leftovers stay there
+    # A file system without locks refuses every one of these; then leftovers stay there.
+    with locked(root):  # nobody looks for leftovers while this folder is there and not locked yet
+        remove_leftovers(root, prefix)
+        folder.mkdir()
+        descriptor = os.open(folder, os.O_RDONLY)
+        with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, waiting for it; without one on a file system that has none."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
         os.close(descriptor)
 
 
@@ -199,7 +210,6 @@ def remove_leftovers(root: Path, prefix: str) -> None:
             descriptor = os.open(folder, os.O_RDONLY)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if time.time() - folder.stat().st_mtime > SETTLE_SECONDS:
-                    shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(descriptor)

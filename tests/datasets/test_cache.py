@@ -1,5 +1,7 @@
 """The cache of sample indices: an entry is whole or absent, whoever builds it, however often, however it ends."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -7,7 +9,9 @@ import os
 import re
 import signal
 import threading
+import time
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytest
@@ -70,35 +74,63 @@ def obtain_and_die(tools, config, start) -> None:
     obtain(tools, config)
 
 
-def test_eight_builders_and_one_that_is_killed_end_with_one_good_entry(tools, monkeypatch):
-    monkeypatch.setattr(cache, "SETTLE_SECONDS", 0.0)
+@contextlib.contextmanager
+def ended(*processes):
+    """End what still runs, however the block ends."""
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+class Watcher(threading.Thread):
+    """Reads an entry all the time: what it saw first and last, and `Damaged` if anything was ever half there."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(daemon=True)
+        self.path, self.over = path, threading.Event()
+        self.first = self.last = cache.read(path, contents=True)
+        self.damage: cache.Damaged | None = None
+
+    def run(self) -> None:
+        try:
+            ending = False
+            while not ending:
+                ending = self.over.is_set()
+                self.last = cache.read(self.path, contents=True)
+        except cache.Damaged as damage:
+            self.damage = damage
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.over.set()
+        self.join()
+
+
+def test_eight_builders_and_one_that_is_killed_end_with_one_good_entry(tools):
     config = two_sources(tools)
     path = tools.folder / "cache" / index_key(config, sizes=[80, 10, 0])
     start, results = FORK.Event(), FORK.Queue()
     builders = [FORK.Process(target=obtain_and_digest, args=(tools, config, start, results)) for _ in range(8)]
     killed = FORK.Process(target=obtain_and_die, args=(tools, config, start))
-    over, seen = threading.Event(), []
-
-    def watch() -> None:
-        while not over.is_set():
-            seen.append(cache.read(path, contents=True))  # raises Damaged if anything is half there
-
-    watcher = threading.Thread(target=watch)
-    for process in (killed, *builders):
-        process.start()
-    watcher.start()
-    start.set()
-    found = [results.get(timeout=60) for _ in builders]
-    for process in (killed, *builders):
-        process.join(60)
-    over.set()
-    watcher.join()
+    with ended(killed, *builders), Watcher(path) as watcher:
+        for process in (killed, *builders):
+            process.start()
+        start.set()
+        found = [results.get(timeout=60) for _ in builders]
+        for process in (killed, *builders):
+            process.join(60)
 
     assert killed.exitcode == -signal.SIGKILL
     assert [process.exitcode for process in builders] == [0] * 8
     assert len({digest for digest, _ in found}) == 1
     assert sum(built for _, built in found) == 1
-    assert seen[0] is None and seen[-1] is not None
+    assert watcher.first is None and watcher.last is not None and watcher.damage is None
     plain = build_datasets(two_sources(tools), sizes=[80, 10, 0])[0]
     assert hashlib.sha256(samples_of(plain).numpy().tobytes()).hexdigest() == found[0][0]
 
@@ -121,12 +153,38 @@ def test_nothing_is_published_by_a_builder_that_is_killed(tools):
     assert obtain(tools, config).built
 
 
-def test_a_workspace_whose_process_lives_is_not_removed(tools, monkeypatch):
-    monkeypatch.setattr(cache, "SETTLE_SECONDS", -1.0)
+def test_a_workspace_whose_process_lives_is_not_removed(tools):
     with cache.workspace(tools.folder) as mine:
         with cache.workspace(tools.folder):
             assert mine.is_dir()
     assert not mine.exists()
+
+
+def test_nobody_takes_a_workspace_for_a_leftover_before_its_lock_is_there(tools, monkeypatch):
+    flock, made, second_began = fcntl.flock, threading.Event(), threading.Event()
+
+    def slow_flock(descriptor, operation):
+        if threading.current_thread() is first and operation & fcntl.LOCK_NB:
+            made.set()  # the folder is there and has no lock yet
+            second_began.wait(10)
+            time.sleep(0.2)
+        flock(descriptor, operation)
+
+    def make(kept: list[bool], over: threading.Event) -> None:
+        with cache.workspace(tools.folder) as mine:
+            over.wait(10)
+            kept.append(mine.is_dir())
+
+    monkeypatch.setattr(cache.fcntl, "flock", slow_flock)
+    kept, over = [], threading.Event()
+    first = threading.Thread(target=make, args=(kept, over))
+    first.start()
+    assert made.wait(10)
+    second_began.set()
+    with cache.workspace(tools.folder):
+        over.set()
+        first.join()
+    assert kept == [True]
 
 
 def truncate(path: Path) -> None:
