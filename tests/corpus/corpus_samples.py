@@ -34,3 +34,9 @@ def documents(prefix: Path) -> list[list[int]]:
 def names(folder: Path) -> list[str]:
     """What stands in a folder, hidden files too."""
     return sorted(path.name for path in folder.iterdir())
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """The bytes of every file of the dataset `out`."""
+    files = [path for path in folder.rglob("*") if path.is_file() and str(path.relative_to(folder)).startswith("out.")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(files)}

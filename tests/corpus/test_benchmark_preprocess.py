@@ -1,25 +1,12 @@
 """benchmarks/preprocess.py --quick runs, and its last line is the document that scripts read. No figure is judged."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "preprocess.py"
+from tests.benchmarks.scripts import run_quick
 
 
 def test_the_quick_run_ends_with_its_json_document(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--quick", "--folder", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout.splitlines()[-1])
-    assert document["quick"] is True
+    document = run_quick("preprocess", "--folder", str(tmp_path))
     contestants = {"gigatoken, 64 MiB per call", "gigatoken, one thread, by document", "meap preprocess text"}
     assert set(document["real"]["costs"]) == contestants
     assert document["generated"]["small"]["bytes"] >= 500_000

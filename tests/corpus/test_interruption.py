@@ -1,5 +1,6 @@
 """kill -9 at any moment, a dying worker, a full disk: an error or a resume, never a wrong or half-written dataset."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,42 +18,10 @@ from meap_megatron.corpus.preprocess import preprocess
 from meap_megatron.corpus.settings import PreprocessConfig
 from meap_megatron.corpus.sidecar import check_prefix
 from meap_megatron.errors import RunError, UserError
-from tests.corpus.corpus_samples import config, documents, names, sample_texts, write_jsonl
+from tests.corpus.corpus_samples import config, content, documents, names, sample_texts, write_jsonl
+from tests.support.kills import finishes_before_step
 
 FINISHED = ["out.bin", "out.idx", "out.meap.json", "out.tokenizer"]
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """The bytes of every file of the dataset `out`."""
-    files = [path for path in folder.rglob("*") if path.is_file() and str(path.relative_to(folder)).startswith("out.")]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(files)}
-
-
-def die_at_step(settings: PreprocessConfig, folder: Path, step: int) -> bool:
-    """Run in a forked child that ends, without any clean-up, before its n-th change of a file; True if it finished."""
-    child = os.fork()
-    if child == 0:
-        left = step
-
-        def hook(event: str, arguments: tuple) -> None:
-            nonlocal left
-            changes = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
-            opened = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wa+")
-            if (event in changes or opened) and str(arguments[0]).startswith(str(folder)):
-                left -= 1
-                if left < 0:
-                    os._exit(9)
-
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        sys.addaudithook(hook)
-        try:
-            preprocess(settings)
-        except BaseException:
-            os._exit(7)
-        os._exit(0)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status in (0, 9), f"the run itself failed at step {step}"
-    return status == 0
 
 
 def test_a_kill_before_any_single_file_operation_is_resumed_to_the_same_bytes(
@@ -66,7 +36,7 @@ def test_a_kill_before_any_single_file_operation_is_resumed_to_the_same_bytes(
         folder = tmp_path / f"kill{step}"
         folder.mkdir()
         settings = config(source, folder / "out", word_tokenizer, **options)
-        finished = die_at_step(settings, folder, step)
+        finished = finishes_before_step(partial(preprocess, settings), folder, step)
         if not finished and names(folder):
             with pytest.raises(UserError, match="--overwrite"):
                 preprocess(settings)
@@ -87,15 +57,14 @@ def test_overwriting_keeps_the_old_dataset_usable_or_gone_at_every_moment(
     for step in range(1000):
         folder = tmp_path / f"kill{step}"
         preprocess(config(old, folder / "out", word_tokenizer))
-        finished = die_at_step(config(new, folder / "out", word_tokenizer, overwrite=True, workers=1), folder, step)
+        settings = config(new, folder / "out", word_tokenizer, overwrite=True, workers=1)
+        finished = finishes_before_step(partial(preprocess, settings), folder, step)
         try:
             check_prefix(folder / "out")
         except UserError:
             pass
         else:
             sidecar = json.loads((folder / "out.meap.json").read_text())
-            import hashlib
-
             raw = (folder / "out.bin").read_bytes() + (folder / "out.idx").read_bytes()
             assert hashlib.sha256(raw).hexdigest() == sidecar["content_hash"], f"step {step}"
         shutil.rmtree(folder)

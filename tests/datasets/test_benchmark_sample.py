@@ -1,25 +1,10 @@
 """benchmarks/sample.py --quick runs, and its last line is the document that scripts read. No figure is judged."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "sample.py"
+from tests.benchmarks.scripts import run_quick
 
 
 def test_the_quick_run_ends_with_its_json_document():
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--quick"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout.splitlines()[-1])
-    assert document["quick"] is True
+    document = run_quick("sample")
     assert (document["sequence_length"], document["num_masked"], document["threads"]) == (4096, 614, 1)
     assert set(document["sample_us"]) == {
         "GPTDataset",

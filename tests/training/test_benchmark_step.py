@@ -1,31 +1,10 @@
 """benchmarks/step.py --quick runs the trainer and its peer, and its last line is the document. No figure is judged."""
 
-import json
-import os
-import subprocess
-import sys
-
-from tests.support.runs import ROOT
+from tests.benchmarks.scripts import run_quick
 
 
 def test_the_quick_run_takes_turns_and_ends_with_its_document() -> None:
-    done = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "benchmarks" / "step.py"),
-            "--quick",
-            "--only",
-            "meap",
-            "transformers",
-            "products",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "MEAP_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout.splitlines()[-1])
+    document = run_quick("step", "--only", "meap", "transformers", "products")
     (cell,) = document["cells"]
     assert (document["quick"], document["threads"], cell["turns"]) == (True, 1, 3)
     for kind in ("clock", "cpu"):

@@ -2,9 +2,8 @@
 
 import gzip
 import json
-import os
 import shutil
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,13 @@ from meap_megatron.corpus.sft.settings import SftConfig
 from meap_megatron.corpus.sidecar import check_prefix
 from meap_megatron.corpus.verify import verify
 from meap_megatron.errors import UserError
-from tests.corpus.corpus_samples import names
+from tests.corpus.corpus_samples import content, names
 from tests.corpus.sft.sft_samples import alpaca, config, messages, rows, sharegpt
 from tests.support.conversations import docstring_rows, write_alpaca, write_rows
+from tests.support.kills import finishes_before_step
 
 FINISHED = ["out.bin", "out.idx", "out.meap.json", "out.roles.bin", "out.roles.idx", "out.tokenizer"]
 SOME = [alpaca(f"q {i}", "a b c " * (i % 5 + 1)) for i in range(9)]
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """The bytes of every file of the dataset `out`."""
-    files = [path for path in folder.rglob("*") if path.is_file() and str(path.relative_to(folder)).startswith("out.")]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(files)}
 
 
 def write_parquet(path: Path, data: list[dict[str, Any]]) -> None:
@@ -157,33 +151,6 @@ def test_the_bytes_do_not_depend_on_shards_or_workers(tmp_path: Path, chat_bytes
     assert all(check.passed for check in verify(tmp_path / "merged" / "out"))
 
 
-def die_at_step(job: SftConfig, folder: Path, step: int) -> bool:
-    """Run in a forked child that ends, without any clean-up, before its n-th change of a file; True if it finished."""
-    child = os.fork()
-    if child == 0:
-        left = step
-
-        def hook(event: str, arguments: tuple) -> None:
-            nonlocal left
-            changes = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
-            opened = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wa+")
-            if (event in changes or opened) and str(arguments[0]).startswith(str(folder)):
-                left -= 1
-                if left < 0:
-                    os._exit(9)
-
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        sys.addaudithook(hook)
-        try:
-            preprocess_sft(job)
-        except BaseException:
-            os._exit(7)
-        os._exit(0)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status in (0, 9), f"the run itself failed at step {step}"
-    return status == 0
-
-
 def test_a_kill_before_any_file_operation_is_resumed_to_the_same_bytes(tmp_path: Path, chat_words: Path) -> None:
     source = write_alpaca(tmp_path / "in.json", tuple(SOME[:4]))
     options: dict[str, Any] = {"workers": 1, "shard_bytes": 150, "encoder": "tokenizers"}
@@ -192,7 +159,8 @@ def test_a_kill_before_any_file_operation_is_resumed_to_the_same_bytes(tmp_path:
     for step in range(1000):
         folder = tmp_path / f"kill{step}"
         folder.mkdir()
-        finished = die_at_step(config(source, folder / "out", chat_words, **options), folder, step)
+        job = config(source, folder / "out", chat_words, **options)
+        finished = finishes_before_step(partial(preprocess_sft, job), folder, step)
         preprocess_sft(config(source, folder / "out", chat_words, resume=True, **options))
         assert content(folder) == expected, f"killed before file operation {step}"
         assert names(folder) == FINISHED

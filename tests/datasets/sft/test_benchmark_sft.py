@@ -1,25 +1,10 @@
 """benchmarks/sft.py --quick runs, and its last line is the document that scripts read. No speed is judged."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
-SCRIPT = Path(__file__).parents[3] / "benchmarks" / "sft.py"
+from tests.benchmarks.scripts import run_quick
 
 
 def test_the_quick_run_ends_with_its_json_document():
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--quick"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout.splitlines()[-1])
-    assert document["quick"] is True
+    document = run_quick("sft")
     assert set(document["rows"]) == {
         "ours, packed, with copies",
         "ours, packed, no copies",
