@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from meap_megatron.corpus.upsample_shard import UpsampleResult
 from meap_megatron.corpus.upsample_work import UpsampleWork
 from meap_megatron.corpus.verify import verify
 from meap_megatron.errors import UserError
-from tests.corpus.corpus_samples import config, documents, names
-from tests.corpus.test_interruption import content, die_at_step
+from tests.corpus.corpus_samples import config, content, documents, names
+from tests.support.kills import finishes_before_step
 
 
 def words(number: int, count: int) -> str:
@@ -111,7 +112,7 @@ def test_a_kill_before_any_file_operation_is_resumed_to_the_same_bytes(tmp_path:
     while not finished:
         folder = tmp_path / f"kill{step}"
         folder.mkdir()
-        finished = die_at_step(settings(folder), folder, step)
+        finished = finishes_before_step(partial(preprocess, settings(folder)), folder, step)
         preprocess(settings(folder, resume=True))
         assert content(folder) == expected, f"killed before file operation {step}"
         step += 3
