@@ -44,7 +44,7 @@ class Task:
     def train(self, name: str, *settings: str) -> Path:
         """Train to the end and return the run's folder."""
         run = self.root / name
-        common = [*TINY, "micro_batch_size=1", f"data_path={self.root / 'data'}", f"save={run}"]
+        common = [*TINY, f"data_path={self.root / 'data'}", f"save={run}"]
         train(self.recipe, *common, *self.settings, *settings)
         return run
 

@@ -26,13 +26,14 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     write_jsonl(root / "corpus.jsonl", library_texts(2_000_000))
     write_byte_tokenizer(root / "tokenizer")
     meap("preprocess", "text", root / "corpus.jsonl", "--tokenizer", root / "tokenizer", "--output", root / "data")
-    return Task(root, "tiny_cpu_meap.yaml", [])
+    return Task(root, "tiny_cpu_meap.yaml", ["micro_batch_size=2"])
 
 
 @pytest.mark.parametrize("layout", ["2x1x2_sequence_parallel", "1x2x2_interleaved", "2x2x2"])
 def test_bfloat16_layouts_agree_within_its_own_rounding(task: Task, layout: str) -> None:
     def run(name: str, layout: str, *words: str) -> Path:
-        settings = [f"pretrained_checkpoint={task.root / 'init'}", f"train_iters={STEPS}", "global_batch_size=4"]
+        settings = [f"train_iters={STEPS}", "global_batch_size=4", "micro_batch_size=1"]
+        settings.append(f"pretrained_checkpoint={task.root / 'init'}")
         return task.train(name, *settings, *LAYOUTS[layout], *OPTIMIZERS["distributed"], *words)
 
     one, exact = task.root / "bf16_1x1x1", task.root / "float32_1x1x1"
