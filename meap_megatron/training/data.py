@@ -1,5 +1,6 @@
 """The dataset provider: Megatron's arguments in, train, validation and test datasets out."""
 
+import gc
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -114,6 +115,11 @@ def make_provider(
         )
         if args.dataloader_type == "external":
             return external_loaders(args, datasets, device=resolve_device(args.meap_device))
+        if args.num_workers > 0:
+            # A full garbage collection writes to every object; in a loader worker that is a copy of each page that it
+            # shares with this process since the fork (docs/benchmarks/soak.md).
+            gc.collect()
+            gc.freeze()
         return datasets
 
     provider.is_distributed = True  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from meap_megatron.errors import RunError, UserError
 from meap_megatron.training import platform, resume, walltime, wandb_run
 from meap_megatron.training.command_line import data_flags
-from meap_megatron.training.ranks import ForkedRank, Rank, no_orphans
+from meap_megatron.training.ranks import ForkedRank, Rank, import_once, no_orphans
 
 GRACE_SECONDS = 5.0
 """How long ranks get to end by themselves when one has failed, and again after SIGTERM."""
@@ -132,6 +132,7 @@ def run_ranks(argv: list[str], *, processes: int, device: str) -> int:
             print(done, flush=True)
             return 0
         platform.prepare(device)
+        import_once()
     with no_orphans():
         ranks: list[Rank]
         if device == "cpu":

@@ -102,10 +102,11 @@ def server() -> str:
 def serve(address: str, lifeline: int) -> None:
     """Fork one command per connection until the lifeline closes."""
     from meap_megatron.training import platform
+    from meap_megatron.training.ranks import import_once
 
     platform.set_thread_policy()
     platform.prepare("cpu")
-    import meap_megatron.training.pretrain  # noqa: F401
+    import_once()
 
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)

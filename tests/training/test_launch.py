@@ -48,6 +48,7 @@ def run_ranks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     """Return a launcher of ranks that run some code instead of the trainer; RANK is in their environment."""
     monkeypatch.setattr(launch, "GRACE_SECONDS", 0.3)
     monkeypatch.setattr(launch.platform, "prepare", lambda device: None)
+    monkeypatch.setattr(launch, "import_once", lambda: None)
     monkeypatch.setattr(launch, "data_flags", lambda argv: [])
     real = launch.subprocess.Popen
 
@@ -124,7 +125,7 @@ def test_forked_ranks_end_when_the_launcher_is_killed(tmp_path: Path) -> None:
     launcher = (
         "import os, sys, time\n"
         "from meap_megatron.training import launch, pretrain\n"
-        "launch.platform.prepare = lambda device: None\n"
+        "launch.platform.prepare = launch.import_once = lambda *_: None\n"
         "launch.data_flags = lambda argv: []\n"
         "def rank(argv):\n"
         f"    open(f'{tmp_path}/' + os.environ['RANK'], 'w').write(str(os.getpid())); time.sleep(60)\n"

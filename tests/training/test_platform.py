@@ -50,6 +50,23 @@ def run_with(tmp_path: Path, prelude: str, check: str = "", **environ: str) -> s
     )
 
 
+IMPORT_ONCE = """
+import sys
+from meap_megatron.training import platform, ranks
+platform.prepare("cpu")
+ranks.import_once()
+there = set(sys.modules)
+"""
+
+
+def test_a_forked_rank_imports_neither_torchs_compiler_nor_the_datasets_again(tmp_path: Path) -> None:
+    heavy = ("torch._dynamo", "megatron.core.datasets.gpt_dataset", "meap_megatron.datasets.provider")
+    check = f"print(sorted(name for name in set(sys.modules) - there if name.startswith({heavy})))"
+    done = run_with(tmp_path, IMPORT_ONCE, check=check)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_megatron_trains_without_triton(tmp_path: Path) -> None:
     done = run_with(tmp_path, HIDE_TRITON, check="assert 'triton' not in sys.modules")
     assert done.returncode == 0, done.stderr
