@@ -161,26 +161,23 @@ def test_a_workspace_whose_process_lives_is_not_removed(tools):
 
 
 def test_nobody_takes_a_workspace_for_a_leftover_before_its_lock_is_there(tools, monkeypatch):
-    flock, made, second_began = fcntl.flock, threading.Event(), threading.Event()
+    flock, made, over, kept = fcntl.flock, threading.Event(), threading.Event(), []
 
     def slow_flock(descriptor, operation):
         if threading.current_thread() is first and operation & fcntl.LOCK_NB:
             made.set()  # the folder is there and has no lock yet
-            second_began.wait(10)
-            time.sleep(0.2)
+            time.sleep(0.3)
         flock(descriptor, operation)
 
-    def make(kept: list[bool], over: threading.Event) -> None:
+    def make() -> None:
         with cache.workspace(tools.folder) as mine:
             over.wait(10)
             kept.append(mine.is_dir())
 
     monkeypatch.setattr(cache.fcntl, "flock", slow_flock)
-    kept, over = [], threading.Event()
-    first = threading.Thread(target=make, args=(kept, over))
+    first = threading.Thread(target=make)
     first.start()
     assert made.wait(10)
-    second_began.set()
     with cache.workspace(tools.folder):
         over.set()
         first.join()
