@@ -10,9 +10,9 @@ afterwards, so that the only special tokens are those that the template writes.
 
 from typing import Any
 
+from meap_megatron.corpus.sft.conversation import Conversation
 from meap_megatron.corpus.sft.pieces import Piece, PieceBuilder, Specials
-from meap_megatron.corpus.sft.records import Conversation, Turn
-from meap_megatron.corpus.sft.render import RenderOptions
+from meap_megatron.corpus.sft.render import RenderOptions, Turn, in_turns
 from meap_megatron.corpus.sft.roles import END, PROMPT
 from meap_megatron.errors import UserError
 
@@ -42,10 +42,14 @@ class ChatRenderer:
 
     def render(self, conversation: Conversation) -> list[list[Piece]] | str:
         """Return the pieces of each row, or the reason why the template does not fit."""
-        conversations = [conversation.turns]
+        found = in_turns(conversation)
+        if isinstance(found, str):
+            return found
+        own, all_turns = found
+        conversations = [all_turns]
         if self.options.multi_turn == "split":
-            conversations = [(turn,) for turn in conversation.turns if turn.train]
-        system = self.options.system if conversation.system is None else conversation.system
+            conversations = [[turn] for turn in all_turns if turn[1].train]
+        system = self.options.system if own is None else own
         rows = []
         for turns in conversations:
             row = self._row(turns, system)
@@ -54,8 +58,8 @@ class ChatRenderer:
             rows.append(row)
         return rows
 
-    def _row(self, turns: tuple[Turn, ...], system: str | None) -> list[Piece] | str:
-        texts = [system or "", *(text for turn in turns for text in (turn.query, turn.answer))]
+    def _row(self, turns: list[Turn], system: str | None) -> list[Piece] | str:
+        texts = [system or "", *(message.content or "" for turn in turns for message in turn)]
         base = self._free_plane(texts)
         if base is None:
             return "the texts hold characters of both private-use planes, with which special tokens are hidden"
@@ -64,11 +68,7 @@ class ChatRenderer:
             return self.specials.pattern.sub(lambda match: chr(base + self.numbers[match[0]]), text)
 
         messages = [{"role": "system", "content": hide(system)}] if system else []
-        for turn in turns:
-            messages += [
-                {"role": "user", "content": hide(turn.query)},
-                {"role": "assistant", "content": hide(turn.answer)},
-            ]
+        messages += [{"role": one.role, "content": hide(one.content or "")} for turn in turns for one in turn]
         try:
             found = self._spans(messages, turns, stand_in=chr(base + PLANE - 1))
         except UserError as error:
@@ -84,9 +84,7 @@ class ChatRenderer:
                     builder.special(part, role)
         return builder.finish()
 
-    def _spans(
-        self, messages: list[dict[str, str]], turns: tuple[Turn, ...], *, stand_in: str
-    ) -> tuple[str, list[Span]]:
+    def _spans(self, messages: list[dict[str, str]], turns: list[Turn], *, stand_in: str) -> tuple[str, list[Span]]:
         """Return the rendered conversation and its spans, which follow one another.
 
         Raises:
@@ -96,7 +94,7 @@ class ChatRenderer:
         first = len(messages) - 2 * len(turns)  # messages before the first question
         spans: list[Span] = []
         done = 0
-        for number, turn in enumerate(turns):
+        for number, (_, answer) in enumerate(turns):
             asked = self._text(messages[: first + 2 * number + 1], opening=True)
             stop_at = first + 2 * number + 2
             answered = self._text(messages[:stop_at], opening=False) if stop_at < len(messages) else whole
@@ -112,9 +110,9 @@ class ChatRenderer:
             # A template may strip an answer.
             if not (found and same and answered[start:stop].strip() == messages[stop_at - 1]["content"].strip()):
                 raise UserError(f"the chat template changes the text of answer {number + 1}; {ADVICE}")
-            role = self.options.answer_role(turn)
+            role = self.options.answer_role(answer)
             spans += [(done, start, PROMPT), (start, stop, role)]
-            spans.append((stop, len(answered), END if turn.train else PROMPT))
+            spans.append((stop, len(answered), END if answer.train else PROMPT))
             done = len(answered)
         return whole, [*spans, (done, len(whole), PROMPT)]
 

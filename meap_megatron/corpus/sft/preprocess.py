@@ -191,7 +191,7 @@ class SftWork(Work[SftResult]):
             for _, row in itertools.islice(RowReader(piece), SAMPLE_ROWS):
                 found = to_conversation(row, kind) if isinstance(row, dict) else row
                 if not isinstance(found, str):
-                    texts += [text for turn in found.turns for text in (turn.query, turn.answer)]
+                    texts += [message.content or "" for message in found.messages if message.role != "system"]
             if len(texts) >= 2 * SAMPLE_ROWS:
                 break
         return [text[:SAMPLE_CHARACTERS].encode("utf-8") for text in texts if text]

@@ -7,8 +7,10 @@
 A row that is none becomes a reason (a str), which the caller counts as a bad row.
 """
 
-import dataclasses
+from collections.abc import Iterable
 from typing import Any
+
+from meap_megatron.corpus.sft.conversation import Conversation, Message
 
 FORMATS = ("alpaca", "sharegpt", "messages")
 COLUMNS = ("instruction", "input", "output", "conversations", "system_prompt", "messages")
@@ -22,23 +24,6 @@ STANFORD_TASK_WITH_INPUT = (
 STANFORD_ORDER = "Write a response that appropriately completes the request."
 STANFORD_INSTRUCTION, STANFORD_INPUT = "### Instruction:\n", "\n\n### Input:\n"
 STANFORD_RESPONSE = "\n\n### Response:"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Turn:
-    """A question and its answer."""
-
-    query: str
-    answer: str
-    train: bool = True  # False: the answer is context only
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Conversation:
-    """Turns in order; `system` is None when the row has no system prompt of its own."""
-
-    turns: tuple[Turn, ...]
-    system: str | None = None
 
 
 def detect_format(row: dict[str, Any]) -> str | None:
@@ -65,12 +50,11 @@ def to_conversation(row: dict[str, Any], kind: str, *, stanford: str | None = No
     found = {"alpaca": _alpaca, "sharegpt": _sharegpt, "messages": _messages}[kind]
     conversation = found(row, stanford) if kind == "alpaca" else found(row)  # type: ignore[operator]
     if isinstance(conversation, Conversation):
-        for turn in conversation.turns:
-            for text in (conversation.system or "", turn.query, turn.answer):
-                try:
-                    text.encode("utf-8")
-                except UnicodeEncodeError:
-                    return "a text holds half of a surrogate pair, which is no text"
+        for message in conversation.messages:
+            try:
+                (message.content or "").encode("utf-8")
+            except UnicodeEncodeError:
+                return "a text holds half of a surrogate pair, which is no text"
     return conversation
 
 
@@ -84,13 +68,13 @@ def _alpaca(row: dict[str, Any], stanford: str | None) -> Conversation | str:
     instruction, answer = row["instruction"], row["output"]
     if stanford is None:
         query = f"{instruction}\nInput:\n{given}" if given else instruction
-        return Conversation(turns=(Turn(query=query, answer=answer),))
+        return _dialogue([query, answer])
     system = (STANFORD_TASK_WITH_INPUT if given else STANFORD_TASK) + STANFORD_ORDER
     parts = instruction + (STANFORD_INPUT + given if given else "")
     if stanford == "template":
-        return Conversation(turns=(Turn(query=parts, answer=answer),), system=system)
+        return _dialogue([parts, answer], system=system)
     query = f"{system}\n\n{STANFORD_INSTRUCTION}{parts}{STANFORD_RESPONSE}"
-    return Conversation(turns=(Turn(query=query, answer=answer),))
+    return _dialogue([query, answer])
 
 
 def _sharegpt(row: dict[str, Any]) -> Conversation | str:
@@ -122,8 +106,7 @@ def _sharegpt(row: dict[str, Any]) -> Conversation | str:
             f"the dialogue has {len(texts)} usable messages (human and gpt in turn, human first); "
             f"an even number of at least 2 is needed"
         )
-    pairs = zip(texts[::2], texts[1::2], strict=True)
-    return Conversation(turns=tuple(Turn(query=q, answer=a) for q, a in pairs), system=system or None)
+    return _dialogue(texts, system=system or None)
 
 
 def _messages(row: dict[str, Any]) -> Conversation | str:
@@ -148,11 +131,21 @@ def _messages(row: dict[str, Any]) -> Conversation | str:
             return f"role {message['role']!r} where {expected!r} is expected: user and assistant take turns"
     if len(messages) < 2 or len(messages) % 2:
         return f"{len(messages)} messages beside the system prompt; each question needs an answer"
-    pairs = zip(messages[::2], messages[1::2], strict=True)
-    turns = tuple(Turn(query=q["content"], answer=a["content"], train=a.get("train") is not False) for q, a in pairs)
-    if not any(turn.train for turn in turns):
+    trains = [message.get("train") is not False for message in messages]
+    if not any(trains[1::2]):
         return "every answer has 'train' false: the row would train nothing"
-    return Conversation(turns=turns, system=system)
+    return _dialogue([message["content"] for message in messages], system=system, trains=trains)
+
+
+def _dialogue(texts: list[str], *, system: str | None = None, trains: Iterable[bool] | None = None) -> Conversation:
+    """Return questions and answers in turn, behind the system prompt if there is one."""
+    opening = [] if system is None else [Message(role="system", content=system)]
+    flags = [True] * len(texts) if trains is None else trains
+    turns = [
+        Message(role="assistant", content=text, train=train) if number % 2 else Message(role="user", content=text)
+        for number, (text, train) in enumerate(zip(texts, flags, strict=True))
+    ]
+    return Conversation(messages=(*opening, *turns))
 
 
 def _not_text(record: dict[str, Any], key: str) -> str | None:

@@ -4,8 +4,8 @@ import dataclasses
 from string import Formatter
 from typing import Protocol
 
+from meap_megatron.corpus.sft.conversation import Conversation, Message
 from meap_megatron.corpus.sft.pieces import Piece, PieceBuilder, Specials, SpecialToken
-from meap_megatron.corpus.sft.records import Conversation, Turn
 from meap_megatron.corpus.sft.roles import ANSWER, END, PROMPT, UNMASKED
 from meap_megatron.corpus.sft.templates import Template
 
@@ -24,11 +24,12 @@ class RenderOptions:
     system: str | None = None
     min_answer_words: int | None = None
 
-    def answer_role(self, turn: Turn) -> int:
+    def answer_role(self, answer: Message) -> int:
         """Return the role of an answer's tokens."""
-        if not turn.train:
+        if not answer.train:
             return PROMPT
-        short = self.min_answer_words is not None and len(turn.answer.split()) <= self.min_answer_words
+        words = len((answer.content or "").split())
+        short = self.min_answer_words is not None and words <= self.min_answer_words
         return UNMASKED if short else ANSWER
 
 
@@ -69,26 +70,30 @@ class TemplateRenderer:
         else:
             self.end = specials.split(template.end)
 
-    def render(self, conversation: Conversation) -> list[list[Piece]]:
-        """Return the pieces of each row."""
+    def render(self, conversation: Conversation) -> list[list[Piece]] | str:
+        """Return the pieces of each row, or the reason why the template does not fit."""
+        found = in_turns(conversation)
+        if isinstance(found, str):
+            return found
+        own, turns = found
         rows = []
         builder = PieceBuilder()
-        system = self.system if conversation.system is None else conversation.system
-        for number, turn in enumerate(conversation.turns):
+        system = self.system if own is None else own
+        for number, (query, answer) in enumerate(turns):
             if self.options.multi_turn == "split":
-                if not turn.train:
+                if not answer.train:
                     continue
                 if builder.pieces:
                     rows.append(builder.finish())
                     builder = PieceBuilder()
             builder.start()
-            self._source(builder, number, system, turn.query)
+            self._source(builder, number, system, query.content or "")
             builder.start()
-            role = self.options.answer_role(turn)
-            builder.text(turn.answer, role)
+            role = self.options.answer_role(answer)
+            builder.text(answer.content or "", role)
             builder.start()
             for part in self.end:
-                _append(builder, part, END if turn.train else PROMPT)
+                _append(builder, part, END if answer.train else PROMPT)
         return [*rows, builder.finish()]
 
     def _source(self, builder: PieceBuilder, number: int, system: str, query: str) -> None:
@@ -102,6 +107,24 @@ class TemplateRenderer:
                 builder.text(system if part.name == "system" else query, PROMPT)
             else:
                 _append(builder, part, PROMPT)
+
+
+Turn = tuple[Message, Message]  # question, answer
+
+
+def in_turns(conversation: Conversation) -> tuple[str | None, list[Turn]] | str:
+    """Return the system prompt (None: there is none) and the questions with their answers, or why there are none."""
+    messages = conversation.messages
+    system = None
+    if messages and messages[0].role == "system":
+        system, messages = messages[0].content, messages[1:]
+    for number, message in enumerate(messages):
+        expected = "assistant" if number % 2 else "user"
+        if message.role != expected:
+            return f"role {message.role!r} where {expected!r} is expected: user and assistant take turns"
+    if len(messages) < 2 or len(messages) % 2:
+        return f"{len(messages)} messages beside the system prompt; each question needs an answer"
+    return system, list(zip(messages[::2], messages[1::2], strict=True))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

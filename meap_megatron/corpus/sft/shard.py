@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from meap_megatron.corpus.indexed import PairWriter
 from meap_megatron.corpus.inputs import Piece
+from meap_megatron.corpus.sft.conversation import Conversation
 from meap_megatron.corpus.sft.encode import PieceEncoder
 from meap_megatron.corpus.sft.histogram import count_lengths
 from meap_megatron.corpus.sft.pieces import Known
 from meap_megatron.corpus.sft.pieces import Piece as TextPiece
-from meap_megatron.corpus.sft.records import Conversation, to_conversation
+from meap_megatron.corpus.sft.records import to_conversation
 from meap_megatron.corpus.sft.render import Renderer
 from meap_megatron.corpus.sft.roles import PROMPT, answer_lengths, num_unclosed, truncate
 from meap_megatron.corpus.sft.rows import RowReader
@@ -151,14 +152,14 @@ class _State:
                 continue
             self.note_empty(reader, number, found)
             batch += [(number, pieces) for pieces in rendered]
-            size += sum(len(turn.query) + len(turn.answer) for turn in found.turns)
+            size += sum(len(message.content or "") for message in found.messages)
             if size >= BATCH_CHARACTERS or len(batch) >= BATCH_ROWS:
                 self.encode(reader, batch)
                 batch, size = [], 0
         self.encode(reader, batch)
 
     def note_empty(self, reader: RowReader, number: int, conversation: Conversation) -> None:
-        empty = sum(turn.train and not turn.answer for turn in conversation.turns)
+        empty = sum(message.trained and not message.content for message in conversation.messages)
         if empty and not self.num_empty_answers:
             self.empty_answer_place = reader.place(number)
         self.num_empty_answers += empty

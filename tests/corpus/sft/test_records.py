@@ -2,11 +2,15 @@ from typing import Any
 
 import pytest
 
-from meap_megatron.corpus.sft.records import Conversation, Turn, detect_format, to_conversation
+from meap_megatron.corpus.sft.conversation import Conversation, Message
+from meap_megatron.corpus.sft.records import detect_format, to_conversation
 
 
 def conversation(*pairs: tuple[str, str], system: str | None = None) -> Conversation:
-    return Conversation(turns=tuple(Turn(query=q, answer=a) for q, a in pairs), system=system)
+    messages = [] if system is None else [Message(role="system", content=system)]
+    for query, answer in pairs:
+        messages += [Message(role="user", content=query), Message(role="assistant", content=answer)]
+    return Conversation(messages=tuple(messages))
 
 
 def turns(*pairs: tuple[str, str]) -> list[dict[str, str]]:
@@ -94,4 +98,5 @@ def test_messages_keep_which_answers_are_trained() -> None:
     dialogue = [message("user", "q"), message("assistant", "a", train=False), message("user", "r", train=None)]
     found = to_conversation({"messages": [*dialogue, message("assistant", "b", train=True)]}, "messages")
     assert isinstance(found, Conversation)
-    assert [(turn.query, turn.answer, turn.train) for turn in found.turns] == [("q", "a", False), ("r", "b", True)]
+    answers = [(one.content, one.train) for one in found.messages if one.role == "assistant"]
+    assert answers == [("a", False), ("b", True)]
