@@ -27,7 +27,7 @@ setup(
             "meap_megatron._C",
             sources=["csrc/bindings.cpp"],
             include_dirs=["csrc"],
-            depends=sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob("*.hpp")),
+            depends=sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.hpp")),
             define_macros=[("MEAP_VERSION", f'"{VERSION}"')],
             cxx_std=17,
             extra_compile_args=COMPILE_ARGS,

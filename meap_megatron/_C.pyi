@@ -12,48 +12,29 @@ def philox_words(
 def bounded_integers(
     key: tuple[int, int], stream: int, sample_index: int, first_range: int, count: int
 ) -> NDArray[np.uint32]: ...
-def random_positions(
-    seed: int, dataset_key: int, sample_index: int, num_eligible: int, count: int
+def choose_positions(
+    strategy: str,
+    seed: int,
+    dataset_key: int,
+    sample_index: int,
+    num_eligible: int,
+    count: int,
+    span_length: int,
+    step: int,
 ) -> NDArray[np.int64]: ...
-def span_positions(
-    seed: int, dataset_key: int, sample_index: int, num_eligible: int, count: int, span_length: int
-) -> NDArray[np.int64]: ...
-def official51_positions(step: int, length: int, count: int) -> NDArray[np.int64]: ...
-def random_positions_batch(
-    seed: int, dataset_key: int, sample_indices: NDArray[np.int64], num_eligible: int, count: int
-) -> NDArray[np.int64]: ...
-def span_positions_batch(
-    seed: int, dataset_key: int, sample_indices: NDArray[np.int64], num_eligible: int, count: int, span_length: int
+def choose_positions_batch(
+    strategy: str,
+    seed: int,
+    dataset_key: int,
+    sample_indices: NDArray[np.int64],
+    num_eligible: int,
+    count: int,
+    span_length: int,
 ) -> NDArray[np.int64]: ...
 
 class GPTSamples[T]:
     def __init__(
-        self,
-        *,
-        ids: NDArray,
-        pointers: NDArray[np.int64],
-        lengths: NDArray[np.int32],
-        document_index: NDArray[np.int32],
-        sample_index: NDArray,
-        shuffle_index: NDArray,
-        sequence_length: int,
-        add_extra_token: bool,
-        pad_id: int,
-        eod_id: int,
-        eod_mask_loss: bool,
-        reset_position_ids: bool,
-        has_segments: bool,
-        num_real_of_last: int,
-        strategy: str,
-        ratio: float,
-        mask_id: int,
-        span_length: int,
-        global_batch_size: int,
-        protected_ids: Sequence[int],
-        seed: int,
-        dataset_key: int,
-        owners: object,
-        wrap: Callable[[NDArray], T],
+        self, *, arrays: object, rules: object, stage: object | None, wrap: Callable[[NDArray], T]
     ) -> None: ...
     def __len__(self) -> int: ...
     def sample(self, index: int, is_batch_padding: bool) -> dict[str, T]: ...

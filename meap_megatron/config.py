@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from meap_megatron.errors import UserError
-from meap_megatron.masking.arguments import STRATEGIES, check_ratio
+from meap_megatron.masking.arguments import check_ratio, check_span_length
+from meap_megatron.masking.strategies import strategy_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,22 +44,14 @@ class MaskConfig:
         if self.mask_id < 0:
             raise UserError(f"mask_id is {self.mask_id}; it must be a token id, at least 0")
         check_ratio(self.ratio)
-        if self.strategy not in STRATEGIES:
-            raise UserError(f"strategy is {self.strategy!r}; it must be one of {', '.join(STRATEGIES)}")
-        if self.span_length < 1:
-            raise UserError(f"span_length is {self.span_length}; it must be at least 1")
+        strategy = strategy_named(self.strategy)
+        check_span_length(self.span_length)
         if not 0 <= self.seed < 2**64:
             raise UserError(f"seed is {self.seed}; it must be in [0, 2**64)")
         if any(token_id < 0 for token_id in self.protected_ids):
             raise UserError(f"protected_ids is {self.protected_ids}; token ids are at least 0")
-        if self.strategy == "official51":
-            if self.global_batch_size is None or self.global_batch_size < 1:
-                raise UserError(
-                    f"global_batch_size is {self.global_batch_size}; strategy 'official51' needs the number of "
-                    "samples per optimizer step, because its masks follow the step"
-                )
-            if self.protected_ids:
-                raise UserError(
-                    f"protected_ids is {self.protected_ids}; strategy 'official51' protects no token, as the official "
-                    "code: leave protected_ids empty or use strategy 'random'"
-                )
+        strategy.check_settings(
+            span_length=self.span_length,
+            global_batch_size=self.global_batch_size,
+            protected_ids=self.protected_ids,
+        )

@@ -148,9 +148,9 @@ def read_sample(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> tu
         mask_id=info.mask_id,
         ratio=args.mask_ratio,
         strategy=args.strategy,
-        span_length=args.span_length if args.strategy == "span" else 1,
+        span_length=args.span_length,
         seed=args.seed if args.mask_seed is None else args.mask_seed,
-        global_batch_size=args.global_batch_size if args.strategy == "official51" else None,
+        global_batch_size=args.global_batch_size,
     )
     platform.set_thread_policy()
     platform.quiet_imports()

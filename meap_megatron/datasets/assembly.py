@@ -1,6 +1,6 @@
 """Whole samples in C++: the same tensors as `GPTDataset.__getitem__` and the mask stage, from the memory maps at once.
 
-`assembler` says which datasets it can serve; all others go Megatron's way. The C++ is csrc/gpt_sample.hpp.
+`assembler` says which datasets it can serve; all others go Megatron's way. The C++ is csrc/gpt/sample.hpp.
 
 A micro-batch leaves as a `MicroBatch`. torch's DataLoader asks `__getitems__` for it and hands it to its collate
 function, which finds the function registered here for its rows: the tensors of the batch pass through, where torch
@@ -9,6 +9,7 @@ would stack copies of single samples.
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import overload
 
 import numpy as np
@@ -24,6 +25,41 @@ from meap_megatron.errors import UserError
 
 # Of the ids, the document index, the sample index and the shuffle index: all that Megatron writes for text.
 KNOWN_TYPES = ((np.uint16, np.int32), (np.int32,), (np.int32, np.int64), (np.uint32, np.int64))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleArrays:
+    """The arrays of one split, none of them copied; csrc/gpt/bindings.hpp reads them by name."""
+
+    ids: NDArray
+    """uint16 or int32: the whole .bin."""
+    pointers: NDArray[np.int64]
+    """int64[documents], bytes into ids."""
+    lengths: NDArray[np.int32]
+    """int32[documents], tokens."""
+    document_index: NDArray[np.int32]
+    """int32[entries]."""
+    sample_index: NDArray
+    """int32 or int64 [samples + 1, 2]."""
+    shuffle_index: NDArray
+    """uint32 or int64 [samples]."""
+    owners: object
+    """What keeps the memory maps open."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRules:
+    """How samples are made of the arrays; csrc/gpt/bindings.hpp reads them by name."""
+
+    sequence_length: int
+    add_extra_token: bool
+    pad_id: int
+    eod_id: int
+    eod_mask_loss: bool
+    reset_position_ids: bool
+    has_segments: bool
+    num_real_of_last: int
+    """Input positions with a label, in the sample at the last place of the stream."""
 
 
 class Row(dict[str, torch.Tensor]):
@@ -83,36 +119,29 @@ class Assembler:
             self._constant["position_ids"] = torch.arange(length, dtype=torch.long)
         self._is_shared = not (config.reset_position_ids or config.reset_attention_mask or config.eod_mask_loss)
         self._where = f"the {dataset.index_split.name} split of {dataset.dataset_path}"
-        mask = stage.mask if stage is not None else None
+        arrays = SampleArrays(
+            ids=_all_ids(data),
+            pointers=data.index.sequence_pointers,
+            lengths=data.index.sequence_lengths,
+            document_index=dataset.document_index,
+            sample_index=dataset.sample_index,
+            shuffle_index=dataset.shuffle_index,
+            # Both close their memory maps when they are deleted, whoever still looks into them.
+            owners=(data.bin_reader, data.index),
+        )
+        rules = SampleRules(
+            sequence_length=length,
+            add_extra_token=bool(config.add_extra_token_to_sequence),
+            pad_id=dataset._pad_token_id,
+            eod_id=config.tokenizer.eod,
+            eod_mask_loss=bool(config.eod_mask_loss),
+            reset_position_ids=bool(config.reset_position_ids),
+            has_segments=has_segments,
+            num_real_of_last=num_real_of_last,
+        )
         try:
-            self._samples = _C.GPTSamples(
-                ids=_all_ids(data),
-                pointers=data.index.sequence_pointers,
-                lengths=data.index.sequence_lengths,
-                document_index=dataset.document_index,
-                sample_index=dataset.sample_index,
-                shuffle_index=dataset.shuffle_index,
-                sequence_length=length,
-                add_extra_token=bool(config.add_extra_token_to_sequence),
-                pad_id=dataset._pad_token_id,
-                eod_id=config.tokenizer.eod,
-                eod_mask_loss=bool(config.eod_mask_loss),
-                reset_position_ids=bool(config.reset_position_ids),
-                has_segments=has_segments,
-                num_real_of_last=num_real_of_last,
-                strategy="none" if mask is None else mask.strategy,
-                ratio=0.0 if mask is None else mask.ratio,
-                mask_id=0 if mask is None else mask.mask_id,
-                span_length=1 if mask is None else mask.span_length,
-                global_batch_size=1 if mask is None else (mask.global_batch_size or 1),
-                protected_ids=() if mask is None else mask.protected_ids,
-                seed=0 if mask is None else mask.seed,
-                dataset_key=0 if stage is None else stage.dataset_key,
-                # Both close their memory maps when they are deleted, whoever still looks into them.
-                owners=(data.bin_reader, data.index),
-                # Called from C++: three calls and a dict in Python take a microsecond.
-                wrap=torch.from_numpy,
-            )
+            # Wrapped in C++: three calls and a dict in Python take a microsecond.
+            self._samples = _C.GPTSamples(arrays=arrays, rules=rules, stage=stage, wrap=torch.from_numpy)
         except RuntimeError as error:
             raise self._damaged(error) from None
 

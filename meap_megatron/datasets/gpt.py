@@ -24,6 +24,7 @@ from meap_megatron.corpus.sidecar import Sidecar, check_prefix, read_sidecar
 from meap_megatron.datasets.assembly import Assembler, assembler
 from meap_megatron.datasets.stage import MaskStage, dataset_key
 from meap_megatron.errors import UserError
+from meap_megatron.masking import STRATEGIES
 
 
 @dataclass
@@ -31,7 +32,7 @@ class MEAPGPTDatasetConfig(GPTDatasetConfig):
     """Megatron's configuration and what to mask.
 
     Raises:
-        UserError: strategy `official51` with a blend of datasets.
+        UserError: a strategy that follows the optimizer step (`official51`) with a blend of datasets.
     """
 
     meap: MaskConfig | None = None
@@ -43,11 +44,11 @@ class MEAPGPTDatasetConfig(GPTDatasetConfig):
     def __post_init__(self) -> None:
         """Check what the base class does not know."""
         super().__post_init__()
-        if self.meap is not None and self.meap.strategy == "official51":
+        if self.meap is not None and STRATEGIES[self.meap.strategy].follows_step:
             for prefixes in prefixes_per_blend(self):
                 if len(prefixes) > 1:
                     raise UserError(
-                        f"strategy 'official51' with a blend of {len(prefixes)} datasets: its masks follow the "
+                        f"strategy {self.meap.strategy!r} with a blend of {len(prefixes)} datasets: its masks follow the "
                         "optimizer step, which a sample of a blend does not know; merge the data (meap merge) or use "
                         "strategy 'random'"
                     )

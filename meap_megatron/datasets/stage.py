@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meap_megatron.config import MaskConfig
-from meap_megatron.masking import apply_mask, mask_positions
+from meap_megatron.masking import STRATEGIES, apply_mask, mask_positions
 
 
 def dataset_key(content_hash: str, split: str) -> int:
@@ -38,9 +38,9 @@ class MaskStage:
         mask = self.mask
         if num_real < 2:
             return np.empty(0, dtype=np.int64)
-        if mask.strategy == "official51":
+        if STRATEGIES[mask.strategy].follows_step:
             assert mask.global_batch_size is not None, "MaskConfig requires it"
-            # The sets of the official code are those of the full length, padding or not.
+            # The sets are those of the full length, padding or not.
             positions = self._choose(sample_index, length=tokens.size, step=sample_index // mask.global_batch_size)
             return positions[positions < num_real - 1]
         if not mask.protected_ids:

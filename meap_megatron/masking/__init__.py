@@ -1,8 +1,8 @@
 """Which input positions of a sample are masked, as a pure function of (seed, dataset, sample index).
 
 No state and no global generator: the same sample gets the same mask for any read order, number of workers, parallel
-layout and point of resumption. `reference.py` is the specification, written in NumPy; the functions here compute the
-same positions bit for bit in C++. This package imports neither torch nor Megatron.
+layout and point of resumption. `reference.py` and `strategies/` are the specification, written in NumPy; the functions here
+compute the same positions bit for bit in C++. This package imports neither torch nor Megatron.
 """
 
 import numpy as np
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from meap_megatron import _C
 from meap_megatron.masking.apply import apply_mask
-from meap_megatron.masking.arguments import STRATEGIES, batch_counts, check_ratio, counts, num_masked
+from meap_megatron.masking.arguments import batch_counts, check_ratio, num_masked, prepare
+from meap_megatron.masking.strategies import STRATEGIES
 
 __all__ = ["STRATEGIES", "apply_mask", "check_ratio", "mask_positions", "mask_positions_batch", "num_masked"]
 
@@ -48,9 +49,9 @@ def mask_positions(
         eligible: int64[E], ascending, positions which may be masked; None for 0..length-2.
 
     Raises:
-        UserError: (a ValueError) an argument breaks its rule; the message names it.
+        UserError: an argument breaks its rule; the message names it.
     """
-    num_eligible, count = counts(
+    draw = prepare(
         seed=seed,
         dataset_key=dataset_key,
         sample_index=sample_index,
@@ -61,12 +62,9 @@ def mask_positions(
         step=step,
         eligible=eligible,
     )
-    if strategy == "official51":
-        return _C.official51_positions(step or 0, length, count)
-    if strategy == "span":
-        chosen = _C.span_positions(seed, dataset_key, sample_index, num_eligible, count, span_length)
-    else:
-        chosen = _C.random_positions(seed, dataset_key, sample_index, num_eligible, count)
+    chosen = _C.choose_positions(
+        strategy, seed, dataset_key, sample_index, draw.num_eligible, draw.count, span_length, draw.step
+    )
     return chosen if eligible is None else eligible[chosen]
 
 
@@ -94,7 +92,7 @@ def mask_positions_batch(
         span_length: positions per run, for `span`.
 
     Raises:
-        UserError: (a ValueError) an argument breaks its rule; the message names it.
+        UserError: an argument breaks its rule; the message names it.
     """
     num_eligible, count = batch_counts(
         seed=seed,
@@ -105,6 +103,4 @@ def mask_positions_batch(
         strategy=strategy,
         span_length=span_length,
     )
-    if strategy == "span":
-        return _C.span_positions_batch(seed, dataset_key, sample_indices, num_eligible, count, span_length)
-    return _C.random_positions_batch(seed, dataset_key, sample_indices, num_eligible, count)
+    return _C.choose_positions_batch(strategy, seed, dataset_key, sample_indices, num_eligible, count, span_length)

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meap_megatron.errors import UserError
+from meap_megatron.masking.strategies import Draw, strategy_named
 
-STRATEGIES = ("random", "span", "official51")
 MAX_LENGTH = 2**31 - 1  # input positions; bounded draws use 32-bit words
 _UNSIGNED_64 = 2**64
 _SIGNED_64 = 2**63
@@ -26,19 +26,19 @@ def num_masked(*, length: int, ratio: float) -> int:
     return _count(length, ratio)
 
 
-def counts(
+def prepare(
     *,
     seed: int,
     dataset_key: int,
     sample_index: int,
     length: int,
     ratio: float,
-    strategy: str,
-    span_length: int,
-    step: int | None,
-    eligible: NDArray[np.int64] | None,
-) -> tuple[int, int]:
-    """Check the arguments of `mask_positions` and return (number of eligible positions, number to mask).
+    strategy: str = "random",
+    span_length: int = 1,
+    step: int | None = None,
+    eligible: NDArray[np.int64] | None = None,
+) -> Draw:
+    """Check the arguments of `mask_positions` and return what is to be chosen.
 
     Raises:
         UserError: an argument breaks its rule; the message names the argument, its value and the rule.
@@ -47,19 +47,20 @@ def counts(
     _check_seed(seed, dataset_key)
     if not 0 <= sample_index < _SIGNED_64:
         raise UserError(f"sample_index is {sample_index}; it must be in [0, 2**63)")
-    if eligible is None:
-        num_eligible, count = length - 1, _count(length, ratio)
-    else:
-        num_eligible = _check_eligible(eligible, length)
+    num_eligible = length - 1 if eligible is None else _check_eligible(eligible, length)
+    chosen = strategy_named(strategy)
+    check_span_length(span_length)
+    chosen.check_sample(span_length=span_length, num_eligible=num_eligible, step=step, eligible=eligible)
+    return Draw(
+        seed=seed,
+        dataset_key=dataset_key,
+        sample_index=sample_index,
+        num_eligible=num_eligible,
         # One more than may be masked, so that without protection both branches give the same count.
-        count = min(_count(num_eligible + 1, ratio), num_eligible)
-    _check_strategy(strategy, span_length, num_eligible)
-    if strategy == "official51":
-        if step is None or step < 0:
-            raise UserError(f"step is {step}; strategy 'official51' needs the optimizer step, counted from 0")
-        if eligible is not None:
-            raise UserError("eligible must be None with strategy 'official51': the official code protects no position")
-    return num_eligible, count
+        count=min(_count(num_eligible + 1, ratio), num_eligible),
+        span_length=span_length,
+        step=step or 0,
+    )
 
 
 def batch_counts(
@@ -79,9 +80,11 @@ def batch_counts(
     """
     _check_length_and_ratio(length, ratio)
     _check_seed(seed, dataset_key)
-    _check_strategy(strategy, span_length, length - 1)
-    if strategy == "official51":
-        raise UserError("strategy 'official51' has no batch: its masks follow the step; call mask_positions")
+    chosen = strategy_named(strategy)
+    if chosen.follows_step:
+        raise UserError(f"strategy {strategy!r} has no batch: its masks follow the step; call mask_positions")
+    check_span_length(span_length)
+    chosen.check_sample(span_length=span_length, num_eligible=length - 1, step=None, eligible=None)
     indices = np.asarray(sample_indices)
     if indices.ndim != 1 or indices.dtype != np.int64:
         raise UserError(f"sample_indices is {indices.dtype}{list(indices.shape)}; it must be int64[num_samples]")
@@ -96,6 +99,12 @@ def check_ratio(ratio: float) -> None:
         raise UserError(f"ratio is {ratio}; it must be in [0, 1)")
 
 
+def check_span_length(span_length: int) -> None:
+    """Raise UserError unless span_length is at least 1."""
+    if span_length < 1:
+        raise UserError(f"span_length is {span_length}; it must be at least 1")
+
+
 def _check_length_and_ratio(length: int, ratio: float) -> None:
     if not 2 <= length <= MAX_LENGTH:
         raise UserError(f"length is {length}; it must be in 2..{MAX_LENGTH}: the last position is never masked")
@@ -107,18 +116,6 @@ def _check_seed(seed: int, dataset_key: int) -> None:
         raise UserError(f"seed is {seed}; it must be in [0, 2**64)")
     if not 0 <= dataset_key < _UNSIGNED_64:
         raise UserError(f"dataset_key is {dataset_key}; it must be in [0, 2**64)")
-
-
-def _check_strategy(strategy: str, span_length: int, num_eligible: int) -> None:
-    if strategy == "random":
-        return
-    if strategy not in STRATEGIES:
-        raise UserError(f"strategy is {strategy!r}; it must be one of {', '.join(STRATEGIES)}")
-    if strategy == "span":
-        if span_length < 1:
-            raise UserError(f"span_length is {span_length}; it must be at least 1")
-        if num_eligible > 0 and span_length > num_eligible:
-            raise UserError(f"span_length is {span_length}, longer than the sample: {num_eligible} eligible positions")
 
 
 def _check_eligible(eligible: NDArray[np.int64] | Sequence[int], length: int) -> int:

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from meap_megatron.errors import UserError
-from meap_megatron.masking.arguments import STRATEGIES
+from meap_megatron.masking.strategies import STRATEGIES
 from meap_megatron.training import loader, precision
 
 
@@ -20,9 +20,9 @@ def add_meap_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentPars
     )
     group.add_argument(
         "--meap-mask-strategy",
-        choices=STRATEGIES,
+        choices=tuple(STRATEGIES),
         default="random",
-        help="random positions, spans of --meap-span-length, or the 51 position sets of the official code",
+        help="; ".join(f"{name}: {strategy.summary}" for name, strategy in STRATEGIES.items()),
     )
     group.add_argument("--meap-span-length", type=int, default=5, help="tokens per span, with strategy span")
     group.add_argument(
@@ -154,16 +154,17 @@ def check(args: Any) -> None:
     precision.check(precision.of_arguments(args))
     if args.meap_span_length < 1:
         raise UserError(f"--meap-span-length {args.meap_span_length} must be at least 1 token")
-    if args.meap_mask_strategy == "official51" and args.step_batch_size_schedule is not None:
-        raise UserError(
-            "--meap-mask-strategy official51 numbers its position sets by optimizer step, which needs a constant global "
-            "batch size; drop --step-batch-size-schedule"
-        )
-    if args.meap_mask_strategy == "official51" and args.dataloader_type == "cyclic":
-        raise UserError(
-            "--meap-mask-strategy official51 numbers its position sets by the order of the samples, which "
-            "--dataloader-type cyclic changes; use single"
-        )
+    if STRATEGIES[args.meap_mask_strategy].follows_step:
+        if args.step_batch_size_schedule is not None:
+            raise UserError(
+                f"--meap-mask-strategy {args.meap_mask_strategy} numbers its position sets by optimizer step, which "
+                "needs a constant global batch size; drop --step-batch-size-schedule"
+            )
+        if args.dataloader_type == "cyclic":
+            raise UserError(
+                f"--meap-mask-strategy {args.meap_mask_strategy} numbers its position sets by the order of the "
+                "samples, which --dataloader-type cyclic changes; use single"
+            )
     if args.dataloader_type == "external":
         loader.check(args)
     if args.mtp_num_layers:

@@ -60,11 +60,11 @@ def mask_config(args: Any, sidecars: list[Sidecar]) -> MaskConfig:
         mask_id=mask_id,
         ratio=args.meap_mask_ratio,
         strategy=args.meap_mask_strategy,
-        span_length=args.meap_span_length if args.meap_mask_strategy == "span" else 1,
+        span_length=args.meap_span_length,
         seed=args.seed if args.meap_mask_seed is None else args.meap_mask_seed,
         mask_validation=args.meap_mask_validation,
         protected_ids=tuple(i for i in special if i is not None),
-        global_batch_size=args.global_batch_size if args.meap_mask_strategy == "official51" else None,
+        global_batch_size=args.global_batch_size,
     )
 
 

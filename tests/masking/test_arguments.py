@@ -1,4 +1,4 @@
-"""Every wrong argument is a ValueError that names the argument; the package needs neither torch nor Megatron."""
+"""Every wrong argument is refused with a message that names the argument; the package needs neither torch nor Megatron."""
 
 import subprocess
 import sys

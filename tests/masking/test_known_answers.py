@@ -1,4 +1,4 @@
-"""The numbers printed in the comments of csrc/*.hpp. If one fails, the masks of earlier runs are lost."""
+"""The numbers printed in the comments of csrc/. If one fails, the masks of earlier runs are lost."""
 
 import random
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from meap_megatron import _C
-from meap_megatron.masking import mask_positions, reference
+from meap_megatron.masking import mask_positions, philox, reference
 
 SEED, DATASET_KEY, SAMPLE = 1234, 0x0123456789ABCDEF, 7
 
@@ -22,13 +22,13 @@ PUBLISHED = [  # Random123, kat_vectors, philox4x32 with 10 rounds
 
 
 @pytest.mark.parametrize(("counter", "key", "words"), PUBLISHED)
-@pytest.mark.parametrize("philox", [_C.philox4x32, reference.philox4x32], ids=["cpp", "reference"])
-def test_philox_gives_the_published_words(philox, counter, key, words):
-    assert philox(counter, key) == words
+@pytest.mark.parametrize("block", [_C.philox4x32, philox.philox4x32], ids=["cpp", "reference"])
+def test_philox_gives_the_published_words(block, counter, key, words):
+    assert block(counter, key) == words
 
 
 def test_the_stream_of_a_sample_starts_as_printed():
-    stream = reference.word_stream(reference.mask_key(SEED, DATASET_KEY), reference.RANDOM_STREAM, SAMPLE)
+    stream = philox.word_stream(philox.mask_key(SEED, DATASET_KEY), philox.RANDOM_STREAM, SAMPLE)
     assert [next(stream) for _ in range(4)] == [0x355DB5B7, 0x021B09A8, 0x37502DCC, 0x66F19B31]
 
 

@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from meap_megatron import _C, masking
-from meap_megatron.masking import reference
+from meap_megatron.masking import philox, reference
+from meap_megatron.masking.strategies import STRATEGIES, Draw
 
 UNSIGNED_64 = st.integers(0, 2**64 - 1)
 INDEX = st.one_of(st.integers(0, 1000), st.integers(0, 2**63 - 1))
@@ -63,9 +64,8 @@ def test_the_batch_equals_the_loop(seed, length, ratio, strategy):
     case |= {"strategy": strategy, "span_length": 1 + (length - 1) // 4}
     indices = np.array([0, 9, 2, 2**40], dtype=np.int64)
     batch = masking.mask_positions_batch(**case, sample_indices=indices)
-    rows = [masking.mask_positions(**case, sample_index=int(index)) for index in indices]
+    rows = [reference.mask_positions(**case, sample_index=int(index)) for index in indices]
     assert np.array_equal(batch, np.stack(rows))
-    assert np.array_equal(batch, reference.mask_positions_batch(**case, sample_indices=indices))
 
 
 @pytest.mark.parametrize("ratio", [0.05, 0.10, 0.15, 0.20])
@@ -92,11 +92,11 @@ def test_long_samples_equal_the_reference():
 def test_rejected_words_are_skipped_by_both(first_range):
     """Near 2**31 every second word is rejected; with the ranges of real samples one in a million would be."""
     key, num_integers = (77, 88), 200
-    words = reference.word_stream(key, 1, 5)
-    expected = [reference.below(words, first_range + i) for i in range(num_integers)]
+    words = philox.word_stream(key, 1, 5)
+    expected = [philox.below(words, first_range + i) for i in range(num_integers)]
     assert _C.bounded_integers(key, 1, 5, first_range, num_integers).tolist() == expected
     if first_range == 2**31 + 1:
-        assert next(words) != next(w for i, w in enumerate(reference.word_stream(key, 1, 5)) if i == num_integers)
+        assert next(words) != next(w for i, w in enumerate(philox.word_stream(key, 1, 5)) if i == num_integers)
 
 
 @pytest.mark.parametrize("plain", [True, False])
@@ -106,4 +106,13 @@ def test_words_are_the_same_with_and_without_simd(plain, first_block, sample_ind
     words = _C.philox_words(key, first_block, stream, sample_index, 8, plain)
     for block in range(8):
         counter = (first_block + block, stream, sample_index % 2**32, sample_index // 2**32)
-        assert tuple(words[4 * block : 4 * block + 4].tolist()) == reference.philox4x32(counter, key)
+        assert tuple(words[4 * block : 4 * block + 4].tolist()) == philox.philox4x32(counter, key)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_has_a_native_function_of_its_name(name):
+    draw = Draw(seed=3, dataset_key=4, sample_index=5, num_eligible=63, count=9, span_length=4, step=6)
+    chosen = _C.choose_positions(name, 3, 4, 5, 63, 9, 4, 6)
+    assert chosen.tolist() == STRATEGIES[name].choose(draw).tolist()
+    with pytest.raises(ValueError, match="unknown strategy 'every second'"):
+        _C.choose_positions("every second", 3, 4, 5, 63, 9, 4, 6)

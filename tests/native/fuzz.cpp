@@ -1,4 +1,4 @@
-// A fuzzer of the native part: whole samples from good and damaged indices, and the three position samplers.
+// A fuzzer of the native part: whole samples from good and damaged indices, and the masking strategies.
 //
 //   g++ -std=c++17 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover -Icsrc tests/native/fuzz.cpp -o fuzz
 //   ./fuzz 1000000 1                                    a million inputs from seed 1
@@ -10,10 +10,12 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <vector>
 
-#include "gpt_sample.hpp"
+#include "gpt/sample.hpp"
+#include "strategies/registry.hpp"
 
 namespace {
 
@@ -118,7 +120,8 @@ void fuzz_samples(Bytes& bytes) {
     rules.eod_mask_loss = bytes.flag();
     rules.reset_position_ids = bytes.flag();
     rules.num_real_of_last = bytes.flag() ? length : static_cast<std::int64_t>(bytes.number(length));
-    rules.mask.strategy = static_cast<gpt::Strategy>(bytes.number(3));
+    const std::uint64_t which = bytes.number(std::size(kStrategies));
+    rules.mask.strategy = which == 0 ? nullptr : kStrategies[which - 1];
     rules.mask.ratio = static_cast<double>(1 + bytes.number(98)) / 100;
     rules.mask.mask_id = 77;
     rules.mask.span_length = 1 + bytes.number(80);
@@ -169,7 +172,7 @@ void fuzz_samples(Bytes& bytes) {
     const std::int64_t index = bytes.number(num_samples - 1);
     const bool is_batch_padding = bytes.number(9) == 0, has_segments = bytes.flag();
     const bool is_one_buffer = rules.num_extra == 1 && bytes.flag();
-    if (is_one_buffer) rules.mask.strategy = gpt::Strategy::kNone;
+    if (is_one_buffer) rules.mask.strategy = nullptr;
     const auto size = static_cast<std::size_t>(length);
     const std::unique_ptr<std::int64_t[]> tokens(new std::int64_t[is_one_buffer ? size + 1 : size]);
     const std::unique_ptr<std::int64_t[]> labels(new std::int64_t[size]), position_ids(new std::int64_t[size]);
@@ -209,23 +212,17 @@ void fuzz_samples(Bytes& bytes) {
 }
 
 void fuzz_positions(Bytes& bytes) {
-    const std::int64_t num_eligible = 1 + bytes.number(bytes.flag() ? 20 : 700);
-    const std::int64_t count = 1 + bytes.number(num_eligible - 1);
-    const Key key = mask_key(bytes.number(UINT64_MAX), bytes.number(UINT64_MAX));
-    const std::uint64_t sample = bytes.number(UINT64_MAX);
-    const std::unique_ptr<std::int64_t[]> positions(new std::int64_t[static_cast<std::size_t>(count)]);
-    switch (bytes.number(2)) {
-        case 0:
-            random_positions(key, sample, num_eligible, count, positions.get());
-            break;
-        case 1:
-            span_positions(key, sample, num_eligible, count, 1 + bytes.number(num_eligible - 1), positions.get());
-            break;
-        default:
-            official51_positions(sample, num_eligible + 1, count, positions.get());
-    }
-    for (std::int64_t i = 0; i < count; ++i) {
-        require(positions[i] > (i == 0 ? -1 : positions[i - 1]) && positions[i] < num_eligible, "sorted and distinct");
+    Draw draw;
+    draw.num_eligible = 1 + bytes.number(bytes.flag() ? 20 : 700);
+    draw.count = 1 + bytes.number(draw.num_eligible - 1);
+    draw.key = mask_key(bytes.number(UINT64_MAX), bytes.number(UINT64_MAX));
+    draw.sample_index = draw.step = bytes.number(UINT64_MAX);
+    draw.span_length = 1 + bytes.number(draw.num_eligible - 1);
+    const std::unique_ptr<std::int64_t[]> positions(new std::int64_t[static_cast<std::size_t>(draw.count)]);
+    kStrategies[bytes.number(std::size(kStrategies) - 1)]->choose(draw, positions.get());
+    for (std::int64_t i = 0; i < draw.count; ++i) {
+        require(positions[i] > (i == 0 ? -1 : positions[i - 1]) && positions[i] < draw.num_eligible,
+                "sorted and distinct");
     }
 }
 

@@ -7,7 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "gpt_sample.hpp"
+#include "gpt/sample.hpp"
+#include "strategies/registry.hpp"
 
 int main(int argc, char** argv) {
     using namespace meap;
@@ -52,7 +53,7 @@ int main(int argc, char** argv) {
     rules.eod_id = -1;
     rules.mask.ratio = 0.15;
     rules.mask.key = mask_key(1234, 5678);
-    if (what != "sample_unmasked") rules.mask.strategy = gpt::Strategy::kRandom;
+    if (what != "sample_unmasked") rules.mask.strategy = &kRandom;
 
     std::vector<std::int64_t> tokens(kLength + 1), labels(kLength), position_ids(kLength), chosen(kLength);
     std::vector<float> loss_mask(kLength);
@@ -68,9 +69,9 @@ int main(int argc, char** argv) {
     }
     for (int i = 0; i < num; ++i) {
         if (what == "positions") {
-            random_positions(rules.mask.key, static_cast<std::uint64_t>(i), kLength - 1, 614, chosen.data());
+            random_positions({rules.mask.key, static_cast<std::uint64_t>(i), kLength - 1, 614}, chosen.data());
         } else if (what == "span") {
-            span_positions(rules.mask.key, static_cast<std::uint64_t>(i), kLength - 1, 614, 5, chosen.data());
+            span_positions({rules.mask.key, static_cast<std::uint64_t>(i), kLength - 1, 614, 5}, chosen.data());
         } else {
             gpt::make_sample(source, rules, i % num_samples, false, out);
         }

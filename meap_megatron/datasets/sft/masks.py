@@ -21,10 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meap_megatron.corpus.sft.roles import ANSWER, CUT, UNMASKED
-from meap_megatron.masking.reference import choose_sorted, mask_key, word_stream
-
-ANSWER_STREAM = 2
-"""Stream of a conversation's first answer; 0 and 1 are those of pre-training."""
+from meap_megatron.masking.philox import ANSWER_STREAM, choose_sorted, mask_key, word_stream
 
 
 class Answer(NamedTuple):

@@ -5,10 +5,14 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "philox.hpp"
-#include "philox_simd.hpp"
+#include "random/philox.hpp"
+#include "random/philox_simd.hpp"
 
 namespace meap {
+
+// Second word of the counter: no two uses of one key share words. Each answer of a conversation has a stream of its
+// own, from kAnswerStream on; another use takes the next one from the top (0xFFFFFFFF, ...).
+enum Stream : std::uint32_t { kRandomStream = 0, kSpanStream = 1, kAnswerStream = 2 };
 
 // The words of one sample, in order: blocks (0, stream, sample), (1, stream, sample), ...
 class WordStream {

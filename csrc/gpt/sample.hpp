@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "gpt_mask.hpp"
-#include "gpt_source.hpp"
-#include "widen.hpp"
+#include "gpt/mask.hpp"
+#include "gpt/source.hpp"
+#include "gpt/widen.hpp"
 
 namespace meap::gpt {
 

@@ -12,7 +12,8 @@
 #include <utility>
 #include <vector>
 
-#include "gpt_sample.hpp"
+#include "gpt/sample.hpp"
+#include "strategies/registry.hpp"
 
 namespace meap::gpt {
 
@@ -24,56 +25,22 @@ using Array = py::array_t<T, py::array::c_style>;
 // Makes the samples of one split; keeps its arrays alive, and the objects that own the memory maps behind them.
 class PySamples {
   public:
-    PySamples(py::array ids, Array<std::int64_t> pointers, Array<std::int32_t> lengths,
-              Array<std::int32_t> document_index, py::array sample_index, py::array shuffle_index,
-              std::int64_t sequence_length, bool add_extra_token, std::int64_t pad_id, std::int64_t eod_id,
-              bool eod_mask_loss, bool reset_position_ids, bool has_segments, std::int64_t num_real_of_last,
-              const std::string& strategy, double ratio, std::int64_t mask_id, std::int64_t span_length,
-              std::int64_t global_batch_size, std::vector<std::int64_t> protected_ids, std::uint64_t seed,
-              std::uint64_t dataset_key, py::object owners, py::object wrap)
-        : kept_{ids, pointers, lengths, document_index, sample_index, shuffle_index, std::move(owners)},
-          wrap_(std::move(wrap)),
-          has_segments_(has_segments) {
-        const bool is_narrow = is<std::uint16_t>(ids);
-        source_.has_wide_sample_index = is<std::int64_t>(sample_index);
-        source_.has_wide_shuffle_index = is<std::int64_t>(shuffle_index);
-        if (!is_narrow && !is<std::int32_t>(ids)) throw std::invalid_argument("ids must be uint16 or int32");
-        if (!source_.has_wide_sample_index && !is<std::int32_t>(sample_index)) {
-            throw std::invalid_argument("sample_index must be int32 or int64");
-        }
-        if (!source_.has_wide_shuffle_index && !is<std::uint32_t>(shuffle_index)) {
-            throw std::invalid_argument("shuffle_index must be uint32 or int64");
-        }
-        if (pointers.size() != lengths.size()) throw std::invalid_argument("pointers and lengths differ in size");
-        if (shuffle_index.ndim() != 1 || sample_index.ndim() != 2 || sample_index.shape(1) != 2 ||
-            sample_index.shape(0) != shuffle_index.shape(0) + 1) {
-            throw DamagedIndex("the sample index has not one row more than the shuffle index has entries");
-        }
-        if (sequence_length < 1 || sequence_length > std::numeric_limits<std::int32_t>::max() - 1) {
+    // Attributes are read by name from meap_megatron.datasets.assembly.SampleArrays and SampleRules, and from
+    // meap_megatron.datasets.stage.MaskStage (None: nothing is masked).
+    PySamples(const py::object& arrays, const py::object& rules, const py::object& stage, py::object wrap)
+        : kept_{arrays}, wrap_(std::move(wrap)), has_segments_(read<bool>(rules, "has_segments")) {
+        read_source(arrays);
+        rules_.sequence_length = read<std::int64_t>(rules, "sequence_length");
+        if (rules_.sequence_length < 1 || rules_.sequence_length > std::numeric_limits<std::int32_t>::max() - 1) {
             throw std::invalid_argument("sequence_length must be in 1..2147483646");
         }
-        source_.ids = ids.data();
-        source_.id_bytes = is_narrow ? 2 : 4;
-        source_.num_ids = ids.size();
-        source_.pointers = py::array(pointers).data();
-        source_.lengths = py::array(lengths).data();
-        source_.num_documents = lengths.size();
-        source_.document_index = py::array(document_index).data();
-        source_.num_entries = document_index.size();
-        source_.sample_index = sample_index.data();
-        source_.shuffle_index = shuffle_index.data();
-        source_.num_samples = shuffle_index.size();
-        rules_.sequence_length = sequence_length;
-        rules_.num_extra = add_extra_token ? 1 : 0;
-        rules_.pad_id = pad_id;
-        rules_.eod_id = eod_id;
-        rules_.eod_mask_loss = eod_mask_loss;
-        rules_.reset_position_ids = reset_position_ids;
-        rules_.num_real_of_last = std::min(num_real_of_last, sequence_length);
-        rules_.mask = mask_rules(strategy, ratio, span_length, global_batch_size);
-        rules_.mask.mask_id = mask_id;
-        rules_.mask.protected_ids = std::move(protected_ids);
-        rules_.mask.key = mask_key(seed, dataset_key);
+        rules_.num_extra = read<bool>(rules, "add_extra_token") ? 1 : 0;
+        rules_.pad_id = read<std::int64_t>(rules, "pad_id");
+        rules_.eod_id = read<std::int64_t>(rules, "eod_id");
+        rules_.eod_mask_loss = read<bool>(rules, "eod_mask_loss");
+        rules_.reset_position_ids = read<bool>(rules, "reset_position_ids");
+        rules_.num_real_of_last = std::min(read<std::int64_t>(rules, "num_real_of_last"), rules_.sequence_length);
+        if (!stage.is_none()) read_mask(stage);
     }
 
     // A dict of the fields that differ between samples: tokens, labels, loss_mask, position_ids if they are reset,
@@ -81,7 +48,7 @@ class PySamples {
     py::dict sample(std::int64_t index, bool is_batch_padding) const {
         index = checked(index);
         const auto size = static_cast<py::ssize_t>(rules_.sequence_length);
-        const bool is_masked = rules_.mask.strategy != Strategy::kNone && !is_batch_padding;
+        const bool is_masked = rules_.mask.strategy != nullptr && !is_batch_padding;
         py::dict fields;
         Out out;
         if (is_masked || rules_.num_extra == 0) {
@@ -142,7 +109,7 @@ class PySamples {
 
   private:
     template <typename T>
-    static bool is(const py::array& array) {
+    static bool is(const py::object& array) {
         return py::isinstance<Array<T>>(array);
     }
 
@@ -158,26 +125,71 @@ class PySamples {
         if (!value || PyDict_SetItem(fields.ptr(), name.ptr(), value.ptr()) != 0) throw py::error_already_set();
     }
 
-    static MaskRules mask_rules(const std::string& strategy, double ratio, std::int64_t span_length,
-                                std::int64_t global_batch_size) {
-        MaskRules rules;
-        if (strategy == "none") return rules;
-        if (strategy == "random") {
-            rules.strategy = Strategy::kRandom;
-        } else if (strategy == "span") {
-            rules.strategy = Strategy::kSpan;
-        } else if (strategy == "official51") {
-            rules.strategy = Strategy::kOfficial51;
-        } else {
-            throw std::invalid_argument("strategy must be none, random, span or official51");
+    template <typename T>
+    static T read(const py::object& settings, const char* name) {
+        return settings.attr(name).cast<T>();
+    }
+
+    // An array attribute, kept alive; it is never converted.
+    template <typename T>
+    Array<T> read_array(const py::object& arrays, const char* name) {
+        const py::object found = arrays.attr(name);
+        if (!is<T>(found)) throw std::invalid_argument(std::string(name) + " has another type, or is not contiguous");
+        kept_.push_back(found);
+        return py::reinterpret_borrow<Array<T>>(found);
+    }
+
+    void read_source(const py::object& arrays) {
+        const auto any = [&](const char* name) {
+            kept_.push_back(arrays.attr(name));
+            return py::reinterpret_borrow<py::array>(kept_.back());
+        };
+        const py::array ids = any("ids"), sample_index = any("sample_index"), shuffle_index = any("shuffle_index");
+        const auto pointers = read_array<std::int64_t>(arrays, "pointers");
+        const auto lengths = read_array<std::int32_t>(arrays, "lengths");
+        const auto document_index = read_array<std::int32_t>(arrays, "document_index");
+        const bool is_narrow = is<std::uint16_t>(ids);
+        source_.has_wide_sample_index = is<std::int64_t>(sample_index);
+        source_.has_wide_shuffle_index = is<std::int64_t>(shuffle_index);
+        if (!is_narrow && !is<std::int32_t>(ids)) throw std::invalid_argument("ids must be uint16 or int32");
+        if (!source_.has_wide_sample_index && !is<std::int32_t>(sample_index)) {
+            throw std::invalid_argument("sample_index must be int32 or int64");
         }
-        if (!(ratio > 0 && ratio < 1)) throw std::invalid_argument("ratio must be in (0, 1)");
-        if (span_length < 1) throw std::invalid_argument("span_length must be at least 1");
-        if (global_batch_size < 1) throw std::invalid_argument("global_batch_size must be at least 1");
-        rules.ratio = ratio;
-        rules.span_length = span_length;
-        rules.global_batch_size = global_batch_size;
-        return rules;
+        if (!source_.has_wide_shuffle_index && !is<std::uint32_t>(shuffle_index)) {
+            throw std::invalid_argument("shuffle_index must be uint32 or int64");
+        }
+        if (pointers.size() != lengths.size()) throw std::invalid_argument("pointers and lengths differ in size");
+        if (shuffle_index.ndim() != 1 || sample_index.ndim() != 2 || sample_index.shape(1) != 2 ||
+            sample_index.shape(0) != shuffle_index.shape(0) + 1) {
+            throw DamagedIndex("the sample index has not one row more than the shuffle index has entries");
+        }
+        source_.ids = ids.data();
+        source_.id_bytes = is_narrow ? 2 : 4;
+        source_.num_ids = ids.size();
+        source_.pointers = py::array(pointers).data();
+        source_.lengths = py::array(lengths).data();
+        source_.num_documents = lengths.size();
+        source_.document_index = py::array(document_index).data();
+        source_.num_entries = document_index.size();
+        source_.sample_index = sample_index.data();
+        source_.shuffle_index = shuffle_index.data();
+        source_.num_samples = shuffle_index.size();
+    }
+
+    void read_mask(const py::object& stage) {
+        const py::object settings = stage.attr("mask");
+        MaskRules& mask = rules_.mask;
+        mask.strategy = &strategy_named(read<std::string>(settings, "strategy"));
+        mask.ratio = read<double>(settings, "ratio");
+        mask.mask_id = read<std::int64_t>(settings, "mask_id");
+        mask.span_length = read<std::int64_t>(settings, "span_length");
+        mask.protected_ids = read<std::vector<std::int64_t>>(settings, "protected_ids");
+        if (mask.strategy->follows_step) mask.global_batch_size = read<std::int64_t>(settings, "global_batch_size");
+        mask.key = mask_key(read<std::uint64_t>(settings, "seed"), read<std::uint64_t>(stage, "dataset_key"));
+        // What would divide by zero or write outside a buffer; MaskConfig has the rules and their messages.
+        if (!(mask.ratio > 0 && mask.ratio < 1)) throw std::invalid_argument("ratio must be in (0, 1)");
+        if (mask.span_length < 1) throw std::invalid_argument("span_length must be at least 1");
+        if (mask.global_batch_size < 1) throw std::invalid_argument("global_batch_size must be at least 1");
     }
 
     // -1 is the last sample, as for Megatron.
@@ -202,21 +214,12 @@ inline void register_gpt(py::module_& m) {
 
     py::class_<PySamples>(
         m, "GPTSamples", "Makes the samples of one split of one indexed dataset; see meap_megatron.datasets.assembly.")
-        .def(py::init<py::array, Array<std::int64_t>, Array<std::int32_t>, Array<std::int32_t>, py::array, py::array,
-                      std::int64_t, bool, std::int64_t, std::int64_t, bool, bool, bool, std::int64_t,
-                      const std::string&, double, std::int64_t, std::int64_t, std::int64_t, std::vector<std::int64_t>,
-                      std::uint64_t, std::uint64_t, py::object, py::object>(),
-             py::kw_only(), "ids"_a.noconvert(), "pointers"_a.noconvert(), "lengths"_a.noconvert(),
-             "document_index"_a.noconvert(), "sample_index"_a.noconvert(), "shuffle_index"_a.noconvert(),
-             "sequence_length"_a, "add_extra_token"_a, "pad_id"_a, "eod_id"_a, "eod_mask_loss"_a,
-             "reset_position_ids"_a, "has_segments"_a, "num_real_of_last"_a, "strategy"_a, "ratio"_a, "mask_id"_a,
-             "span_length"_a, "global_batch_size"_a, "protected_ids"_a, "seed"_a, "dataset_key"_a, "owners"_a,
-             "wrap"_a)
+        .def(py::init<const py::object&, const py::object&, const py::object&, py::object>(), py::kw_only(),
+             "arrays"_a, "rules"_a, "stage"_a, "wrap"_a)
         .def("__len__", &PySamples::size)
         .def("sample", &PySamples::sample, "index"_a, "is_batch_padding"_a,
              "Return the fields of one sample that differ between samples, each array given to `wrap`. Computed "
-             "without "
-             "the GIL.")
+             "without the GIL.")
         .def("batch", &PySamples::batch, "indices"_a,
              "Return all fields, each with one row per index, each array given to `wrap`. Computed without the GIL.");
 }

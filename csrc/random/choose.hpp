@@ -1,10 +1,6 @@
-// Which of the eligible positions of one sample are masked: strategies `random` and `span`.
+// Distinct random integers: what every masking strategy and the masks of answers are made of.
 //
-// The specification is meap_megatron/masking/reference.py; both give the same positions bit for bit. Known answers
-// (seed 1234, dataset key 0x0123456789abcdef, sample 7):
-//
-//   random, 15 eligible, 5 chosen          -> 0 2 5 11 12
-//   span of 3, 15 eligible, 7 chosen       -> 4 5 6 8 9 10 13
+// The specification is `choose_sorted` in meap_megatron/masking/philox.py; both give the same integers bit for bit.
 #pragma once
 
 #include <algorithm>
@@ -13,12 +9,10 @@
 #include <cstring>
 #include <vector>
 
-#include "philox.hpp"
-#include "word_stream.hpp"
+#include "random/philox.hpp"
+#include "random/word_stream.hpp"
 
 namespace meap {
-
-enum Stream : std::uint32_t { kRandomStream = 0, kSpanStream = 1 };
 
 namespace detail {
 
@@ -69,33 +63,6 @@ inline void choose_sorted(WordStream& words, std::int64_t num_candidates, std::i
         std::uint64_t bits = 0;
         for (int byte = 0; byte < 8; ++byte) bits |= detail::pack_bytes(bytes + start + 8 * byte) << (8 * byte);
         for (; bits != 0; bits &= bits - 1) *chosen++ = start + __builtin_ctzll(bits);
-    }
-}
-
-// Strategy `random`: int64[count], indices into the eligible positions.
-inline void random_positions(Key key, std::uint64_t sample_index, std::int64_t num_eligible, std::int64_t count,
-                             std::int64_t* positions) {
-    WordStream words(key, kRandomStream, sample_index);
-    choose_sorted(words, num_eligible, count, positions);
-}
-
-// Strategy `span`: int64[count] made of ceil(count / span_length) runs, one of them short when the division leaves a
-// rest. Runs never overlap, may touch, and every placement is equally likely: with each run shrunk to one slot, a
-// placement is a choice of slots (stars and bars), and then of the short run.
-inline void span_positions(Key key, std::uint64_t sample_index, std::int64_t num_eligible, std::int64_t count,
-                           std::int64_t span_length, std::int64_t* positions) {
-    WordStream words(key, kSpanStream, sample_index);
-    const std::int64_t num_spans = (count + span_length - 1) / span_length;
-    thread_local std::vector<std::int64_t> slots;
-    slots.resize(static_cast<std::size_t>(num_spans));
-    choose_sorted(words, num_eligible - count + num_spans, num_spans, slots.data());
-    const std::int64_t rest = count % span_length;
-    const std::int64_t short_span = rest == 0 ? -1 : words.below(static_cast<std::uint32_t>(num_spans));
-    std::int64_t written = 0;
-    for (std::int64_t span = 0; span < num_spans; ++span) {
-        const std::int64_t start = slots[static_cast<std::size_t>(span)] - span + written;
-        const std::int64_t length = span == short_span ? rest : span_length;
-        for (std::int64_t offset = 0; offset < length; ++offset) positions[written++] = start + offset;
     }
 }
 

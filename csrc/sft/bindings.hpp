@@ -11,9 +11,9 @@
 #include <utility>
 #include <vector>
 
-#include "sft_items.hpp"
-#include "sft_pack.hpp"
-#include "sft_row.hpp"
+#include "sft/items.hpp"
+#include "sft/pack.hpp"
+#include "sft/row.hpp"
 
 namespace meap::sft {
 

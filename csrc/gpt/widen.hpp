@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "philox_simd.hpp"
+#include "random/cpu_features.hpp"
 
 namespace meap {
 namespace detail {

@@ -2,19 +2,14 @@
 //
 // Measured for 614 of 4096 positions on one core of an AMD EPYC (family 25, model 17): words 0.94 us plain, 0.48 us
 // with AVX2; the whole choice 2.75 us and 2.4 us. SSE2, which every x86-64 has, gained a tenth of the words at most.
-// MEAP_PLAIN leaves the AVX2 out, for counts of instructions that are the same on every machine.
 #pragma once
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
 
-#include "philox.hpp"
-
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__)) && !defined(MEAP_PLAIN)
-#define MEAP_HAS_AVX2_CODE 1
-#include <immintrin.h>
-#endif
+#include "random/cpu_features.hpp"
+#include "random/philox.hpp"
 
 namespace meap {
 namespace detail {
@@ -32,11 +27,6 @@ namespace detail {
 }
 
 #ifdef MEAP_HAS_AVX2_CODE
-
-inline const bool kUseAvx2 = [] {
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") != 0;
-}();
 
 // Four blocks per vector: each 64-bit lane holds one 32-bit word in its low half. What stands in the high half does
 // not matter, because _mm256_mul_epu32 reads the low halves only. num_blocks is a multiple of 8: two vectors in flight

@@ -8,14 +8,12 @@
 #include <stdexcept>
 #include <vector>
 
-#include "philox.hpp"
-#include "sampler.hpp"
-#include "sft_source.hpp"
-#include "word_stream.hpp"
+#include "random/choose.hpp"
+#include "random/philox.hpp"
+#include "random/word_stream.hpp"
+#include "sft/source.hpp"
 
 namespace meap::sft {
-
-constexpr std::uint32_t kAnswerStream = 2;  // of the first answer; 0 and 1 are those of pre-training
 
 struct RowRules {
     std::int64_t sequence_length = 0;

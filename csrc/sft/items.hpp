@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "sft_source.hpp"
+#include "sft/source.hpp"
 
 namespace meap::sft {
 

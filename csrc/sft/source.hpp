@@ -5,7 +5,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "sft_roles.hpp"
+#include "sft/roles.hpp"
 
 namespace meap::sft {
 
