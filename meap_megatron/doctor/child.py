@@ -45,6 +45,7 @@ def megatron_facts() -> dict[str, Any]:
     from meap_megatron.training import platform
 
     platform.quiet_imports()
+    platform.load_engine(optional=True)  # one that cannot be loaded has a finding of its own
     with platform.triton_stub():
         import megatron.core
 

@@ -71,7 +71,8 @@ PARTS: tuple[Part, ...] = (
         name="Transformer Engine",
         distributions=("transformer-engine", "transformer-engine-torch"),
         group=FASTER,
-        cost="on GPUs no FP8, no fused attention and norms, no context parallel; on a CPU nothing",
+        cost="on GPUs no FP8, no fused attention and norms, no context parallel (one that is installed and cannot be loaded "
+        "stops `meap train` there, unless transformer_impl=local); on a CPU nothing",
         mend=f"{INSTALL} --no-build-isolation 'transformer-engine[core_cu13,pytorch]'    (CUDA 12: core_cu12)",
     ),
     Part(

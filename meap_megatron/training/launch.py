@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from meap_megatron.errors import RunError, UserError
-from meap_megatron.training import platform, resume, walltime, wandb_run
+from meap_megatron.training import environment, platform, resume, walltime, wandb_run
 from meap_megatron.training.command_line import data_flags
 from meap_megatron.training.ranks import ForkedRank, Rank, import_once, no_orphans
 
@@ -82,6 +82,7 @@ def launch(argv: list[str], *, nproc: int, device: str) -> int:
     environ = os.environ
     argv = [*argv, f"--meap-device={device}"]
     platform.set_thread_policy()
+    environ.update(environment.defaults(argv, environ))  # before the driver starts, to count GPUs
     # SLURM_STEP_ID tells a task of srun from the batch script itself, which has a SLURM_PROCID too.
     if "SLURM_STEP_ID" in environ and int(environ.get("SLURM_NTASKS", "1")) > 1 and "RANK" not in environ:
         if nproc > 1:

@@ -13,11 +13,13 @@ import socket
 import sys
 import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from meap_megatron.errors import UserError
 
+ENGINE = "transformer_engine"
+"""The package of NVIDIA's Transformer Engine."""
 CPU_FLAGS: tuple[str, ...] = (
     "--transformer-impl=local",
     "--distributed-backend=gloo",
@@ -175,23 +177,79 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def prepare(device: str) -> None:
-    """Make Megatron importable and runnable on `device` ("cpu" or "cuda"); harmless when called twice."""
+def load_engine(*, optional: bool) -> None:
+    """Import Transformer Engine if it is installed; hide one that cannot be loaded, if the run can do without.
+
+    Megatron takes an ImportError for "not installed" and lets everything else (a library that is missing) end the import
+    in its middle.
+
+    Args:
+        optional: the run was asked to use Megatron's own layers (transformer_impl=local).
+
+    Raises:
+        UserError: it is installed, cannot be loaded, and is not optional.
+    """
+    if not is_importable(ENGINE):
+        return
+    try:
+        importlib.import_module(f"{ENGINE}.pytorch")
+    except Exception as error:
+        if not optional:
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(
+                f"Transformer Engine is installed but cannot be loaded ({said}); install the version built for this torch "
+                "and CUDA (meap doctor lists the versions), or set transformer_impl=local to train without it"
+            ) from error
+        for name in [name for name in sys.modules if name.partition(".")[0] == ENGINE]:
+            del sys.modules[name]
+        sys.modules[ENGINE] = None  # type: ignore[assignment]
+
+
+def local_device(environ: Mapping[str, str], *, visible: int) -> int:
+    """Return the number of this rank's GPU among those that the process sees.
+
+    SLURM's --gpus-per-task=1 shows every task one GPU, which is then number 0 for each of them.
+
+    Args:
+        environ: with LOCAL_RANK, the rank among those of this machine.
+        visible: number of GPUs that the process sees.
+
+    Raises:
+        UserError: there are several, and the local rank is not the number of one of them.
+    """
+    rank = int(environ.get("LOCAL_RANK", "0"))
+    if rank < visible:
+        return rank
+    if visible == 1:
+        return 0
+    raise UserError(
+        f"local rank {rank}, but this process sees {visible} GPUs (CUDA_VISIBLE_DEVICES="
+        f"{environ.get('CUDA_VISIBLE_DEVICES', '')!r}); start at most one process per GPU, or show each process one GPU "
+        "(srun --gpus-per-task=1)"
+    )
+
+
+def prepare(device: str, *, engine_optional: bool = False) -> None:
+    """Make Megatron importable and runnable on `device` ("cpu" or "cuda"); harmless when called twice.
+
+    Raises:
+        UserError: see `load_engine`.
+    """
     quiet_imports()
-    # Megatron asserts it, and on one device it changes nothing.
-    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     if os.environ.get("WORLD_SIZE", "1") == "1":
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
         os.environ.setdefault("MASTER_PORT", str(free_port()))
     if device == "cpu":
-        if "transformer_engine" not in sys.modules:
+        if ENGINE not in sys.modules:
             # With Transformer Engine installed, Megatron's local layers pick its CUDA operations.
-            sys.modules["transformer_engine"] = None  # type: ignore[assignment]
+            sys.modules[ENGINE] = None  # type: ignore[assignment]
         local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         threads = int(os.environ.get("MEAP_THREADS", "0")) or max(1, cpus_available() // local_ranks)
         import torch
 
         torch.set_num_threads(threads)
+    else:
+        load_engine(optional=engine_optional)
     from meap_megatron.training import redirect
 
     with triton_stub(), no_compiler(device):
@@ -211,15 +269,27 @@ def flags_for(device: str, given: list[str]) -> list[str]:
         wanted = list(CPU_FLAGS)
     else:
         wanted = []
-        engine = is_importable("transformer_engine")
+        engine = is_importable(ENGINE)
         if not engine:
-            wanted += ["--transformer-impl=local", "--no-persist-layer-norm"]
+            wanted += ["--transformer-impl=local", "--no-persist-layer-norm", "--no-rope-fusion"]
             if not is_importable("scaled_masked_softmax_cuda"):
                 wanted.append("--no-masked-softmax-fusion")
         if not is_importable("fused_weight_gradient_mlp_cuda"):
             # Apex's kernel. The output layer is Megatron's own with Transformer Engine too, and refuses to be built.
             wanted.append("--no-gradient-accumulation-fusion")
-        if engine and "--reset-attention-mask" not in present:
+        if "--reset-attention-mask" not in present:
             # A dense mask of sequence x sequence, copied to every rank, that causal attention never reads.
             wanted.append("--no-create-attention-mask-in-dataloader")
     return [flag for flag in wanted if flag.split("=", 1)[0] not in present]
+
+
+def without_fused_loss(argv: list[str], *, device: str) -> list[str]:
+    """Return the command line without the fused cross-entropy of a recipe where it cannot be used.
+
+    Its gradient is bfloat16 whatever the logits are, which autograd refuses in float32; its sums have no fixed order, so
+    that deterministic mode refuses it; and on a CPU a kernel of ours takes its place.
+    """
+    half = any(flag in argv for flag in ("--bf16", "--fp16"))
+    if half and device != "cpu" and "--deterministic-mode" not in argv:
+        return argv
+    return [word for word in argv if word != "--cross-entropy-loss-fusion"]

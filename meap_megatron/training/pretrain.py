@@ -19,7 +19,7 @@ from typing import Any, TextIO
 
 from meap_megatron.corpus.sidecar import Sidecar
 from meap_megatron.errors import RunError, UserError
-from meap_megatron.training import platform, resume
+from meap_megatron.training import environment, platform, resume
 from meap_megatron.training.arguments import add_meap_arguments, check
 from meap_megatron.training.command_line import data_flags, flag_values
 from meap_megatron.training.rollcall import roll_call
@@ -135,6 +135,36 @@ def log_path(argv: list[str]) -> Path | None:
     return Path(folder[-1]) / f"rank-{os.environ.get('RANK', '0')}.log" if folder else None
 
 
+def configure(argv: list[str]) -> tuple[str, Any, list[Sidecar], Any]:
+    """Make Megatron runnable on the device that the command line asks for, and let it read the command line.
+
+    Args:
+        argv: Megatron flags and `--meap-*` flags.
+
+    Returns:
+        (device, "cpu" or "cuda"; Megatron's validated arguments; sidecars of the data; Megatron's configuration)
+
+    Raises:
+        UserError: there is no such device, Transformer Engine cannot be loaded, or a setting is refused.
+    """
+    device = platform.resolve_device((flag_values(argv, "--meap-device") or ["auto"])[-1])
+    platform.prepare(device, engine_optional=flag_values(argv, "--transformer-impl") == ["local"])
+    argv = platform.without_fused_loss([*argv, *platform.flags_for(device, argv)], device=device)
+
+    import torch
+    from megatron.training.argument_utils import pretrain_cfg_container_from_args
+
+    from meap_megatron.training.model import model_config
+
+    args, sidecars = settle(argv)
+    if device == "cuda":
+        args.local_rank = platform.local_device(os.environ, visible=torch.cuda.device_count())
+    if args.fake_process_group:
+        args.do_train = True  # rank 0 would tell the ranks that read no data
+    with refusing():
+        return device, args, sidecars, pretrain_cfg_container_from_args(args, model_config(args, device=device))
+
+
 def run(argv: list[str], screen: TextIO) -> None:
     """Train in this process as the rank that the environment names.
 
@@ -142,27 +172,16 @@ def run(argv: list[str], screen: TextIO) -> None:
         argv: Megatron flags and `--meap-*` flags.
         screen: where progress lines go.
     """
-    platform.set_thread_policy()
-    device = platform.resolve_device((flag_values(argv, "--meap-device") or ["auto"])[-1])
-    platform.prepare(device)
-    argv = [*argv, *platform.flags_for(device, argv)]
+    device, args, sidecars, container = configure(argv)
 
     from megatron.core.enums import ModelType
     from megatron.training import pretrain
-    from megatron.training.argument_utils import pretrain_cfg_container_from_args
 
     from meap_megatron.training import data
-    from meap_megatron.training.model import model_config
     from meap_megatron.training.report import install_metrics
     from meap_megatron.training.step import make_forward_step
 
-    args, sidecars = settle(argv)
-    if args.fake_process_group:
-        args.do_train = True  # rank 0 would tell the ranks that read no data
     mask_token_id = data.mask_config(args, sidecars).mask_id if args.meap_mask_ratio > 0 else None
-
-    with refusing():
-        container = pretrain_cfg_container_from_args(args, model_config(args, device=device))
     reporter = install_metrics(args, device=device, screen=screen)
     provider = data.make_provider(args, sidecars, reporter.start, screen)
     forward_step = reporter.timed(make_forward_step(args, mask_token_id=mask_token_id))
@@ -188,6 +207,8 @@ def main(argv: list[str] | None = None) -> int:
     rank = os.environ.get("RANK", "0")
     failure: UserError | RunError | None = None
     log = None
+    platform.set_thread_policy()
+    os.environ.update(environment.defaults(argv, os.environ))  # before torch is imported and the driver starts
     try:
         # Before Megatron is imported and anything is written: this finds most faults in half a second.
         argv += roll_call().everyone("data", lambda: data_flags(argv))

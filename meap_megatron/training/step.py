@@ -43,7 +43,7 @@ def token_losses(
     weighted = losses.reshape(-1).float() * weights
     total, count = weighted.sum(), weights.sum()
     detached = weighted.detach()
-    positions = torch.tensor(float(weights.numel()), device=weights.device)
+    positions = torch.full((), float(weights.numel()), device=weights.device)  # torch.tensor would wait for the GPU
     report = {"lm loss": torch.stack([total.detach(), count])}
     if report_masked:
         flags = masked.reshape(-1)

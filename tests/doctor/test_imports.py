@@ -73,3 +73,11 @@ def test_the_native_module_and_gigatoken_really_answer() -> None:
 def test_every_part_that_needs_torch_stands_after_it() -> None:
     order = list(child.PARTS)
     assert all(order.index(name) > order.index("torch") for name in imports.NEEDS_TORCH)
+
+
+def test_megatron_is_imported_although_transformer_engine_cannot_be_loaded(package, tmp_path: Path) -> None:
+    (tmp_path / "transformer_engine").mkdir()
+    (tmp_path / "transformer_engine" / "__init__.py").write_text("raise OSError('libcublasLt.so.13 is missing')")
+    found = imports.look(["transformer_engine", "megatron"], timeout=120)
+    assert found["transformer_engine"]["error"] == "OSError: libcublasLt.so.13 is missing"
+    assert found["megatron"]["facts"]["trainer"]

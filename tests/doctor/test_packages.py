@@ -11,6 +11,7 @@ from meap_megatron.doctor import packages
 TORCH = next(part for part in packages.PARTS if part.key == "torch")
 APEX = next(part for part in packages.PARTS if part.key == "apex")
 NATIVE = next(part for part in packages.PARTS if part.key == "native")
+ENGINE = next(part for part in packages.PARTS if part.key == "transformer_engine")
 MEGATRON = next(part for part in packages.PARTS if part.key == "megatron")
 WORKS = {"facts": {"version": "", "cuda": "13.2", "gpu_build": True}}
 
@@ -88,6 +89,13 @@ def test_a_package_that_is_there_and_does_not_import_is_broken_with_its_reason(v
     versions(torch="2.15.0")
     found = packages.package_finding(TORCH, {"error": "ImportError: libcudart.so.13"})
     assert (found.state, found.version) == ("broken", "2.15.0") and "libcudart" in found.detail
+
+
+def test_a_transformer_engine_that_cannot_be_loaded_is_broken_in_its_own_words(versions) -> None:
+    versions(transformer_engine="2.20.2")
+    found = packages.package_finding(ENGINE, {"error": "OSError: libcublasLt.so.13: cannot open shared object file"})
+    assert found.state == "broken" and found.detail.startswith("OSError: libcublasLt.so.13")
+    assert "transformer_impl=local" in found.cost and "--force-reinstall" in found.mend
 
 
 def test_megatron_without_its_trainer_is_broken(versions) -> None:

@@ -1,0 +1,89 @@
+"""Build Megatron's configuration for `device=cuda` on a machine without a GPU, and print what came out as JSON.
+
+    python -m tests.support.fake_cuda absent|present|broken FLAG...
+
+The questions to the driver are answered as an H100 would. Transformer Engine is absent, or present as a package of empty
+classes that Megatron's import accepts (nothing of it computes), or broken: a library of it is missing.
+"""
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import json
+import sys
+import types
+from typing import Any
+
+SHOWN = (
+    "transformer_impl apply_rope_fusion gradient_accumulation_fusion persist_layer_norm masked_softmax_fusion "
+    "cross_entropy_loss_fusion create_attention_mask_in_dataloader local_rank"
+).split()
+
+
+class Package(types.ModuleType):
+    """A module that has every name: a class for a capital letter, a module that can be called for any other."""
+
+    __path__: list[str] = []
+    __version__ = "2.20.2"
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        value = type(name, (), {}) if name[0].isupper() else importlib.import_module(f"{self.__name__}.{name}")
+        setattr(self, name, value)
+        return value
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+class Engine(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds `transformer_engine` and everything in it."""
+
+    def __init__(self, *, broken: bool) -> None:
+        self.broken = broken
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        is_engine = name.partition(".")[0] == "transformer_engine"
+        return importlib.machinery.ModuleSpec(name, self, is_package=True) if is_engine else None
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+        return Package(spec.name)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        if self.broken and module.__name__ == "transformer_engine.pytorch":
+            raise OSError("libcublasLt.so.13: cannot open shared object file")
+
+
+def answer_for_cuda() -> None:
+    """Let torch describe one H100."""
+    import torch
+
+    properties = types.SimpleNamespace(major=9, minor=0, multi_processor_count=132, total_memory=80 << 30, name="H100")
+    cuda: Any = torch.cuda
+    cuda.is_available = lambda: True
+    cuda.device_count = lambda: 1
+    cuda.current_device = lambda: 0
+    cuda.get_device_properties = lambda *args: properties
+    cuda.get_device_capability = lambda *args: (9, 0)
+
+
+def main(engine: str, argv: list[str]) -> None:
+    """Print the configuration with which a run on a GPU would build its model, or why it is refused."""
+    if engine != "absent":
+        sys.meta_path.insert(0, Engine(broken=engine == "broken"))
+    answer_for_cuda()
+    from meap_megatron.errors import UserError
+    from meap_megatron.training import pretrain
+
+    try:
+        _, args, _, container = pretrain.configure([*argv, "--meap-device=cuda"])
+    except UserError as error:
+        print(json.dumps({"refused": str(error)}))
+        return
+    model = container.model.transformer
+    print(json.dumps({name: getattr(model, name, getattr(args, name, None)) for name in SHOWN}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])

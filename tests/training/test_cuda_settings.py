@@ -1,0 +1,180 @@
+"""With `device=cuda`, Megatron can be configured: with Transformer Engine, without it, and not with a broken one."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from meap_megatron.errors import UserError
+from meap_megatron.training import environment, platform
+from tests.support.fake_cuda import Engine
+from tests.support.runs import ROOT
+
+FLAGS = (
+    "--num-layers 2 --hidden-size 32 --num-attention-heads 4 --ffn-hidden-size 64 --swiglu --disable-bias-linear "
+    "--normalization RMSNorm --position-embedding-type rope --untie-embeddings-and-output-weights --seq-length 32 "
+    "--max-position-embeddings 32 --micro-batch-size 2 --global-batch-size 4 --train-iters 2 --lr 1e-3 "
+    "--eval-iters 0 --eval-interval 9 --tokenizer-type NullTokenizer --vocab-size 128 --mock-data "
+    "--hidden-dropout 0 --attention-dropout 0 --cross-entropy-loss-fusion"
+).split()
+H100 = "NVIDIA H100 80GB HBM3"
+
+
+def configuration(engine: str, *flags: str, **environ: str) -> dict:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.fake_cuda", engine, *FLAGS, *flags],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | environ,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_without_transformer_engine_no_fused_kernel_of_it_is_asked_for() -> None:
+    # SLURM's --gpus-per-task=1: the fourth task of a node sees one GPU.
+    built = configuration("absent", "--bf16", LOCAL_RANK="3")
+    assert built == {
+        "transformer_impl": "local",
+        "apply_rope_fusion": False,
+        "gradient_accumulation_fusion": False,
+        "persist_layer_norm": False,
+        "masked_softmax_fusion": False,
+        "cross_entropy_loss_fusion": True,
+        "create_attention_mask_in_dataloader": False,
+        "local_rank": 0,
+    }
+
+
+def test_with_transformer_engine_its_kernels_are_used() -> None:
+    built = configuration("present", "--bf16")
+    assert built["transformer_impl"] == "transformer_engine"
+    assert built["apply_rope_fusion"] and built["persist_layer_norm"] and built["masked_softmax_fusion"]
+    assert not built["create_attention_mask_in_dataloader"]
+
+
+def test_an_engine_that_cannot_be_loaded_is_refused_in_its_own_words() -> None:
+    refused = configuration("broken", "--bf16")["refused"]
+    assert "installed but cannot be loaded (OSError: libcublasLt.so.13: cannot open shared object file)" in refused
+    assert "transformer_impl=local" in refused
+
+
+def test_an_engine_that_cannot_be_loaded_is_hidden_from_megatrons_own_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "meta_path", [Engine(broken=True), *sys.meta_path])
+    monkeypatch.delitem(sys.modules, platform.ENGINE, raising=False)
+    try:
+        platform.load_engine(optional=True)
+        assert not platform.is_importable(platform.ENGINE)
+        assert "--transformer-impl=local" in platform.flags_for("cuda", [])
+    finally:
+        sys.modules.pop(platform.ENGINE)
+
+
+@pytest.mark.parametrize(
+    ("device", "flags", "kept"),
+    [
+        ("cuda", ["--bf16"], True),
+        ("cuda", ["--fp16"], True),
+        ("cuda", [], False),
+        ("cuda", ["--bf16", "--deterministic-mode"], False),
+        ("cpu", ["--bf16"], False),
+    ],
+)
+def test_the_fused_loss_of_a_recipe_is_left_out_where_it_cannot_be_used(
+    device: str, flags: list[str], kept: bool
+) -> None:
+    argv = [*flags, "--cross-entropy-loss-fusion", "--cross-entropy-fusion-impl=native"]
+    left = platform.without_fused_loss(argv, device=device)
+    assert ("--cross-entropy-loss-fusion" in left) == kept
+    assert left == [word for word in argv if kept or word != "--cross-entropy-loss-fusion"]
+
+
+@pytest.mark.parametrize(("rank", "visible", "device"), [("0", 8, 0), ("5", 8, 5), ("5", 1, 0)])
+def test_a_rank_runs_on_the_gpu_of_its_number_or_on_the_only_one_it_sees(rank: str, visible: int, device: int) -> None:
+    assert platform.local_device({"LOCAL_RANK": rank}, visible=visible) == device
+
+
+def test_more_ranks_than_gpus_are_refused_before_cuda_fails() -> None:
+    with pytest.raises(UserError, match=r"local rank 2, but this process sees 2 GPUs \(CUDA_VISIBLE_DEVICES='0,1'\)"):
+        platform.local_device({"LOCAL_RANK": "2", "CUDA_VISIBLE_DEVICES": "0,1"}, visible=2)
+
+
+@pytest.mark.parametrize(
+    ("argv", "queues"),
+    [
+        ([], "8"),
+        (["--tensor-model-parallel-size=1", "--pipeline-model-parallel-size=4"], "8"),
+        (["--tensor-model-parallel-size", "2"], "1"),
+        (["--context-parallel-size=2"], "1"),
+        (["--tensor-model-parallel-size=2", "--use-megatron-fsdp"], "8"),
+    ],
+)
+def test_only_tensor_and_context_parallel_run_with_one_hardware_queue(argv: list[str], queues: str) -> None:
+    assert environment.defaults(argv, {})["CUDA_DEVICE_MAX_CONNECTIONS"] == queues
+
+
+def test_what_the_user_has_set_is_kept() -> None:
+    given = {"CUDA_DEVICE_MAX_CONNECTIONS": "32", "PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:512"}
+    assert environment.defaults(["--context-parallel-size=2"], given) == {}
+
+
+def test_settings_of_communication_are_for_several_ranks() -> None:
+    alone, together = environment.defaults([], {}), environment.defaults([], {"WORLD_SIZE": "8"})
+    assert alone == {"CUDA_DEVICE_MAX_CONNECTIONS": "8", "PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+    assert together == alone | {
+        "TORCH_NCCL_HIGH_PRIORITY": "1",
+        "NCCL_GRAPH_REGISTER": "0",
+        "NCCL_NVLS_ENABLE": "0",
+        "NVTE_FWD_LAYERNORM_SM_MARGIN": "20",
+        "NVTE_BWD_LAYERNORM_SM_MARGIN": "20",
+    }
+    assert "NCCL_NVLS_ENABLE" not in environment.defaults(["--use-nccl-ub"], {"WORLD_SIZE": "8"})
+
+
+STARTS = """
+import os, sys, torch
+def asked():
+    print(os.environ.get("CUDA_DEVICE_MAX_CONNECTIONS"), os.environ.get("PYTORCH_ALLOC_CONF"))
+    os._exit(0)
+torch.cuda.is_available = asked
+from meap_megatron.training import launch, pretrain
+argv = ["--mock-data", "--tensor-model-parallel-size=2"]
+launch.launch(argv, nproc=0, device="auto") if sys.argv[1] == "launcher" else pretrain.main(argv)
+"""
+
+
+@pytest.mark.parametrize("who", ["launcher", "rank"])
+def test_the_environment_is_complete_before_the_driver_is_asked_anything(who: str) -> None:
+    clean = {k: v for k, v in os.environ.items() if k not in ("CUDA_DEVICE_MAX_CONNECTIONS", "PYTORCH_ALLOC_CONF")}
+    done = subprocess.run(
+        [sys.executable, "-c", STARTS, who], capture_output=True, text=True, cwd=ROOT, env=clean, timeout=120
+    )
+    assert done.stdout == "1 expandable_segments:True\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        (H100, 989.5),
+        ("NVIDIA H100 NVL", 835.5),
+        ("NVIDIA H100 PCIe", 756.0),
+        ("NVIDIA H200", 989.5),
+        ("NVIDIA H20", 148.0),
+        ("NVIDIA GH200 480GB", 989.5),
+        ("NVIDIA B300 SXM6 AC", 2250.0),
+        ("NVIDIA GB200", 2500.0),
+        ("NVIDIA A100-SXM4-80GB", 312.0),
+        ("NVIDIA A10G", 70.0),
+        ("NVIDIA L4", 121.0),
+        (f"{H100} MIG 1g.10gb", None),
+        ("NVIDIA GeForce RTX 4090", None),
+    ],
+)
+def test_the_peak_of_a_gpu_is_that_of_its_own_kind(name: str, peak: float | None) -> None:
+    from meap_megatron.training.peak import gpu_peak_tflops
+
+    assert gpu_peak_tflops(name) == peak
