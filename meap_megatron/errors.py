@@ -14,3 +14,8 @@ class RunError(RuntimeError):
     """A run that failed although its input was accepted (a worker died, the disk is full): exit status 1."""
 
     exit_status = 1
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what a library says of an error, or the kind of the error where it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

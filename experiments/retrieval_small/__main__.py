@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments.retrieval_small import analysis, arms, data, plan, score
 from experiments.retrieval_small.plan import Plan
-from meap_megatron.corpus.files import replace_text
+from meap_megatron.atomic import replace_text
 from meap_megatron.errors import RunError, UserError
 
 PACKAGES = ("megatron-core", "torch", "transformers", "tokenizers", "numpy")

@@ -15,7 +15,7 @@ from typing import Any
 
 from experiments.retrieval_small.plan import Plan
 from experiments.retrieval_small.rows import FACT, QUESTION, Row, Vocabulary, made_up_words, make_row
-from meap_megatron.corpus.files import replace_text
+from meap_megatron.atomic import replace_text
 from meap_megatron.demo.corpus import documents, standard_library
 from meap_megatron.demo.tokenizer import train_tokenizer
 from meap_megatron.errors import RunError

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments.retrieval_small.analysis import Scores, accuracies
-from meap_megatron.corpus.files import replace_text
+from meap_megatron.atomic import replace_text
 
 COLOURS = {"0": "#333333", "0.05": "#2b7bba", "0.15": "#d1495b", "0.3": "#e0a030"}
 METRICS = {

@@ -22,7 +22,7 @@ from experiments.retrieval_small.arms import Run
 from experiments.retrieval_small.data import identity, read_test_rows
 from experiments.retrieval_small.plan import MEAP_RATIO, Plan
 from experiments.retrieval_small.rows import Row, key_positions
-from meap_megatron.corpus.files import replace_text
+from meap_megatron.atomic import replace_text
 from meap_megatron.demo.tokenizer import BOS, EOS, MASK
 from meap_megatron.errors import RunError
 

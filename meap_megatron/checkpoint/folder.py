@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from meap_megatron.corpus.files import replace_text, sync_folder
+from meap_megatron.atomic import replace_text, sync_folder
 from meap_megatron.errors import UserError
 
 TRACKER = "latest_checkpointed_iteration.txt"

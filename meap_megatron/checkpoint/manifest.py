@@ -22,7 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from meap_megatron.corpus.files import replace_text
+from meap_megatron.atomic import replace_text
 from meap_megatron.version import __version__
 
 NAME = "meap_manifest.json"

@@ -40,8 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, write, compare."""
+    from meap_megatron.atomic import replace_folder
     from meap_megatron.checkpoint.convert.exporting import EVAL_RECORD, ExportSettings, plan_export, write_export
-    from meap_megatron.checkpoint.convert.folders import check_free, complete_folder
+    from meap_megatron.checkpoint.convert.folders import check_free
 
     check_free(args.output, overwrite=args.overwrite, marker=EVAL_RECORD)
     plan = plan_export(
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
             like=args.like,
         )
     )
-    with complete_folder(args.output) as folder:
+    with replace_folder(args.output) as folder:
         write_export(plan, folder)
         problem = None
         if not args.skip_verification:

@@ -73,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
     """Check, write, compare, and print what goes with the model."""
     import shlex
 
-    from meap_megatron.checkpoint.convert.folders import check_free, complete_folder
+    from meap_megatron.atomic import replace_folder
+    from meap_megatron.checkpoint.convert.folders import check_free
     from meap_megatron.checkpoint.convert.importing import ImportSettings, plan_import, write_import
     from meap_megatron.checkpoint.convert.megatron_config import command_words, recipe_settings
     from meap_megatron.checkpoint.convert.record import RECORD
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         )
     )
     spec = plan.spec
-    with complete_folder(args.output) as folder:
+    with replace_folder(args.output) as folder:
         write_import(plan, folder, final=args.output)
         if not args.skip_verification:
             from meap_megatron.checkpoint.convert.verifying import verify

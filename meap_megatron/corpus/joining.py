@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 from typing import IO, Any
 
-from meap_megatron.corpus.files import disk_errors
+from meap_megatron.atomic import disk_errors
 
 COPY_BYTES = 2**22
 

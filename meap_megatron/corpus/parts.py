@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 from typing import IO, Any
 
-from meap_megatron.corpus.files import disk_errors
+from meap_megatron.atomic import disk_errors
 from meap_megatron.corpus.shard import ShardResult
 from meap_megatron.errors import UserError
 

@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from meap_megatron.corpus.files import disk_errors, sync_file, sync_folder
+from meap_megatron.atomic import disk_errors, sync_file, sync_folder
 from meap_megatron.corpus.indexed import write_index
 from meap_megatron.corpus.joining import COPY_BYTES, Joining, copy_hashed
 from meap_megatron.corpus.sidecar import (

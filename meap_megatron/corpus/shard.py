@@ -14,8 +14,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from meap_megatron.atomic import disk_errors
 from meap_megatron.corpus.encode import Encoder, SpotCheck, make_encoder
-from meap_megatron.corpus.files import disk_errors
 from meap_megatron.corpus.indexed import PairWriter
 from meap_megatron.corpus.inputs import InputFile, Piece, cut
 from meap_megatron.corpus.readers import PieceReader, RecordReader

@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from meap_megatron.corpus.files import replace_text
+from meap_megatron.atomic import replace_text
 from meap_megatron.corpus.header import DTYPE_CODES, read_header
 from meap_megatron.errors import UserError
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from meap_megatron.corpus.files import disk_errors
+from meap_megatron.atomic import disk_errors
 from meap_megatron.corpus.preprocess import TextWork
 from meap_megatron.corpus.run import Numbered
 from meap_megatron.corpus.settings import PreprocessConfig

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from meap_megatron.corpus.files import disk_errors, replace_text, sync_file, sync_folder
+from meap_megatron.atomic import disk_errors, replace_text, sync_file, sync_folder
 from meap_megatron.errors import RunError
 
 MANIFEST = "entry.json"

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from meap_megatron.atomic import replace_file
 from meap_megatron.errors import UserError
 
 SKIPPED_FOLDERS = frozenset(
@@ -90,23 +91,18 @@ def write_corpus(output: Path, *, folder: Path, byte_limit: int) -> Corpus:
         UserError: the folder holds too little text, as with an interpreter that keeps its library in a zip file.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_suffix(".tmp")
     num_documents = num_bytes = 0
-    with temporary.open("w", encoding="utf-8") as file:
+    with replace_file(output) as file:
         for name, text in documents(folder, byte_limit=byte_limit):
-            file.write(json.dumps({"module": name, "text": text}, ensure_ascii=False) + "\n")
+            file.write(json.dumps({"module": name, "text": text}, ensure_ascii=False).encode() + b"\n")
             num_documents += 1
             num_bytes += len(text.encode("utf-8"))
-        file.flush()
-        os.fsync(file.fileno())
-    least = min(LEAST_BYTES, byte_limit // 2)
-    if num_bytes < least:
-        temporary.unlink()
-        raise UserError(
-            f"{folder} holds {num_bytes:,} bytes of Python sources, the demo needs {least:,}; "
-            "use a Python whose standard library is installed as files"
-        )
-    os.replace(temporary, output)
+        least = min(LEAST_BYTES, byte_limit // 2)
+        if num_bytes < least:
+            raise UserError(
+                f"{folder} holds {num_bytes:,} bytes of Python sources, the demo needs {least:,}; "
+                "use a Python whose standard library is installed as files"
+            )
     return Corpus(path=output, num_documents=num_documents, num_bytes=num_bytes)
 
 

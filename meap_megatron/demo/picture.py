@@ -1,8 +1,8 @@
 """`demo.png`: the loss curves as a picture, for places that take no HTML."""
 
-import os
 from pathlib import Path
 
+from meap_megatron.atomic import replace_file
 from meap_megatron.demo.tables import headline
 from meap_megatron.evaluation.report.history import Results, smoothed
 
@@ -48,9 +48,8 @@ def draw_picture(path: Path, *, ntp: Results, meap: Results) -> None:
         axis.legend(frameon=False)
     axes[0].set_ylabel("loss, nats per token", color=INK)
     figure.suptitle(headline(ntp, meap), fontsize=11, color=INK)
-    temporary = path.with_name(f"{path.name}.tmp")
-    figure.savefig(temporary, format="png", facecolor="white")
-    os.replace(temporary, path)
+    with replace_file(path) as stream:
+        figure.savefig(stream, format="png", facecolor="white")
 
 
 def columns(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from meap_megatron.corpus.files import replace_text as write_text
+from meap_megatron.atomic import replace_text as write_text
 
 BOS, EOS, MASK = "<s>", "</s>", "[MASK]"
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from meap_megatron.doctor.finding import BROKEN, DIFFERS, FASTER, NEEDED, OPTIONAL, Finding
+from meap_megatron.memory import group_folders
 
 GIB = 2**30
 LEAST_DISK = 1 * GIB
@@ -158,21 +159,3 @@ def group_limit(root: Path, *, v2: str, v1: str) -> int | None:
             except (OSError, ValueError):
                 continue
     return min(limits, default=None)
-
-
-def group_folders(root: Path, *, controller: str) -> list[Path]:
-    """Return the folders of this process's control group and of those around it, version 2 and version 1."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        lines = []
-    base = root / "sys/fs/cgroup"
-    found = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        top = base if not controllers else base / controllers
-        if controllers and controller not in controllers.split(","):
-            continue
-        inner = top / path.lstrip("/")
-        found += [inner, *(parent for parent in inner.parents if parent == top or top in parent.parents)]
-    return [*found, base, base / controller]

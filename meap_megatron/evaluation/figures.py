@@ -1,11 +1,10 @@
 """The pictures beside a results document: heat map of the needle, curves over positions and lengths."""
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from meap_megatron.corpus.files import disk_errors
+from meap_megatron.atomic import replace_file
 from meap_megatron.evaluation import attention_figures
 
 Cells = Sequence[dict[str, Any]]
@@ -31,10 +30,8 @@ def draw(content: dict[str, Any], path: Path) -> Path | None:
     figure, axes = pyplot.subplots(figsize=(7.2, 4.2), layout="constrained")
     try:
         drawers[content["suite"]](axes, content)
-        temporary = path.with_name(f".{path.name}.tmp")
-        with disk_errors(path):
-            figure.savefig(temporary, dpi=160, format="png")
-            os.replace(temporary, path)
+        with replace_file(path) as stream:
+            figure.savefig(stream, dpi=160, format="png")
     finally:
         pyplot.close(figure)
     return path

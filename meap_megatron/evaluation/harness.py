@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from meap_megatron.errors import RunError, UserError
+from meap_megatron.errors import RunError, UserError, first_line
 from meap_megatron.evaluation.haystack import describe_essays, find_essays
 from meap_megatron.evaluation.ledger import Ledger, RecordingLM
 from meap_megatron.evaluation.session import Session
@@ -79,7 +79,7 @@ def load_tasks(names: tuple[str, ...], metadata: dict[str, Any], *, local: bool)
             raise
         raise RunError(
             f"the data sets of {', '.join(names)} are not on this machine and cannot be fetched "
-            f"({type(error).__name__}: {str(error).splitlines()[0]:.160}); run this suite once where there is a network, "
+            f"({type(error).__name__}: {first_line(error):.160}); run this suite once where there is a network, "
             f"then copy that machine's Hugging Face cache (HF_HOME) and set HF_HUB_OFFLINE=1"
         ) from error
 

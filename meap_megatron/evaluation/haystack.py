@@ -43,7 +43,11 @@ def read_essays(path: Path) -> tuple[str, ...]:
     """
     if path.is_file():
         texts = []
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        # Not splitlines(): a string may hold U+2028 and its like.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
             try:
                 texts.append(str(json.loads(line)["text"]))
             except (ValueError, KeyError, TypeError):

@@ -13,7 +13,7 @@ from typing import Any
 
 from lm_eval.api.model import LM
 
-from meap_megatron.corpus.files import disk_errors
+from meap_megatron.atomic import disk_errors
 from meap_megatron.errors import UserError
 
 FORMAT = 1
@@ -52,7 +52,7 @@ class Ledger:
     def _read(self, header: str) -> bytes:
         content = self.path.read_bytes()
         kept = content[: content.rfind(b"\n") + 1]
-        lines = kept.decode("utf-8").splitlines()
+        lines = kept.decode("utf-8").split("\n")[:-1]
         if lines and lines[0] != header:
             raise UserError(
                 f"{self.path} holds the answers of another model, tokenizer, BOS policy or precision; "

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from meap_megatron.errors import UserError
+from meap_megatron.errors import UserError, first_line
 from meap_megatron.evaluation import bos
 
 LIMIT_KEYS = ("max_length", "max_model_len")
@@ -85,7 +85,7 @@ def load_tokenizer(name: str, *, override: bool | None = None, trust_remote_code
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, **options)
     except Exception as error:
         raise UserError(
-            f"{name} has no tokenizer that transformers can load ({str(error).splitlines()[0]:.200}); "
+            f"{name} has no tokenizer that transformers can load ({first_line(error):.200}); "
             f"put tokenizer.json and tokenizer_config.json beside the weights"
         ) from error
     if not tokenizer("The quick brown fox", add_special_tokens=False).input_ids:

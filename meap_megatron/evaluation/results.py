@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from meap_megatron.corpus.files import replace_text
+from meap_megatron.atomic import replace_text
 from meap_megatron.errors import UserError
 from meap_megatron.evaluation import identity
 from meap_megatron.evaluation.session import Session

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from meap_megatron.corpus.files import disk_errors
+from meap_megatron.atomic import disk_errors
 from meap_megatron.errors import RunError, UserError
 from meap_megatron.evaluation import figures, results
 from meap_megatron.evaluation.session import Session, open_session

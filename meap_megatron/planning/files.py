@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from meap_megatron.corpus.files import disk_errors, replace_text
+from meap_megatron.atomic import disk_errors, replace_text
 from meap_megatron.errors import UserError
 from meap_megatron.planning.search import Plan
 

@@ -13,7 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from meap_megatron.errors import UserError
+from meap_megatron.atomic import replace_text
+from meap_megatron.errors import RunError, UserError
 from meap_megatron.training.arguments import add_meap_arguments
 
 
@@ -83,10 +84,8 @@ def store(flags: dict[str, Flag], cache: Path) -> None:
     """Write the table for the next call; without effect in a read-only home."""
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        temporary = cache.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps({name: asdict(flag) for name, flag in flags.items()}), encoding="utf-8")
-        os.replace(temporary, cache)
-    except OSError:
+        replace_text(cache, json.dumps({name: asdict(flag) for name, flag in flags.items()}), shared=True)
+    except (OSError, RunError):
         return
 
 

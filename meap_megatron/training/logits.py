@@ -8,6 +8,7 @@ the logits and what leaves the embedding and every layer. Megatron loads the che
 computed in float32.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -54,15 +55,36 @@ def compute(request: dict[str, Any]) -> list[dict[str, Any]]:
     initialize_megatron(allow_no_cuda=True)
     groups = ProcessGroupCollection.use_mpu_process_groups()
     model = GPTModelBuilder(model_config(args, device="cpu")).build_model(groups).eval()
-    # The layers of a checkpoint are one tensor [all layers, ...]: the first of them are asked for as parts of that.
-    model.decoder.config.num_layers = all_layers
     common = dist_checkpointing.load_common_state_dict(request["checkpoint"])
     metadata = {**(common.get("content_metadata") or {}), "dp_cp_group": groups.dp_cp}
     wanted = {"model": model.sharded_state_dict(metadata=metadata)}
+    if request["layers"] < all_layers:
+        wanted = {"model": first_layers(wanted["model"])}
     loaded = dist_checkpointing.load(wanted, request["checkpoint"], validate_access_integrity=False)
-    model.load_state_dict(loaded["model"])
+    missing, unexpected = model.load_state_dict(loaded["model"], strict=False)
+    wrong = [name for name in (*missing, *unexpected) if not name.endswith("_extra_state")]
+    assert not wrong, f"the model and what was loaded do not agree on {wrong}"
     with torch.no_grad():
         return [run(model, sequence) for sequence in request["sequences"]]
+
+
+def first_layers(state: dict[str, Any]) -> dict[str, Any]:
+    """Return what a model of fewer layers than its checkpoint asks for: the beginning of tensors [all layers, ...].
+
+    Megatron compares shapes unless a tensor says otherwise, and loads the part that both have. The `_extra_state` of a
+    layer carries the number of all layers in its name, and nothing that a computation in float32 needs.
+    """
+    from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor, ShardedTensorFactory
+
+    def part(value: Any) -> Any:
+        if isinstance(value, ShardedTensor) and value.prepend_axis_num:
+            return dataclasses.replace(value, allow_shape_mismatch=True)
+        if isinstance(value, ShardedTensorFactory):  # gate and up, which Megatron fuses
+            build = value.build_fn
+            return dataclasses.replace(value, build_fn=lambda *given: [part(one) for one in build(*given)])
+        return value
+
+    return {name: part(value) for name, value in state.items() if not isinstance(value, ShardedObject)}
 
 
 def run(model: Any, sequence: dict[str, Any]) -> dict[str, Any]:

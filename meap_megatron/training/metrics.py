@@ -6,13 +6,14 @@ step itself, not the averages of Megatron's log line, whose denominator is wrong
 """
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
+
+from meap_megatron.atomic import replace_text
 
 STEP_FIELDS = {
     "lm loss": "lm_loss",
@@ -270,22 +271,20 @@ def keep_until(path: Path, step: int) -> None:
         path.rename(path.with_suffix(f".{free}.jsonl"))
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n"):
         try:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue  # the torn last line of a killed run
         if record.get("event") not in ("end", "failed") and record.get("step", 0) <= step:
             kept.append(line)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    os.replace(temporary, path)
+    replace_text(path, "".join(line + "\n" for line in kept))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return all records of a metrics file; a torn last line is left out."""
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").rstrip("\n").split("\n"):
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError:

@@ -1,13 +1,13 @@
 """One Weights & Biases run for one `save` folder, however often the job is started again."""
 
-import os
 import secrets
 import string
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from meap_megatron.errors import UserError
+from meap_megatron.atomic import replace_text
+from meap_megatron.errors import RunError, UserError
 from meap_megatron.training.command_line import flag_values
 
 FILE_NAME = "wandb_run_id"
@@ -46,16 +46,10 @@ def run_id(save: Path) -> str:
             return known
         made = "".join(secrets.choice(ID_LETTERS) for _ in range(8))
         save.mkdir(parents=True, exist_ok=True)
-        temporary = save / f"{FILE_NAME}.tmp"
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(made + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(
-            f"cannot read or write {path}: {error.strerror}; set save to a folder that can be written"
-        ) from None
+        replace_text(path, made + "\n")
+    except (OSError, RunError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read or write {path}: {reason}; set save to a folder that can be written") from None
     return made
 
 

@@ -1,11 +1,10 @@
 """The comparison of two runs as text and as a picture over equal tokens."""
 
-import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from meap_megatron.corpus.files import disk_errors
+from meap_megatron.atomic import disk_errors, replace_file
 from meap_megatron.watching.compare import Comparison, Difference
 from meap_megatron.watching.records import History, value
 
@@ -110,10 +109,7 @@ def draw(path: Path, histories: Sequence[History], names: Sequence[str]) -> None
         if axis.lines:
             axis.legend(frameon=False)
     axes[0].set_ylabel("nats per token", color=INK)
-    temporary = path.with_name(f".{path.name}.tmp")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(temporary, format=path.suffix[1:], facecolor="white")
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
+    with replace_file(path) as stream:
+        figure.savefig(stream, format=path.suffix[1:], facecolor="white")

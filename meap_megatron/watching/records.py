@@ -60,7 +60,8 @@ def read_lines(path: Path) -> list[Record]:
         UserError: another line is no record; names file and line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): a string may hold U+2028 and its like.
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error})") from None
     records = []

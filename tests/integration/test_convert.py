@@ -1,6 +1,7 @@
 """Weights in, the real trainer, weights out: transformers and Megatron agree at both ends."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,9 @@ def test_every_family_goes_in_trains_in_3d_and_comes_out(
     assert convert("export", save, out) == 0
     said = capsys.readouterr().out
     assert "first choice equal at 100.00%" in said
+    # The first layers alone, of a checkpoint whose tensors two ranks cut.
+    assert convert("verify", out, save, "--verify-layers", "1") == 0
+    assert "(first 1 of 4 layers)" in capsys.readouterr().out
     # transformers 5 gives every qwen2 model Qwen's own tokenizer rules; this tokenizer is none of Qwen's.
     assert ("warning: AutoTokenizer loads" in said) == (name == "qwen2")
 
@@ -140,6 +144,35 @@ def test_the_record_says_how_documents_began(trained: Path) -> None:
     }
     assert {name: record[name] for name in expected} == expected
     assert record["sequence_length"] == 64 and record["versions"]["torch"]
+
+
+def test_a_model_that_memory_does_not_hold_is_verified_by_its_first_layers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from meap_megatron.checkpoint.convert import verifying
+
+    source = write_byte_tokenizer(write_model(tmp_path / "hf", "qwen2"))
+    whole = 4 * 46_592 + 2 * 512 * 64  # parameters of the layers and of the tables
+    monkeypatch.setattr(verifying, "free_memory", lambda: int(8 * 1.5 * whole * 0.8))
+    assert convert("import", source, tmp_path / "mc", "--add-mask-token") == 0
+    assert "(first 2 of 4 layers)" in capsys.readouterr().out
+    # What differs among the layers that are run is found; what differs behind them cannot be.
+    for layer, status in ((1, 1), (3, 0)):
+        other = changed(source, tmp_path / f"hf{layer}", layer)
+        assert convert("import", other, tmp_path / f"mc{layer}", "--skip-verification") == 0
+        assert convert("verify", source, tmp_path / f"mc{layer}") == status
+    assert "layer 2 differs first" in capsys.readouterr().err
+
+
+def changed(source: Path, copy: Path, layer: int) -> Path:
+    """Copy a model with another norm in one layer."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(source, copy)
+    tensors = load_file(copy / "model.safetensors")
+    tensors[f"model.layers.{layer}.input_layernorm.weight"].mul_(2)
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    return copy
 
 
 def test_a_changed_weight_is_found_with_its_layer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

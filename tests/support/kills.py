@@ -16,7 +16,10 @@ def finishes_before_step(run: Callable[[], object], folder: Path, step: int) -> 
             nonlocal left
             changes = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
             opened = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wa+")
-            if (event in changes or opened) and str(arguments[0]).startswith(str(folder)):
+            # shutil.rmtree names what it removes relative to an open folder.
+            here = str(arguments[0]).startswith(str(folder)) if arguments else False
+            relative = event in ("os.remove", "os.rmdir") and "/" not in str(arguments[0])
+            if (event in changes or opened) and (here or relative):
                 left -= 1
                 if left < 0:
                     os._exit(9)

@@ -14,8 +14,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from meap_megatron.atomic import replace_text
 from meap_megatron.checkpoint.convert.spec import ModelSpec
-from meap_megatron.corpus.files import replace_text
 from meap_megatron.errors import UserError
 
 RECORD = "meap_import.json"

@@ -25,6 +25,7 @@ from meap_megatron.checkpoint.convert.megatron_files import open_checkpoint
 from meap_megatron.checkpoint.convert.record import read_record
 from meap_megatron.checkpoint.convert.spec import ModelSpec, differences
 from meap_megatron.errors import RunError, UserError
+from meap_megatron.memory import free_memory
 
 SHORT, LONG = 64, 4160  # tokens
 LONG_WORK = 2e11  # parameters x tokens up to which the long sequence is run
@@ -172,10 +173,7 @@ def fixed_sequences(spec: ModelSpec, *, rows: int, replaced: int | None) -> list
 
 def layers_in_memory(spec: ModelSpec) -> int:
     """Return how many layers fit into two thirds of the free memory in float32; at least one."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
+    if (free := free_memory()) is None:
         return spec.num_layers
     tables = (1 if spec.tied else 2) * spec.vocab_rows * spec.hidden_size
     layer = (spec.num_parameters - tables) / spec.num_layers

@@ -1,14 +1,13 @@
 """A folder of named arrays and one summary, written once: an entry exists when its summary does, complete."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meap_megatron.corpus.files import disk_errors, replace_text, sync_folder
+from meap_megatron.atomic import disk_errors, replace_file, replace_text
 
 
 def load(folder: Path, base: str) -> tuple[dict[str, NDArray], dict[str, Any]] | None:
@@ -37,17 +36,8 @@ def store(folder: Path, base: str, arrays: dict[str, NDArray], summary: dict[str
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, array in arrays.items():
-            path = folder / f"{base}-{name}.npy"
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            try:
-                with temporary.open("wb") as stream:
-                    np.save(stream, array, allow_pickle=False)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
-        sync_folder(folder)
+            with replace_file(folder / f"{base}-{name}.npy", shared=True) as stream:
+                np.save(stream, array, allow_pickle=False)
     replace_text(folder / f"{base}-description.txt", description + "\n")
     shapes = {name: list(array.shape) for name, array in arrays.items()}
     replace_text(folder / f"{base}-summary.json", json.dumps(summary | {"shapes": shapes}, indent=2) + "\n")

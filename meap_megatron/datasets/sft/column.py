@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from meap_megatron.corpus.files import disk_errors
+from meap_megatron.atomic import disk_errors
 
 
 class Column:

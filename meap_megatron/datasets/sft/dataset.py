@@ -18,7 +18,7 @@ from megatron.core.datasets.utils import Split
 from numpy.typing import NDArray
 
 from meap_megatron import _C
-from meap_megatron.corpus.files import disk_errors
+from meap_megatron.atomic import disk_errors
 from meap_megatron.corpus.sidecar import Sidecar
 from meap_megatron.datasets.sft import cache
 from meap_megatron.datasets.sft.config import SFTConfig

@@ -142,7 +142,7 @@ def default_baseline(runs: Sequence[Run], named: str | None) -> Run | None:
 
 def write(runs: Sequence[Run], path: Path, *, baseline: Run | None, title: str, remark: str = "") -> None:
     """Write the page, complete or not at all."""
-    from meap_megatron.corpus.files import disk_errors, replace_text
+    from meap_megatron.atomic import disk_errors, replace_text
 
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

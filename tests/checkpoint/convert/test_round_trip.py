@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from meap_megatron.atomic import replace_folder
 from meap_megatron.checkpoint.convert.exporting import ExportSettings, plan_export, write_export
-from meap_megatron.checkpoint.convert.folders import complete_folder
 from meap_megatron.checkpoint.convert.importing import ImportSettings, plan_import, write_import
 from meap_megatron.checkpoint.convert.megatron_files import Chunk, open_checkpoint, write_checkpoint
 from meap_megatron.errors import UserError
@@ -18,14 +18,14 @@ from tests.support.hf_models import MODELS, write_model
 
 def imported(source: Path, out: Path, **settings: Any) -> Path:
     plan = plan_import(ImportSettings(source=source, **settings))
-    with complete_folder(out) as folder:
+    with replace_folder(out) as folder:
         write_import(plan, folder, final=out)
     return out
 
 
 def exported(checkpoint: Path, out: Path, **settings: Any) -> Path:
     plan = plan_export(ExportSettings(checkpoint=checkpoint, **settings))
-    with complete_folder(out) as folder:
+    with replace_folder(out) as folder:
         write_export(plan, folder)
     return out
 
