@@ -25,14 +25,14 @@ def build(args: Any) -> tuple[list[Any], Any]:
     from megatron.training.argument_utils import pretrain_cfg_container_from_args
     from megatron.training.initialize import initialize_megatron
 
-    from meap_megatron.training.cpu_layers import stage_spec
+    from meap_megatron.training.torch_layers import block_spec
     from meap_megatron.training.model import model_config
     from meap_megatron.training.pretrain import refusing
 
     with refusing():
         initialize_megatron(allow_no_cuda=True)
         config = model_config(args, device="cuda")
-        config.transformer_layer_spec = stage_spec
+        config.transformer_layer_spec = block_spec
         config.transformer.init_model_with_meta_device = True
         config.transformer.perform_initialization = False
         config.transformer.use_cpu_initialization = False

@@ -136,13 +136,6 @@ def add_sft_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def torch_sees_gpu() -> bool:
-    """Tell whether this process runs on a GPU."""
-    import torch
-
-    return torch.cuda.is_available()
-
-
 def check(args: Any) -> None:
     """Refuse settings that would fail later or silently do something else.
 
@@ -174,12 +167,15 @@ def check(args: Any) -> None:
             "--dataloader-inter-document-masking with context parallel has not been run on any GPU yet and is refused; "
             "set context_parallel_size=1 or leave inter-document masking out"
         )
-    if args.meap_device != "cpu" and args.transformer_impl == "local" and torch_sees_gpu():
-        if args.dataloader_inter_document_masking or args.sequence_parallel:
-            raise UserError(
-                "segments and sequence parallel need Transformer Engine on a GPU, and it is not installed (or "
-                "transformer_impl=local was asked for)"
-            )
+    if args.cross_entropy_loss_fusion and not args.bf16:
+        raise UserError(
+            "cross_entropy_loss_fusion makes a bfloat16 gradient whatever the logits are; leave it out, or give bf16=true"
+        )
+    if args.context_parallel_size > 1 and args.transformer_impl == "local" and not args.fake_process_group:
+        raise UserError(
+            f"context_parallel_size={args.context_parallel_size} needs Transformer Engine and GPUs; set "
+            "context_parallel_size=1"
+        )
     if args.dataloader_inter_document_masking and args.pipeline_model_parallel_size > 1 and args.micro_batch_size > 1:
         raise UserError(
             f"--micro-batch-size {args.micro_batch_size} with segments and pipeline parallel: the rows of a micro-batch "

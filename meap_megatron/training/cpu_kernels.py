@@ -16,6 +16,11 @@ BLOCK_BYTES = 2**19
 """Of one block of rows per thread: half of a usual second-level cache, for the two tensors of most operations."""
 
 
+def takes(x: torch.Tensor) -> bool:
+    """Tell whether the kernels of this file are made for a tensor: float32 on a CPU."""
+    return x.dtype == torch.float32 and x.device.type == "cpu"
+
+
 def rows_per_block(rows: torch.Tensor) -> int:
     """Return how many rows of float32[n, h] make one block."""
     return max(1, torch.get_num_threads() * BLOCK_BYTES // (4 * rows.size(-1)))
@@ -111,28 +116,3 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, direction: flo
     torch.mul(x[..., :half], cos, out=out[..., :half]).addcmul_(x[..., half:], sin, value=-direction)
     torch.mul(x[..., half:], cos, out=out[..., half:]).addcmul_(x[..., :half], sin, value=direction)
     return out
-
-
-def rotary_on_cpu(original: Any) -> Any:
-    """Wrap Megatron's `apply_rotary_pos_emb`: plain rotation of float32 by halves is ours, all else stays Megatron's."""
-
-    def apply_rotary_pos_emb(
-        t: torch.Tensor, freqs: torch.Tensor, config: Any, *args: Any, **kwargs: Any
-    ) -> torch.Tensor:
-        plain = (
-            not args
-            and t.dtype == torch.float32
-            and t.dim() == 4
-            and freqs.size(-1) == t.size(-1)
-            and kwargs.get("cu_seqlens") is None
-            and kwargs.get("mscale", 1.0) == 1.0
-            and not kwargs.get("mla_rotary_interleaved")
-            and not config.rotary_interleaved
-            and not config.apply_rope_fusion
-        )
-        if not plain:
-            return original(t, freqs, config, *args, **kwargs)
-        angles = freqs[..., : t.size(-1) // 2]  # the second half repeats the first
-        return Rotate.apply(t, angles.cos(), angles.sin())
-
-    return apply_rotary_pos_emb

@@ -23,7 +23,8 @@ def model_config(args: Any, *, device: str) -> Any:
 
     Args:
         args: Megatron's validated arguments with the `meap_*` fields.
-        device: "cpu" puts the layers of `cpu_layers` in; on "cuda" Megatron chooses.
+        device: on "cpu", and with `transformer_impl=local`, the layers are those of `torch_layers`; else Transformer
+            Engine's.
     """
     transformer = core_transformer_config_from_args(args)
     if args.meap_init == "official":
@@ -35,9 +36,8 @@ def model_config(args: Any, *, device: str) -> Any:
     # Megatron 0.19 parses --rope-scaling-factor and then leaves it behind: every Llama 3.x would be built with factor 8.
     config.rope_scaling_factor = args.rope_scaling_factor
     config.pre_wrap_hooks.append(check_built(args))
-    if device == "cpu":
-        from meap_megatron.training.cpu_layers import block_spec, stage_spec
+    if device == "cpu" or args.transformer_impl == "local":
+        from meap_megatron.training.torch_layers import block_spec
 
-        # Without the other ranks nothing is computed that could be wrong: a rehearsal.
-        config.transformer_layer_spec = stage_spec if args.fake_process_group else block_spec
+        config.transformer_layer_spec = block_spec
     return config

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from meap_megatron.errors import RunError
-from meap_megatron.training import checkpoints, cpu_cross_entropy, cpu_kernels, cpu_linear, cpu_tuning, torch_adam
+from meap_megatron.training import checkpoints, cpu_cross_entropy, cpu_linear, cpu_tuning, rotary, torch_adam
 from meap_megatron.training import cpu_stubs as stubs
 
 MEGATRON_VERSIONS = ("0.19",)
@@ -203,11 +203,6 @@ CPU: tuple[Redirect, ...] = (
         make=cpu_linear.linear_on_cpu,
         why="speed: faster matrix products, and gradients added in place without Apex (docs/benchmarks/step.md)",
     ),
-    Redirect(
-        target="megatron.core.transformer.attention:apply_rotary_pos_emb",
-        make=cpu_kernels.rotary_on_cpu,
-        why="speed: the fused rotary embedding of Megatron needs Transformer Engine (docs/benchmarks/step.md)",
-    ),
 )
 
 
@@ -265,6 +260,12 @@ ALWAYS: tuple[Redirect, ...] = (
         target="megatron.core.optimizer.distrib_optimizer:DistributedOptimizer._set_main_param_and_optimizer_states",
         make=torch_adam.without_step,
         why="without Apex and TE a fully reshardable checkpoint is asked for a step that it keeps elsewhere",
+    ),
+    Redirect(
+        target="megatron.core.transformer.attention:apply_rotary_pos_emb",
+        make=rotary.rotary,
+        why="speed without Transformer Engine: packed segments make the host wait twice per layer, and on a CPU every "
+        "rotation passes six times over memory (docs/benchmarks/step.md)",
     ),
     Redirect(
         target="megatron.training.training:save_checkpoint",
@@ -328,9 +329,9 @@ def install(*, device: str) -> None:
                 ) from None
             setattr(owner, name, redirect.make(original))
             _installed.append((owner, name, original))
+    torch_adam.fuse()
     if device == "cpu":
         cpu_tuning.keep_freed_memory()
-        cpu_tuning.fuse_adam()
 
 
 def installed() -> list[str]:

@@ -4,6 +4,9 @@ Four faults of Megatron 0.19.2 there, all around checkpoints: it asks an optimiz
 before the first step, nor ever on a rank that owns no shard (AssertionError); it gives one step tensor to all parameters,
 and each of them advances it, so that the bias correction of the resumed run is wrong; and it looks for a tensor `step`
 among those of a fully reshardable checkpoint, which has none (KeyError). With Transformer Engine or Apex nothing is changed.
+
+And one of speed: Megatron does not ask torch for the fused kernel, which passes once over weights, gradients and moments
+instead of six times.
 """
 
 import functools
@@ -12,6 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
 
 
 def on_torch_adam(optimizer: Any) -> bool:
@@ -61,3 +66,24 @@ def without_step(set_states: Callable[[Any, Any, Any], None]) -> Callable[[Any, 
         set_states(optimizer, model_param, {"step": None} | tensors if on_torch_adam(optimizer) else tensors)
 
     return set_without_step
+
+
+def fuse() -> RemovableHandle:
+    """Let every Adam and AdamW of this process step by torch's fused kernel, also after a checkpoint was loaded."""
+    return register_optimizer_step_pre_hook(use_fused_kernel)
+
+
+def use_fused_kernel(optimizer: Any, args: Any, kwargs: Any) -> None:
+    """Switch the fused kernel on for the groups of Adam and AdamW that hold floats; a hook of torch, run before a step.
+
+    The kernel wants each parameter's step beside the parameter; a loaded checkpoint has it on the CPU.
+    """
+    del args, kwargs
+    if not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
+        return
+    for group in optimizer.param_groups:
+        group["fused"] = all(parameter.is_floating_point() for parameter in group["params"])
+        for parameter in group["params"] if group["fused"] else []:
+            step = optimizer.state.get(parameter, {}).get("step")
+            if isinstance(step, torch.Tensor) and step.device != parameter.device:
+                optimizer.state[parameter]["step"] = step.to(parameter.device)

@@ -24,7 +24,7 @@ from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec  #
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 
-from meap_megatron.training.cpu_layers import CpuAttention  # noqa: E402
+from meap_megatron.training.torch_layers import TorchAttention  # noqa: E402
 
 
 def saved(case: dict[str, Any]) -> dict[str, int]:
@@ -42,7 +42,7 @@ def saved(case: dict[str, Any]) -> dict[str, int]:
         **case.get("more", {}),
     )
     layer = get_gpt_layer_local_spec(normalization="RMSNorm")
-    layer.submodules.self_attention.submodules.core_attention = CpuAttention
+    layer.submodules.self_attention.submodules.core_attention = TorchAttention
     model = GPTModel(
         config,
         layer,

@@ -21,6 +21,7 @@ from megatron.training import global_vars  # noqa: E402
 from meap_megatron.errors import UserError  # noqa: E402
 from meap_megatron.training import arguments, pretrain, sft  # noqa: E402
 from meap_megatron.training.command_line import padded_rows  # noqa: E402
+from meap_megatron.training.fitted import fitted  # noqa: E402
 from meap_megatron.training.flags import read_flags  # noqa: E402
 from meap_megatron.training.model import model_config  # noqa: E402
 from meap_megatron.training.precision import PRECISIONS  # noqa: E402
@@ -49,7 +50,7 @@ def parsed(name: str, *overrides: str, gpus: int, rows: int, device: str = "cuda
     os.environ |= {"WORLD_SIZE": str(gpus), "RANK": str(gpus - 1), "LOCAL_RANK": "0"}
     global_vars.unset_global_variables()
     is_sft = name.startswith("sft")
-    words = load(
+    recipe = load(
         RECIPES / f"{name}.yaml",
         [
             *("data_path=null", "mock_data=true", "tokenizer_type=NullTokenizer", f"vocab_size={rows}"),
@@ -58,7 +59,8 @@ def parsed(name: str, *overrides: str, gpus: int, rows: int, device: str = "cuda
             *(("dataloader_inter_document_masking=true",) if is_sft else ()),
             *overrides,
         ],
-    ).command_line(FLAGS)
+    )
+    words = fitted(recipe, device)[0].command_line(FLAGS)
     # Megatron's own checks refuse some kernels where Transformer Engine and Apex are not installed.
     own = (
         platform.flags_for("cpu", words)
@@ -75,7 +77,7 @@ def count(name: str) -> int:
     args = parsed(name, *one_device, *given, gpus=1, rows=ROWS[name], device="cpu")
     from megatron.core.models.gpt import GPTModel
 
-    from meap_megatron.training.cpu_layers import block_spec
+    from meap_megatron.training.torch_layers import block_spec
 
     config = model_config(args, device="cpu")
     config.transformer.init_model_with_meta_device = True

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from meap_megatron.training import cpu_cross_entropy, cpu_kernels, cpu_linear, cpu_tuning, platform
+from meap_megatron.training import cpu_cross_entropy, cpu_kernels, cpu_linear, platform, rotary, torch_adam
 
 platform.import_megatron()
 
@@ -69,7 +69,7 @@ def test_the_rotation_is_megatrons_and_takes_what_attention_gives() -> None:
     angles = randn(5, 1, 1, 4, seed=3)
     freqs = torch.cat((angles, angles), -1)
     config = SimpleNamespace(rotary_interleaved=False, apply_rope_fusion=False)
-    ours = cpu_kernels.rotary_on_cpu(refuse)
+    ours = rotary.rotary(refuse)
     # A view in which heads do not follow each other, as the split of query, key and value gives.
     x = randn(5, 2, 3, 10)
     assert_same(
@@ -95,7 +95,7 @@ def test_other_rotations_stay_megatrons(change: dict[str, Any]) -> None:
     config = SimpleNamespace(rotary_interleaved=change.pop("interleaved", False), apply_rope_fusion=False)
     x = randn(5, 2, 3, 8).to(change.pop("dtype", torch.float32))
     freqs = randn(5, 1, 1, change.pop("part", 8))
-    assert cpu_kernels.rotary_on_cpu(lambda *args, **kwargs: "Megatron's")(x, freqs, config, **change) == "Megatron's"
+    assert rotary.rotary(lambda *args, **kwargs: "Megatron's")(x, freqs, config, **change) == "Megatron's"
 
 
 def test_cross_entropy_is_torchs() -> None:
@@ -160,7 +160,7 @@ def test_adam_steps_by_the_fused_kernel_also_after_it_was_loaded() -> None:
         reference.step()
         fused.load_state_dict(fused.state_dict() | {"param_groups": groups})
         assert not fused.param_groups[0]["fused"]
-        hook = cpu_tuning.fuse_adam()
+        hook = torch_adam.fuse()
         try:
             with torch.profiler.profile() as profile:
                 fused.step()

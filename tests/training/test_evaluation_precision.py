@@ -19,7 +19,7 @@ from megatron.core.transformer.transformer_block import TransformerBlock  # noqa
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 
 from meap_megatron.training import step  # noqa: E402
-from meap_megatron.training.cpu_layers import block_spec  # noqa: E402
+from meap_megatron.training.torch_layers import block_spec  # noqa: E402
 
 
 @pytest.fixture(scope="module")
