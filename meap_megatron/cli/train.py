@@ -1,6 +1,7 @@
 """`meap train`: a recipe becomes Megatron's command line, and runs."""
 
 import argparse
+import os
 import shlex
 from pathlib import Path
 
@@ -27,12 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check the recipe, then print or start it."""
     from meap_megatron.training import recipe as recipes
+    from meap_megatron.training.fitted import fitted
     from meap_megatron.training.flags import read_flags
+    from meap_megatron.training.platform import resolve_device
 
     overrides = list(args.overrides)
     if args.nproc is not None:
         overrides.append(f"nproc={args.nproc}")
     recipe = recipes.load(args.recipe, overrides)
+    device = str(recipe.get("device", "auto"))
+    recipe.command_line(read_flags())  # unknown keys and wrong values, before torch is asked for the device
+    recipe, notes = fitted(recipe, device if device != "auto" else None if args.dry_run else resolve_device(device))
     words = recipe.command_line(read_flags())
     save = recipe.get("save")
     if save:
@@ -46,6 +52,9 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(shlex.join(["python", "-m", "meap_megatron.training.pretrain", *words]))
         return 0
+    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+        for note in notes:
+            print(f"note: {note}", flush=True)
     from meap_megatron.training.launch import launch
 
-    return launch(words, nproc=int(recipe.get("nproc", 0) or 0), device=str(recipe.get("device", "auto")))
+    return launch(words, nproc=int(recipe.get("nproc", 0) or 0), device=device)

@@ -11,6 +11,7 @@ from meap_megatron.corpus.sidecar import read_sidecar, sidecar_path
 from meap_megatron.errors import UserError
 from meap_megatron.planning.layout import FULL, NONE, SELECTIVE, Layout
 from meap_megatron.planning.model import Model
+from meap_megatron.training.fitted import fitted
 from meap_megatron.training.recipe import Recipe, load
 
 LLAMA_2_ROWS = 32_001
@@ -74,6 +75,7 @@ class Job:
             linear_bias=not get("disable_bias_linear"),
             layer_norm=get("normalization") != "RMSNorm",
             learned_positions=int(get("max_position_embeddings") or 0) if positions == "learned_absolute" else 0,
+            unfused_loss=not get("cross_entropy_loss_fusion"),
         )
 
 
@@ -108,7 +110,7 @@ def read(
     Raises:
         UserError: no such recipe, or settings for which there are no formulas.
     """
-    recipe = load(path, overrides)
+    recipe, _ = fitted(load(path, overrides), "cuda")
     settings = {name: setting.value for name, setting in recipe.resolved().items() if setting.value is not None}
     for name, what in NOT_PLANNED.items():
         if settings.get(name):

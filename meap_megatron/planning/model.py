@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """Ten numbers of a model, and five choices."""
+    """Ten numbers of a model, and its choices."""
 
     num_layers: int
     hidden_size: int
@@ -33,6 +33,8 @@ class Model:
     """Rows of a learned position embedding; 0 with rotary positions."""
     unfused_attention: bool = False
     """Scores in memory, as before FlashAttention: only for measurements of 2021 and 2022."""
+    unfused_loss: bool = False
+    """Cross-entropy in eight passes over the logits, as Megatron has it without `cross_entropy_loss_fusion`."""
 
     @property
     def query_size(self) -> int:

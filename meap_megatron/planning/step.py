@@ -13,6 +13,10 @@ from meap_megatron.planning.layout import FULL, NONE, Layout
 from meap_megatron.planning.memory import stage_parameters
 from meap_megatron.planning.model import Model
 
+LOSS_BYTES = 24
+"""Per logit, with fused cross-entropy."""
+UNFUSED_LOSS_BYTES = 52
+"""Per logit without: to float32 6, maximum 4, minus 8, exponential 8, sum 4, division 8, gradient 8, to bfloat16 6."""
 NOT_HIDDEN = 0.1
 """Of communication that runs beside computation, and could hide behind it whole: its first and its last piece."""
 
@@ -143,9 +147,10 @@ def tensor_part(model: Model, gpu: Gpu, layout: Layout, *, tokens: float) -> Par
 
 
 def head_seconds(model: Model, gpu: Gpu, layout: Layout, *, tokens: float) -> float:
-    """Return the time of output layer and loss for one micro-batch: three matrix products, and 24 bytes per logit."""
+    """Return the time of output layer and loss for one micro-batch: three matrix products, and the traffic of the logits."""
     product = 2 * tokens * model.table / layout.tensor / gpu.matrix_rate(fp8=False)
-    return 3 * product + 24 * tokens * model.vocabulary / layout.tensor / gpu.stream
+    moved = UNFUSED_LOSS_BYTES if model.unfused_loss else LOSS_BYTES
+    return 3 * product + moved * tokens * model.vocabulary / layout.tensor / gpu.stream
 
 
 def data_rate(gpu: Gpu, layout: Layout) -> float:

@@ -12,6 +12,7 @@ from meap_megatron.rehearsal.layout import Layout
 from meap_megatron.rehearsal.settings import Settings
 from meap_megatron.training import recipe as recipes
 from meap_megatron.training.command_line import named_prefixes
+from meap_megatron.training.fitted import fitted
 from meap_megatron.training.flags import Flag
 from meap_megatron.training.recipe import Recipe, Setting
 
@@ -72,9 +73,10 @@ def load(path: str | Path, overrides: list[str], *, world: int | None, flags: di
     """
     recipe = recipes.load(path, overrides)
     recipe.command_line(flags)  # unknown keys, wrong types, unsafe precisions
+    device = "cpu" if recipe.get("device") == "cpu" else "cuda"
+    recipe, _ = fitted(recipe, device)
     settings = Settings(table=recipe.resolved())
     sizes = layout.of_settings(settings, world=world or named_world(overrides))
-    device = "cpu" if settings.get("device") == "cpu" else "cuda"
     bare = {name: setting for name, setting in settings.table.items() if name not in WRITERS}
     words = replace(recipe, settings=bare).command_line(flags)
     found = layout.findings(settings, sizes)

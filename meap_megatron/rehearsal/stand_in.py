@@ -13,8 +13,6 @@ ALONE = ("--fake-process-group", "--num-workers=0")
 ENGINE_ONLY = (
     "use_precision_aware_optimizer",
     "tp_comm_overlap",
-    "cross_entropy_loss_fusion",
-    "cross_entropy_fusion_impl",
     "fp8_param_gather",
     "reuse_grad_buf_for_mxfp8_param_ag",
 )

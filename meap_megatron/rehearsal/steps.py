@@ -22,6 +22,7 @@ LEFT_OUT = (
     "train_samples meap_epochs lr_decay_iters lr_decay_samples lr_warmup_iters lr_warmup_samples lr_wsd_decay_iters "
     "exit_interval exit_duration_in_mins tokenizer_model vocab_file merge_file nproc meap_keep_checkpoints "
     "fp8_format fp8_recipe fp8_amax_history_len fp8_amax_compute_algo te_precision_config_file transformer_impl "
+    "cross_entropy_loss_fusion cross_entropy_fusion_impl "
     "full_validation multiple_validation_sets phase_transition_iterations meap_mask_token_id"
 ).split()
 """Settings without meaning for a few steps on made-up data."""

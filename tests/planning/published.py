@@ -9,7 +9,7 @@ and GB300, and of the H100 table in Megatron-LM's README four rows whose pipelin
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from meap_megatron.planning.gpus import find
@@ -67,6 +67,7 @@ def gpt(
         layer_norm=True,
         learned_positions=positions,
         unfused_attention=unfused,
+        unfused_loss=unfused,
     )
 
 
@@ -224,7 +225,9 @@ def nemo() -> Iterator[Case]:
 def bridge() -> Iterator[Case]:
     """Megatron-Bridge's performance summary and its archive: FP8 with current scaling, DGX H100 and DGX B200.
 
-    Containers 25.11 (commit 00b7660be0) and, 405B with 1,536 sequences, 26.06. Overlap as for NeMo.
+    Containers 25.11 (commit 00b7660be0) and, 405B with 1,536 sequences, 26.06. Overlap as for NeMo. And the verification
+    card of Qwen3-8B of 2026-07-21 (recipe qwen3_8b_pretrain_16gpu_h100_bf16_config), whose 512.7 TFLOP/s are 49.03 GFLOP
+    per token: those of 151,936 rows of vocabulary. The norms of its queries and keys are not counted.
     """
     llama8 = llama(32, 4096, 14336, 32, 8, 128256)
     llama70 = llama(80, 8192, 28672, 64, 8, 128256)
@@ -240,6 +243,17 @@ def bridge() -> Iterator[Case]:
     ]
     yield from eight_bit(of_h100, source="Megatron-Bridge, performance summary", gpu="h100", fitted=HELD_OUT)
     yield from eight_bit(of_b200, source="Megatron-Bridge, performance summary", gpu="b200", fitted=HELD_OUT)
+    yield Case(
+        source="Megatron-Bridge, verification card",
+        name="Qwen3-8B",
+        gpu="h100",
+        model=replace(llama(36, 4096, 12288, 32, 8, 151936), kv_channels=128),
+        seq_length=4096,
+        layout=layout_of(16, 1024, 1, 1, 1),
+        fp8=False,
+        tokens_per_second=10456.348,
+        fitted=HELD_OUT,
+    )
 
 
 def eight_bit(rows: list[tuple[Any, ...]], *, source: str, gpu: str, fitted: str) -> Iterator[Case]:

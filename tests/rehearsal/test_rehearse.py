@@ -120,7 +120,7 @@ def test_fp8_context_parallel_and_transformer_engine_are_rehearsed_as_far_as_a_c
         "seq_length=1024",
         "train_iters=2",
         "layout=256",
-        "cross_entropy_loss_fusion=true",
+        "tp_comm_overlap=true",
     ]
     report = found("extend/llama_1.1b_64k_meap.yaml", *words, *settings, "--ranks=255", "--shapes", "--steps=1")
     (rank,) = report["ranks"]
@@ -130,7 +130,7 @@ def test_fp8_context_parallel_and_transformer_engine_are_rehearsed_as_far_as_a_c
     assert report["steps"][0]["steps"] == 1
     said = "\n".join(report["replaced"])
     assert "FP8 (hybrid, tensorwise): bfloat16" in said and "attention under context parallel" in said
-    assert "left out, because they need Transformer Engine: cross_entropy_loss_fusion" in said
+    assert "left out, because they need Transformer Engine: tp_comm_overlap" in said
     assert "CUDA kernels and whether they take these shapes" in report["not_checked"]
 
 
