@@ -25,9 +25,9 @@ def build(args: Any) -> tuple[list[Any], Any]:
     from megatron.training.argument_utils import pretrain_cfg_container_from_args
     from megatron.training.initialize import initialize_megatron
 
-    from meap_megatron.training.torch_layers import block_spec
     from meap_megatron.training.model import model_config
     from meap_megatron.training.pretrain import refusing
+    from meap_megatron.training.torch_layers import block_spec
 
     with refusing():
         initialize_megatron(allow_no_cuda=True)

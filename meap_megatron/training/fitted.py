@@ -1,7 +1,7 @@
 """What a recipe's settings become where a run cannot use them: on a CPU, in float32, in deterministic mode.
 
-Recipes name what is fastest on GPUs in bfloat16. What another run cannot take is left out of it, and said; what was asked for
-on the command line is kept (bfloat16 on a CPU) or refused (fused cross-entropy).
+Recipes name what is fastest on GPUs in bfloat16. What another run cannot take is left out, and said; what was asked for on
+the command line is kept (bfloat16 on a CPU) or refused (fused cross-entropy).
 
 | setting | left out |
 | --- | --- |

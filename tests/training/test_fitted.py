@@ -1,4 +1,4 @@
-"""A recipe made for GPUs runs elsewhere without what only they can do, and says so; what was asked for is not dropped quietly."""
+"""A recipe made for GPUs runs elsewhere without what only they can do, and says so; a request is not dropped quietly."""
 
 import shlex
 from pathlib import Path

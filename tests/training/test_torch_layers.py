@@ -59,7 +59,8 @@ def test_packed_segments_equal_the_segments_one_by_one() -> None:
     packed = PackedSeqParams(qkv_format="thd", cu_seqlens_q=torch.tensor(bounds, dtype=torch.int32))
     got = TorchAttention(config())(q, k, v, None, packed_seq_params=packed)
     alone = [
-        TorchAttention(config())(*(x[a:b].unsqueeze(1) for x in (q, k, v)), None).squeeze(1) for a, b in ((0, 3), (3, 7))
+        TorchAttention(config())(*(x[a:b].unsqueeze(1) for x in (q, k, v)), None).squeeze(1)
+        for a, b in ((0, 3), (3, 7))
     ]
     assert torch.equal(got, torch.cat(alone))
 
@@ -71,7 +72,11 @@ def segments(bounds: list[int] = BOUNDS) -> PackedSeqParams:
     longest = max(b - a for a, b in zip(bounds[:-1], bounds[1:], strict=True))
     cu_seqlens = torch.tensor(bounds, dtype=torch.int32)
     return PackedSeqParams(
-        qkv_format="thd", cu_seqlens_q=cu_seqlens, cu_seqlens_kv=cu_seqlens, max_seqlen_q=longest, max_seqlen_kv=longest
+        qkv_format="thd",
+        cu_seqlens_q=cu_seqlens,
+        cu_seqlens_kv=cu_seqlens,
+        max_seqlen_q=longest,
+        max_seqlen_kv=longest,
     )
 
 
