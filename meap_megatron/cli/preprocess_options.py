@@ -50,6 +50,12 @@ def add_running(parser: argparse.ArgumentParser) -> None:
         "--max-bad-lines", type=int, default=0, metavar="N", help="skip and report up to N bad rows (default: 0)"
     )
     parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse what is otherwise skipped and named at the end: files that are not read, rows that are dropped, "
+        "keys of rows that are not used",
+    )
+    parser.add_argument(
         "--encoder",
         default="auto",
         help="auto (gigatoken if it agrees with tokenizers on a sample of the input), gigatoken, or tokenizers",
@@ -75,6 +81,7 @@ def shared_settings(args: argparse.Namespace) -> dict[str, Any]:
         "resume": args.resume,
         "overwrite": args.overwrite,
         "max_bad_lines": args.max_bad_lines,
+        "strict": args.strict,
         "encoder": args.encoder,
     }
 

@@ -7,7 +7,7 @@ from meap_megatron.cli import preprocess_options
 HELP = """Encode conversations into two aligned indexed datasets for fine-tuning.
 
 Reads Alpaca rows (instruction, input, output), ShareGPT rows (conversations) and OpenAI rows (messages; "train": false
-leaves an answer untrained); the first row of each file tells which. Writes PREFIX.bin/.idx (token ids),
+leaves an answer untrained), told by the keys of each row. Writes PREFIX.bin/.idx (token ids),
 PREFIX.roles.bin/.idx (one byte per token: 0 prompt, 1 answer, 2 end, 3 answer that is never masked, 64 and more the
 last token of an answer that --max-length cut), PREFIX.tokenizer/ and PREFIX.meap.json. A row begins with BOS and closes
 each answer with the template's end token (chatml: <|im_end|>, tokenizer: what its template puts there, else EOS).
@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="file, folder or glob of .json (an array, or lines), .jsonl, .parquet; also .gz and .zst of the first two",
+        help="file, folder or glob of .jsonl, .ndjson, .json (lines, an array, or objects over several lines), .parquet; "
+        "all but the last also as .gz, .bz2, .xz, .zst",
     )
     preprocess_options.add_output(parser)
     parser.add_argument(

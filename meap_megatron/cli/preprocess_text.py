@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="file, folder or glob of .txt (one document per file), .jsonl, .json (JSON lines), .parquet; "
-        "also .gz and .zst of the first three",
+        help="file, folder or glob of .txt (one document per file), .jsonl, .ndjson, .json (lines, an array, or objects "
+        "over several lines), .parquet; all but the last also as .gz, .bz2, .xz, .zst",
     )
     preprocess_options.add_output(parser)
     parser.add_argument("--json-key", default="text", help="key or parquet column of the text (default: text)")

@@ -7,7 +7,7 @@ from typing import Any
 
 from meap_megatron.corpus.encode import libraries
 from meap_megatron.corpus.indexed import length_blocks, one_sequence_per_document
-from meap_megatron.corpus.inputs import find_inputs
+from meap_megatron.corpus.inputs import find_inputs, refuse_skipped
 from meap_megatron.corpus.parts import plan_hash
 from meap_megatron.corpus.publish import publish
 from meap_megatron.corpus.readers import PieceReader
@@ -48,15 +48,18 @@ class TextWork[R: ShardResult](Work[R]):
 
     def __init__(self, config: PreprocessConfig) -> None:
         self.config: PreprocessConfig = config
+        self.inputs = find_inputs(config.inputs, is_record=lambda record: config.json_key in record)
+        if config.strict:
+            refuse_skipped(self.inputs.skipped)
         self.tokenizer = load_tokenizer(
             config.tokenizer, mask_token=config.mask_token, bos_token=config.bos_token, eos_token=config.eos_token
         )
         self.bos_id, self.eos_id = _edges(config, self.tokenizer)
-        self.files = find_inputs(config.inputs)
-        size = config.shard_bytes or shard_bytes_for(self.files, parts=config.shard[1] if config.shard else 1)
-        self.shards = own_shards(plan_shards(self.files, size), config.shard)
+        files = self.inputs.files
+        size = config.shard_bytes or shard_bytes_for(files, parts=config.shard[1] if config.shard else 1)
+        self.shards = own_shards(plan_shards(files, size), config.shard)
         self.plan = {
-            **base_plan(config, self.tokenizer, self.files, size),
+            **base_plan(config, self.tokenizer, files, size),
             "json_key": config.json_key,
             "add_bos": config.add_bos,
             "add_eos": config.add_eos,
@@ -96,6 +99,12 @@ class TextWork[R: ShardResult](Work[R]):
                 f"input",
                 file=sys.stderr,
             )
+
+    def outcome(self, results: list[R], sidecar: Sidecar) -> dict[str, Any]:
+        """Return how many documents were read and kept."""
+        lost = sum(result.num_bad + sum(count for count, *_ in result.dropped.values()) for result in results)
+        kept = sum(result.num_documents for result in results)
+        return {"unit": "documents", "read": kept + lost, "kept": kept, "truncated": 0}
 
     def publish(self, folder: Path, results: list[R], encoder: str) -> Sidecar:
         """Join the shards."""

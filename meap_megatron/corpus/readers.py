@@ -1,16 +1,16 @@
 """Stream the documents of one piece with their place. Memory is one line (or one .txt document), never the file."""
 
-import gzip
-import io
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import IO, Any, cast
+from typing import IO, Any
 
-from meap_megatron.corpus.inputs import InputFile, Piece, reading
+from meap_megatron.corpus.cutting import Piece
+from meap_megatron.corpus.inputs import InputFile
+from meap_megatron.corpus.json_values import json_values
+from meap_megatron.corpus.streams import BYTE_ORDER_MARK, open_stream, part_of, reading
 from meap_megatron.errors import UserError
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # (line or row number within the piece, counted from 1; UTF-8 text, or the reason why there is none)
 Document = tuple[int, bytes | str]
 
@@ -42,44 +42,48 @@ class RecordReader[T](ABC):
 
     def place(self, number: int) -> str:
         """Return `file:line` (or `file: row n`) of a document of this piece; counts lines, so call it for errors."""
+        return place_of(self.piece.file, self.piece.start, number)
+
+    def values[U](self, parse: Callable[[bytes], U]) -> Iterator[tuple[int, U]]:
+        """Give the JSON values of the piece, parsed, by the line in which each begins; lines that are blank are none."""
+        return self._lines(parse) if self.piece.file.kind == "jsonl" else self._elements(parse)
+
+    def open(self) -> open_stream:
+        """Open the file."""
         file = self.piece.file
-        if file.kind == "parquet":
-            import pyarrow.parquet
+        return open_stream(file.path, compression=file.compression, encoding=file.encoding)
 
-            metadata = pyarrow.parquet.read_metadata(file.path)
-            before = sum(metadata.row_group(group).num_rows for group in range(self.piece.start))
-            return f"{file.path}: row {before + number}"
-        if self.piece.start == 0:
-            return f"{file.path}:{number}"
-        before = 0
-        with open(file.path, "rb") as stream:
-            left = _first_line_start(stream, self.piece.start)
-            stream.seek(0)
-            while left and (chunk := stream.read(min(left, 2**20))):
-                before += chunk.count(b"\n")
-                left -= len(chunk)
-        return f"{file.path}:{before + number}"
-
-    def lines[U](self, parse: Callable[[bytes], U]) -> Iterator[tuple[int, U]]:
-        """Give the lines that start in the piece and are not blank, parsed."""
+    def _lines[U](self, parse: Callable[[bytes], U]) -> Iterator[tuple[int, U]]:
         piece = self.piece
-        with open_input(piece.file) as (stream, position):
-            plain = not piece.file.compression
-            offset = _first_line_start(stream, piece.start) if plain else 0
-            if plain:
+        with self.open() as (stream, position):
+            seekable = piece.file.seekable
+            offset = _first_line_start(stream, piece.start) if seekable else 0
+            if seekable:
                 stream.seek(offset)
             number = 0
-            while not plain or offset < piece.stop:
+            while not seekable or offset < piece.stop:
                 line = stream.readline()
                 if not line:
                     break
                 number += 1
                 offset += len(line)
-                self.consumed = offset - piece.start if plain else position()
+                self.consumed = offset - piece.start if seekable else position()
                 if number == 1 and piece.start == 0:
                     line = line.removeprefix(BYTE_ORDER_MARK)
                 if not line.isspace() and line:
                     yield number, parse(line)
+
+    def _elements[U](self, parse: Callable[[bytes], U]) -> Iterator[tuple[int, U]]:
+        piece = self.piece
+        with self.open() as (stream, position):
+            seekable = piece.file.seekable
+            if seekable:
+                stream.seek(piece.start)
+                stream = part_of(stream, piece.stop - piece.start)
+            brackets = piece.file.kind == "array" and not seekable
+            for line, offset, raw in json_values(stream, brackets=brackets, place=piece.file.path):
+                self.consumed = offset + len(raw) if seekable else position()
+                yield line, parse(raw)
 
 
 class PieceReader(RecordReader[bytes]):
@@ -91,10 +95,10 @@ class PieceReader(RecordReader[bytes]):
 
     def records(self) -> Iterator[Document]:
         """Give the documents."""
-        return {"txt": self._text, "jsonl": self._lines, "parquet": self._rows}[self.piece.file.kind]()
+        return {"txt": self._text, "parquet": self._rows}.get(self.piece.file.kind, self._objects)()
 
     def _text(self) -> Iterator[Document]:
-        with open_input(self.piece.file) as (stream, _):
+        with self.open() as (stream, _):
             raw = stream.read().removeprefix(BYTE_ORDER_MARK)
         try:
             raw.decode("utf-8")
@@ -103,8 +107,8 @@ class PieceReader(RecordReader[bytes]):
         else:
             yield 1, raw
 
-    def _lines(self) -> Iterator[Document]:
-        for number, record in self.lines(lambda line: parse_object(line, wanted=f" with the key {self.key!r}")):
+    def _objects(self) -> Iterator[Document]:
+        for number, record in self.values(lambda raw: parse_object(raw, wanted=f" with the key {self.key!r}")):
             yield number, record if isinstance(record, str) else self.document(number, record)
 
     def document(self, number: int, record: dict[str, Any]) -> bytes | str:
@@ -113,7 +117,6 @@ class PieceReader(RecordReader[bytes]):
         return text_of(record, self.key)
 
     def _rows(self) -> Iterator[Document]:
-        import pyarrow
         import pyarrow.parquet
 
         path, key = self.piece.file.path, self.key
@@ -121,16 +124,15 @@ class PieceReader(RecordReader[bytes]):
             schema = table.schema_arrow
             if key not in schema.names:
                 raise UserError(f"{path} has no column {key!r}, only {schema.names}; --json-key names the text column")
-            kind = schema.field(key).type
-            if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
-                raise UserError(f"{path}: column {key!r} holds {kind}, expected strings")
+            if not _holds_texts(schema.field(key).type):
+                raise UserError(f"{path}: column {key!r} contains {schema.field(key).type}, expected strings")
             groups = range(self.piece.start, self.piece.stop)
             rows = sum(table.metadata.row_group(group).num_rows for group in groups)
             number = 0
             for batch in table.iter_batches(batch_size=1024, row_groups=list(groups), columns=self.columns(schema)):
                 self.see_batch(number, batch)
                 # As bytes: a value that is not UTF-8 is then one bad row and not the end of the file.
-                for value in batch.column(key).cast(pyarrow.large_binary()).to_pylist():
+                for value in _as_bytes(batch.column(key)).to_pylist():
                     number += 1
                     self.consumed = self.piece.size * number // rows
                     yield number, f"{key!r} is null" if value is None else _checked(value)
@@ -142,6 +144,30 @@ class PieceReader(RecordReader[bytes]):
 
     def see_batch(self, before: int, batch: Any) -> None:
         """Look at a batch of rows before its texts are given; `before` rows came before it."""
+
+
+def place_of(file: InputFile, start: int, number: int) -> str:
+    """Return `file:line` (or `file: row n`) of a document; reads the file up to there.
+
+    Args:
+        file: the file.
+        start: where the piece starts.
+        number: line or row in the piece, counted from 1.
+    """
+    if file.kind == "parquet":
+        import pyarrow.parquet
+
+        metadata = pyarrow.parquet.read_metadata(file.path)
+        before = sum(metadata.row_group(group).num_rows for group in range(start))
+        return f"{file.path}: row {before + number}"
+    before = 0
+    with open(file.path, "rb") as stream:
+        left = _first_line_start(stream, start) if file.kind == "jsonl" else start
+        stream.seek(0)
+        while left and (chunk := stream.read(min(left, 2**20))):
+            before += chunk.count(b"\n")
+            left -= len(chunk)
+    return f"{file.path}:{before + number}"
 
 
 def text_of(record: dict[str, Any], key: str) -> bytes | str:
@@ -170,6 +196,26 @@ def parse_object(line: bytes, *, wanted: str = "") -> dict[str, Any] | str:
     return record
 
 
+def _holds_texts(kind: Any) -> bool:
+    """Tell whether an Arrow type is one of the many of strings, or of bytes, in which Spark writes them."""
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    tests = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
+    views = [getattr(types, name) for name in ("is_string_view", "is_binary_view") if hasattr(types, name)]
+    return any(test(kind) for test in (*tests, *views))
+
+
+def _as_bytes(column: Any) -> Any:
+    """Return an Arrow array of strings of any type as one of bytes."""
+    import pyarrow
+
+    if pyarrow.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    return column.cast(pyarrow.large_binary())
+
+
 def _checked(value: bytes) -> bytes | str:
     try:
         value.decode("utf-8")
@@ -184,55 +230,3 @@ def _first_line_start(stream: IO[bytes], offset: int) -> int:
         return 0
     stream.seek(offset - 1)
     return offset - 1 + len(stream.readline())
-
-
-class open_input:  # noqa: N801 (used as a statement)
-    """Open a file for reading bytes, decompressed; gives the stream and a function that tells the bytes consumed."""
-
-    def __init__(self, file: InputFile) -> None:
-        self.file = file
-
-    def __enter__(self) -> tuple[IO[bytes], Any]:
-        self.raw = open(self.file.path, "rb", buffering=2**20)  # noqa: SIM115 (closed in __exit__)
-        if self.file.compression == ".gz":
-            return cast(IO[bytes], io.BufferedReader(gzip.GzipFile(fileobj=self.raw), 2**20)), self.raw.tell
-        if self.file.compression == ".zst":
-            return io.BufferedReader(_ZstdFrames(self.raw), 2**20), self.raw.tell
-        return self.raw, self.raw.tell
-
-    def __exit__(self, *_: object) -> None:
-        self.raw.close()
-
-
-class _ZstdFrames(io.RawIOBase):
-    """Decompress a sequence of zstd frames; an end inside a frame is an error (the library's own reader is silent)."""
-
-    def __init__(self, raw: IO[bytes]) -> None:
-        import zstandard
-
-        self.raw = raw
-        self.context = zstandard.ZstdDecompressor()
-        self.frame = self.context.decompressobj()
-        self.inside = False  # a frame has begun and not ended
-        self.pending = b""  # compressed bytes not yet given to a frame
-        self.ready = b""  # decompressed bytes not yet given to the caller
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self.ready:
-            chunk = self.pending or self.raw.read(2**16)
-            if not chunk:
-                if self.inside:
-                    raise EOFError("it ends inside a zstd frame")
-                return 0
-            self.ready = self.frame.decompress(chunk)
-            self.inside = not self.frame.eof
-            self.pending = self.frame.unused_data if self.frame.eof else b""
-            if self.frame.eof:
-                self.frame = self.context.decompressobj()
-        count = min(len(buffer), len(self.ready))
-        buffer[:count] = self.ready[:count]
-        self.ready = self.ready[count:]
-        return count

@@ -12,8 +12,9 @@ from typing import Any
 
 from meap_megatron.corpus.encode import choose_encoder
 from meap_megatron.corpus.header import optimal_dtype
-from meap_megatron.corpus.inputs import InputFile
+from meap_megatron.corpus.inputs import InputFile, Inputs
 from meap_megatron.corpus.joining import Joining
+from meap_megatron.corpus.noted import merged, refuse_noted, summary
 from meap_megatron.corpus.parts import Parts, compare_plans, parts_path, plan_hash, read_plan
 from meap_megatron.corpus.progress import Progress
 from meap_megatron.corpus.publish import existing
@@ -33,7 +34,7 @@ class Work[R: ShardResult](ABC):
     Attributes:
         config: what was asked for.
         tokenizer: the extended tokenizer.
-        files: the inputs.
+        inputs: the files, and what is not read.
         shards: (number, pieces) of this run.
         result_type: what a shard gives.
         plan: all that decides the output's bytes; resume compares it.
@@ -45,7 +46,7 @@ class Work[R: ShardResult](ABC):
     unit: str
     config: RunConfig
     tokenizer: CorpusTokenizer
-    files: list[InputFile]
+    inputs: Inputs
     shards: list[Numbered]
     result_type: type[R]
     plan: dict[str, Any]
@@ -80,6 +81,15 @@ class Work[R: ShardResult](ABC):
 
     def report(self, results: list[R]) -> None:  # noqa: B027 (most have nothing to say)
         """Say on stderr what looks wrong."""
+
+    @abstractmethod
+    def outcome(self, results: list[R], sidecar: Sidecar) -> dict[str, Any]:
+        """Return what `noted.summary` says of the rows: `unit`, `read`, `kept` and `truncated`."""
+
+    @property
+    def dropped_texts(self) -> dict[str, str]:
+        """What the kinds of rows are called that are dropped."""
+        return {}
 
     @abstractmethod
     def publish(self, folder: Path, results: list[R], encoder: str) -> Sidecar:
@@ -157,7 +167,7 @@ def _run[R: ShardResult](work: Work[R], parts: Parts, encoder: str) -> Sidecar:
     numbers = {number for number, _ in shards}
     known = parts.finished(work.plan["dtype"], kind=work.result_type)
     results = {number: result for number, result in known.items() if number in numbers}
-    _check_bad(results, config)
+    _check(work, results)
     if results:
         print(f"meap: resume: {len(results)} of {len(shards)} shards are finished", file=sys.stderr)
     waiting = [(number, shard) for number, shard in shards if number not in results]
@@ -176,9 +186,9 @@ def _run[R: ShardResult](work: Work[R], parts: Parts, encoder: str) -> Sidecar:
             following = next(in_order, None)
 
     def finished(result: R) -> None:
-        parts.add(result)
         results[result.shard] = result
-        _check_bad(results, config)
+        _check(work, results)
+        parts.add(result)
         join_finished()
 
     join_finished()
@@ -194,6 +204,16 @@ def _run[R: ShardResult](work: Work[R], parts: Parts, encoder: str) -> Sidecar:
         raise UserError(f"the inputs hold no {work.unit}: {', '.join(config.inputs)}")
     sidecar = work.publish(parts.folder, ordered, encoder)
     parts.remove()
+    lines = summary(
+        files=work.inputs.files,
+        skipped=work.inputs.skipped,
+        bad=sum(result.num_bad for result in ordered),
+        dropped=merged(result.dropped for result in ordered),
+        unused=merged(result.unused for result in ordered),
+        texts=work.dropped_texts,
+        **work.outcome(ordered, sidecar),
+    )
+    print("\n".join(line if line.startswith(" ") else f"meap: {line}" for line in lines), file=sys.stderr)
     return sidecar
 
 
@@ -228,20 +248,21 @@ def _made_of(prefix: str) -> str:
     return " and was made from other inputs or options"
 
 
-def _check_bad[R: ShardResult](results: dict[int, R], config: RunConfig) -> None:
-    count = sum(result.num_bad for result in results.values())
-    listed = [line for _, result in sorted(results.items()) for line in result.bad_lines]
-    check_bad_lines(count, listed, config.max_bad_lines)
+def _check[R: ShardResult](work: Work[R], results: dict[int, R]) -> None:
+    """Refuse more bad lines than allowed and, if nothing may be lost, what would be."""
+    ordered = [result for _, result in sorted(results.items())]
+    count = sum(result.num_bad for result in ordered)
+    check_bad_lines(count, [line for result in ordered for line in result.bad_lines], work.config.max_bad_lines)
+    if work.config.strict:
+        dropped, unused = merged(result.dropped for result in ordered), merged(result.unused for result in ordered)
+        refuse_noted(dropped, unused, work.inputs.files, work.dropped_texts)
 
 
 def _report_bad[R: ShardResult](results: list[R]) -> None:
     """Say on stderr what was skipped."""
     bad = sum(result.num_bad for result in results)
-    empty = sum(result.num_empty for result in results)
     if bad:
         lines = [line for result in results for line in result.bad_lines][:LISTED]
         print(f"meap: warning: {bad} bad lines skipped:\n  " + "\n  ".join(lines), file=sys.stderr)
         if bad > len(lines):
             print(f"  and {bad - len(lines)} more", file=sys.stderr)
-    if empty:
-        print(f"meap: note: {empty} empty documents skipped", file=sys.stderr)

@@ -39,6 +39,7 @@ class RunConfig:
         resume: go on with an unfinished run.
         overwrite: replace what is there.
         max_bad_lines: bad lines that are skipped without failing.
+        strict: refuse to skip files, to drop rows, and keys that are not used.
         encoder: "auto", "gigatoken" or "tokenizers".
     """
 
@@ -54,6 +55,7 @@ class RunConfig:
     resume: bool = False
     overwrite: bool = False
     max_bad_lines: int = 0
+    strict: bool = False
     encoder: str = "auto"
 
     def __post_init__(self) -> None:

@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meap_megatron.atomic import disk_errors
+from meap_megatron.corpus.cutting import Piece, cut
 from meap_megatron.corpus.encode import Encoder, SpotCheck, make_encoder
 from meap_megatron.corpus.indexed import PairWriter
-from meap_megatron.corpus.inputs import InputFile, Piece, cut
+from meap_megatron.corpus.inputs import InputFile
+from meap_megatron.corpus.noted import Noted, note
 from meap_megatron.corpus.readers import PieceReader, RecordReader
 from meap_megatron.errors import UserError
 
@@ -25,6 +27,8 @@ BATCH_BYTES = 2**20  # of text handed to the encoder at once
 BATCH_DOCUMENTS = 4096
 LISTED = 20  # bad lines named per shard; all are counted
 MIN_SHARD_BYTES, MAX_SHARD_BYTES = 8 * 2**20, 256 * 2**20
+EMPTY = "empty"
+"""Kind of a document without text."""
 Shard = tuple[Piece, ...]
 
 
@@ -57,11 +61,12 @@ class ShardResult:
     num_documents: int
     num_tokens: int
     text_bytes: int
-    num_empty: int
     num_bad: int
     bad_lines: tuple[str, ...]  # "file:line: reason" of the first ones
     num_bos_text: int  # documents whose text begins with the characters of the BOS token
     bos_text_place: str | None
+    dropped: Noted  # rows that are lost, by kind
+    unused: Noted  # keys of rows that are not used
 
     def files(self, folder: Path, *, dtype: str) -> dict[Path, int]:
         """Return the files of the shard and their sizes in bytes."""
@@ -183,7 +188,8 @@ class ShardState:
         self.before = [] if self.job.bos_id is None else [self.job.bos_id]
         self.after = [] if self.job.eos_id is None else [self.job.eos_id]
         self.bos_text = self.job.bos_text.encode() if self.job.bos_text else None
-        self.text_bytes = self.num_empty = self.num_bos_text = 0
+        self.text_bytes = self.num_bos_text = 0
+        self.dropped: Noted = {}
         self.bad_lines = BadLines(self.job.max_bad_lines)
         self.bos_text_place: str | None = None
         self.reported = 0  # input bytes of the current piece
@@ -209,7 +215,7 @@ class ShardState:
             if isinstance(text, str):
                 self.bad_lines.add(reader, number, text)
             elif not text:
-                self.num_empty += 1
+                note(self.dropped, EMPTY, reader, number)
             else:
                 texts.append(text)
                 numbers.append(number)
@@ -234,7 +240,7 @@ class ShardState:
                     reader, number, "the text gives the id of a special token, which stands for no text"
                 )
             elif not len(ids):
-                self.num_empty += 1
+                note(self.dropped, EMPTY, reader, number)
             elif len(ids) > self.size_limit:
                 reason = f"the document has {len(ids):,} tokens, an index holds at most 2^31 - 1"
                 self.bad_lines.add(reader, number, reason)
@@ -254,11 +260,12 @@ class ShardState:
             num_documents=self.writer.num_documents,
             num_tokens=self.writer.num_tokens,
             text_bytes=self.text_bytes,
-            num_empty=self.num_empty,
             num_bad=self.bad_lines.count,
             bad_lines=tuple(self.bad_lines.listed),
             num_bos_text=self.num_bos_text,
             bos_text_place=self.bos_text_place,
+            dropped=self.dropped,
+            unused={},
         )
 
 

@@ -9,8 +9,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from meap_megatron.corpus.cutting import Piece
 from meap_megatron.corpus.indexed import PairWriter
-from meap_megatron.corpus.inputs import Piece
 from meap_megatron.corpus.readers import Document, PieceReader
 from meap_megatron.corpus.shard import (
     Advance,

@@ -10,6 +10,7 @@ import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,6 +90,12 @@ class UpsampleWork(TextWork[UpsampleResult]):
                 f"meap: note: {count:,} documents of sources that the mixture does not name are left out: {listed}{more}",
                 file=sys.stderr,
             )
+
+    def outcome(self, results: list[UpsampleResult], sidecar: Sidecar) -> dict[str, Any]:
+        """Return how many documents were read, and taken."""
+        read = sum(result.num_rows + sum(result.strangers.values()) for result in results)
+        lost = super().outcome(results, sidecar)
+        return {**lost, "read": read + lost["read"] - lost["kept"], "kept": sidecar.num_documents}
 
     def publish(self, folder: Path, results: list[UpsampleResult], encoder: str) -> Sidecar:
         """Apply the budgets in the order of the input, and join what is taken."""

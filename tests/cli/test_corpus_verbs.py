@@ -60,7 +60,7 @@ def damaged_zst(path: Path) -> None:
 WRONG_INPUTS = {
     "no input matches": ("*.txt", lambda path: None, [], "no input matches"),
     "missing file": ("gone.jsonl", lambda path: None, [], "no input matches"),
-    "empty folder": ("f", lambda path: path.mkdir(), [], "holds no file with a known suffix"),
+    "empty folder": ("f", lambda path: path.mkdir(), [], "contains no file that can be read"),
     "unknown suffix": ("x.csv", lambda path: path.write_text("a"), [], "unknown suffix"),
     "broken gzip": ("x.jsonl.gz", lambda path: path.write_bytes(gzip.compress(b"a" * 99)[:-9]), [], "cannot be read"),
     "not gzip": ("x.jsonl.gz", lambda path: path.write_bytes(b"text"), [], "cannot be read"),

@@ -131,7 +131,9 @@ def test_bad_lines_within_the_limit_are_skipped_and_listed(
     preprocess(config(source, tmp_path / "out", word_tokenizer, max_bad_lines=2))
     assert documents(tmp_path / "out") == [[1, 3, 2], [1, 5, 2]]
     said = capsys.readouterr().err
-    assert "2 bad lines skipped" in said and "in.jsonl:4" in said and "1 empty documents skipped" in said
+    assert (
+        "2 bad lines skipped" in said and "in.jsonl:4" in said and "empty (1): first" in said and "in.jsonl:6" in said
+    )
 
 
 def test_bad_lines_are_counted_over_all_shards_and_workers(tmp_path: Path, word_tokenizer: Path) -> None:
@@ -199,7 +201,7 @@ def test_pieces_are_grouped_into_shards_by_size_alone(tmp_path: Path) -> None:
 
     for name, size in (("a.txt", 30), ("b.txt", 30), ("c.jsonl", 250), ("d.txt", 10)):
         (tmp_path / name).write_text("x" * size)
-    shards = plan_shards(find_inputs([str(tmp_path)]), 100)
+    shards = plan_shards(find_inputs([str(tmp_path)]).files, 100)
     cut = [[(Path(piece.file.path).name, piece.start, piece.stop) for piece in shard] for shard in shards]
     assert cut == [
         [("a.txt", 0, 30), ("b.txt", 0, 30), ("c.jsonl", 0, 100)],

@@ -133,8 +133,9 @@ def test_a_shard_that_is_finished_early_does_not_cut_those_before_it(tmp_path: P
     source = write_sources(tmp_path / "in.jsonl", stream(60))
     work = UpsampleWork(config(source, tmp_path / "out", word_tokenizer, shard_bytes=1000), options(100))
     *before, (last, _) = work.shards
-    counts = {"num_documents": 9, "num_tokens": 900, "text_bytes": 0, "num_empty": 0, "num_bad": 0, "bad_lines": ()}
-    more = {"num_bos_text": 0, "bos_text_place": None, "num_rows": 9, "sizes": [600, 300], "strangers": {}}
+    counts = {"num_documents": 9, "num_tokens": 900, "text_bytes": 0, "num_bad": 0, "bad_lines": ()}
+    more = {"num_bos_text": 0, "bos_text_place": None, "dropped": {}, "unused": {}}
+    more |= {"num_rows": 9, "sizes": [600, 300], "strangers": {}}
     results = {last: UpsampleResult(shard=last, **counts, **more)}
     assert list(work.upcoming(before, results)) == before
     # The same result at the front meets both budgets.

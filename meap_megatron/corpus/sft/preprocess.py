@@ -8,15 +8,15 @@ from typing import Any
 
 from meap_megatron.corpus.encode import libraries
 from meap_megatron.corpus.indexed import length_blocks, one_sequence_per_document
-from meap_megatron.corpus.inputs import InputFile, find_inputs
+from meap_megatron.corpus.inputs import find_inputs, refuse_skipped
 from meap_megatron.corpus.parts import plan_hash
 from meap_megatron.corpus.publish import publish
 from meap_megatron.corpus.run import Work, base_plan, own_shards, run_work
 from meap_megatron.corpus.sft.check import OPTIONS, trained_share
 from meap_megatron.corpus.sft.histogram import as_table
-from meap_megatron.corpus.sft.records import FORMATS, detect_format, to_conversation
+from meap_megatron.corpus.sft.records import detect_format, to_conversation
 from meap_megatron.corpus.sft.render import RenderOptions
-from meap_megatron.corpus.sft.rows import RowReader, as_rows, cut_rows
+from meap_megatron.corpus.sft.rows import RowReader
 from meap_megatron.corpus.sft.settings import SftConfig
 from meap_megatron.corpus.sft.setup import RendererSpec, fit_template
 from meap_megatron.corpus.sft.shard import SftJob, SftResult, merged_counts, roles_file
@@ -24,7 +24,6 @@ from meap_megatron.corpus.sft.templates import TOKENIZER
 from meap_megatron.corpus.shard import Shard, part_files, plan_shards, shard_bytes_for
 from meap_megatron.corpus.sidecar import Sidecar
 from meap_megatron.corpus.tokenizer import CorpusTokenizer, load_tokenizer, save_tokenizer
-from meap_megatron.errors import UserError
 
 SAMPLE_SHARDS, SAMPLE_ROWS = 16, 32  # rows per sampled shard
 SAMPLE_CHARACTERS = 2**13  # of one text
@@ -53,6 +52,9 @@ class SftWork(Work[SftResult]):
 
     def __init__(self, config: SftConfig) -> None:
         self.config: SftConfig = config
+        self.inputs = find_inputs(config.inputs, is_record=lambda row: detect_format(row) is not None, text=False)
+        if config.strict:
+            refuse_skipped(self.inputs.skipped)
         self.tokenizer = load_tokenizer(
             config.tokenizer, mask_token=config.mask_token, bos_token=config.bos_token, eos_token=config.eos_token
         )
@@ -64,15 +66,13 @@ class SftWork(Work[SftResult]):
                 file=sys.stderr,
             )
         self.bos_id = self.tokenizer.info.bos_id if config.add_bos and config.template != TOKENIZER else None
-        found = find_inputs(config.inputs)
-        self.files = [with_kind(file, as_rows(file)) for file in found]
-        self.formats = {file.path: config.format or first_format(file) for file in self.files}
-        size = config.shard_bytes or shard_bytes_for(self.files, parts=config.shard[1] if config.shard else 1)
-        self.shards = own_shards(plan_shards(self.files, size, cut=cut_rows), config.shard)
+        files = self.inputs.files
+        size = config.shard_bytes or shard_bytes_for(files, parts=config.shard[1] if config.shard else 1)
+        self.shards = own_shards(plan_shards(files, size), config.shard)
         self.plan = {
-            **base_plan(config, self.tokenizer, self.files, size),
+            **base_plan(config, self.tokenizer, files, size),
             **self._options(),
-            "formats": [self.formats[file.path] for file in self.files],
+            "format": config.format,
             "alpaca_prompt": config.stanford,
             "system": config.system,
             "add_bos": config.add_bos,
@@ -111,7 +111,7 @@ class SftWork(Work[SftResult]):
             folder=str(folder),
             renderer=spec,
             encoder=encoder,
-            formats=self.formats,
+            format=config.format,
             stanford=config.stanford,
             forbidden_ids=self.fitted.forbidden_ids,
             vocab_size=self.tokenizer.info.vocab_size,
@@ -122,16 +122,7 @@ class SftWork(Work[SftResult]):
         )
 
     def report(self, results: list[SftResult]) -> None:
-        """Say what was dropped, truncated or empty."""
-        counts = merged_counts(results)
-        limit = self.config.max_length
-        for name, what in (
-            ("dropped_long", f"rows of more than {limit} tokens dropped"),
-            ("truncated", f"rows truncated to {limit} tokens"),
-            ("dropped_untrained", f"rows dropped whose first {limit} tokens hold nothing to train"),
-        ):
-            if counts[name]:
-                print(f"meap: note: {counts[name]:,} {what}", file=sys.stderr)
+        """Say which answers are empty or not closed."""
         if empty := sum(result.num_empty_answers for result in results):
             place = next(result.empty_answer_place for result in results if result.empty_answer_place)
             print(
@@ -144,6 +135,20 @@ class SftWork(Work[SftResult]):
                 f"the model does not learn to end them",
                 file=sys.stderr,
             )
+
+    def outcome(self, results: list[SftResult], sidecar: Sidecar) -> dict[str, Any]:
+        """Return how many rows were read, kept and truncated."""
+        counts = merged_counts(results)
+        return {"unit": "rows", **{name: counts[name] for name in ("read", "kept", "truncated")}}
+
+    @property
+    def dropped_texts(self) -> dict[str, str]:
+        """What the kinds of rows are called that are dropped."""
+        limit = self.config.max_length
+        return {
+            "long": f"of more than {limit} tokens",
+            "untrained": f"without an answer in their first {limit} tokens",
+        }
 
     def publish(self, folder: Path, results: list[SftResult], encoder: str) -> Sidecar:
         """Join the shards."""
@@ -187,37 +192,10 @@ class SftWork(Work[SftResult]):
     def _sample(self, shard: Shard) -> list[bytes]:
         texts: list[str] = []
         for piece in shard:
-            kind = self.formats[piece.file.path]
             for _, row in itertools.islice(RowReader(piece), SAMPLE_ROWS):
-                found = to_conversation(row, kind) if isinstance(row, dict) else row
+                found = to_conversation(row, self.config.format) if isinstance(row, dict) else row
                 if not isinstance(found, str):
                     texts += [message.content or "" for message in found.messages if message.role != "system"]
             if len(texts) >= 2 * SAMPLE_ROWS:
                 break
         return [text[:SAMPLE_CHARACTERS].encode("utf-8") for text in texts if text]
-
-
-def with_kind(file: InputFile, kind: str) -> InputFile:
-    """Return the same file, read as rows of this kind."""
-    return dataclasses.replace(file, kind=kind)
-
-
-def first_format(file: InputFile) -> str:
-    """Return the format of a file by its first row; a file without rows has none, and any does.
-
-    Raises:
-        UserError: the first row is of no known format.
-    """
-    for piece in cut_rows(file, max(1, file.size))[:1]:
-        reader = RowReader(piece)
-        for number, row in reader:
-            if isinstance(row, str):
-                raise UserError(f"{reader.place(number)}: {row}")
-            found = detect_format(row)
-            if found is None:
-                raise UserError(
-                    f"{reader.place(number)}: the row has the keys {sorted(row)[:8]}, of no known format: alpaca has "
-                    f"'instruction' and 'output', sharegpt 'conversations', messages 'messages'; --format forces one"
-                )
-            return found
-    return FORMATS[0]

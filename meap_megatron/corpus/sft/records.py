@@ -34,12 +34,12 @@ def detect_format(row: dict[str, Any]) -> str | None:
     return None
 
 
-def to_conversation(row: dict[str, Any], kind: str, *, stanford: str | None = None) -> Conversation | str:
+def to_conversation(row: dict[str, Any], kind: str | None, *, stanford: str | None = None) -> Conversation | str:
     """Read a row.
 
     Args:
         row: the parsed row.
-        kind: one of `FORMATS`.
+        kind: one of `FORMATS`, None to tell it by the keys.
         stanford: how Alpaca's question is worded: None for the instruction followed by "\\nInput:\\n" and the input;
             "message" for Stanford's whole prompt as the user's message; "template" for a template that has Stanford's
             headings itself.
@@ -47,6 +47,12 @@ def to_conversation(row: dict[str, Any], kind: str, *, stanford: str | None = No
     Returns:
         The conversation, or the reason why the row is none.
     """
+    kind = kind or detect_format(row)
+    if kind is None:
+        return (
+            f"the row has the keys {sorted(map(str, row))[:8]}, of no known format: alpaca has 'instruction' and "
+            f"'output', sharegpt 'conversations', messages 'messages'; --format forces one"
+        )
     found = {"alpaca": _alpaca, "sharegpt": _sharegpt, "messages": _messages}[kind]
     conversation = found(row, stanford) if kind == "alpaca" else found(row)  # type: ignore[operator]
     if isinstance(conversation, Conversation):

@@ -17,7 +17,7 @@ class SftConfig(RunConfig):
 
     Attributes:
         template: name of a template, or "tokenizer" for the tokenizer's own.
-        format: "alpaca", "sharegpt" or "messages"; None to look at the first row of each file.
+        format: "alpaca", "sharegpt" or "messages"; None to tell it by the keys of each row.
         alpaca_prompt: "plain" or "stanford"; None for "stanford" with the template `alpaca`, else "plain".
         system: system prompt of conversations without one; None for the template's, "" for none.
         multi_turn: "history" (a conversation is one row) or "split" (a turn is one row, without history).

@@ -9,8 +9,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from meap_megatron.corpus.cutting import Piece
 from meap_megatron.corpus.indexed import PairWriter
-from meap_megatron.corpus.inputs import Piece
+from meap_megatron.corpus.noted import Noted, merged, note
 from meap_megatron.corpus.sft.conversation import Conversation
 from meap_megatron.corpus.sft.encode import PieceEncoder
 from meap_megatron.corpus.sft.histogram import count_lengths
@@ -25,7 +26,9 @@ from meap_megatron.corpus.shard import Advance, BadLines, Shard, ShardResult, co
 
 BATCH_ROWS = 1024  # conversations rendered and encoded together
 BATCH_CHARACTERS = 2**20
-COUNTS = ("read", "kept", "dropped_long", "truncated", "dropped_untrained")
+COUNTS = ("read", "kept", "truncated")
+DROPPED = ("long", "untrained")
+"""Kinds of rows that are lost."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +38,7 @@ class SftJob:
     folder: str  # the work folder
     renderer: RendererSpec
     encoder: str
-    formats: dict[str, str]  # path -> format of its rows
+    format: str | None  # of all rows; None to tell each by its keys
     stanford: str | None
     forbidden_ids: tuple[int, ...]  # no text may give them
     vocab_size: int
@@ -53,7 +56,7 @@ class SftJob:
 class SftResult(ShardResult):
     """What a finished shard holds; `num_documents` are its rows."""
 
-    counts: dict[str, int]  # by the names of COUNTS; bad rows are `num_bad`
+    counts: dict[str, int]  # by the names of COUNTS; bad rows are `num_bad`, lost ones `dropped`
     num_trained_tokens: int
     num_empty_answers: int
     empty_answer_place: str | None  # the first
@@ -132,6 +135,7 @@ class _State:
         self.owner, self.job, self.writer, self.report = owner, owner.job, writer, report
         self.bad_rows = BadLines(owner.job.max_bad_lines)
         self.counts = dict.fromkeys(COUNTS, 0)
+        self.dropped: Noted = {}
         self.text_bytes = self.num_trained = self.num_empty_answers = self.num_unclosed = 0
         self.empty_answer_place: str | None = None
         self.lengths = np.zeros(0, dtype=np.int64)
@@ -140,12 +144,11 @@ class _State:
 
     def read(self, piece: Piece) -> None:
         reader = RowReader(piece)
-        kind = self.job.formats[piece.file.path]
         self.reported = size = 0
         batch: list[tuple[int, list[TextPiece]]] = []
         for number, row in reader:
             self.counts["read"] += 1
-            found = to_conversation(row, kind, stanford=self.job.stanford) if isinstance(row, dict) else row
+            found = to_conversation(row, self.job.format, stanford=self.job.stanford) if isinstance(row, dict) else row
             rendered = found if isinstance(found, str) else self.owner.renderer.render(found)
             if isinstance(found, str) or isinstance(rendered, str):
                 self.bad_rows.add(reader, number, str(rendered))
@@ -176,7 +179,8 @@ class _State:
                 continue
             self.num_unclosed += num_unclosed(roles)
             fitted = self.fit(ids, roles)
-            if fitted is None:
+            if isinstance(fitted, str):
+                note(self.dropped, fitted, reader, number)
                 continue
             kept.append(fitted[0])
             kept_roles.append(fitted[1])
@@ -203,18 +207,16 @@ class _State:
 
     def fit(
         self, ids: NDArray[np.uint32], roles: NDArray[np.uint8]
-    ) -> tuple[NDArray[np.uint32], NDArray[np.uint8]] | None:
-        """Return the row within the longest length, or None if it is dropped."""
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint8]] | str:
+        """Return the row within the longest length, or why it is dropped, one of `DROPPED`."""
         limit = self.job.max_length
         if limit is None or len(ids) <= limit:
             return ids, roles
         if self.job.over_long == "drop":
-            self.counts["dropped_long"] += 1
-            return None
+            return "long"
         ids, roles = truncate(ids, roles, max_length=limit)
         if not np.any(roles != PROMPT):
-            self.counts["dropped_untrained"] += 1
-            return None
+            return "untrained"
         self.counts["truncated"] += 1
         return ids, roles
 
@@ -224,11 +226,12 @@ class _State:
             num_documents=self.writer.num_documents,
             num_tokens=self.writer.num_tokens,
             text_bytes=self.text_bytes,
-            num_empty=0,
             num_bad=self.bad_rows.count,
             bad_lines=tuple(self.bad_rows.listed),
             num_bos_text=0,
             bos_text_place=None,
+            dropped=self.dropped,
+            unused={},
             counts=self.counts,
             num_trained_tokens=self.num_trained,
             num_empty_answers=self.num_empty_answers,
@@ -241,4 +244,6 @@ class _State:
 def merged_counts(results: list[SftResult]) -> dict[str, Any]:
     """Return the counts of a run, bad rows included."""
     counts: dict[str, Any] = {name: sum(result.counts[name] for result in results) for name in COUNTS}
+    dropped = merged(result.dropped for result in results)
+    counts |= {f"dropped_{kind}": dropped[kind][0] if kind in dropped else 0 for kind in DROPPED}
     return {**counts, "bad": sum(result.num_bad for result in results)}

@@ -72,6 +72,23 @@ def test_files_of_several_formats_are_read_together(tmp_path: Path, chat_words: 
     assert others == [first, first]
 
 
+def test_a_bad_first_row_is_one_of_the_bad_lines_that_are_allowed(tmp_path: Path, chat_words: Path) -> None:
+    for name, first in (("text", "not json"), ("object", '{"a": 1}'), ("array", "[see below]")):
+        source = tmp_path / f"{name}.jsonl"
+        source.write_text(first + "\n" + json.dumps(SOME[0]) + "\n")
+        with pytest.raises(UserError, match=f"{name}.jsonl:1: "):
+            preprocess_sft(config(source, tmp_path / name, chat_words))
+        sidecar = preprocess_sft(config(source, tmp_path / name, chat_words, max_bad_lines=1))
+        assert sidecar.num_documents == 1
+
+
+def test_rows_of_several_formats_in_one_file_are_told_by_their_keys(tmp_path: Path, chat_words: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", [alpaca("q", "a"), sharegpt("q", "a"), messages("q", "a")])
+    preprocess_sft(config(source, tmp_path / "out", chat_words))
+    first, *others = rows(tmp_path / "out")
+    assert others == [first, first]
+
+
 def test_messages_of_a_parquet_file_may_lack_the_train_key(tmp_path: Path, chat_words: Path) -> None:
     data = [messages("q", "a"), messages("q", "a", "r", "b")]
     data[1]["messages"][1]["train"] = False
@@ -177,7 +194,7 @@ def test_a_kill_before_any_file_operation_is_resumed_to_the_same_bytes(tmp_path:
         ({"multi_turn": "split"}, "multi_turn is 'split'"),
         ({"max_length": 9}, "max_length is 9"),
         ({"system": "x"}, "system is 'x'"),
-        ({"format": "sharegpt"}, "formats is"),
+        ({"format": "sharegpt"}, "format is 'sharegpt'"),
         ({"alpaca_prompt": "stanford"}, "alpaca_prompt is 'message'"),
     ],
 )
