@@ -46,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pipeline-model-parallel-size", type=int, default=1, metavar="N", help="refuse the model if N stages cannot"
     )
+    parser.add_argument(
+        "--ignore-adapter", action="store_true", help="convert the weights alone where a LoRA adapter is beside them"
+    )
     add_verification(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if an import made it")
 
@@ -55,7 +58,7 @@ def add_verification(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip-verification", action="store_true", help="do not compare the logits of both sides")
     parser.add_argument(
         "--verify-layers",
-        type=int,
+        type=layer_count,
         default=None,
         metavar="N",
         help="compare after the first N layers only (default: all, or as many as memory holds in float32)",
@@ -67,6 +70,13 @@ def add_verification(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="a field of config.json that the converter does not know and that changes nothing; may be repeated",
     )
+
+
+def layer_count(text: str) -> int:
+    """Read a number of layers for argparse, which names what does not fit."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
 
 
 def run(args: argparse.Namespace) -> int:
@@ -92,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
             tensor_parallel=args.tensor_model_parallel_size,
             pipeline_parallel=args.pipeline_model_parallel_size,
             allowed_fields=tuple(args.allow_config_field),
+            ignore_adapter=args.ignore_adapter,
         )
     )
     spec = plan.spec
@@ -101,9 +112,14 @@ def run(args: argparse.Namespace) -> int:
             from meap_megatron.checkpoint.convert.verifying import verify
 
             # The row of [MASK] may be new: ids that both sides have are compared.
-            print(
-                verify(args.source, folder, layers=args.verify_layers, allowed=tuple(args.allow_config_field)).line()
+            compared = verify(
+                args.source,
+                folder,
+                layers=args.verify_layers,
+                allowed=tuple(args.allow_config_field),
+                ignore_adapter=args.ignore_adapter,
             )
+            print(compared.line())
     print(f"{args.output}: {spec.family}, {spec.num_parameters:,} parameters, {spec.vocab_rows:,} rows of vocabulary")
     if plan.mask is not None:
         print(f"{args.mask_token} is id {plan.mask.mask_id}; the tokenizer with it: {args.output / 'tokenizer'}")

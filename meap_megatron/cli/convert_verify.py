@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from meap_megatron.cli.convert_import import layer_count
+
 HELP = """Compare a Hugging Face folder with a checkpoint of Megatron: config fields, then logits on fixed ids.
 
   meap convert verify Llama-3-8B checkpoints/llama3_8b
@@ -15,8 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("hf", metavar="HF_DIR", type=Path, help="folder with config.json and safetensors files")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="save folder, import, or iter_* folder")
-    parser.add_argument("--verify-layers", type=int, default=None, metavar="N", help="run the first N layers only")
+    parser.add_argument("--verify-layers", type=layer_count, metavar="N", help="run the first N layers only")
     parser.add_argument("--allow-config-field", action="append", default=[], metavar="NAME", help="see convert import")
+    parser.add_argument("--ignore-adapter", action="store_true", help="see convert import")
     parser.add_argument("--json", action="store_true", help="print the result as one line of JSON")
 
 
@@ -26,6 +29,12 @@ def run(args: argparse.Namespace) -> int:
 
     from meap_megatron.checkpoint.convert.verifying import verify
 
-    result = verify(args.hf, args.checkpoint, layers=args.verify_layers, allowed=tuple(args.allow_config_field))
+    result = verify(
+        args.hf,
+        args.checkpoint,
+        layers=args.verify_layers,
+        allowed=tuple(args.allow_config_field),
+        ignore_adapter=args.ignore_adapter,
+    )
     print(json.dumps(result.record()) if args.json else result.line())
     return 0

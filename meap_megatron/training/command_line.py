@@ -48,9 +48,11 @@ def data_flags(argv: list[str]) -> list[str]:
         if not any(word.split("=")[0] in named for word in argv):
             raise UserError("no training data: give data_path, the prefix that `meap preprocess` wrote")
         return []
+    from meap_megatron.checkpoint.convert.tokenizer_check import check_imports
     from meap_megatron.training.data import is_sft, read_sidecars
 
     sidecars = read_sidecars(prefixes)
+    check_imports([*flag_values(argv, "--pretrained-checkpoint"), *flag_values(argv, "--load")], sidecars, prefixes)
     check_split(argv, sidecars, prefixes)
     flags = tokenizer_flags(argv, sidecars)
     if is_sft(sidecars):

@@ -18,6 +18,7 @@ from meap_megatron.checkpoint.convert.megatron_files import LAYERS, Checkpoint, 
 from meap_megatron.checkpoint.convert.provenance import DataInfo, evaluation_record, tokenizer_of
 from meap_megatron.checkpoint.convert.record import HF_FOLDER, ImportRecord, origin
 from meap_megatron.checkpoint.convert.spec import ModelSpec, differences
+from meap_megatron.checkpoint.convert.tokenizer_check import check_tokenizer
 from meap_megatron.errors import UserError
 
 EVAL_RECORD = "meap_eval.json"
@@ -106,6 +107,8 @@ def plan_export(settings: ExportSettings) -> ExportPlan:
     stored = stored.with_rows(table.size[0])
     check_stored(checkpoint, stored)
     data = tokenizer_of(checkpoint, source, tokenizer=settings.tokenizer, data=settings.data)
+    if source and data.sidecar is not None and settings.tokenizer is None:
+        check_tokenizer(*source, data.sidecar, str(data.prefix))
     return ExportPlan(
         settings=settings,
         checkpoint=checkpoint,

@@ -21,11 +21,13 @@ class Family:
         architecture: class name in `architectures`.
         qkv_bias: whether query, key and value have a bias.
         refused: config field -> (values that change nothing, why another value is refused).
+        defaults: config field -> what transformers takes where the field is absent, if that is not "none".
     """
 
     architecture: str
     qkv_bias: bool
     refused: dict[str, tuple[tuple[Any, ...], str]]
+    defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 SWIGLU = {"hidden_act": (("silu",), "the MLP must be SwiGLU")}
@@ -44,13 +46,19 @@ UNSUPPORTED = {
 
 FAMILIES: dict[str, Family] = {
     "llama": Family(architecture="LlamaForCausalLM", qkv_bias=False, refused=SWIGLU | UNSUPPORTED),
-    "mistral": Family(architecture="MistralForCausalLM", qkv_bias=False, refused=SWIGLU | UNSUPPORTED),
+    "mistral": Family(
+        architecture="MistralForCausalLM",
+        qkv_bias=False,
+        refused=SWIGLU | UNSUPPORTED,
+        defaults={"num_key_value_heads": 8, "sliding_window": 4096},
+    ),
     "qwen2": Family(
         architecture="Qwen2ForCausalLM",
         qkv_bias=True,
         refused=SWIGLU
         | UNSUPPORTED
         | {"use_sliding_window": ((False, None), "a sliding window is not converted; this model attends within one")},
+        defaults={"num_key_value_heads": 32},
     ),
 }
 
@@ -58,7 +66,19 @@ HARMLESS = frozenset(
     "architectures attention_dropout bos_token_id eos_token_id pad_token_id initializer_range transformers_version "
     "use_cache torch_dtype dtype auto_map _name_or_path name_or_path max_window_layers attn_implementation "
     "_attn_implementation _attn_implementation_autoset return_dict output_attentions output_hidden_states "
-    "tokenizer_class model_type".split()
+    "tokenizer_class model_type "
+    # What published configs hold beside the model: other tokens, names and labels, how it was made or is served.
+    "unk_token_id sep_token_id cls_token_id mask_token_id decoder_start_token_id forced_bos_token_id forced_eos_token_id "
+    "_model_name_or_path _commit_hash is_llama_config transformers.js_config unsloth_version unsloth_fixed "
+    "torchscript use_bfloat16 gradient_checkpointing use_flash_attn _flash_attn_2_enabled finetuning_task "
+    "id2label label2id problem_type task_specific_params is_decoder chunk_size_feed_forward output_scores "
+    "return_dict_in_generate tokenizer_model_max_length tokenizer_padding_side max_sequence_length model_max_length "
+    "embd_pdrop resid_pdrop attn_pdrop hidden_dropout license language datasets tags "
+    # Generation settings, which old versions of transformers kept here.
+    "max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p "
+    "typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids "
+    "num_return_sequences remove_invalid_values exponential_decay_length_penalty suppress_tokens "
+    "begin_suppress_tokens prefix".split()
 )
 """Config fields that do not change the logits of a trained model."""
 

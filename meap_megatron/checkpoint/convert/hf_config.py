@@ -10,6 +10,7 @@ from typing import Any
 
 from meap_megatron.checkpoint.convert.families import FAMILIES, HARMLESS
 from meap_megatron.checkpoint.convert.spec import ModelSpec
+from meap_megatron.checkpoint.folder import TRACKER
 from meap_megatron.errors import UserError
 
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
@@ -48,13 +49,41 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{folder} is no Hugging Face model: it holds no config.json") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{folder} is not a Hugging Face model: {what_it_is(folder)}") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(config, dict):
         raise UserError(f"{path} is not a JSON object")
     return config
+
+
+def what_it_is(folder: Path) -> str:
+    """Return what a folder without config.json holds instead, and what to do about it."""
+    if not folder.exists():
+        return "it does not exist (nothing is downloaded)"
+    if folder.is_file():
+        return "it is a file; give the folder that holds config.json and the weights"
+    names = sorted(path.name for path in folder.iterdir())
+    if "adapter_config.json" in names:
+        return (
+            "it holds a LoRA adapter (adapter_config.json) and no config.json; merge the adapter into its base model "
+            "(peft: AutoPeftModelForCausalLM.from_pretrained(...).merge_and_unload().save_pretrained(...))"
+        )
+    if packed := [name for name in names if name.endswith(".gguf")]:
+        return (
+            f"it holds {packed[0]}, a GGUF file; docs/convert.md says how transformers unpacks it into such a folder"
+        )
+    if "params.json" in names:
+        return (
+            "it holds the original layout of Mistral or Meta (params.json); take the model's folder in Hugging Face's "
+            "layout, with config.json and model*.safetensors"
+        )
+    if {TRACKER, "iter_0000000"} & set(names) or any(name.startswith("iter_") for name in names):
+        return "it holds checkpoints of Megatron; `meap convert export` makes a Hugging Face folder of one"
+    inner = [name for name in names if (folder / name / "config.json").is_file()]
+    hint = f"; {folder / inner[0]} has one" if inner else ""
+    return f"it holds no config.json{hint}"
 
 
 def spec_from_config(config: dict[str, Any], *, source: str, allowed: tuple[str, ...] = ()) -> ModelSpec:
@@ -87,7 +116,9 @@ def spec_from_config(config: dict[str, Any], *, source: str, allowed: tuple[str,
             f"{source}: {unknown[0]}={config[unknown[0]]!r} is a field that the converter does not know and that may change "
             f"the computation; if it does not, say so with --allow-config-field {unknown[0]}"
         )
-    _check_window(config, family=name, source=source)
+    absent = {field: value for field, value in family.defaults.items() if field not in config}
+    config = {**absent, **config}
+    _check_window(config, family=name, source=source, absent="sliding_window" in absent)
     sizes = {ours: _whole_number(config, theirs, source) for ours, theirs in SIZES.items()}
     heads = sizes["num_attention_heads"]
     groups = (
@@ -204,14 +235,19 @@ def _rope(config: dict[str, Any], source: str) -> tuple[int, float | None]:
     return int(base), float(parameters["factor"])
 
 
-def _check_window(config: dict[str, Any], *, family: str, source: str) -> None:
+def _check_window(config: dict[str, Any], *, family: str, source: str, absent: bool) -> None:
     """Refuse a sliding window that is in use."""
     window, length = config.get("sliding_window"), config.get("max_position_embeddings", 0)
     # Qwen2 states a window and switches it off by use_sliding_window, which the family's table checks.
     if family != "qwen2" and window is not None and window < length:
+        stated = (
+            f"sliding_window is absent, for which transformers takes {window}; this window"
+            if absent
+            else (f"sliding_window={window}")
+        )
         raise UserError(
-            f"{source}: sliding_window={window} is in use (max_position_embeddings={length}); windowed attention is "
-            "not converted"
+            f"{source}: {stated} is in use (max_position_embeddings={length}); windowed attention is not converted; if "
+            'the model was trained without a window, write "sliding_window": null'
         )
     if any(kind != "full_attention" for kind in config.get("layer_types") or ()):
         raise UserError(f"{source}: layer_types holds other layers than full_attention")

@@ -139,7 +139,15 @@ def open_folder(folder: Path) -> HfTensors:
         weight_map, names = {}, [SINGLE]
     else:
         pickles = sorted(path.name for path in folder.glob("*.bin"))
-        hint = f"; {pickles[0]} is a pickle, which is never loaded: save the model with safetensors" if pickles else ""
+        shards = sorted(path.name for path in folder.glob("model-*-of-*.safetensors"))
+        hint = ""
+        if shards:
+            hint = f"; {shards[0]} is there: copy {INDEX}, which says where each tensor is, from where it came"
+        elif pickles:
+            hint = (
+                f"; {pickles[0]} is a pickle, which is never loaded: save the model with safetensors (transformers: "
+                "from_pretrained(...).save_pretrained(...))"
+            )
         raise UserError(f"{folder} holds neither {SINGLE} nor {INDEX}{hint}")
     places: dict[str, Place] = {}
     files: dict[str, list[str]] = {}

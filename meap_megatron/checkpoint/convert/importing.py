@@ -12,6 +12,7 @@ import torch
 
 from meap_megatron.checkpoint.convert import tensors as ops
 from meap_megatron.checkpoint.convert.families import (
+    EMBEDDING,
     GATE_UP,
     HEAD,
     IGNORED_HF,
@@ -23,10 +24,11 @@ from meap_megatron.checkpoint.convert.families import (
 )
 from meap_megatron.checkpoint.convert.hf_config import read_config, spec_from_config
 from meap_megatron.checkpoint.convert.hf_files import HfTensors, open_folder
-from meap_megatron.checkpoint.convert.mask_token import MaskRow, parse_init
+from meap_megatron.checkpoint.convert.mask_token import BLOCK, MaskRow, parse_init
 from meap_megatron.checkpoint.convert.megatron_config import checkpoint_args, recipe_settings
 from meap_megatron.checkpoint.convert.megatron_files import LAYERS, Chunk, write_checkpoint
 from meap_megatron.checkpoint.convert.record import (
+    ADAPTER,
     HF_FOLDER,
     TOKENIZER_FOLDER,
     ImportRecord,
@@ -58,6 +60,7 @@ class ImportSettings:
         tensor_parallel: a layout that must be possible, and whose number divides the rows.
         pipeline_parallel: likewise.
         allowed_fields: unknown config fields that do not matter.
+        ignore_adapter: convert the weights alone where a LoRA adapter is beside them.
     """
 
     source: Path
@@ -70,6 +73,7 @@ class ImportSettings:
     tensor_parallel: int = 1
     pipeline_parallel: int = 1
     allowed_fields: tuple[str, ...] = ()
+    ignore_adapter: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,6 +116,7 @@ def plan_import(settings: ImportSettings) -> ImportPlan:
         read_config(source), source=str(source / "config.json"), allowed=settings.allowed_fields
     )
     check_layout(hf_spec, tensor_parallel=settings.tensor_parallel, pipeline_parallel=settings.pipeline_parallel)
+    check_adapter(source, ignore=settings.ignore_adapter)
     hf = open_folder(source)
     check_tensors(hf, hf_spec, source=source)
     tokenizer = _tokenizer(settings, hf_spec)
@@ -131,8 +136,8 @@ def check_tensors(hf: HfTensors, spec: ModelSpec, *, source: Path) -> None:
     """
     expected = hf_shapes(spec)
     present = {name for name in hf.places if not name.endswith(IGNORED_HF)}
-    if spec.tied:
-        # Some exports hold the tied head a second time; transformers reads the embedding.
+    if spec.tied and present & set(HEAD.hf):
+        check_tied(hf, source=source)
         present -= set(HEAD.hf)
     if missing := sorted(set(expected) - present):
         raise UserError(
@@ -156,6 +161,40 @@ def check_tensors(hf: HfTensors, spec: ModelSpec, *, source: Path) -> None:
             raise UserError(f"{source}: {entry.hf[0]} has several types, {sorted(map(str, types))}; save it in one")
 
 
+def check_tied(hf: HfTensors, *, source: Path) -> None:
+    """Refuse a second head that is not the embedding although the config ties them.
+
+    Raises:
+        UserError: they differ: transformers then uses both, whatever the config says.
+    """
+    head, table = HEAD.hf[0], EMBEDDING.hf[0]
+    if table not in hf.places:
+        return  # named as missing
+    same = hf.places[head].shape == hf.places[table].shape and hf.places[head].dtype == hf.places[table].dtype
+    rows = hf.places[table].shape[0] if same else 0
+    for start in range(0, rows, BLOCK):
+        span = (start, min(start + BLOCK, rows))
+        same = same and torch.equal(hf.read(head, rows=span), hf.read(table, rows=span))
+    if not same:
+        raise UserError(
+            f"{source}: config.json says tie_word_embeddings=true, but {head} is not {table}; set it to false if the head "
+            f"was trained apart, or remove {head} if it is a leftover"
+        )
+
+
+def check_adapter(source: Path, *, ignore: bool) -> None:
+    """Refuse a LoRA adapter beside full weights, which transformers adds by itself and this converter does not.
+
+    Raises:
+        UserError: there is one.
+    """
+    if not ignore and (source / ADAPTER).is_file():
+        raise UserError(
+            f"{source} holds a LoRA adapter ({ADAPTER}) beside the weights, which transformers adds by itself: merge it "
+            "first (peft: merge_and_unload, then save_pretrained), or convert the weights alone with --ignore-adapter"
+        )
+
+
 def _tokenizer(settings: ImportSettings, spec: ModelSpec) -> CorpusTokenizer | None:
     folder = settings.tokenizer or settings.source
     if settings.tokenizer is None and not any((folder / name).is_file() for name in TOKENIZER_FILES[:3]):
@@ -167,9 +206,25 @@ def _tokenizer(settings: ImportSettings, spec: ModelSpec) -> CorpusTokenizer | N
     if known > spec.vocab_rows:
         raise UserError(
             f"tokenizer {folder} gives ids up to {known - 1:,}, but the model has {spec.vocab_rows:,} rows of embedding; "
-            "it is another model's tokenizer"
+            + without_rows(tokenizer, rows=spec.vocab_rows)
         )
     return tokenizer
+
+
+def without_rows(tokenizer: CorpusTokenizer, *, rows: int) -> str:
+    """Return which tokens have no row, and what to do."""
+    from tokenizers import Tokenizer
+
+    opened = Tokenizer.from_str(tokenizer.definition)
+    extra = {n: str(token) for n, token in sorted(opened.get_added_tokens_decoder().items()) if n >= rows}
+    extra.pop(tokenizer.info.mask_id, None)
+    if len(extra) < known_ids(tokenizer) - rows:
+        return "it is another model's tokenizer"
+    listed = ", ".join(f"{token} ({n})" for n, token in list(extra.items())[:4]) + (", ..." if len(extra) > 4 else "")
+    return (
+        f"{listed} {'has' if len(extra) == 1 else 'have'} no row: tokens were added and the model was not resized; give it "
+        "rows (transformers: model.resize_token_embeddings(len(tokenizer)), then save both), or remove the tokens"
+    )
 
 
 def known_ids(tokenizer: CorpusTokenizer) -> int:
@@ -290,6 +345,7 @@ def write_import(plan: ImportPlan, folder: Path, *, final: Path) -> None:
             files=plan.hf.files,
             metadata=plan.hf.metadata,
             libraries=library_versions(),
+            tokenizer=None if plan.tokenizer is None else plan.tokenizer.info.fingerprint,
         ),
     )
 

@@ -7,6 +7,7 @@ Hugging Face's classes cannot express it.
 import argparse
 from typing import Any
 
+from meap_megatron.checkpoint.convert.families import FAMILIES
 from meap_megatron.checkpoint.convert.spec import ModelSpec
 from meap_megatron.errors import UserError
 
@@ -52,7 +53,8 @@ def spec_from_args(args: argparse.Namespace, *, source: str, family: str | None 
         value = getattr(args, name, values[0])
         if value not in values:
             raise UserError(
-                f"{source}: {name}={value} cannot be expressed in Hugging Face's classes of {values[0]} models"
+                f"{source}: {name}={value} cannot be expressed in Hugging Face's {', '.join(sorted(FAMILIES))} models; "
+                f"they have {name}={values[0]}"
             )
     missing = [
         n for n in ("num_layers", "hidden_size", "num_attention_heads", "padded_vocab_size") if not hasattr(args, n)

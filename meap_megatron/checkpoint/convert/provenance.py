@@ -27,12 +27,14 @@ class DataInfo:
         info: its identity, [MASK] included; None: the imported one without [MASK] is kept as it was.
         replaces: its files are copied over those of the imported model.
         sidecar: of the training data, or None where the checkpoint was not trained here.
+        prefix: of the training data, where their sidecar is.
     """
 
     folder: Path | None
     info: TokenizerInfo | None
     replaces: bool
     sidecar: Sidecar | None
+    prefix: str | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -58,12 +60,14 @@ def tokenizer_of(
     if data is not None or (prefix is not None and sidecar_path(prefix).is_file()):
         sidecar = read_sidecar(str(prefix))
     if tokenizer is not None:
-        return DataInfo(folder=tokenizer, info=load_tokenizer(tokenizer).info, replaces=True, sidecar=sidecar)
+        return DataInfo(
+            folder=tokenizer, info=load_tokenizer(tokenizer).info, replaces=True, sidecar=sidecar, prefix=prefix
+        )
     if sidecar is not None:
         if sidecar.tokenizer.folder is not None:
             folder = sidecar_path(str(prefix)).parent / sidecar.tokenizer.folder
             if folder.is_dir():
-                return DataInfo(folder=folder, info=sidecar.tokenizer, replaces=True, sidecar=sidecar)
+                return DataInfo(folder=folder, info=sidecar.tokenizer, replaces=True, sidecar=sidecar, prefix=prefix)
         raise UserError(f"{sidecar_path(str(prefix))} names no tokenizer folder that exists; give it with --tokenizer")
     if source is not None and checkpoint.iteration == 0:
         folder, record = source

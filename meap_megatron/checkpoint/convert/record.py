@@ -21,7 +21,10 @@ from meap_megatron.errors import UserError
 RECORD = "meap_import.json"
 HF_FOLDER = "hf"
 TOKENIZER_FOLDER = "tokenizer"
-WEIGHT_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".msgpack", ".h5", ".ckpt")
+ADAPTER = "adapter_config.json"
+WEIGHT_ENDINGS = tuple(
+    ".safetensors .bin .pt .pth .gguf .onnx .onnx_data .msgpack .h5 .ckpt .ot .npz .tflite .mlmodel".split()
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,8 @@ class ImportRecord:
         files: safetensors file -> tensors in it.
         metadata: safetensors file -> metadata of its header.
         libraries: library -> version.
+        tokenizer: fingerprint of its tokenizer with [MASK], as sidecars have it; None: it had none, or an earlier version
+            wrote this file.
         format_version: version of this layout.
     """
 
@@ -48,6 +53,7 @@ class ImportRecord:
     files: dict[str, list[str]]
     metadata: dict[str, dict[str, str]]
     libraries: dict[str, str]
+    tokenizer: str | None = None
     format_version: int = 1
 
     @property
@@ -100,5 +106,9 @@ def origin(checkpoint: Path, args: argparse.Namespace, *, named: Path | None) ->
 
 
 def side_files(folder: Path) -> list[Path]:
-    """Return the files of a Hugging Face folder that hold no weights."""
-    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.endswith(WEIGHT_ENDINGS))
+    """Return the files of a Hugging Face folder that hold no weights and do not belong to an adapter beside them."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and not path.name.endswith(WEIGHT_ENDINGS) and path.name != ADAPTER
+    )

@@ -20,9 +20,11 @@ from typing import Any
 import torch
 
 from meap_megatron.checkpoint.convert.hf_config import read_config, spec_from_config
+from meap_megatron.checkpoint.convert.hf_files import open_folder
+from meap_megatron.checkpoint.convert.importing import check_adapter, check_tensors
 from meap_megatron.checkpoint.convert.megatron_config import recipe_settings, spec_from_args
 from meap_megatron.checkpoint.convert.megatron_files import open_checkpoint
-from meap_megatron.checkpoint.convert.record import read_record
+from meap_megatron.checkpoint.convert.record import ADAPTER, read_record
 from meap_megatron.checkpoint.convert.spec import ModelSpec, differences
 from meap_megatron.errors import RunError, UserError
 from meap_megatron.memory import free_memory
@@ -77,7 +79,14 @@ class Comparison:
         return {**asdict(self), "agrees": self.agrees}
 
 
-def verify(hf: Path, checkpoint: Path, *, layers: int | None = None, allowed: tuple[str, ...] = ()) -> Comparison:
+def verify(
+    hf: Path,
+    checkpoint: Path,
+    *,
+    layers: int | None = None,
+    allowed: tuple[str, ...] = (),
+    ignore_adapter: bool = False,
+) -> Comparison:
     """Compare a Hugging Face folder with a checkpoint: first every field of their configs, then their logits.
 
     Args:
@@ -85,6 +94,7 @@ def verify(hf: Path, checkpoint: Path, *, layers: int | None = None, allowed: tu
         checkpoint: a save folder, an import, or one iter_* folder.
         layers: run only the first so many layers; None: all, or as many as memory holds.
         allowed: unknown config fields that do not matter.
+        ignore_adapter: compare the weights alone where a LoRA adapter is beside them.
 
     Raises:
         UserError: one of them cannot be read, or a field of their configs differs.
@@ -93,6 +103,8 @@ def verify(hf: Path, checkpoint: Path, *, layers: int | None = None, allowed: tu
     opened = open_checkpoint(checkpoint)
     opened.check_trusted()
     spec = spec_from_config(read_config(hf), source=str(hf / "config.json"), allowed=allowed)
+    check_adapter(hf, ignore=ignore_adapter)
+    check_tensors(open_folder(hf), spec, source=hf)
     stored = spec_from_args(opened.args, source=str(opened.path), family=spec.family)
     if wrong := differences(spec, stored, ignore=("vocab_rows",)):
         raise UserError(f"{hf} and {opened.path} are not the same model: {'; '.join(wrong)}")
@@ -187,6 +199,13 @@ def hf_logits(folder: Path, *, layers: int, sequences: list[dict[str, Any]]) -> 
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    if (folder / ADAPTER).is_file():
+        with tempfile.TemporaryDirectory(prefix="meap-verify-") as bare:
+            # transformers adds an adapter that it finds beside the weights, and has no option against it.
+            for path in folder.resolve().iterdir():
+                if path.name != ADAPTER:
+                    (Path(bare) / path.name).symlink_to(path)
+            return hf_logits(Path(bare), layers=layers, sequences=sequences)
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     config.num_hidden_layers = layers
     if getattr(config, "layer_types", None):

@@ -94,6 +94,41 @@ def test_a_window_as_long_as_the_model_and_a_switched_off_one_are_accepted() -> 
         spec(**{**qwen, "use_sliding_window": True})
 
 
+def test_a_field_that_is_absent_has_the_value_that_transformers_takes() -> None:
+    import transformers
+
+    from meap_megatron.checkpoint.convert.families import FAMILIES
+
+    for name, family in FAMILIES.items():
+        config = transformers.AutoConfig.for_model(name)
+        assert {field: getattr(type(config), field) for field in family.defaults} == family.defaults
+        for field in ("num_key_value_heads", "sliding_window"):
+            absent = getattr(type(config), field, None)
+            # Of Qwen's window use_sliding_window decides.
+            assert family.defaults.get(field) == (None if (name, field) == ("qwen2", "sliding_window") else absent)
+    mistral = {"model_type": "mistral", "architectures": ["MistralForCausalLM"]}
+    assert spec(**mistral).family == "mistral"  # 128 positions: the window of 4,096 is never in use
+    with pytest.raises(UserError, match="sliding_window is absent, for which transformers takes 4096"):
+        spec(**mistral, max_position_embeddings=32768)
+    assert spec(**mistral, max_position_embeddings=32768, sliding_window=None).max_positions == 32768
+    shared = {key: value for key, value in LLAMA.items() if key != "num_key_value_heads"} | {"num_attention_heads": 16}
+    assert spec_from_config({**shared, **mistral}, source="").num_query_groups == 8
+    assert spec_from_config({**shared, **mistral, "num_key_value_heads": None}, source="").num_query_groups == 16
+    assert spec_from_config(shared, source="").num_query_groups == 16
+
+
+@pytest.mark.parametrize(
+    "published",
+    [
+        {"is_llama_config": True, "rope_interleaved": False, "transformers.js_config": {"dtype": "q4"}},
+        {"_model_name_or_path": "x", "unk_token_id": 0, "unsloth_version": "2025.1", "sep_token_id": 4},
+        {"max_sequence_length": 2048, "temperature": 0.9, "id2label": {"0": "A"}, "gradient_checkpointing": True},
+    ],
+)
+def test_fields_of_published_configs_that_change_nothing_are_known(published: dict[str, Any]) -> None:
+    assert spec(**published) == spec()
+
+
 def test_a_field_that_the_user_vouches_for_is_accepted() -> None:
     assert spec_from_config({**LLAMA, "my_note": "x"}, source="", allowed=("my_note",)) == spec()
 
@@ -132,11 +167,14 @@ def test_every_recipe_key_is_a_flag_of_megatron() -> None:
         ("rotary_percent", 0.5),
         ("num_experts", 8),
         ("qk_layernorm", True),
+        ("window_size", (128, 0)),
     ],
 )
 def test_checkpoints_of_other_architectures_are_refused_by_argument(name: str, value: Any) -> None:
     args = argparse.Namespace(**{**vars(checkpoint_args(spec(), vocab_size=500)), name: value})
-    with pytest.raises(UserError, match=name):
+    with pytest.raises(
+        UserError, match=rf"{name}=.* cannot be expressed in Hugging Face's llama, mistral, qwen2 models"
+    ):
         spec_from_args(args, source="run")
 
 

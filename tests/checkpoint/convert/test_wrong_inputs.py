@@ -79,6 +79,86 @@ def test_a_vocabulary_smaller_than_the_tokenizer(broken: Path, capsys: pytest.Ca
     assert "gives ids up to 512, but the model has 512 rows" in refused(capsys, broken)
 
 
+def test_tokens_that_were_added_without_resizing_the_model(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tokenizers import Tokenizer
+
+    path = write_tokenizer(broken, 512) / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.add_special_tokens(["<pad>", "<extra>"])
+    tokenizer.save(str(path))
+    said = refused(capsys, broken)
+    assert "<pad> (512), <extra> (513) have no row" in said and "resize_token_embeddings" in said
+    write_tokenizer(broken, 600)
+    assert "another model's tokenizer" in refused(capsys, broken)
+
+
+def test_a_tied_model_whose_files_hold_another_head(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    source = write_model(tmp_path / "hf", "llama3-tied")
+    tensors = load_file(source / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    imported(source, tmp_path / "same")
+    tensors["lm_head.weight"][-1, -1] += 1
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    assert "tie_word_embeddings=true, but lm_head.weight is not model.embed_tokens.weight" in refused(capsys, source)
+
+
+def test_an_adapter_beside_the_weights(broken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from meap_megatron.checkpoint.convert import verifying
+
+    lora = LoraConfig(init_lora_weights=False, target_modules=["q_proj"])
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(broken), lora)
+    before = AutoModelForCausalLM.from_pretrained(broken)(torch.tensor([[5, 6]])).logits
+    model.save_pretrained(broken)
+    assert "merge_and_unload" in refused(capsys, broken)
+    mc = imported(broken, tmp_path / "mc", ignore_adapter=True)
+    assert not (mc / "hf" / "adapter_config.json").exists()
+    # What the verification reads is the model without it too.
+    given = {"ids": [5, 6], "positions": [0, 1], "first": 0}
+    found = verifying.hf_logits(broken, layers=4, sequences=[given])[0]["logits"]
+    assert torch.allclose(found, before[0])
+    assert not torch.allclose(AutoModelForCausalLM.from_pretrained(broken)(torch.tensor([[5, 6]])).logits, before)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["model.Q4_1.gguf"], "model.Q4_1.gguf, a GGUF file"),
+        (["adapter_config.json", "adapter_model.safetensors"], "a LoRA adapter"),
+        (["params.json", "consolidated.safetensors"], "original layout of Mistral or Meta"),
+        (["latest_checkpointed_iteration.txt"], "`meap convert export`"),
+        (["inner/config.json"], "has one"),
+        ([], "no config.json"),
+    ],
+)
+def test_a_folder_without_a_config_is_called_what_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], names: list[str], message: str
+) -> None:
+    folder = tmp_path / "hf"
+    folder.mkdir()
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"{}")
+    assert message in refused(capsys, folder)
+
+
+def test_shards_without_their_index(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (broken / "model.safetensors.index.json").unlink()
+    assert "copy model.safetensors.index.json" in refused(capsys, broken)
+
+
+def test_a_number_of_layers_below_one(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["convert", "verify", str(broken), str(broken), "--verify-layers", "0"])
+    assert stopped.value.code == 2 and "--verify-layers" in capsys.readouterr().err
+
+
 def test_layouts_that_do_not_divide_the_model(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "use one of 1, 2, 4" in refused(capsys, broken, "--tensor-model-parallel-size", "3")
     assert "4 layers" in refused(capsys, broken, "--pipeline-model-parallel-size", "3")

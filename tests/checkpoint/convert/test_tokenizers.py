@@ -1,0 +1,96 @@
+"""Data and an imported model must have one tokenizer, and [MASK] needs a row."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from meap_megatron.checkpoint.convert.record import read_record, write_record
+from meap_megatron.checkpoint.convert.tokenizer_check import check_imports
+from meap_megatron.cli.main import main
+from meap_megatron.corpus.sidecar import read_sidecar
+from meap_megatron.errors import UserError
+from meap_megatron.training.command_line import data_flags
+from tests.checkpoint.convert.test_round_trip import imported
+from tests.support.hf_models import write_model
+
+
+def write_tokenizer(folder: Path, words: list[str], **config: str) -> Path:
+    """Write a tokenizer of whole words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(["<s>", "</s>", "<unk>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>", **config}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    return folder
+
+
+WORDS = ["<s>", "</s>", "<unk>", *(f"w{i}" for i in range(3, 500))]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("model")
+    source = write_model(write_tokenizer(root / "hf", WORDS), "llama2", vocab_size=512)
+    return imported(source, root / "mc", add_mask_token=True)
+
+
+def data(root: Path, tokenizer: Path) -> str:
+    """Make a dataset with a tokenizer and return its prefix."""
+    (root / "text.jsonl").write_text('{"text": "w5 w6 w7"}\n' * 20)
+    words = [str(root / "text.jsonl"), "--tokenizer", str(tokenizer), "--output", str(root / "data")]
+    assert main(["preprocess", "text", *words, "--overwrite"]) == 0
+    return str(root / "data")
+
+
+def check(model: Path, prefix: str) -> None:
+    check_imports([str(model)], [read_sidecar(prefix)], [prefix])
+
+
+def test_data_of_the_models_own_tokenizer_are_accepted(model: Path, tmp_path: Path) -> None:
+    check(model, data(tmp_path, model / "tokenizer"))
+    check(model, data(tmp_path, model.parent / "hf"))
+    check(tmp_path, data(tmp_path, model.parent / "hf"))  # weights that no import wrote
+
+
+def test_a_tokenizer_that_adds_tokens_or_names_another_bos_is_accepted(model: Path, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+
+    more = shutil.copytree(model / "tokenizer", tmp_path / "more") / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(more))
+    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    tokenizer.save(str(more))
+    check(model, data(tmp_path, more.parent))
+    check(model, data(tmp_path, write_tokenizer(tmp_path / "bos", WORDS, bos_token="w9")))
+
+
+def test_data_of_another_tokenizer_are_refused_with_the_tokens(model: Path, tmp_path: Path) -> None:
+    prefix = data(tmp_path, write_tokenizer(tmp_path / "other", [*WORDS[:3], *reversed(WORDS[3:])]))
+    with pytest.raises(UserError, match=r"another tokenizer than .*'w3' is 3 in the model, 499 in the data") as raised:
+        check(model, prefix)
+    assert f"--tokenizer {model / 'tokenizer'}" in str(raised.value)
+    # As training meets it, before Megatron is imported; and the export, with data that the run named.
+    with pytest.raises(UserError, match="another tokenizer than"):
+        data_flags([f"--data-path={prefix}", f"--pretrained-checkpoint={model}"])
+    assert main(["convert", "export", str(model), str(tmp_path / "out"), "--data", prefix]) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_import_without_a_row_for_the_mask_token_is_named(model: Path, tmp_path: Path) -> None:
+    source = write_model(write_tokenizer(tmp_path / "hf", [*WORDS, *(f"v{i}" for i in range(12))]), "llama2")
+    plain = imported(source, tmp_path / "mc")
+    prefix = data(tmp_path, source)
+    with pytest.raises(UserError, match=r"\[MASK\] \(id 512\), .* no row.* again with --add-mask-token"):
+        check(plain, prefix)
+    # A record of an earlier version says nothing about the tokenizer.
+    record = read_record(model)
+    assert record is not None and record.tokenizer is not None
+    (tmp_path / "old").mkdir()
+    write_record(tmp_path / "old", replace(record, tokenizer=None))
+    check(tmp_path / "old", data(tmp_path, write_tokenizer(tmp_path / "other", [*WORDS[:3], *reversed(WORDS[3:])])))
