@@ -3,6 +3,7 @@
 #   make lint    style and types                                make bench  all benchmarks, 15 minutes
 #   make docs    the documentation as a site in build/site; a broken link is an error
 #   make fuzz    a million inputs each for C++ and .idx reader  make sanitize  its tests under ASan and UBSan
+#   make gpu-check    every check of the GPU path on one card, 9 minutes; GPU_CHECK_FLAGS="--device cpu --quick": in tiny form
 #   make slurm-test   the batch scripts under a real SLURM of two nodes on this machine; installs Debian's if it is missing
 
 VENV ?= .venv
@@ -24,8 +25,9 @@ endif
 TEST_WORKERS ?= 2
 DEMO_FLAGS ?= --overwrite
 BENCH_FLAGS ?=
+GPU_CHECK_FLAGS ?=
 
-.PHONY: demo test lint format docs bench fuzz libfuzzer sanitize slurm-test clean
+.PHONY: demo test lint format docs bench gpu-check fuzz libfuzzer sanitize slurm-test clean
 
 demo: $(STAMP)
 	$(BIN)/meap demo $(DEMO_FLAGS)
@@ -46,6 +48,9 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py $(BENCH_FLAGS)
+
+gpu-check: $(STAMP)
+	$(BIN)/python -m benchmarks.gpu $(GPU_CHECK_FLAGS)
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
