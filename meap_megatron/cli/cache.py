@@ -23,11 +23,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build the index, or find it, and print what it holds."""
+    from meap_megatron.training import preflight
     from meap_megatron.training import recipe as recipes
     from meap_megatron.training.command_line import data_flags
     from meap_megatron.training.flags import read_flags
+    from meap_megatron.training.settings import of_recipe
 
-    words = recipes.load(args.recipe, args.overrides).command_line(read_flags())
+    flags = read_flags()
+    recipe = recipes.load(args.recipe, args.overrides)
+    settings = of_recipe(recipe.resolved(), flags)
+    words = preflight.complete(
+        recipe.command_line(flags), settings, world=None, show=lambda line: print(f"note: {line}", file=sys.stderr)
+    )
     words += data_flags(words)
     if "--mock-data" in words:
         print("mock data needs no index")

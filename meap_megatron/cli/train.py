@@ -27,19 +27,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check the recipe, then print or start it."""
+    from meap_megatron.training import preflight
     from meap_megatron.training import recipe as recipes
+    from meap_megatron.training.command_line import check_named_data
     from meap_megatron.training.fitted import fitted
     from meap_megatron.training.flags import read_flags
+    from meap_megatron.training.launch import known_world, launch
     from meap_megatron.training.platform import resolve_device
+    from meap_megatron.training.settings import of_recipe
 
     overrides = list(args.overrides)
     if args.nproc is not None:
         overrides.append(f"nproc={args.nproc}")
     recipe = recipes.load(args.recipe, overrides)
-    device = str(recipe.get("device", "auto"))
-    recipe.command_line(read_flags())  # unknown keys and wrong values, before torch is asked for the device
+    flags = read_flags()
+    words = recipe.command_line(flags)  # unknown keys and wrong values, before torch is asked for the device
+    nproc, device = int(recipe.get("nproc", 0) or 0), str(recipe.get("device", "auto"))
+    world = known_world(nproc, device)
+    words = preflight.complete(words, of_recipe(recipe.resolved(), flags), world=world, show=lambda line: None)
+    if not args.dry_run and known_world(0, "cpu") == 1:  # ranks of a job look together, and then say it once
+        check_named_data(words)
     recipe, notes = fitted(recipe, device if device != "auto" else None if args.dry_run else resolve_device(device))
-    words = recipe.command_line(read_flags())
+    settings = of_recipe(recipe.resolved(), flags)
+    words = preflight.complete(recipe.command_line(flags), settings, world=world, show=notes.append)
     save = recipe.get("save")
     if save:
         if recipe.get("load") is None:
@@ -55,6 +65,4 @@ def run(args: argparse.Namespace) -> int:
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
         for note in notes:
             print(f"note: {note}", flush=True)
-    from meap_megatron.training.launch import launch
-
-    return launch(words, nproc=int(recipe.get("nproc", 0) or 0), device=device)
+    return launch(words, nproc=nproc, device=device)

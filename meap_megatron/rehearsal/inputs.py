@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +12,10 @@ from meap_megatron.checkpoint.folder import RELEASE, iteration_folder, read_trac
 from meap_megatron.corpus.indexed import open_pair
 from meap_megatron.corpus.sidecar import Sidecar, bin_path, check_prefix, idx_path
 from meap_megatron.errors import UserError
-from meap_megatron.rehearsal.settings import Settings
 from meap_megatron.training import resume
-from meap_megatron.training.command_line import data_flags, named_prefixes, padded_rows
+from meap_megatron.training.command_line import data_flags, named_prefixes
+from meap_megatron.training.preflight import refusal
+from meap_megatron.training.settings import Settings
 
 NO_TOKENIZER_FILE = ("NullTokenizer", "NullMultimodalTokenizer", "TikTokenizer")
 
@@ -32,30 +32,15 @@ class Start:
     """What is loaded; None: the weights are drawn at random."""
 
 
-def refusal(check: Callable[[], object]) -> list[str]:
-    """Do a check and return what it refuses, [] if nothing."""
-    try:
-        check()
-    except UserError as error:
-        return [str(error)]
-    return []
-
-
-def of_data(words: list[str], settings: Settings, *, tensor: int) -> list[str]:
+def of_data(words: list[str]) -> list[str]:
     """Return the flags that follow from the data.
 
     Raises:
-        UserError: data is missing, not what its sidecar says, or does not fit the vocabulary of the model.
+        UserError: data is missing, not what its sidecar says, or does not fit the settings.
     """
     flags = data_flags(words)
-    sidecars = {prefix: check_prefix(prefix) for prefix in named_prefixes(words)}
-    size, rows = settings.whole("vocab_size"), settings.whole("padded_vocab_size")
-    if rows is None and size is not None:
-        multiple = settings.whole("make_vocab_size_divisible_by", 128) or 128
-        rows = padded_rows(size, multiple=multiple * tensor, tensor_parallel=tensor)  # Megatron's own rule
-    for prefix, sidecar in sidecars.items():
-        check_end(prefix, sidecar)
-        check_rows(prefix, sidecar, rows)
+    for prefix in named_prefixes(words):
+        check_end(prefix, check_prefix(prefix))
     return flags
 
 
@@ -71,20 +56,6 @@ def check_end(prefix: str, sidecar: Sidecar) -> None:
         raise UserError(
             f"{idx_path(prefix)} is stale: its last document ends at byte {end:,}, {bin_path(prefix)} has "
             f"{sidecar.bin_bytes:,}; copy both again, or make the dataset again"
-        )
-
-
-def check_rows(prefix: str, sidecar: Sidecar, rows: int | None) -> None:
-    """Refuse a tokenizer that is larger than the embedding.
-
-    Raises:
-        UserError: an id of the data has no row.
-    """
-    size = sidecar.tokenizer.vocab_size
-    if rows is not None and size > rows:
-        raise UserError(
-            f"{prefix} holds ids up to {size - 1} ([MASK] is {sidecar.tokenizer.mask_id}), but the embedding has {rows} "
-            "rows; leave vocab_size, padded_vocab_size and tokenizer_type out, they then follow from the data"
         )
 
 
@@ -111,11 +82,6 @@ def of_folders(settings: Settings) -> list[str]:
         path = settings.get(name)
         if path is not None and (reason := why_not_writable(Path(str(path)))) is not None:
             found.append(f"{settings.where(name)}{name}={path} cannot be written: {reason}; name another folder")
-    if settings.get("save") is not None and settings.whole("save_interval") is None:
-        found.append(
-            f"{settings.where('save')}save={settings.get('save')} without save_interval: the run would be refused; give the "
-            "steps between two checkpoints"
-        )
     return found
 
 

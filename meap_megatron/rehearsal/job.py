@@ -6,15 +6,16 @@ from typing import Any
 
 from meap_megatron.corpus.sidecar import read_sidecar
 from meap_megatron.errors import UserError
-from meap_megatron.rehearsal import inputs, layout
+from meap_megatron.rehearsal import inputs
 from meap_megatron.rehearsal.inputs import Start
-from meap_megatron.rehearsal.layout import Layout
-from meap_megatron.rehearsal.settings import Settings
+from meap_megatron.training import parallelism, preflight, rules
 from meap_megatron.training import recipe as recipes
 from meap_megatron.training.command_line import named_prefixes
 from meap_megatron.training.fitted import fitted
 from meap_megatron.training.flags import Flag
+from meap_megatron.training.parallelism import Layout
 from meap_megatron.training.recipe import Recipe, Setting
+from meap_megatron.training.settings import Settings, of_recipe
 
 WRITERS = (
     "tensorboard_dir wandb_project wandb_entity wandb_exp_name wandb_save_dir meap_log meap_trace meap_metrics log_progress"
@@ -75,19 +76,19 @@ def load(path: str | Path, overrides: list[str], *, world: int | None, flags: di
     recipe.command_line(flags)  # unknown keys, wrong types, unsafe precisions
     device = "cpu" if recipe.get("device") == "cpu" else "cuda"
     recipe, _ = fitted(recipe, device)
-    settings = Settings(table=recipe.resolved())
-    sizes = layout.of_settings(settings, world=world or named_world(overrides))
+    given = of_recipe(recipe.resolved(), flags)
+    settings = given.with_defaults(rules.defaults(given))
+    sizes = parallelism.of_settings(settings, world=world or named_world(overrides))
+    recipe = replace(recipe, settings=dict(settings.table))
     bare = {name: setting for name, setting in settings.table.items() if name not in WRITERS}
     words = replace(recipe, settings=bare).command_line(flags)
-    found = layout.findings(settings, sizes)
-    if device == "cpu" and sizes.context > 1:
-        found.append(f"{settings.where('device')}device=cpu: context_parallel_size={sizes.context} needs GPUs")
+    found = preflight.problems(settings, world=sizes.world)
     more: list[str] = []
-    found += inputs.refusal(lambda: more.extend(inputs.of_data(words, settings, tensor=sizes.tensor)))
+    found += preflight.refusal(lambda: more.extend(inputs.of_data(words)))
     found += inputs.of_tokenizer(settings) + inputs.of_folders(settings)
     start = inputs.of_checkpoints(words, settings, found)
     if found:
-        raise UserError(joint(found, world=sizes.world))
+        raise UserError(preflight.joint(found, whom=f"this job of {sizes.world:,} processes"))
     own = [*more, f"--meap-device={device}"]
     return Job(
         recipe=recipe,
@@ -111,11 +112,3 @@ def named_world(overrides: list[str]) -> int:
     if not named or not named[-1].isdecimal():
         raise UserError("how many processes does the job have? Give --world-size N, or layout=N of the recipe")
     return int(named[-1])
-
-
-def joint(found: list[str], *, world: int) -> str:
-    """Return one message for everything that was found."""
-    if len(found) == 1:
-        return found[0]
-    lines = "".join(f"\n  {number}. {text}" for number, text in enumerate(found, 1))
-    return f"{len(found)} things would stop this job of {world:,} processes:{lines}"

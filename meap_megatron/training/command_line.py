@@ -5,21 +5,29 @@ import math
 
 from meap_megatron.corpus.sidecar import Sidecar
 from meap_megatron.errors import UserError
+from meap_megatron.training import blend
 from meap_megatron.training.arguments import add_meap_arguments
+from meap_megatron.training.blend import DATA_KEYS, folder_hint, is_number
+from meap_megatron.training.flags import read_flags
+from meap_megatron.training.settings import Settings, of_argv
+from meap_megatron.training.splits import Need, check_splits
 
-DATA_FLAGS = ("--data-path", "--train-data-path", "--valid-data-path", "--test-data-path")
+DATA_FLAGS = tuple(f"--{key.replace('_', '-')}" for key in DATA_KEYS)
 
 
 def flag_values(argv: list[str], flag: str) -> list[str]:
-    """Return the values that a command line gives to `flag` (`--flag a b` or `--flag=a`), [] if it is absent."""
+    """Return the values that a command line gives to `flag` (`--flag a b` or `--flag=a`), [] if it is absent.
+
+    The last of a repeated flag counts, as for Megatron's parser.
+    """
     values: list[str] = []
     taking = False
     for word in argv:
         if word.startswith("--"):
             name, equals, value = word.partition("=")
             taking = name == flag
-            if taking and equals:
-                values.append(value)
+            if taking:
+                values = [value] if equals else []
         elif taking:
             values.append(word)
     return values
@@ -31,17 +39,36 @@ def named_prefixes(argv: list[str]) -> list[str]:
     return [word for word in words if not is_number(word)]
 
 
-def is_number(word: str) -> bool:
-    """Tell whether a word of a blend is a weight."""
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
-
-
 def data_flags(argv: list[str]) -> list[str]:
-    """Return the flags that follow from the data: vocabulary, and for fine-tuning segments, loss and steps."""
+    """Return the flags that follow from the data: vocabulary, and for fine-tuning segments, loss and steps.
+
+    Raises:
+        UserError: the data is missing, or does not fit the settings.
+    """
+    prefixes = named_prefixes(argv)
+    sidecars = check_named_data(argv)
+    if not sidecars:
+        return []
+    from meap_megatron.training.data import is_sft
+
+    flags = tokenizer_flags(argv, sidecars)
+    if is_sft(sidecars):
+        # Segments of a packed row must not see each other: Megatron's name for that is inter-document masking.
+        flags.append("--dataloader-inter-document-masking")
+        if flag_values(argv, "--meap-sft-loss") != ["microbatch_mean"]:
+            flags.append("--calculate-per-token-loss")
+    check_kind([*argv, *flags], sft_data=is_sft(sidecars))
+    if flag_values(argv, "--meap-epochs"):
+        flags.append(f"--train-iters={steps_of_epochs(argv, sidecars, prefixes)}")
+    return flags
+
+
+def check_named_data(argv: list[str]) -> list[Sidecar]:
+    """Return the sidecars of all data that a command line names, checked against the settings; [] for mock data.
+
+    Raises:
+        UserError: the data is missing, or does not fit the settings.
+    """
     prefixes = named_prefixes(argv)
     if not prefixes:
         named = ("--mock-data", "--data-args-path", "--per-split-data-args-path")
@@ -49,43 +76,68 @@ def data_flags(argv: list[str]) -> list[str]:
             raise UserError("no training data: give data_path, the prefix that `meap preprocess` wrote")
         return []
     from meap_megatron.checkpoint.convert.tokenizer_check import check_imports
-    from meap_megatron.training.data import is_sft, read_sidecars
+    from meap_megatron.training.data import read_sidecars
 
+    for prefix in prefixes:
+        if (hint := folder_hint(prefix)) is not None:
+            raise UserError(hint)
     sidecars = read_sidecars(prefixes)
     check_imports([*flag_values(argv, "--pretrained-checkpoint"), *flag_values(argv, "--load")], sidecars, prefixes)
-    check_split(argv, sidecars, prefixes)
-    flags = tokenizer_flags(argv, sidecars)
-    if is_sft(sidecars):
-        # Segments of a packed row must not see each other: Megatron's name for that is inter-document masking.
-        flags.append("--dataloader-inter-document-masking")
-        if flag_values(argv, "--meap-sft-loss") != ["microbatch_mean"]:
-            flags.append("--calculate-per-token-loss")
-    if flag_values(argv, "--meap-epochs"):
-        flags.append(f"--train-iters={steps_of_epochs(argv, sidecars, prefixes)}")
-    return flags
+    check_data(of_argv(argv, read_flags()), dict(zip(prefixes, sidecars, strict=True)))
+    return sidecars
 
 
-def check_split(argv: list[str], sidecars: list[Sidecar], prefixes: list[str]) -> None:
-    """Refuse a split so small that it holds no document.
+def check_data(settings: Settings, sidecars: dict[str, Sidecar]) -> None:
+    """Refuse data of which a split that is read gives no row, or whose ids the embedding does not hold.
 
     Raises:
-        UserError: naming the split and the data.
+        UserError: naming data, split and numbers.
     """
-    words = flag_values(argv, "--split")
-    if not words or flag_values(argv, "--data-path") == []:
-        return
-    try:
-        shares = [float(share) for share in words[-1].split(",")]
-    except ValueError:
-        raise UserError(f"split={words[-1]} must be three numbers, for example 98,2,0") from None
-    names = ("train", "valid", "test")
-    for prefix, sidecar in zip(prefixes, sidecars, strict=True):
-        for name, share in zip(names, shares, strict=False):
-            if share > 0 and round(sidecar.num_documents * share / sum(shares)) == 0:
-                raise UserError(
-                    f"the {name} split of {prefix} is empty: {sidecar.num_documents:,} documents, split {words[-1]}; give "
-                    "that split a larger share (split=80,20,0), or none (split=100,0,0 with eval_iters=0)"
-                )
+    row = settings.whole("seq_length") or settings.whole("encoder_seq_length")
+    if row is not None and settings.get("data_path") is not None:
+        evaluates = settings.on("full_validation") or settings.effective("eval_iters") not in (0, "0")
+        need = Need(
+            row=row,
+            evaluates=evaluates,
+            whole_rows=len(blend.words_of(settings.get("data_path"))) == len(sidecars) > 1,
+            over_long=settings.get("meap_sft_over_long") or "error",
+        )
+        check_splits(settings, sidecars, need)
+    size, rows = settings.whole("vocab_size"), settings.whole("padded_vocab_size")
+    if rows is None and size is not None and settings.get("tokenizer_type") in (None, "NullTokenizer"):
+        tensor = settings.whole("tensor_model_parallel_size", 1) or 1
+        multiple = settings.whole("make_vocab_size_divisible_by", 128) or 128
+        rows = padded_rows(size, multiple=multiple * tensor, tensor_parallel=tensor)  # Megatron's own rule
+    for prefix, sidecar in sidecars.items():
+        needed = sidecar.tokenizer.vocab_size
+        if rows is not None and needed > rows:
+            raise UserError(
+                f"{prefix} holds ids up to {needed - 1} ([MASK] is {sidecar.tokenizer.mask_id}), but the embedding has "
+                f"{rows} rows; {remedy_of_rows(settings)}"
+            )
+
+
+def remedy_of_rows(settings: Settings) -> str:
+    """Return the way out where the embedding is too small for the data: what was given, or the model of an import."""
+    if settings.has("pretrained_checkpoint") and settings.has("padded_vocab_size"):
+        return (
+            "the checkpoint has no row for [MASK]: import the model again with --add-mask-token and make the data with "
+            "the tokenizer that the import saved"
+        )
+    names = [name for name in ("vocab_size", "padded_vocab_size", "tokenizer_type") if settings.has(name)]
+    return f"leave {', '.join(names)} out: the number then follows from the data"
+
+
+def check_kind(argv: list[str], *, sft_data: bool) -> None:
+    """Refuse settings of fine-tuning on text, and those that fine-tuning cannot be combined with.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    from meap_megatron.training import sft
+
+    args = of_argv(argv, read_flags()).namespace()
+    (sft.check if sft_data else sft.check_unused)(args)
 
 
 def steps_of_epochs(argv: list[str], sidecars: list[Sidecar], prefixes: list[str]) -> int:
@@ -120,8 +172,10 @@ def tokenizer_flags(argv: list[str], sidecars: list[Sidecar]) -> list[str]:
 
     Training never tokenises, so Megatron's placeholder tokenizer with the size from the sidecar is all it needs.
     """
-    if flag_values(argv, "--tokenizer-type") or flag_values(argv, "--vocab-size"):
+    if flag_values(argv, "--tokenizer-type"):
         return []
+    if flag_values(argv, "--vocab-size"):
+        return ["--tokenizer-type=NullTokenizer"]
     size = max(sidecar.tokenizer.vocab_size for sidecar in sidecars)
     flags = ["--tokenizer-type=NullTokenizer", f"--vocab-size={size}"]
     if not flag_values(argv, "--padded-vocab-size"):

@@ -29,6 +29,14 @@ class Flag:
     type: str
     """"int", "float", "str" or "other"."""
     choices: list[str] | None
+    name: str = ""
+    """Of the setting: that of the action's first option, in snake_case."""
+    dest: str = ""
+    """Attribute of the parsed arguments."""
+    default: Any = None
+    """Of that attribute, if JSON can hold it."""
+    const: Any = None
+    """What a switch sets."""
 
     def words(self, value: Any, *, origin: str) -> list[str]:
         """Return the command-line words that set this option to `value`; none for None and for a switch that is off.
@@ -96,7 +104,7 @@ def cache_file() -> Path:
     except PackageNotFoundError:
         raise UserError("megatron-core is not installed; run `make demo` or `pip install meap-megatron`") from None
     root = os.environ.get("MEAP_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(root) / "meap_megatron" / f"flags-1-megatron-core-{megatron}.json"
+    return Path(root) / "meap_megatron" / f"flags-2-megatron-core-{megatron}.json"
 
 
 def megatron_flags() -> dict[str, Flag]:
@@ -114,6 +122,7 @@ def options_of(parser: argparse.ArgumentParser) -> dict[str, Flag]:
     """Return the options that a parser declares."""
     flags: dict[str, Flag] = {}
     for action in parser._actions:
+        first = next((option for option in action.option_strings if option.startswith("--")), "")
         for option in action.option_strings:
             if not option.startswith("--") or isinstance(action, argparse._HelpAction):
                 continue
@@ -125,8 +134,18 @@ def options_of(parser: argparse.ArgumentParser) -> dict[str, Flag]:
                 kind="toggle" if toggle else kind_of(action),
                 type=action.type.__name__ if action.type in (int, float, str) else "other",
                 choices=[choice_text(choice) for choice in action.choices] if action.choices else None,
+                name=first.removeprefix("--").replace("-", "_"),
+                dest=action.dest,
+                default=plain(action.default),
+                const=plain(action.const),
             )
     return flags
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON can hold it: the name of an enumeration's member, None for what is no plain value."""
+    value = getattr(value, "name", value)
+    return value if isinstance(value, bool | int | float | str | list) else None
 
 
 def choice_text(choice: Any) -> str:

@@ -71,6 +71,19 @@ def number_of_processes(nproc: int, device: str) -> int:
     return max(1, torch.cuda.device_count())
 
 
+def known_world(nproc: int, device: str) -> int | None:
+    """Return the processes of the job as far as they are known before torch is imported; None: one per GPU of the job.
+
+    Args:
+        nproc: processes on this machine, 0 for one per GPU, and one on a CPU.
+        device: "auto", "cpu" or "cuda".
+    """
+    for name in ("WORLD_SIZE", "SLURM_NTASKS" if "SLURM_STEP_ID" in os.environ else ""):
+        if (text := os.environ.get(name, "")).isdecimal() and int(text) > 1:
+            return int(text)
+    return nproc or (1 if device == "cpu" else None)
+
+
 def launch(argv: list[str], *, nproc: int, device: str) -> int:
     """Run the trainer with this command line and return its exit status.
 

@@ -14,15 +14,17 @@ import socket
 import sys
 import traceback
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from meap_megatron.corpus.sidecar import Sidecar
 from meap_megatron.errors import RunError, UserError
-from meap_megatron.training import environment, platform, resume
+from meap_megatron.training import environment, platform, preflight, resume
 from meap_megatron.training.arguments import add_meap_arguments, check
 from meap_megatron.training.command_line import data_flags, flag_values
-from meap_megatron.training.rollcall import roll_call
+from meap_megatron.training.rollcall import as_ours, roll_call
+from meap_megatron.training.run_lock import RunLock
 
 FULL_DISK_BYTES = 2**16
 NOT_FINITE = {
@@ -131,6 +133,21 @@ def settle(argv: list[str]) -> tuple[Any, list[Sidecar]]:
     return args, sidecars
 
 
+def settled(argv: list[str], *, rank: str) -> list[str]:
+    """Return a command line completed by defaults and by what follows from the data, checked before Megatron is imported.
+
+    Raises:
+        UserError: settings or data break a rule.
+    """
+
+    def show(line: str) -> None:
+        if rank == "0":
+            print(f"note: {line}", flush=True)
+
+    argv = preflight.complete(argv, world=int(os.environ.get("WORLD_SIZE", "1")), show=show)
+    return [*argv, *data_flags(argv)]
+
+
 def log_path(argv: list[str]) -> Path | None:
     """Return this rank's log file if `--meap-log FOLDER` asks for one."""
     folder = flag_values(argv, "--meap-log")
@@ -204,30 +221,59 @@ def run(argv: list[str], screen: TextIO) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Train; return 0, or 1 for a failed run, 2 for refused input. See the module's text."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    given = list(sys.argv[1:] if argv is None else argv)
     debug = os.environ.get("MEAP_DEBUG", "") not in ("", "0")
     rank = os.environ.get("RANK", "0")
-    failure: UserError | RunError | None = None
-    log = None
     platform.set_thread_policy()
-    os.environ.update(environment.defaults(argv, os.environ))  # before torch is imported and the driver starts
+    os.environ.update(environment.defaults(given, os.environ))  # before torch is imported and the driver starts
     try:
         # Before Megatron is imported and anything is written: this finds most faults in half a second.
-        argv += roll_call().everyone("data", lambda: data_flags(argv))
-        finished = roll_call().first("resume", lambda: resume.begin(argv))
-        log = log_path(argv)
+        argv = roll_call().everyone("settings", lambda: settled(given, rank=rank))
+        with contextlib.ExitStack() as held:
+            finished = roll_call().first("resume", lambda: begin(argv, held))
+            if finished:
+                if rank == "0":
+                    print(finished, flush=True)
+                return 0
+            return logged(argv, rank=rank, debug=debug)
     except (UserError, RunError) as error:
         return complain(error, rank=rank, debug=debug)
-    if finished:
-        if rank == "0":
-            print(finished, flush=True)
-        return 0
-    try:
-        output = contextlib.ExitStack()
-        screen = output.enter_context(output_to(log))
-    except UserError as error:
-        return complain(error, rank=rank, debug=debug)
-    with output:
+    except OSError as error:  # of a folder or a file system, which names itself
+        return complain(as_ours(error), rank=rank, debug=debug)
+
+
+def begin(argv: list[str], held: contextlib.ExitStack) -> str:
+    """Take the lock of the `save` folder and see to the checkpoint; return what to say if nothing is left to train.
+
+    Args:
+        argv: the command line.
+        held: gives the lock up when it is closed.
+
+    Raises:
+        UserError, RunError: another run has the folder; see `resume.begin`.
+    """
+    done = resume.done(argv)
+    if done is not None:
+        return done
+    save = flag_values(argv, "--save")
+    if save:
+        lock = RunLock(Path(save[-1]))
+        lock.acquire(partial(print, flush=True))
+        held.callback(lock.release)
+    resume.prepare(argv, show=partial(print, flush=True))
+    return ""
+
+
+def logged(argv: list[str], *, rank: str, debug: bool) -> int:
+    """Train with Megatron's output in this rank's log; return the exit status.
+
+    Raises:
+        UserError, RunError: on every rank, if the log of one cannot be written.
+    """
+    log = log_path(argv)
+    failure: UserError | RunError | None = None
+    with contextlib.ExitStack() as output:
+        screen = roll_call().everyone("log", lambda: output.enter_context(output_to(log)))
         try:
             run(argv, screen)
         except (UserError, RunError) as error:

@@ -1,7 +1,7 @@
 """A recipe: a YAML file whose keys are Megatron's flag names in snake_case, grouped for reading.
 
     description: one line
-    extends: other.yaml          # its settings first, this file's on top
+    extends: other.yaml          # its settings first, this file's on top; of a list, later files win
     model:                       # group names are free
       num_layers: 12
     data:
@@ -25,7 +25,8 @@ from typing import Any
 import yaml
 
 from meap_megatron.errors import UserError
-from meap_megatron.training import precision
+from meap_megatron.training import limits, precision
+from meap_megatron.training.blend import DATA_KEYS, words_of
 from meap_megatron.training.flags import Flag
 
 LAUNCH_KEYS = {"device": "auto, cpu or cuda", "nproc": "processes on this machine (0: one per GPU, 1 on a CPU)"}
@@ -33,13 +34,6 @@ LAUNCH_KEYS = {"device": "auto, cpu or cuda", "nproc": "processes on this machin
 
 SHORT_KEYS = ("precision", "layout")
 """Keys that stand for several of Megatron's."""
-
-AT_LEAST_ONE = (
-    "train_iters micro_batch_size global_batch_size seq_length num_layers hidden_size num_attention_heads "
-    "num_query_groups ffn_hidden_size save_interval eval_interval log_interval tensor_model_parallel_size "
-    "pipeline_model_parallel_size context_parallel_size nproc"
-).split()
-"""Keys whose value must be at least 1 where it is given (nproc: at least 0)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +99,8 @@ class Recipe:
                 hint = f"; did you mean '{near[0]}'?" if near else ""
                 raise UserError(f"{setting.origin}: unknown key '{key}'{hint}")
             check_rule(key, setting)
-            words += flags[key].words(setting.value, origin=setting.origin)
+            value = words_of(setting.value) if key in DATA_KEYS and setting.value is not None else setting.value
+            words += flags[key].words(value, origin=setting.origin)
         precision.check({key: setting.value for key, setting in settings.items()})
         return words
 
@@ -125,16 +120,11 @@ class Recipe:
 
 
 def check_rule(key: str, setting: Setting) -> None:
-    """Refuse counts below one and ratios outside [0, 1), before anything heavy is imported."""
-    if key == "meap_mask_ratio" and isinstance(setting.value, int | float) and not 0 <= setting.value < 1:
-        raise UserError(f"{setting.origin}: meap_mask_ratio={setting.value} must be in [0, 1); the paper uses 0.15")
+    """Refuse numbers out of their range, before anything heavy is imported."""
     if key == "nproc" and (not isinstance(setting.value, int) or isinstance(setting.value, bool)):
         raise UserError(f"{setting.origin}: nproc={setting.value!r} must be a whole number")
-    if key == "lr" and isinstance(setting.value, int | float) and not setting.value > 0:
-        raise UserError(f"{setting.origin}: lr={setting.value} must be above 0")
-    least = 0 if key == "nproc" else 1
-    if key in AT_LEAST_ONE and isinstance(setting.value, int | float) and setting.value < least:
-        raise UserError(f"{setting.origin}: {key}={setting.value} must be at least {least}")
+    if (rule := limits.broken(key, setting.value)) is not None:
+        raise UserError(f"{setting.origin}: {rule}")
 
 
 def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
@@ -184,11 +174,11 @@ def read_settings(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Setting
     A file's own `layouts` take the place of those of the file it extends. `seen` guards against a circle.
     """
     if path.resolve() in seen:
-        raise UserError(f"{path}: 'extends' goes round in a circle: {' -> '.join(map(str, (*seen, path.resolve())))}")
+        raise UserError(f"{path}: circular 'extends': {' -> '.join(map(str, (*seen, path.resolve())))}")
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"cannot read recipe {path}: {error.strerror}; recipes stand in examples/recipes") from None
+        raise UserError(f"cannot read recipe {path}: {error.strerror}{moved_import(path, seen)}") from None
     except UnicodeDecodeError:
         raise UserError(f"recipe {path} is not UTF-8 text") from None
     try:
@@ -208,7 +198,9 @@ def read_settings(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Setting
         if key == "description":
             continue
         if key == "extends":
-            settings, inherited = read_settings(path.parent / str(value_node.value), (*seen, path.resolve()))
+            for name in extended(path, value_node):
+                base, layouts_of_base = read_settings(path.parent / name, (*seen, path.resolve()))
+                settings, inherited = settings | base, layouts_of_base or inherited
         elif key == "layouts":
             layouts = read_layouts(path, line, value_node)
         elif isinstance(value_node, yaml.MappingNode):
@@ -217,6 +209,29 @@ def read_settings(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Setting
         else:
             add_setting(own, path, key, line, value_node)
     return settings | own, layouts or inherited
+
+
+def moved_import(path: Path, seen: tuple[Path, ...]) -> str:
+    """Return what to say of a recipe that is not there: which file names it, and where it may be."""
+    if not seen:
+        return "; examples/recipes contains some"
+    what = "the folder of the import was moved" if path.name == "model.yaml" else "the file was moved"
+    return f"; {seen[-1]} extends it: if {what}, correct its path there"
+
+
+def extended(path: Path, node: yaml.Node) -> list[str]:
+    """Return the files that `extends` names, one or a list.
+
+    Raises:
+        UserError: it is neither.
+    """
+    nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    if not all(isinstance(one, yaml.ScalarNode) and one.value for one in nodes):
+        raise UserError(
+            f"{path}:{node.start_mark.line + 1}: extends takes a file or a list of files, for example "
+            "extends: [checkpoints/mine/model.yaml, base/sft.yaml]"
+        )
+    return [str(one.value) for one in nodes]
 
 
 def read_layouts(path: Path, line: int, node: yaml.Node) -> Layouts:
@@ -245,7 +260,7 @@ def read_layouts(path: Path, line: int, node: yaml.Node) -> Layouts:
 def add_setting(settings: dict[str, Setting], path: Path, key: str, line: int, node: yaml.Node) -> None:
     """Put one setting in, refusing a key that the same file holds twice."""
     if key in settings:
-        raise UserError(f"{path}:{line}: key '{key}' stands here and at {settings[key].origin}; keep one")
+        raise UserError(f"{path}:{line}: duplicate key '{key}' (first at {settings[key].origin}); keep one")
     loader = yaml.SafeLoader("")
     try:
         value = loader.construct_object(node, deep=True)

@@ -6,7 +6,6 @@ has no manifest. Rank 0 does this for all ranks: what it settles stands in the t
 
 import os
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from meap_megatron.checkpoint.check import LEVELS, Inspection, Level, inspect
@@ -47,17 +46,14 @@ def same_folder(first: str | None, second: str | None) -> bool:
     return first is not None and second is not None and os.path.realpath(first) == os.path.realpath(second)
 
 
-def begin(argv: list[str]) -> str:
-    """Do all of this module; return what to say if nothing is left to train, else "". On rank 0 only.
+def done(argv: list[str]) -> str | None:
+    """Return what to say if nothing is left to train, else None. On rank 0 only.
 
     Raises:
-        UserError, RunError: see `check_flags` and `prepare`.
+        UserError: see `check_flags`.
     """
     check_flags(argv)
-    done = finished(argv)
-    if done is None:
-        prepare(argv, show=partial(print, flush=True))
-    return done or ""
+    return finished(argv)
 
 
 def check_flags(argv: list[str]) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import time
+import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -61,15 +62,15 @@ class RollCall:
             work: the same on every rank.
 
         Raises:
-            UserError, RunError: on every rank, if a rank's work raised it; the message names rank and host.
+            UserError, RunError: on every rank, if a rank's work raised it or anything else; the message names rank and host.
         """
         if self.world_size == 1:
             return work()
         failure: UserError | RunError | None = None
         try:
             result = work()
-        except (UserError, RunError) as error:
-            failure = error
+        except Exception as error:  # a PermissionError or a stale file handle of one rank is news for all, too
+            failure = as_ours(error)
         findings = self._exchange(topic, failure)
         if findings:
             raise joint_error(findings, world_size=self.world_size)
@@ -79,15 +80,15 @@ class RollCall:
         """Do `work` on rank 0 and return its result on every rank.
 
         Raises:
-            UserError, RunError: on every rank, if it raised it.
+            UserError, RunError: on every rank, if it raised it or anything else.
         """
         if self.world_size == 1:
             return work()
         if self.rank == 0:
             try:
                 result, failure = work(), None
-            except (UserError, RunError) as error:
-                result, failure = "", error
+            except Exception as error:
+                result, failure = "", as_ours(error)
             self.store.set(f"{topic}/result", json.dumps([result, finding(0, failure) if failure else None]))
             if failure is not None:
                 self._wait_for_listeners(topic)
@@ -145,6 +146,15 @@ class RollCall:
         deadline = time.monotonic() + GRACE_SECONDS
         while self.store.add(f"{topic}/heard", 0) < self.world_size - 1 and time.monotonic() < deadline:
             time.sleep(0.02)
+
+
+def as_ours(error: Exception) -> UserError | RunError:
+    """Return an error of ours, or what another one says as a `RunError`; --debug shows its traceback."""
+    if isinstance(error, UserError | RunError):
+        return error
+    if os.environ.get("MEAP_DEBUG", "") not in ("", "0"):
+        traceback.print_exception(error)
+    return RunError(f"{type(error).__name__}: {error}")
 
 
 def finding(rank: int, failure: UserError | RunError) -> dict[str, Any]:

@@ -128,7 +128,8 @@ def check_unused(args: Any) -> None:
     for name, default in vars(parser.parse_args([])).items():
         if getattr(args, name) != default:
             raise UserError(
-                f"{name}={getattr(args, name)} is for data of `meap preprocess sft`, and this data is text"
+                f"{name}={getattr(args, name)} is for data of `meap preprocess sft`, and this data is text; "
+                "leave it out"
             )
 
 

@@ -105,7 +105,7 @@ def test_several_mistakes_are_named_in_one_message(folder: Path, capsys: pytest.
     assert rehearse(folder, "num_layers=23", "save=/proc/nowhere/run", "load={0}") == 2
     said = capsys.readouterr().err
     assert said.startswith(
-        "meap: error: 4 things would stop this job of 1,024 processes:\n  1. override num_layers=23"
+        "meap: error: 4 problems would stop this job of 1,024 processes:\n  1. override num_layers=23"
     )
     assert [line[:5] for line in said.splitlines()[1:]] == ["  1. ", "  2. ", "  3. ", "  4. "]
 

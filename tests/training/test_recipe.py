@@ -6,8 +6,10 @@ import pytest
 
 from meap_megatron.cli.main import main
 from meap_megatron.errors import UserError
+from meap_megatron.training import preflight
 from meap_megatron.training.flags import Flag, read_flags
 from meap_megatron.training.recipe import load
+from meap_megatron.training.settings import of_recipe
 from tests.support.runs import RECIPES
 
 FLAGS = {
@@ -57,12 +59,12 @@ def test_a_recipe_stands_on_the_one_it_extends(tmp_path: Path) -> None:
         ("swiglu: 3\n", [], "r.yaml:1: swiglu=3 must be true or false"),
         ("normalization: rms\n", [], "r.yaml:1: normalization='rms' is not one of LayerNorm, RMSNorm"),
         ("lr: [1, 2]\n", [], "r.yaml:1: lr takes one value"),
-        ("a:\n  lr: 1\nb:\n  lr: 2\n", [], "r.yaml:4: key 'lr' stands here and at"),
+        ("a:\n  lr: 1\nb:\n  lr: 2\n", [], "r.yaml:4: duplicate key 'lr' (first at"),
         ("lr: 1\n", ["lr"], "override 'lr' is not of the form key=value"),
         ("lr: 1\n", ["lr=[1"], "is not a YAML value"),
         ("- 1\n", [], "a recipe is a mapping"),
         ("lr: [1\n", [], "r.yaml:2: not YAML"),
-        ("extends: r.yaml\n", [], "goes round in a circle"),
+        ("extends: r.yaml\n", [], "circular 'extends'"),
         ("extends: none.yaml\n", [], "cannot read recipe"),
     ],
 )
@@ -98,3 +100,51 @@ def test_dry_run_prints_the_command_line_and_starts_nothing(
     assert said.startswith("python -m meap_megatron.training.pretrain --num-layers=4")
     assert "--train-iters=7" in said and f"--load={tmp_path / 'run'}" in said
     assert not (tmp_path / "run").exists()
+
+
+def test_of_several_files_that_a_recipe_extends_the_later_wins(tmp_path: Path) -> None:
+    (tmp_path / "model.yaml").write_text("model: {num_layers: 2}\nrun: {lr: 0.1, train_iters: 5}\n")
+    (tmp_path / "base.yaml").write_text("run: {lr: 0.2}\nlayouts:\n  2: {num_layers: 3}\n")
+    text = "extends: [model.yaml, base.yaml]\nrun: {train_iters: 7}\n"
+    assert words(tmp_path, text) == ["--num-layers=2", "--lr=0.2", "--train-iters=7"]
+    assert words(tmp_path, text, "layout=2") == ["--num-layers=3", "--lr=0.2", "--train-iters=7"]
+
+
+def test_extends_takes_files_only(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"r.yaml:1: extends takes a file or a list of files"):
+        words(tmp_path, "extends: {a: b}\n")
+
+
+@pytest.mark.parametrize("base", ["pretrain", "continue", "sft"])
+def test_a_base_recipe_lacks_nothing_but_model_and_data(tmp_path: Path, base: str) -> None:
+    model = "num_layers: 2, hidden_size: 64, num_attention_heads: 4, seq_length: 64, make_vocab_size_divisible_by: 64"
+    (tmp_path / "model.yaml").write_text(f"model: {{{model}}}\n")
+    base_file = RECIPES / "base" / f"{base}.yaml"
+    text = f"extends: [model.yaml, {base_file}]\ndata: {{data_path: [data/x]}}\nrun: {{save: runs/x}}\n"
+    (tmp_path / "r.yaml").write_text(text)
+    recipe = load(tmp_path / "r.yaml")
+    given = of_recipe(recipe.resolved(), read_flags())
+    said: list[str] = []
+    done = preflight.complete(recipe.command_line(read_flags()), given, world=1, show=said.append)
+    assert "--max-position-embeddings=64" in done
+    assert said == []
+
+
+def test_a_run_that_saves_has_intervals_though_its_recipe_names_none(tmp_path: Path) -> None:
+    text = (
+        "num_layers: 2\nhidden_size: 64\nnum_attention_heads: 4\nseq_length: 64\nlr: 1.0e-3\ntrain_iters: 9\n"
+        "mock_data: true\nsave: runs/x\nwandb_project: p\n"
+    )
+    (tmp_path / "r.yaml").write_text(text)
+    recipe = load(tmp_path / "r.yaml")
+    done = preflight.complete(recipe.command_line(read_flags()), world=1, show=print)
+    wanted = {"--micro-batch-size=1", "--max-position-embeddings=64", "--save-interval=500", "--eval-interval=500"}
+    assert {*wanted, "--wandb-exp-name=x"} <= set(done)
+
+
+def test_evaluation_is_off_and_said_to_be_where_the_split_leaves_nothing_for_it() -> None:
+    argv = "--num-layers=2 --hidden-size=64 --num-attention-heads=4 --seq-length=64 --lr=0.1 --train-iters=9".split()
+    said: list[str] = []
+    done = preflight.complete([*argv, "--data-path=x", "--split=100,0,0", "--eval-iters=4"], world=1, show=said.append)
+    assert done[-1] == "--eval-iters=0"
+    assert said == ["no validation data, so no evaluation: split=100,0,0 leaves none"]

@@ -1,5 +1,6 @@
 """What one rank finds wrong is raised on all of them, and nobody waits for a rank that has died."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -77,6 +78,27 @@ def test_what_all_find_is_said_once_and_different_findings_are_listed():
 
     lines = [f"rank {rank} on {HOST}: nothing there" for rank in range(3)] + [f"rank 3 on {HOST}: disk full"]
     assert answers_of(as_ranks(work)) == [("RunError", "\n".join(lines))] * 4
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE])
+def test_an_error_of_the_file_system_on_one_rank_is_news_for_all(number):
+    def work(rank, call):
+        def check():
+            if rank == 1:
+                raise OSError(number, os.strerror(number), "/shared/data.idx")
+
+        def first():
+            raise OSError(number, os.strerror(number), "/shared/run")
+
+        try:
+            call.everyone("data", check)
+        except RunError as error:
+            assert "rank 1 on" in str(error) and "/shared/data.idx" in str(error)
+        return call.first("resume", first)
+
+    found = as_ranks(work)
+    assert all(kind == "RunError" and "/shared/run" in message for (kind, message), _ in found.values())
+    assert len(found) == 4 and max(seconds for _, seconds in found.values()) < 60
 
 
 def test_a_rank_that_does_not_come_does_not_keep_the_others_from_hearing(monkeypatch):

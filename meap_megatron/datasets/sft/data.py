@@ -11,7 +11,6 @@ from meap_megatron import _C
 from meap_megatron.corpus.header import read_header
 from meap_megatron.corpus.indexed import IndexedReader, open_pair
 from meap_megatron.corpus.sidecar import Sidecar, check_prefix, idx_path, roles_prefix
-from meap_megatron.datasets.sft.config import SFTConfig
 from meap_megatron.errors import UserError
 
 MAX_CONVERSATIONS = 2**30
@@ -94,18 +93,3 @@ def open_sft(prefix: str) -> SFTData:
             "roles: the two files are not of one run; make the data again"
         )
     return data
-
-
-def check_lengths(data: SFTData, *, config: SFTConfig, sequence_length: int) -> None:
-    """Check that every conversation fits into a row, unless the configuration drops those that do not.
-
-    Raises:
-        UserError: some do not fit.
-    """
-    num_too_long = int((data.ids.lengths > sequence_length + 1).sum())
-    if num_too_long and config.over_long == "error":
-        raise UserError(
-            f"{num_too_long:,} of the {len(data):,} conversations of {data.prefix} have more than the "
-            f"{sequence_length + 1:,} tokens that fit into a row (the longest has {int(data.ids.lengths.max()):,}); "
-            f"make the data again with --max-length {sequence_length + 1}, or leave them out with over_long 'drop'"
-        )

@@ -22,7 +22,8 @@ from meap_megatron.atomic import disk_errors
 from meap_megatron.corpus.sidecar import Sidecar
 from meap_megatron.datasets.sft import cache
 from meap_megatron.datasets.sft.config import SFTConfig
-from meap_megatron.datasets.sft.data import SFTData, check_lengths, open_sft
+from meap_megatron.datasets.sft.data import SFTData, open_sft
+from meap_megatron.datasets.sft.lengths import check_lengths
 from meap_megatron.datasets.sft.packing import RowIndex, build_index, effective, packing_key
 from meap_megatron.datasets.stage import dataset_key
 from meap_megatron.errors import RunError, UserError
@@ -92,7 +93,12 @@ class MEAPSFTDataset(MegatronDataset):
         data = open_sft(dataset_path)
         check_matches_sft(data.sidecar, dataset_path, config)
         assert config.sft is not None, "MEAPSFTDatasetConfig requires it"
-        check_lengths(data, config=config.sft, sequence_length=config.sequence_length)
+        check_lengths(
+            data.ids.lengths,
+            prefix=data.prefix,
+            over_long=config.sft.over_long,
+            sequence_length=config.sequence_length,
+        )
         return data
 
     @staticmethod

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from meap_megatron.rehearsal.layout import findings, of_settings
-from meap_megatron.rehearsal.settings import Settings
+from meap_megatron.training.parallelism import findings, of_settings
 from meap_megatron.training.recipe import Setting
+from meap_megatron.training.settings import Settings
 
 FITTING: dict[str, Any] = {
     "num_layers": 24,

@@ -6,7 +6,7 @@ first step. Here all that is wrong is said at once.
 
 from dataclasses import dataclass
 
-from meap_megatron.rehearsal.settings import Settings
+from meap_megatron.training.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +14,7 @@ class Layout:
     """How many processes a job has and over how many of them each dimension is split."""
 
     world: int
+    """0: not known, and nothing is said of copies and batches."""
     tensor: int
     pipeline: int
     context: int
@@ -25,18 +26,18 @@ class Layout:
 
     @property
     def data(self) -> int | None:
-        """Copies of the model; None: the processes cannot be cut into whole ones."""
-        return self.world // self.model if self.world % self.model == 0 else None
+        """Copies of the model; None: not known, or the processes cannot be cut into whole ones."""
+        return self.world // self.model if self.world and self.world % self.model == 0 else None
 
     def __str__(self) -> str:
         copies = "?" if self.data is None else f"{self.data:,}"
         return f"tensor {self.tensor} x pipeline {self.pipeline} x context {self.context} x data {copies}"
 
 
-def of_settings(settings: Settings, *, world: int) -> Layout:
+def of_settings(settings: Settings, *, world: int | None) -> Layout:
     """Return the layout that the settings ask for."""
     return Layout(
-        world=world,
+        world=world or 0,
         tensor=settings.whole("tensor_model_parallel_size", 1) or 1,
         pipeline=settings.whole("pipeline_model_parallel_size", 1) or 1,
         context=settings.whole("context_parallel_size", 1) or 1,
@@ -57,7 +58,7 @@ def findings(settings: Settings, layout: Layout) -> list[str]:
 
 def of_world(layout: Layout) -> list[str]:
     """Return why the processes cannot be cut into copies of the model."""
-    if layout.data is not None:
+    if not layout.world or layout.data is not None:
         return []
     least, model = layout.world // layout.model * layout.model, layout.model
     near = f"{least:,} or {least + model:,}" if least else f"{model:,}"
@@ -120,7 +121,13 @@ def of_layers(settings: Settings, layout: Layout) -> list[str]:
             f"pipeline_model_parallel_size={pipeline}; it can be one of {divisors(layers)}"
         ]
     stage, found = layers // pipeline, []
-    for name in ("num_layers_per_virtual_pipeline_stage", "num_virtual_stages_per_pipeline_rank"):
+    interleaved = ("num_layers_per_virtual_pipeline_stage", "num_virtual_stages_per_pipeline_rank")
+    if pipeline == 1 and (parts := [name for name in interleaved if settings.has(name)]):
+        return [
+            f"{settings.where(parts[0])}{parts[0]}={settings.get(parts[0])} needs pipeline_model_parallel_size above 1; "
+            "leave it out"
+        ]
+    for name in interleaved:
         size = settings.whole(name)
         if size is not None and stage % size:
             found.append(
