@@ -24,7 +24,18 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 def add_special_tokens(parser: argparse.ArgumentParser) -> None:
     """Declare the special tokens."""
-    parser.add_argument("--bos-token", help="the BOS token, if the tokenizer does not say which it is")
+    bos = parser.add_mutually_exclusive_group()
+    bos.add_argument(
+        "--add-bos",
+        dest="add_bos",
+        action="store_true",
+        default=None,
+        help="open every document with BOS (default: as the tokenizer does with a text)",
+    )
+    bos.add_argument("--no-bos", dest="add_bos", action="store_false", help="open no document with BOS")
+    parser.add_argument(
+        "--bos-token", help="the BOS token, if the tokenizer does not say which it is; documents get it"
+    )
     parser.add_argument("--eos-token", help="the EOS token, if the tokenizer does not say which it is")
     parser.add_argument(
         "--mask-token",
@@ -73,6 +84,7 @@ def shared_settings(args: argparse.Namespace) -> dict[str, Any]:
         "output": args.output,
         "tokenizer": args.tokenizer,
         "mask_token": args.mask_token,
+        "add_bos": args.add_bos,
         "bos_token": args.bos_token,
         "eos_token": args.eos_token,
         "workers": args.workers,

@@ -9,8 +9,9 @@ HELP = """Encode conversations into two aligned indexed datasets for fine-tuning
 Reads Alpaca rows (instruction, input, output), ShareGPT rows (conversations) and OpenAI rows (messages; "train": false
 leaves an answer untrained), told by the keys of each row. Writes PREFIX.bin/.idx (token ids),
 PREFIX.roles.bin/.idx (one byte per token: 0 prompt, 1 answer, 2 end, 3 answer that is never masked, 64 and more the
-last token of an answer that --max-length cut), PREFIX.tokenizer/ and PREFIX.meap.json. A row begins with BOS and closes
-each answer with the template's end token (chatml: <|im_end|>, tokenizer: what its template puts there, else EOS).
+last token of an answer that --max-length cut), PREFIX.tokenizer/ and PREFIX.meap.json. A row begins with
+BOS where the tokenizer puts one before a text, and closes each answer with the template's end token (chatml:
+<|im_end|>, tokenizer: what its template puts there, else EOS).
 Special tokens in the texts are plain text, those in the template are ids. An interrupted run goes
 on with --resume and gives the same bytes.
 
@@ -53,7 +54,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-answer-words", type=int, metavar="N", help="never mask answers of at most N words (default: no rule)"
     )
-    parser.add_argument("--no-bos", action="store_true", help="do not open rows with BOS")
     preprocess_options.add_special_tokens(parser)
     preprocess_options.add_running(parser)
 
@@ -73,7 +73,6 @@ def run(args: argparse.Namespace) -> int:
         max_length=args.max_length,
         over_long=args.over_long,
         min_answer_words=args.min_answer_words,
-        add_bos=not args.no_bos,
     )
     sidecar = preprocess_sft(config)
     assert sidecar.sft is not None

@@ -9,9 +9,10 @@ from meap_megatron.errors import UserError
 HELP = """Encode raw text into an indexed dataset that Megatron reads.
 
 Writes PREFIX.bin and PREFIX.idx (Megatron's format), PREFIX.tokenizer/ (the tokenizer with [MASK] in it, loadable by
-transformers) and PREFIX.meap.json (what was made of what). Every document becomes BOS + text + EOS. Special tokens in
-the text are encoded as plain text. Nothing appears under these names before it is complete; an interrupted run goes
-on with --resume and gives the same bytes.
+transformers) and PREFIX.meap.json (what was made of what). Every document becomes text + EOS, with BOS before it
+where the tokenizer puts one before a text (--add-bos: always, as the official code). Special tokens in the text are
+encoded as plain text. Nothing appears under these names before it is complete; an interrupted run continues with
+--resume and gives the same bytes.
 
   meap preprocess text data/*.jsonl.zst --tokenizer tokenizer.model --output corpus/c4
   meap preprocess text notes/ --tokenizer my_tokenizer/ --output corpus/notes --no-bos
@@ -31,7 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     preprocess_options.add_output(parser)
     parser.add_argument("--json-key", default="text", help="key or parquet column of the text (default: text)")
-    parser.add_argument("--no-bos", action="store_true", help="do not open documents with BOS")
     parser.add_argument("--no-eos", action="store_true", help="do not end documents with EOS")
     preprocess_options.add_special_tokens(parser)
     preprocess_options.add_running(parser)
@@ -80,7 +80,6 @@ def run(args: argparse.Namespace) -> int:
         config := PreprocessConfig(
             **preprocess_options.shared_settings(args),
             json_key=args.json_key,
-            add_bos=not args.no_bos,
             add_eos=not args.no_eos,
             upsample=upsampling(args),
         )

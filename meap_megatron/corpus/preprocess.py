@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from meap_megatron.corpus.borders import border_ids
 from meap_megatron.corpus.encode import libraries
 from meap_megatron.corpus.indexed import length_blocks, one_sequence_per_document
 from meap_megatron.corpus.inputs import find_inputs, refuse_skipped
@@ -15,8 +16,7 @@ from meap_megatron.corpus.run import Work, base_plan, own_shards, run_work
 from meap_megatron.corpus.settings import PreprocessConfig
 from meap_megatron.corpus.shard import Shard, ShardJob, ShardResult, part_files, plan_shards, shard_bytes_for
 from meap_megatron.corpus.sidecar import Sidecar
-from meap_megatron.corpus.tokenizer import CorpusTokenizer, load_tokenizer, save_tokenizer
-from meap_megatron.errors import UserError
+from meap_megatron.corpus.tokenizer import load_tokenizer, save_tokenizer
 
 SAMPLE_SHARDS = 16
 SAMPLE_BYTES, SAMPLE_TEXT_BYTES = 2**16, 2**13  # of text per sampled shard and per document
@@ -54,14 +54,16 @@ class TextWork[R: ShardResult](Work[R]):
         self.tokenizer = load_tokenizer(
             config.tokenizer, mask_token=config.mask_token, bos_token=config.bos_token, eos_token=config.eos_token
         )
-        self.bos_id, self.eos_id = _edges(config, self.tokenizer)
+        self.bos_id, self.eos_id = border_ids(
+            self.tokenizer, add_bos=config.add_bos, add_eos=config.add_eos, source=config.tokenizer
+        )
         files = self.inputs.files
         size = config.shard_bytes or shard_bytes_for(files, parts=config.shard[1] if config.shard else 1)
         self.shards = own_shards(plan_shards(files, size), config.shard)
         self.plan = {
             **base_plan(config, self.tokenizer, files, size),
             "json_key": config.json_key,
-            "add_bos": config.add_bos,
+            "add_bos": self.bos_id is not None,
             "add_eos": config.add_eos,
         }
 
@@ -132,21 +134,6 @@ class TextWork[R: ShardResult](Work[R]):
                 **fields,
             },
         )
-
-
-def _edges(config: PreprocessConfig, tokenizer: CorpusTokenizer) -> tuple[int | None, int | None]:
-    """Return the ids that open and end a document."""
-    info = tokenizer.info
-    if config.add_eos and info.eos_id is None:
-        raise UserError(
-            f"tokenizer {config.tokenizer} has no EOS token; name one with --eos-token, or leave it out with --no-eos"
-        )
-    if config.add_bos and info.bos_id is None:
-        print(
-            "meap: note: the tokenizer has no BOS token; documents get EOS only (--bos-token names one)",
-            file=sys.stderr,
-        )
-    return info.bos_id if config.add_bos else None, info.eos_id if config.add_eos else None
 
 
 def _sample(shards: list[Shard], config: PreprocessConfig) -> list[bytes]:

@@ -21,12 +21,13 @@ UNIGRAM, BPE = 1, 2  # trainer_spec.model_type
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # type of a piece
 
 
-def convert_sentencepiece(model: bytes, *, source: Path) -> tuple[str, dict[str, str]]:
+def convert_sentencepiece(model: bytes, *, source: Path, add_bos: bool = True) -> tuple[str, dict[str, str]]:
     """Convert a model.
 
     Args:
         model: content of the .model file.
         source: where it came from, for messages.
+        add_bos: the tokenizer opens a text with BOS, if the model has one.
 
     Returns:
         The text of the tokenizer.json, and the roles ("bos_token", "eos_token", "pad_token", "unk_token") with the
@@ -96,7 +97,7 @@ def convert_sentencepiece(model: bytes, *, source: Path) -> tuple[str, dict[str,
     }
     ids = {"bos": trainer.bos_id, "eos": trainer.eos_id, "pad": trainer.pad_id, "unk": trainer.unk_id}
     roles = {f"{role}_token": pieces[index] for role, index in ids.items() if 0 <= index < len(pieces)}
-    if "bos_token" in roles:
+    if add_bos and "bos_token" in roles:
         definition["post_processor"] = _template(roles["bos_token"], trainer.bos_id)
     return json.dumps(definition, ensure_ascii=False), roles
 

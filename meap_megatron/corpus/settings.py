@@ -31,7 +31,8 @@ class RunConfig:
         output: prefix of the dataset; no folder.
         tokenizer: tokenizer folder, tokenizer.json or SentencePiece model.
         mask_token: text of the mask token.
-        bos_token: text of the BOS token when the tokenizer does not say which it is.
+        add_bos: open documents with BOS; None does as the tokenizer does with a text.
+        bos_token: text of the BOS token when the tokenizer does not say which it is; documents then open with it.
         eos_token: the same for EOS.
         workers: processes, None for the available CPUs.
         shard: (i, n) does the i-th of n parts (0 <= i < n) under `OUTPUT.shard-i-of-n`.
@@ -47,6 +48,7 @@ class RunConfig:
     output: str
     tokenizer: str
     mask_token: str = MASK_TOKEN
+    add_bos: bool | None = None
     bos_token: str | None = None
     eos_token: str | None = None
     workers: int | None = None
@@ -86,12 +88,10 @@ class PreprocessConfig(RunConfig):
 
     Attributes:
         json_key: key (JSON lines) or column (parquet) of the text.
-        add_bos: open every document with BOS.
         add_eos: end every document with EOS.
         upsample: take only a part, with more of the tokens in long documents; None takes all.
     """
 
     json_key: str = "text"
-    add_bos: bool = True
     add_eos: bool = True
     upsample: Upsample | None = None

@@ -20,7 +20,7 @@ def train_tokenizer(texts: Iterable[str], folder: Path, *, vocab_size: int) -> i
     Returns:
         The number of pieces; fewer than `vocab_size` if the text is too short to fill it.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -32,6 +32,8 @@ def train_tokenizer(texts: Iterable[str], folder: Path, *, vocab_size: int) -> i
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    bos_id = tokenizer.token_to_id(BOS)
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, bos_id)])
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": BOS,

@@ -8,12 +8,16 @@ WORDS = ["<unk>", "<s>", "</s>", "a", "b", "c", "d"]
 
 @pytest.fixture
 def word_tokenizer(tmp_path: Path) -> Path:
-    """A folder: every word one id (<s> 1, </s> 2, a 3, b 4, c 5, d 6), unknown words 0; [MASK] becomes 7."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    """A folder: every word one id (<s> 1, </s> 2, a 3, b 4, c 5, d 6), unknown words 0; [MASK] becomes 7.
+
+    As Llama's, it puts BOS before a text.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     folder = tmp_path / "words"
     folder.mkdir()
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -24,8 +28,8 @@ def word_tokenizer(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def bpe_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A byte-level BPE of 600 ids, trained here; [MASK] becomes 600."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    """A byte-level BPE of 600 ids, trained here; [MASK] becomes 600. It puts BOS before a text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -35,6 +39,7 @@ def bpe_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vocab_size=600, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator([Path(json.__file__).read_text()], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     folder = tmp_path_factory.mktemp("bpe")
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder

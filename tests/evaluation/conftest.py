@@ -16,7 +16,7 @@ TASKS = Path(__file__).resolve().parents[2] / "meap_megatron" / "evaluation" / "
 
 @pytest.fixture(scope="session")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_byte_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+    return write_byte_tokenizer(tmp_path_factory.mktemp("tokenizer"), adds_bos=False)
 
 
 @pytest.fixture(scope="session")

@@ -64,12 +64,14 @@ def write_rows(path: Path, rows: list[Any]) -> Path:
 def write_chat_tokenizer(folder: Path, *, vocab_size: int = 1024, chat_template: str | None = None) -> Path:
     """Train a byte-level BPE with the tokens of Llama-3 and ChatML and save it as a Hugging Face folder.
 
+    As Llama-3's, it puts BOS before a text.
+
     Args:
         folder: where to write it.
         vocab_size: ids before [MASK] is added.
         chat_template: source of a chat template, or None.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -81,6 +83,8 @@ def write_chat_tokenizer(folder: Path, *, vocab_size: int = 1024, chat_template:
         show_progress=False,
     )
     tokenizer.train_from_iterator(library_texts(300_000), trainer)
+    opening = [(CHAT_TOKENS[0], 0)]
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{CHAT_TOKENS[0]} $A", special_tokens=opening)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {"bos_token": CHAT_TOKENS[0], "eos_token": CHAT_TOKENS[1]}

@@ -32,9 +32,11 @@ def write_jsonl(path: Path, texts: tuple[str, ...]) -> Path:
     return path
 
 
-def write_byte_tokenizer(folder: Path, *, vocab_size: int = 512, texts: tuple[str, ...] = ()) -> Path:
+def write_byte_tokenizer(
+    folder: Path, *, vocab_size: int = 512, texts: tuple[str, ...] = (), adds_bos: bool = True
+) -> Path:
     """Train a byte-level BPE and save it as a Hugging Face folder with BOS `<s>` (0) and EOS `</s>` (1)."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -46,6 +48,8 @@ def write_byte_tokenizer(folder: Path, *, vocab_size: int = 512, texts: tuple[st
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts or library_texts(300_000), trainer)
+    if adds_bos:
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}

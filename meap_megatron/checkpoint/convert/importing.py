@@ -39,7 +39,8 @@ from meap_megatron.checkpoint.convert.spec import ModelSpec, check_layout, padde
 from meap_megatron.checkpoint.folder import RELEASE, TRACKER
 from meap_megatron.checkpoint.manifest import library_versions
 from meap_megatron.corpus.tokenizer import CorpusTokenizer, load_tokenizer, save_tokenizer
-from meap_megatron.errors import UserError
+from meap_megatron.corpus.tokenizer_check import differences
+from meap_megatron.errors import RunError, UserError
 
 TABLE_BYTES = 64 * 2**20  # of one chunk of the embedding or the head
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
@@ -333,6 +334,7 @@ def write_import(plan: ImportPlan, folder: Path, *, final: Path) -> None:
         shutil.copy2(path, folder / HF_FOLDER / path.name)
     if plan.mask is not None and plan.tokenizer is not None:
         save_tokenizer(plan.tokenizer, folder / TOKENIZER_FOLDER)
+        _check_tokenizer(plan.settings.tokenizer or plan.settings.source, folder / TOKENIZER_FOLDER)
     (folder / "model.yaml").write_text(recipe_text(plan, final), encoding="utf-8")
     write_record(
         folder,
@@ -348,6 +350,16 @@ def write_import(plan: ImportPlan, folder: Path, *, final: Path) -> None:
             tokenizer=None if plan.tokenizer is None else plan.tokenizer.info.fingerprint,
         ),
     )
+
+
+def _check_tokenizer(original: Path, saved: Path) -> None:
+    """Compare a saved tokenizer with the one it was made from, as `transformers` loads both.
+
+    Raises:
+        RunError: they differ in more than [MASK].
+    """
+    if original.is_dir() and (found := list(differences(original, saved))):
+        raise RunError(f"the tokenizer with [MASK] is not the one of {original}: {'; '.join(found)}")
 
 
 def recipe_text(plan: ImportPlan, final: Path) -> str:

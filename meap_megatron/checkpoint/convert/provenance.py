@@ -1,7 +1,6 @@
 """Which tokenizer and which BOS policy belong to a checkpoint, and what an evaluation has to know about its training."""
 
 import dataclasses
-import json
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -104,7 +103,7 @@ def evaluation_record(checkpoint: Checkpoint, spec: ModelSpec, data: DataInfo) -
     trained = checkpoint.iteration > 0
     return {
         "format_version": FORMAT_VERSION,
-        "add_bos": sidecar.add_bos if sidecar else tokenizer_adds_bos(data.folder),
+        "add_bos": begins_with_bos(sidecar, data.folder) if sidecar else tokenizer_adds_bos(data.folder),
         "add_eos": sidecar.add_eos if sidecar else None,
         "bos_from": "training data" if sidecar else "tokenizer",
         "bos_token_id": info.bos_id if info else None,
@@ -128,22 +127,21 @@ def evaluation_record(checkpoint: Checkpoint, spec: ModelSpec, data: DataInfo) -
     }
 
 
+def begins_with_bos(sidecar: Sidecar, folder: Path | None) -> bool:
+    """Return whether a text of the training data followed a BOS, its own or the EOS of the one before that is both."""
+    info = sidecar.tokenizer
+    both = sidecar.add_eos and info.eos_id is not None and info.eos_id == info.bos_id
+    return sidecar.add_bos or (both and bool(tokenizer_adds_bos(folder)))
+
+
 def tokenizer_adds_bos(folder: Path | None) -> bool | None:
     """Return whether a tokenizer's own rules put BOS before a text; None if there is no tokenizer."""
-    if folder is None or not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+    if folder is None:
         return None
     try:
-        stated = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("add_bos_token")
-    except (OSError, ValueError):
-        stated = None
-    if isinstance(stated, bool):
-        return stated
-    if not (folder / "tokenizer.json").is_file():
+        return load_tokenizer(folder).adds_bos
+    except UserError:
         return None
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    return len(tokenizer.encode("a").ids) > len(tokenizer.encode("a", add_special_tokens=False).ids)
 
 
 def _more_versions() -> dict[str, str]:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from meap_megatron.corpus.borders import opening_id
 from meap_megatron.corpus.encode import libraries
 from meap_megatron.corpus.indexed import length_blocks, one_sequence_per_document
 from meap_megatron.corpus.inputs import find_inputs, refuse_skipped
@@ -65,7 +66,12 @@ class SftWork(Work[SftResult]):
                 f"{config.template!r}: encoded as plain text",
                 file=sys.stderr,
             )
-        self.bos_id = self.tokenizer.info.bos_id if config.add_bos and config.template != TOKENIZER else None
+        # A tokenizer's own chat template writes a BOS where it wants one.
+        self.bos_id = (
+            opening_id(self.tokenizer, add_bos=config.add_bos, source=config.tokenizer)
+            if config.template != TOKENIZER
+            else None
+        )
         files = self.inputs.files
         size = config.shard_bytes or shard_bytes_for(files, parts=config.shard[1] if config.shard else 1)
         self.shards = own_shards(plan_shards(files, size), config.shard)
@@ -75,7 +81,7 @@ class SftWork(Work[SftResult]):
             "format": config.format,
             "alpaca_prompt": config.stanford,
             "system": config.system,
-            "add_bos": config.add_bos,
+            "add_bos": self.bos_id is not None,
         }
 
     def encoding_tokenizer(self) -> CorpusTokenizer:

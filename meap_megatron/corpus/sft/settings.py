@@ -24,7 +24,6 @@ class SftConfig(RunConfig):
         max_length: most tokens of a row; None for no limit.
         over_long: "truncate" or "drop" longer rows.
         min_answer_words: answers of at most so many words are never masked; None for no such rule.
-        add_bos: open a row with BOS where the tokenizer has one.
     """
 
     template: str = "llama3"
@@ -35,7 +34,6 @@ class SftConfig(RunConfig):
     max_length: int | None = None
     over_long: str = "truncate"
     min_answer_words: int | None = None
-    add_bos: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

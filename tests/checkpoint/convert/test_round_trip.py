@@ -179,7 +179,7 @@ def test_a_new_mask_row_is_the_mean_in_embedding_and_head(tmp_path: Path) -> Non
 
 
 def test_a_table_that_is_larger_than_its_tokenizer_is_never_shrunk(tmp_path: Path) -> None:
-    source = write_tokenizer(write_model(tmp_path / "hf", "qwen2", vocab_size=600), 500)
+    source = write_tokenizer(write_model(tmp_path / "hf", "llama2", vocab_size=600), 500)
     mc = imported(source, tmp_path / "mc", add_mask_token=True, mask_token_init="token:w7")
     old, _ = tables(imported(source, tmp_path / "plain"))
     new, _ = tables(mc)

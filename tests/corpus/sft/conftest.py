@@ -15,11 +15,12 @@ MASK_ID = len(WORDS)
 @pytest.fixture
 def chat_words(tmp_path: Path) -> Path:
     """A folder: every word of WORDS its number, other words 0; [MASK] becomes 26."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     folder = tmp_path / "words"
     folder.mkdir()
     tokenizer.save(str(folder / "tokenizer.json"))

@@ -273,7 +273,7 @@ def test_source_and_answer_are_encoded_apart(tmp_path: Path, chat_bytes: Path) -
     source = write_rows(tmp_path / "in.jsonl", [alpaca("q", "\n\n    x")])
     preprocess_sft(config(source, tmp_path / "out", chat_bytes))
     ids, roles = rows(tmp_path / "out")[0]
-    alone = Tokenizer.from_file(str(chat_bytes / "tokenizer.json")).encode("\n\n    x").ids
+    alone = Tokenizer.from_file(str(chat_bytes / "tokenizer.json")).encode("\n\n    x", add_special_tokens=False).ids
     assert [i for i, role in zip(ids, roles, strict=True) if role == 1] == alone
 
 
@@ -286,7 +286,8 @@ def test_a_template_s_ids_equal_those_of_one_encoding_of_its_text(tmp_path: Path
     source = write_rows(tmp_path / "in.jsonl", [alpaca("\n What is it?  ", "x")])
     preprocess_sft(config(source, tmp_path / "out", chat_bytes))
     text = template.opening.format(system=template.system, query="\n What is it?  ")
-    expected = [0, *tokenizer.encode(text).ids, *tokenizer.encode("x").ids, 1]
+    encoded = [tokenizer.encode(part, add_special_tokens=False).ids for part in (text, "x")]
+    expected = [0, *encoded[0], *encoded[1], 1]
     assert rows(tmp_path / "out")[0][0] == expected
 
 
