@@ -52,6 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bos", action=argparse.BooleanOptionalAction, help="begin prompts with BOS (default: as trained)"
     )
+    parser.add_argument(
+        "--apply-chat-template",
+        action=argparse.BooleanOptionalAction,
+        help="ask through the tokenizer's chat template (default: models trained on conversations)",
+    )
+    parser.add_argument(
+        "--tasks", metavar="T,T", help="of the suite: nq_open_oracle, mdqa_10_gold_at_0, ... (default: all)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of generated data and intervals (default: 0)")
     parser.add_argument(
         "--batch-size", type=int, default=1, help="prompts at a time (default: 1, which repeats exactly)"
@@ -119,6 +127,8 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         dtype=args.dtype,
         bos=args.bos,
+        chat=args.apply_chat_template,
+        tasks=args.tasks.split(",") if args.tasks else None,
         overwrite=args.overwrite,
         extra={
             "judge_concurrency": count(args.judge_concurrency, name="--judge-concurrency"),

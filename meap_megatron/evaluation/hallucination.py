@@ -10,11 +10,11 @@ from meap_megatron.evaluation import summaries
 from meap_megatron.evaluation.judge import Judge, JudgeSpec, judge_all, question, read_specs
 from meap_megatron.evaluation.judge_http import HttpJudge, find_key
 from meap_megatron.evaluation.judge_local import LocalJudge
-from meap_megatron.evaluation.ledger import Ledger, RecordingLM
+from meap_megatron.evaluation.ledger import Ledger, RecordingLM, responses_file
 from meap_megatron.evaluation.measure import Measure
 from meap_megatron.evaluation.session import Session
 from meap_megatron.evaluation.statistics import summary
-from meap_megatron.evaluation.suites import Request, Suite
+from meap_megatron.evaluation.suites import SUITES, Request, Suite
 
 VERSION = 1
 
@@ -75,9 +75,13 @@ def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, A
     missing = [kind for kind in summaries.DATASETS if kind not in chosen["datasets"]]
     if missing:
         print(f"{name}: not run, no file in the data folder: {', '.join(missing)}", file=sys.stderr)
-    template = summaries.choose_template(chosen["template"], session.lm.tokenizer.get_vocab())
+    applied = session.asks_in_chat(SUITES[name]) and chosen["template"] is None
+    template = summaries.choose_template(chosen["template"], session.lm.tokenizer.get_vocab(), chat=applied)
+    session.lm.add_bos_token = False if applied else session.policy.override
     length = min(session.limit or summaries.CONTEXT, summaries.CONTEXT)
-    measure = Measure(name="", tokenizer=session.lm.tokenizer, limit=length, override=session.policy.override)
+    measure = Measure(
+        name="", tokenizer=session.lm.tokenizer, limit=length, override=session.policy.override, chat=applied
+    )
     records = [
         record
         for data in articles
@@ -87,7 +91,7 @@ def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, A
         raise UserError(
             f"no article fits: the model takes {length} tokens, {summaries.NEW_TOKENS} of them are for the summary"
         )
-    ledger = Ledger(request.out / f"{name}.responses.jsonl", identity=session.identity())
+    ledger = Ledger(responses_file(request, name), identity=session.identity())
     try:
         known, lm = len(ledger.answers), RecordingLM(session.lm, ledger)
         fitting = [record for record in records if record["prompt"] is not None]
@@ -129,7 +133,7 @@ def prompts(
                 "cut": prompt.cut,
                 "prompt_tokens": prompt.tokens,
                 "reference": data.summaries[number],
-                "prompt": prompt.text,
+                "prompt": None if prompt.text is None else measure.wrap(prompt.text),
                 "metrics": {"unfit": 1.0},
             }
         )

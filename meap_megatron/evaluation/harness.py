@@ -1,13 +1,15 @@
 """Run the suites that are tasks of lm-evaluation-harness, through the harness, with the settings of the paper."""
 
 import logging
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from meap_megatron.errors import RunError, UserError, first_line
+from meap_megatron.evaluation.chat import empty_answers
 from meap_megatron.evaluation.haystack import describe_essays, find_essays
-from meap_megatron.evaluation.ledger import Ledger, RecordingLM
+from meap_megatron.evaluation.ledger import Ledger, RecordingLM, responses_file
 from meap_megatron.evaluation.session import Session
 from meap_megatron.evaluation.suites import SUITES, Request, Suite
 
@@ -19,7 +21,23 @@ COMMONSENSE_FOLDERS = ("arc", "super_glue/boolq", "piqa", "hellaswag", "winogran
 def settings(request: Request, suite: Suite) -> dict[str, Any]:
     """Return what a run of a suite depends on beside the model; None stands for the published setting."""
     taken = {name: getattr(request, name) for name in suite.settings}
-    return {**taken, "limit": request.limit, "seed": request.seed, "batch_size": request.batch_size}
+    tasks = {"tasks": list(chosen_tasks(request, suite))} if request.tasks else {}
+    return {**taken, **tasks, "limit": request.limit, "seed": request.seed, "batch_size": request.batch_size}
+
+
+def chosen_tasks(request: Request, suite: Suite) -> tuple[str, ...]:
+    """Return the tasks of a suite that are asked for, in the suite's order.
+
+    Raises:
+        UserError: a name is not one of the suite's tasks.
+    """
+    if request.tasks is None:
+        return suite.tasks
+    names = {name.removeprefix("meap_"): name for name in suite.tasks}
+    wanted = {name.removeprefix("meap_") for name in request.tasks}
+    if unknown := sorted(wanted - set(names)):
+        raise UserError(f"--tasks {unknown[0]}: the tasks of this suite are {', '.join(names)}")
+    return tuple(name for short, name in names.items() if short in wanted)
 
 
 def task_metadata(request: Request, session: Session, suite: Suite) -> dict[str, Any]:
@@ -33,6 +51,7 @@ def task_metadata(request: Request, session: Session, suite: Suite) -> dict[str,
         "max_length": session.limit,
         "add_bos_token": session.policy.override,
         "samples": request.limit,
+        "chat_template": session.asks_in_chat(suite) or None,
         "seed": request.seed,
         **given,
     }
@@ -99,8 +118,11 @@ def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, A
 
     suite = SUITES[name]
     check_lengths(request, session, suite)
-    loaded = load_tasks(suite.tasks, task_metadata(request, session, suite), local=suite.local)
-    ledger = Ledger(request.out / f"{name}.responses.jsonl", identity=session.identity())
+    names = chosen_tasks(request, suite)
+    # A chat template writes its own BOS.
+    session.lm.add_bos_token = False if session.asks_in_chat(suite) else session.policy.override
+    loaded = load_tasks(names, task_metadata(request, session, suite), local=suite.local)
+    ledger = Ledger(responses_file(request, name), identity=session.identity())
     try:
         known, lm = len(ledger.answers), RecordingLM(session.lm, ledger)
         limit = None if suite.local else request.limit
@@ -108,7 +130,7 @@ def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, A
     finally:
         ledger.close()
     assert done is not None
-    records = [record(task, sample) for task in suite.tasks for sample in done["samples"][task]]
+    records = [record(task, sample) for task in names for sample in done["samples"][task]]
     tasks = [
         {
             "task": task,
@@ -119,9 +141,13 @@ def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, A
                 if key.endswith(",none") and "_stderr," not in key
             },
         }
-        for task in suite.tasks
+        for task in names
     ]
     found: dict[str, Any] = {"tasks": tasks, "requests": {"known": known, "asked": lm.asked}}
+    said = [str(one["answer_given"]) for one in records if suite.local and not one["metrics"].get("unfit")]
+    if warning := empty_answers(said, applied=session.asks_in_chat(suite)):
+        print(f"{name}: warning: {warning}", file=sys.stderr)
+        found["warnings"] = [warning]
     if name == "needle":
         found["haystack"] = describe_essays(find_essays(request.essays))
     return records, found

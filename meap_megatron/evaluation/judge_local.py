@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from meap_megatron.errors import UserError
+from meap_megatron.evaluation.chat import end_ids, own_decoding
 from meap_megatron.evaluation.measure import load_tokenizer
 
 NEW_TOKENS = 512
@@ -31,6 +32,7 @@ class LocalJudge:
         except Exception as error:
             raise UserError(f"judge {folder} cannot be loaded: {type(error).__name__}: {error}") from error
         self.model = model.to(device).eval()
+        own_decoding(self.model, stop_ids=end_ids(self.tokenizer), tokenizer=self.tokenizer)
 
     def ask(self, text: str, stop: threading.Event) -> str:
         """Return the model's answer; "" if the question is too long for it."""
@@ -46,10 +48,6 @@ class LocalJudge:
             found = self.model.generate(
                 prompt,
                 attention_mask=torch.ones_like(prompt),
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
                 max_new_tokens=room,
                 pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id or 0,
             )

@@ -44,7 +44,7 @@ def build(*, num_keys: int, gold_index: int, **metadata: Any) -> dict[str, Any]:
         fits = measure.fits(prompt, new_tokens=NEW_TOKENS)
         built.append(
             {
-                "prompt": prompt if fits else documents.PLACEHOLDER,
+                "prompt": measure.wrap(prompt) if fits else documents.PLACEHOLDER,
                 "answer": example["value"],
                 "num_keys": num_keys,
                 "gold_index": gold_index,

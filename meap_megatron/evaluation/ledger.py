@@ -24,6 +24,11 @@ def request_key(kind: str, arguments: Sequence[Any]) -> str:
     return hashlib.sha256(json.dumps([kind, *arguments], sort_keys=True).encode()).hexdigest()
 
 
+def responses_file(request: Any, name: str) -> Path:
+    """Return where the answers of a suite go: under another name while the results of an earlier run are replaced."""
+    return Path(request.out) / (f".{name}.responses.jsonl" if request.overwrite else f"{name}.responses.jsonl")
+
+
 class Ledger:
     """An append-only file of answers."""
 

@@ -52,7 +52,7 @@ def build(*, num_documents: int, gold_index: int, **metadata: Any) -> dict[str, 
         fits = fits and (longest is None or measure.count(prompt) <= longest)
         built.append(
             {
-                "prompt": prompt if fits else documents.PLACEHOLDER,
+                "prompt": measure.wrap(prompt) if fits else documents.PLACEHOLDER,
                 "answers": list(record["answers"]),
                 "num_documents": num_documents,
                 "gold_index": gold_index,

@@ -12,6 +12,7 @@ from typing import Any
 
 from meap_megatron.errors import UserError, first_line
 from meap_megatron.evaluation import bos
+from meap_megatron.evaluation.chat import wrap
 
 LIMIT_KEYS = ("max_length", "max_model_len")
 """How the harness's backends call the model's limit among their model arguments."""
@@ -29,6 +30,8 @@ class Measure:
     """Tokens that the model takes, prompt and answer together; None if unknown."""
     override: bool | None = None
     """The harness's `add_bos_token`."""
+    chat: bool = False
+    """Prompts are the user's turn in the tokenizer's chat template, which writes its own BOS."""
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text without special tokens around it."""
@@ -41,7 +44,13 @@ class Measure:
     def count(self, prompt: str) -> int:
         """Return the number of tokens of a prompt as the harness gives it to the model, BOS included."""
         special = {} if self.override is None else {"add_special_tokens": self.override}
+        if self.chat:
+            prompt, special = self.wrap(prompt), {"add_special_tokens": False}
         return len(self.tokenizer(prompt, verbose=False, **special).input_ids)
+
+    def wrap(self, prompt: str) -> str:
+        """Return a prompt as the model gets it: as it is, or inside the chat template."""
+        return wrap(self.tokenizer, prompt) if self.chat else prompt
 
     def longest(self, build: Callable[[int], str], *, length: int, reserve: int, new_tokens: int) -> str | None:
         """Return the prompt with the longest haystack that fits; None if none does.
@@ -67,7 +76,7 @@ class Measure:
         if self.limit is None:
             return True
         # A token stands for at least half a byte, whatever the tokenizer, so that short prompts need no counting.
-        if 2 * len(prompt.encode()) + new_tokens <= self.limit:
+        if 2 * len(self.wrap(prompt).encode()) + new_tokens <= self.limit:
             return True
         return self.count(prompt) + new_tokens <= self.limit
 
@@ -96,12 +105,13 @@ def load_tokenizer(name: str, *, override: bool | None = None, trust_remote_code
 
 
 @cache
-def _measure(name: str, limit: int | None, override: bool | None, trust: bool) -> Measure:
+def _measure(name: str, limit: int | None, override: bool | None, trust: bool, chat: bool) -> Measure:
     return Measure(
         name=name,
         tokenizer=load_tokenizer(name, override=override, trust_remote_code=trust),
         limit=limit,
         override=override,
+        chat=chat,
     )
 
 
@@ -110,7 +120,7 @@ def load_measure(metadata: dict[str, Any]) -> Measure:
 
     Args:
         metadata: `tokenizer`, `pretrained` or `model` name the tokenizer; `max_length` or `max_model_len` the limit,
-            else config.json does.
+            else config.json does; `chat_template`: prompts go through the tokenizer's chat template.
 
     Raises:
         UserError: no tokenizer is named or found, or the prompts would not begin as the model was trained.
@@ -130,8 +140,9 @@ def load_measure(metadata: dict[str, Any]) -> Measure:
         limits[0] if limits else model_limit(model),
         None if override is None else _truth(override),
         _truth(metadata.get("trust_remote_code", False)),
+        _truth(metadata.get("chat_template", False)),
     )
-    if Path(model).is_dir():
+    if Path(model).is_dir() and not measure.chat:
         bos.check_harness(model, begins_with_bos=begins_with_bos(measure))
     return measure
 

@@ -74,7 +74,7 @@ def build(*, num_needles: int, **metadata: Any) -> dict[str, Any]:
                 prompt = fill(measure, tokens, record, length=length, depth=depth) if fits else documents.PLACEHOLDER
                 built.append(
                     {
-                        "prompt": prompt,
+                        "prompt": measure.wrap(prompt) if fits else prompt,
                         "answer": record["answer"],
                         "num_needles": num_needles,
                         "length": length,

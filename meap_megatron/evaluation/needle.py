@@ -85,7 +85,8 @@ def build(**metadata: Any) -> dict[str, Any]:
     if max(depths) > 100:
         raise UserError(f"depths are percent of the haystack, at most 100; found {max(depths):g}")
     variants = documents.count(metadata.get("variants", VARIANTS), name="variants") or VARIANTS
-    prompt = metadata.get("prompt", "fu")
+    # Fu et al.'s form begins with a mark of a conversation that it never closes: not inside a conversation.
+    prompt = metadata.get("prompt", "plain" if metadata.get("chat_template") else "fu")
     if prompt not in PROMPTS:
         raise UserError(f"prompt must be one of {', '.join(PROMPTS)}, found {prompt!r}")
     essays = find_essays(metadata.get("essays"))
@@ -118,7 +119,7 @@ def cell_samples(
         if fits:
             prompt = fill(measure, tokens, needle, length=length, depth=depth, start=start, template=template)
         yield {
-            "prompt": prompt,
+            "prompt": measure.wrap(prompt) if fits else prompt,
             "answer": needle.answer,
             "needle": needle.text,
             "keywords": list(needle.keywords),

@@ -1,6 +1,7 @@
 """The results document: one JSON file for every suite and run, and a line for every sample beside it."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,7 +75,7 @@ def document(
         "unfit": sum(task["unfit"] for task in tasks),
         "model": {**session.model, "max_length": session.limit},
         "tokenizer": session.tokenizer,
-        "bos": {"add_bos": session.policy.add_bos, "source": session.policy.source},
+        **session.prompts(suite),
         "settings": dict(settings),
         "headline": {"metric": suite.headline, **headline(name, tasks=tasks, cells=cells)},
         "tasks": tasks,
@@ -139,10 +140,20 @@ def rows(cells: Sequence[Mapping[str, Any]], field: str) -> dict[str, float | No
 
 def write(out: Path, name: str, content: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> Path:
     """Write OUT/NAME.samples.jsonl, then OUT/NAME.json, and return the latter."""
-    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    lines = "".join(json.dumps(finite(record), ensure_ascii=False, allow_nan=False) + "\n" for record in records)
     replace_text(out / f"{name}.samples.jsonl", lines)
-    replace_text(out / f"{name}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    replace_text(out / f"{name}.json", text)
     return out / f"{name}.json"
+
+
+def finite(value: Any) -> Any:
+    """Return a value with None for what JSON has no number for: infinity, and what is not a number."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(inner) for key, inner in value.items()}
+    return [finite(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def finished(path: Path, *, session: Session, settings: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -153,13 +164,14 @@ def finished(path: Path, *, session: Session, settings: Mapping[str, Any]) -> di
     """
     if not path.exists():
         return None
+    now = session.prompts(SUITES[path.stem])
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         same = (
             content["format"] == FORMAT
             and content["model"]["fingerprint"] == session.model["fingerprint"]
             and content["tokenizer"]["fingerprint"] == session.tokenizer["fingerprint"]
-            and content["bos"]["add_bos"] == session.policy.add_bos
+            and all(_same(content, now, name) for name in ("bos", "chat_template", "decoding"))
             and content["settings"] == json.loads(json.dumps(settings))
         )
     except (ValueError, KeyError, TypeError):
@@ -169,3 +181,9 @@ def finished(path: Path, *, session: Session, settings: Mapping[str, Any]) -> di
             f"{path} holds results of another model or of other settings; choose another --out, or --overwrite"
         )
     return dict(content)
+
+
+def _same(content: Mapping[str, Any], now: Mapping[str, Any], name: str) -> bool:
+    """Compare what was decided, not who decided it; a document of an earlier version may not hold it."""
+    key = {"bos": "add_bos", "chat_template": "applied", "decoding": "eos_token_id"}[name]
+    return name not in content or content[name][key] == now[name][key]

@@ -1,6 +1,7 @@
 """Run suites on one model: what `meap evaluate` does."""
 
 import importlib
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 from meap_megatron.atomic import disk_errors
 from meap_megatron.errors import RunError, UserError
 from meap_megatron.evaluation import figures, results
+from meap_megatron.evaluation.ledger import responses_file
 from meap_megatron.evaluation.session import Session, open_session
 from meap_megatron.evaluation.suites import SUITES, Request
 
@@ -23,9 +25,8 @@ def evaluate(request: Request, names: Sequence[str]) -> Iterator[dict[str, Any]]
         UserError: the model or a setting cannot be used.
         RunError: of several suites, some could not run.
     """
+    check_writable(request.out)
     session = open_session(request)
-    with disk_errors(request.out):
-        request.out.mkdir(parents=True, exist_ok=True)
     failed = []
     for name in names:
         try:
@@ -41,15 +42,33 @@ def evaluate(request: Request, names: Sequence[str]) -> Iterator[dict[str, Any]]
         raise RunError(f"{len(failed)} of {len(names)} suites did not run: {', '.join(failed)} (reasons above)")
 
 
+def check_writable(out: Path) -> None:
+    """Make the folder of the results and write into it, before a model is loaded for minutes.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    probe = out / ".meap-evaluate"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"results cannot be written to {out}: {error.strerror}; name a folder with --out DIR"
+        ) from None
+
+
 def evaluate_suite(request: Request, session: Session, name: str) -> dict[str, Any]:
     """Run one suite, or return the document of a run that has been finished already."""
     suite = SUITES[name]
     runner = importlib.import_module(suite.runner)
     settings = runner.settings(request, suite)
     path = request.out / f"{name}.json"
+    answers = responses_file(request, name)
     if request.overwrite:
-        for old in (path, *(path.with_suffix(f".{kind}") for kind in ("samples.jsonl", "responses.jsonl", "png"))):
-            old.unlink(missing_ok=True)
+        # The results of the earlier run stay until the new ones are complete.
+        answers.unlink(missing_ok=True)
     elif (earlier := results.finished(path, session=session, settings=settings)) is not None:
         print(f"{name}: finished already, {path}", file=sys.stderr)
         return earlier
@@ -65,6 +84,9 @@ def evaluate_suite(request: Request, session: Session, name: str) -> dict[str, A
         seconds=time.monotonic() - started,
     )
     results.write(request.out, name, content, records)
+    if request.overwrite and answers.exists():
+        with disk_errors(answers):
+            os.replace(answers, path.with_suffix(".responses.jsonl"))
     figures.draw(content, Path(request.out / f"{name}.png"))
     return content
 

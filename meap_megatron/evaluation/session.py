@@ -6,8 +6,9 @@ from typing import Any
 
 from meap_megatron.errors import UserError
 from meap_megatron.evaluation import bos, identity
+from meap_megatron.evaluation.chat import ChatPolicy, decide, own_decoding, wrap
 from meap_megatron.evaluation.measure import load_tokenizer, model_limit
-from meap_megatron.evaluation.suites import Request
+from meap_megatron.evaluation.suites import Request, Suite
 
 
 @dataclass(kw_only=True)
@@ -19,8 +20,25 @@ class Session:
     model: dict[str, Any]
     tokenizer: dict[str, Any]
     policy: bos.BosPolicy
+    chat: ChatPolicy
+    decoding: dict[str, Any]
+    """How answers are generated."""
     limit: int | None
     """Tokens that the model takes, prompt and answer together."""
+
+    def asks_in_chat(self, suite: Suite) -> bool:
+        """Tell whether the prompts of a suite go through the chat template."""
+        return suite.chat and self.chat.apply
+
+    def prompts(self, suite: Suite) -> dict[str, Any]:
+        """Return how the prompts of a suite are given to the model, for the results document."""
+        applied = self.asks_in_chat(suite)
+        source = self.chat.source if suite.chat else "this suite asks no questions"
+        begins = {"add_bos": self.policy.add_bos, "source": self.policy.source}
+        if applied:
+            first = wrap(self.lm.tokenizer, "x").startswith(self.lm.tokenizer.bos_token or "\0")
+            begins = {"add_bos": first, "source": "chat template"}
+        return {"bos": begins, "chat_template": {"applied": applied, "source": source}, "decoding": self.decoding}
 
     def identity(self) -> dict[str, Any]:
         """Return what an answer of this model depends on."""
@@ -30,6 +48,7 @@ class Session:
             "tokenizer": self.tokenizer["fingerprint"],
             "add_bos": self.policy.add_bos,
             "max_length": self.limit,
+            "stops": self.decoding["eos_token_id"],
         }
 
 
@@ -57,8 +76,12 @@ def open_session(request: Request) -> Session:
                 f"--max-length {request.max_length} is above the model's limit of {limit} tokens (config.json)"
             )
         limit = request.max_length
+    chat = decide(folder, tokenizer, requested=request.chat)
+    lm = load_model(request, policy=policy, limit=limit, model=(model := identity.model_identity(folder)))
     return Session(
-        lm=load_model(request, policy=policy, limit=limit, model=(model := identity.model_identity(folder))),
+        lm=lm,
+        chat=chat,
+        decoding=own_decoding(lm.model, stop_ids=chat.stop_ids if chat.apply else (), tokenizer=lm.tokenizer),
         model=model,
         tokenizer=of_tokenizer,
         policy=policy,
@@ -74,7 +97,10 @@ def load_model(request: Request, *, policy: bos.BosPolicy, limit: int | None, mo
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import torch
+    import transformers
     from lm_eval.models.huggingface import HFLM
+
+    transformers.logging.disable_progress_bar()
 
     device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:

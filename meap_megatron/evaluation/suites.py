@@ -31,6 +31,8 @@ class Suite:
     """Whether it needs a judge: `all` leaves it out without one."""
     pair: bool = False
     """Whether it compares two models: `all` runs it where there is a baseline."""
+    chat: bool = False
+    """Whether it asks for answers, so that a model trained on conversations is asked through its chat template."""
     local: bool = True
     """Whether everything it reads can be on this machine: then it never uses the network."""
 
@@ -48,6 +50,7 @@ SUITES: dict[str, Suite] = {
         headline="rouge1_recall",
         cell=("length", "depth"),
         settings=("lengths", "depths", "variants", "essays", "prompt"),
+        chat=True,
     ),
     "mdqa": Suite(
         summary="multi-document QA with 10 and 20 documents, and nq-open-oracle (Tables 3, 7, 8, 9)",
@@ -58,6 +61,7 @@ SUITES: dict[str, Suite] = {
         headline="best_subspan_em",
         cell=("num_documents", "gold_index"),
         settings=("data", "max_prompt_length"),
+        chat=True,
     ),
     "kv": Suite(
         summary="key-value retrieval with 75 and 140 keys",
@@ -67,6 +71,7 @@ SUITES: dict[str, Suite] = {
         headline="contains_value",
         cell=("num_keys", "gold_index"),
         settings=("data",),
+        chat=True,
     ),
     "mrs": Suite(
         summary="multi-needle reasoning, NeedleBench v1 (Figure 4)",
@@ -74,11 +79,13 @@ SUITES: dict[str, Suite] = {
         headline="keyword_fraction",
         cell=("num_needles", "length"),
         settings=("lengths", "depths", "data", "essays"),
+        chat=True,
     ),
     "hallucination": Suite(
         summary="summaries of XSum, MultiNews and WikiSum, compared with human ones by a judge (Table 4)",
         runner="meap_megatron.evaluation.hallucination",
         headline="accuracy",
+        chat=True,
         judged=True,
     ),
     "attention": Suite(
@@ -122,6 +129,10 @@ class Request:
     device: str | None = None
     dtype: str = "auto"
     bos: bool | None = None
+    chat: bool | None = None
+    """Ask through the chat template; None: as the model was trained."""
+    tasks: list[str] | None = None
+    """Of the suite's tasks; None is all of them."""
     overwrite: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
     """Settings of suites with a runner of their own."""

@@ -24,6 +24,8 @@ NEW_TOKENS = 256
 CONTEXT = 4096  # tokens, prompt and summary together: the length of SFT, also for models that take more
 QUESTION = "Summarize the following article: "
 NO_TEMPLATE = "none"
+CHAT = "tokenizer"
+"""The tokenizer's own chat template."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +92,14 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def choose_template(requested: str | None, vocabulary: dict[str, int]) -> str:
-    """Return the name of the template: the requested one, else llama3 for a tokenizer made for it, else vicuna.
+def choose_template(requested: str | None, vocabulary: dict[str, int], *, chat: bool = False) -> str:
+    """Return the name of the template: the requested one, that of the model, llama3 for a tokenizer made for it, vicuna.
 
     Raises:
         UserError: there is no such template.
     """
+    if requested is None and chat:
+        return CHAT
     if requested is None:
         return "llama3" if all(token in vocabulary for token in TEMPLATES["llama3"].markers) else "vicuna"
     if requested not in (*TEMPLATES, NO_TEMPLATE):
@@ -108,6 +112,8 @@ def choose_template(requested: str | None, vocabulary: dict[str, int]) -> str:
 def ask_for_summary(document: str, *, template: str) -> str:
     """Return the prompt for an article inside an SFT template."""
     query = QUESTION + document
+    if template == CHAT:
+        return query  # the measure puts it into the template
     if template == NO_TEMPLATE:
         return f"{query}\n\nSummary:"
     chosen = TEMPLATES[template]
@@ -119,7 +125,7 @@ def ask_for_summary(document: str, *, template: str) -> str:
 
 def stops(template: str) -> list[str]:
     """Return the texts at which a summary ends, beside the tokenizer's EOS."""
-    if template == NO_TEMPLATE:
+    if template in (NO_TEMPLATE, CHAT):
         return []
     chosen = TEMPLATES[template]
     return [text for text in dict.fromkeys((chosen.end or "", chosen.separator.strip())) if text]

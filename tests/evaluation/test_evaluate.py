@@ -268,3 +268,27 @@ def test_the_seven_commonsense_tasks_report_both_metrics_and_their_own_average(
         assert average[metric] == pytest.approx(sum(columns[metric].values()) / 7)
     assert "Table 1" in content["headline"]["tables"]["acc"]
     assert content["requests"]["asked"] > 7
+
+
+def test_tasks_of_a_suite_can_be_named(evaluate: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    content = evaluate("mdqa", "--limit", "1", "--tasks", "nq_open_oracle,meap_mdqa_10_gold_at_4")
+    assert [task["task"] for task in content["tasks"]] == ["meap_mdqa_10_gold_at_4", "meap_nq_open_oracle"]
+    assert content["settings"]["tasks"] == ["meap_mdqa_10_gold_at_4", "meap_nq_open_oracle"]
+    evaluate("mdqa", "--tasks", "oracle", out="other", status=2)
+    assert "--tasks oracle: the tasks of this suite are mdqa_10_gold_at_0" in capsys.readouterr().err
+
+
+def test_results_are_valid_json_whatever_a_judge_or_a_metric_gives(tmp_path: Path) -> None:
+    from meap_megatron.evaluation.results import write
+
+    records = [{"answer_given": "\ud83d\u2028", "metrics": {"x": float("nan")}}]
+    write(tmp_path, "s", {"mean": float("inf"), "said": "\ud83d"}, records)
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    text = (tmp_path / "s.samples.jsonl").read_text(encoding="utf-8")
+    (line,) = text.rstrip("\n").split("\n")
+    assert json.loads(line, parse_constant=refuse)["answer_given"] == "\ud83d\u2028"
+    content = json.loads((tmp_path / "s.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    assert content == {"mean": None, "said": "\ud83d"}
