@@ -1,6 +1,7 @@
 """`meap preprocess sft`: conversations to ids and roles."""
 
 import argparse
+import datetime
 
 from meap_megatron.cli import preprocess_options
 
@@ -33,8 +34,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     preprocess_options.add_output(parser)
     parser.add_argument(
         "--template",
-        default="llama3",
-        help="llama3, vicuna, chatml, mistral, alpaca, or tokenizer (its own chat template) (default: llama3)",
+        help="llama3, vicuna, chatml, mistral, alpaca, or tokenizer (its own chat template) (default: tokenizer where it "
+        "has a chat template, else llama3 or chatml where it has their tokens, else alpaca)",
+    )
+    parser.add_argument(
+        "--answer-end",
+        default="template",
+        help="template (llama3: <|eot_id|> with an instruct tokenizer, else EOS) or eos, as the official code "
+        "(default: template)",
+    )
+    parser.add_argument(
+        "--date",
+        type=datetime.date.fromisoformat,
+        metavar="YYYY-MM-DD",
+        help="the date that a chat template writes which asks for it (default: today, or that of the run to resume)",
     )
     parser.add_argument("--format", help="alpaca, sharegpt or messages (default: by the first row of each file)")
     parser.add_argument(
@@ -66,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
     config = SftConfig(
         **preprocess_options.shared_settings(args),
         template=args.template,
+        answer_end=args.answer_end,
+        date=args.date,
         format=args.format,
         alpaca_prompt=args.alpaca_prompt,
         system=args.system,

@@ -15,7 +15,7 @@ from meap_megatron.errors import UserError
 
 ROWS = 4096  # rows whose roles are looked at together
 KNOWN = f"known are 0 to {UNMASKED}, and from {CUT} where an answer is cut at the end of its row"
-OPTIONS = ("template", "template_fingerprint", "multi_turn", "max_length", "over_long", "min_answer_words")
+OPTIONS = ("template", "template_fingerprint", "date", "multi_turn", "max_length", "over_long", "min_answer_words")
 Report = Callable[[str, bool, str], bool]  # name, passed, detail; gives back `passed`
 
 
@@ -82,10 +82,10 @@ def merged_fields(prefixes: list[str], sidecars: list[Sidecar]) -> dict[str, Any
     first = records[0]
     for prefix, record in zip(prefixes, records, strict=True):
         for name in OPTIONS:
-            if record[name] != first[name]:
+            if record.get(name) != first.get(name):
                 raise UserError(
-                    f"{prefix} and {prefixes[0]} cannot be merged: {name} is {record[name]!r} in the one and "
-                    f"{first[name]!r} in the other; make both with the same options"
+                    f"{prefix} and {prefixes[0]} cannot be merged: {name} is {record.get(name)!r} in the one and "
+                    f"{first.get(name)!r} in the other; make both with the same options"
                 )
     num_trained = sum(record["num_trained_tokens"] for record in records)
     num_tokens = sum(sidecar.num_tokens for sidecar in sidecars)
@@ -94,7 +94,7 @@ def merged_fields(prefixes: list[str], sidecars: list[Sidecar]) -> dict[str, Any
         for bound, count in record["answer_length_histogram"]:
             histogram[bound] = histogram.get(bound, 0) + count
     return {
-        **{name: first[name] for name in OPTIONS},
+        **{name: first[name] for name in OPTIONS if name in first},
         "counts": {name: sum(record["counts"][name] for record in records) for name in first["counts"]},
         "num_trained_tokens": num_trained,
         "trained_share": trained_share(num_trained, num_tokens),

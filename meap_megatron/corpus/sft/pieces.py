@@ -7,6 +7,7 @@ are encoded together.
 import dataclasses
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -54,6 +55,10 @@ class Specials:
         # The longest first: a token may be the start of another.
         names = sorted(self.tokens, key=len, reverse=True)
         self.pattern = re.compile("|".join(map(re.escape, names)) if names else r"(?!)")
+
+    def without(self, names: Iterable[str]) -> "Specials":
+        """Return the special tokens without some."""
+        return Specials([token for text, token in self.tokens.items() if text not in names])
 
     def split(self, text: str) -> list[str | SpecialToken]:
         """Cut a text at special tokens; empty texts are left out."""
@@ -128,15 +133,21 @@ class PieceBuilder:
         self._spans, self._first = [], False
 
 
-def template_specials(definition: str, template: str) -> tuple[str, Specials]:
+def added_tokens(definition: str) -> tuple[list[str], list[str]]:
+    """Return the texts of a tokenizer.json's special tokens, and of its other added tokens."""
+    added = json.loads(definition)["added_tokens"]
+    return [one["content"] for one in added if one["special"]], [one["content"] for one in added if not one["special"]]
+
+
+def template_specials(definition: str, marks: Iterable[str] = ()) -> tuple[str, Specials]:
     """Return what a template may write, and the tokenizer for texts, in which these tokens are plain text.
 
-    An added token that the template writes counts as special even if the tokenizer calls it an ordinary one: no user
-    may end a turn by typing it.
+    Added tokens that the tokenizer calls ordinary are themselves in a text, as transformers has it, unless they are
+    marks by which a template tells messages apart: no user may end a turn by typing one.
 
     Args:
         definition: text of the tokenizer.json.
-        template: text of the template.
+        marks: ordinary added tokens that count as special.
 
     Returns:
         The changed tokenizer.json, and the special tokens.
@@ -144,7 +155,7 @@ def template_specials(definition: str, template: str) -> tuple[str, Specials]:
     content: dict[str, Any] = json.loads(definition)
     tokens = []
     for added in content["added_tokens"]:
-        added["special"] = added["special"] or added["content"] in template
+        added["special"] = added["special"] or added["content"] in marks
         if added["special"]:
             tokens.append(SpecialToken(added["content"], added["id"], added["lstrip"], added["rstrip"]))
     return json.dumps(content, ensure_ascii=False), Specials(tokens)

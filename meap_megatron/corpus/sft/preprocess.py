@@ -1,6 +1,7 @@
 """Conversations to two aligned indexed datasets, ids and roles: the job of `meap preprocess sft`."""
 
 import dataclasses
+import datetime
 import itertools
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from meap_megatron.corpus.borders import opening_id
 from meap_megatron.corpus.encode import libraries
 from meap_megatron.corpus.indexed import length_blocks, one_sequence_per_document
 from meap_megatron.corpus.inputs import find_inputs, refuse_skipped
-from meap_megatron.corpus.parts import plan_hash
+from meap_megatron.corpus.parts import parts_path, plan_hash, read_plan
 from meap_megatron.corpus.publish import publish
 from meap_megatron.corpus.run import Work, base_plan, own_shards, run_work
 from meap_megatron.corpus.sft.check import OPTIONS, trained_share
@@ -21,10 +22,11 @@ from meap_megatron.corpus.sft.rows import RowReader
 from meap_megatron.corpus.sft.settings import SftConfig
 from meap_megatron.corpus.sft.setup import RendererSpec, fit_template
 from meap_megatron.corpus.sft.shard import SftJob, SftResult, merged_counts, roles_file
-from meap_megatron.corpus.sft.templates import TOKENIZER
+from meap_megatron.corpus.sft.templates import DEFAULTS, TOKENIZER
 from meap_megatron.corpus.shard import Shard, part_files, plan_shards, shard_bytes_for
-from meap_megatron.corpus.sidecar import Sidecar
+from meap_megatron.corpus.sidecar import Sidecar, read_sidecar, sidecar_path
 from meap_megatron.corpus.tokenizer import CorpusTokenizer, load_tokenizer, save_tokenizer
+from meap_megatron.errors import UserError
 
 SAMPLE_SHARDS, SAMPLE_ROWS = 16, 32  # rows per sampled shard
 SAMPLE_CHARACTERS = 2**13  # of one text
@@ -52,14 +54,31 @@ class SftWork(Work[SftResult]):
     joins_in_order = True
 
     def __init__(self, config: SftConfig) -> None:
-        self.config: SftConfig = config
         self.inputs = find_inputs(config.inputs, is_record=lambda row: detect_format(row) is not None, text=False)
         if config.strict:
             refuse_skipped(self.inputs.skipped)
         self.tokenizer = load_tokenizer(
             config.tokenizer, mask_token=config.mask_token, bos_token=config.bos_token, eos_token=config.eos_token
         )
-        self.fitted = fit_template(config.template, self.tokenizer, source=config.tokenizer)
+        self.fitted = fit_template(
+            config.template,
+            self.tokenizer,
+            source=config.tokenizer,
+            answer_end=config.answer_end,
+            date=config.date or _date_so_far(config),
+        )
+        if config.template is None:
+            why = DEFAULTS[self.fitted.name]
+            print(f"meap: note: template {self.fitted.name} is used: {why}; --template names another", file=sys.stderr)
+        if self.fitted.date is not None and config.date is None:
+            if config.shard is not None:
+                raise UserError(
+                    f"the chat template writes today's date; with --shard, --date {self.fitted.date} makes all parts the "
+                    f"same"
+                )
+            print(f"meap: note: the chat template writes a date: {self.fitted.date} (--date)", file=sys.stderr)
+        config = dataclasses.replace(config, template=self.fitted.name)
+        self.config: SftConfig = config
         if self.fitted.missing:
             print(
                 f"meap: warning: the tokenizer has no token {', '.join(self.fitted.missing)} of the template "
@@ -106,7 +125,8 @@ class SftWork(Work[SftResult]):
         spec = RendererSpec(
             tokenizer=str(folder / "tokenizer"),
             template=self.fitted.template,
-            template_text=self.fitted.template_text,
+            anatomy=self.fitted.anatomy,
+            marks=self.fitted.marks,
             bos_id=self.bos_id,
             eos_id=self.tokenizer.info.eos_id,
             options=RenderOptions(
@@ -192,8 +212,11 @@ class SftWork(Work[SftResult]):
 
     def _options(self) -> dict[str, Any]:
         """Return the options that the sidecar holds."""
-        made = {"template_fingerprint": self.fitted.fingerprint}
-        return {name: made[name] if name in made else getattr(self.config, name) for name in OPTIONS}
+        made = {"template_fingerprint": self.fitted.template.fingerprint, "date": self.fitted.date}
+        options = {name: made[name] if name in made else getattr(self.config, name) for name in OPTIONS}
+        if self.fitted.date is None:
+            del options["date"]
+        return options
 
     def _sample(self, shard: Shard) -> list[bytes]:
         texts: list[str] = []
@@ -205,3 +228,14 @@ class SftWork(Work[SftResult]):
             if len(texts) >= 2 * SAMPLE_ROWS:
                 break
         return [text[:SAMPLE_CHARACTERS].encode("utf-8") for text in texts if text]
+
+
+def _date_so_far(config: SftConfig) -> datetime.date | None:
+    """Return the date that the run to resume has written so far, or None."""
+    if not config.resume:
+        return None
+    plan = read_plan(parts_path(config.prefix)) or {}
+    found = plan.get("date")
+    if found is None and sidecar_path(config.prefix).is_file():
+        found = (read_sidecar(config.prefix).sft or {}).get("date")
+    return None if found is None else datetime.date.fromisoformat(found)

@@ -9,6 +9,11 @@ from meap_megatron.corpus.sft.pieces import Piece, PieceBuilder, Specials, Speci
 from meap_megatron.corpus.sft.roles import ANSWER, END, PROMPT, UNMASKED
 from meap_megatron.corpus.sft.templates import Template
 
+SYSTEM = ("system", "developer")
+NO_PLACE = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
+"""Keys of a message whose content our templates have no place for."""
+ADVICE = "--template tokenizer uses the tokenizer's own chat template"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RenderOptions:
@@ -28,9 +33,11 @@ class RenderOptions:
         """Return the role of an answer's tokens."""
         if not answer.train:
             return PROMPT
-        words = len((answer.content or "").split())
-        short = self.min_answer_words is not None and words <= self.min_answer_words
-        return UNMASKED if short else ANSWER
+        if self.min_answer_words is None or answer.fields.get("tool_calls"):
+            return ANSWER
+        thoughts = (text for key, text in answer.fields.items() if key in NO_PLACE and isinstance(text, str))
+        words = sum(len(text.split()) for text in (answer.content or "", *thoughts))
+        return UNMASKED if words <= self.min_answer_words else ANSWER
 
 
 class Renderer(Protocol):
@@ -39,6 +46,28 @@ class Renderer(Protocol):
     def render(self, conversation: Conversation) -> list[list[Piece]] | str:
         """Return the pieces of each row of a conversation, or the reason why it cannot be rendered."""
         ...
+
+
+def rows_of(conversation: Conversation, options: RenderOptions) -> list[tuple[Message, ...]]:
+    """Return the messages of each row: of the whole conversation, or of one answer without what came before it.
+
+    The system prompt of the options opens a row whose conversation has none.
+    """
+    messages = conversation.messages
+    opening = tuple(one for one in messages[:1] if one.role in SYSTEM)
+    messages = messages[len(opening) :]
+    if not opening and options.system:
+        opening = (Message(role="system", content=options.system),)
+    if options.multi_turn == "history":
+        return [opening + messages]
+    rows = []
+    start = 0
+    for number, message in enumerate(messages):
+        if message.role == "assistant":
+            if message.train:
+                rows.append(opening + messages[start : number + 1])
+            start = number + 1
+    return rows
 
 
 class TemplateRenderer:
@@ -60,9 +89,18 @@ class TemplateRenderer:
         self.options = options
         self.bos_id = bos_id
         self.system = template.system if options.system is None else options.system
-        self.opening = _compile(template.opening, specials)
-        self.prompt = _compile(template.prompt, specials)
-        self.later = _compile(template.separator + template.prompt, specials)
+        self.opens_apart = bool(template.opens)
+        self.opening, self.prompt, self.separator, self.opens, self.system_alone, self.query_alone = (
+            _compile(text, specials)
+            for text in (
+                template.opening,
+                template.prompt,
+                template.separator,
+                template.opens,
+                template.opening.removesuffix(template.prompt),
+                template.prompt.removesuffix(template.opens),
+            )
+        )
         self.end: list[str | SpecialToken]
         if template.end is None:
             assert eos_id is not None, "the caller refuses a tokenizer without EOS"
@@ -72,59 +110,83 @@ class TemplateRenderer:
 
     def render(self, conversation: Conversation) -> list[list[Piece]] | str:
         """Return the pieces of each row, or the reason why the template does not fit."""
-        found = in_turns(conversation)
-        if isinstance(found, str):
-            return found
-        own, turns = found
+        if reason := _no_place(conversation, self.opens_apart):
+            return reason
+        messages, system = conversation.messages, self.system
+        if messages and messages[0].role in SYSTEM:
+            system, messages = messages[0].content or "", messages[1:]
         rows = []
         builder = PieceBuilder()
-        system = self.system if own is None else own
-        for number, (query, answer) in enumerate(turns):
-            if self.options.multi_turn == "split":
-                if not answer.train:
+        split = self.options.multi_turn == "split"
+        for number, (queries, answer) in enumerate(_turns(messages)):
+            if split:
+                if answer is None or not answer.train:
                     continue
                 if builder.pieces:
                     rows.append(builder.finish())
                     builder = PieceBuilder()
             builder.start()
-            self._source(builder, number, system, query.content or "")
+            self._source(builder, number, system, queries, answered=answer is not None)
             builder.start()
-            role = self.options.answer_role(answer)
-            builder.text(answer.content or "", role)
-            builder.start()
-            for part in self.end:
-                _append(builder, part, END if answer.train else PROMPT)
+            if answer is not None:
+                builder.text(answer.content or "", self.options.answer_role(answer))
+                builder.start()
+                for part in self.end:
+                    _append(builder, part, END if answer.train else PROMPT)
         return [*rows, builder.finish()]
 
-    def _source(self, builder: PieceBuilder, number: int, system: str, query: str) -> None:
-        parts = self.later if number else self.opening if system else self.prompt
+    def _source(self, builder: PieceBuilder, number: int, system: str, queries: list[str], *, answered: bool) -> None:
+        parts: list[str | SpecialToken] = []
+        texts = {"system": system}
+        if number:
+            parts += _filled(self.separator, texts)
+        if self.opens_apart:
+            parts += _filled(self.system_alone if system and not number else [], texts)
+            for query in queries:
+                parts += _filled(self.query_alone, {"query": query})
+            parts += _filled(self.opens if answered else [], texts)
+        else:
+            parts += _filled(self.prompt if number or not system else self.opening, {**texts, "query": queries[0]})
         if not number and self.bos_id is not None:
-            opens = isinstance(parts[0], SpecialToken) and parts[0].token_id == self.bos_id
+            opens = parts and isinstance(parts[0], SpecialToken) and parts[0].token_id == self.bos_id
             if not opens:
                 builder.known(self.bos_id, PROMPT)
         for part in parts:
-            if isinstance(part, _Field):
-                builder.text(system if part.name == "system" else query, PROMPT)
-            else:
-                _append(builder, part, PROMPT)
+            _append(builder, part, PROMPT)
 
 
-Turn = tuple[Message, Message]  # question, answer
-
-
-def in_turns(conversation: Conversation) -> tuple[str | None, list[Turn]] | str:
-    """Return the system prompt (None: there is none) and the questions with their answers, or why there are none."""
+def _no_place(conversation: Conversation, opens_apart: bool) -> str | None:
+    """Return what of a conversation our templates have no place for."""
+    if conversation.tools:
+        return f"the template has no place for 'tools'; {ADVICE}"
     messages = conversation.messages
-    system = None
-    if messages and messages[0].role == "system":
-        system, messages = messages[0].content, messages[1:]
+    start = 1 if messages and messages[0].role in SYSTEM else 0
     for number, message in enumerate(messages):
-        expected = "assistant" if number % 2 else "user"
-        if message.role != expected:
-            return f"role {message.role!r} where {expected!r} is expected: user and assistant take turns"
-    if len(messages) < 2 or len(messages) % 2:
-        return f"{len(messages)} messages beside the system prompt; each question needs an answer"
-    return system, list(zip(messages[::2], messages[1::2], strict=True))
+        for key in NO_PLACE:
+            if message.fields.get(key):
+                return f"messages[{number}]: the template has no place for {key!r}; {ADVICE}"
+        if number >= start and message.role not in ("user", "assistant"):
+            where = "there; a system prompt opens the conversation" if message.role in SYSTEM else f"; {ADVICE}"
+            return f"messages[{number}]: the template has no place for the role {message.role!r}{where}"
+        if number >= start and not opens_apart and message.role != ("user", "assistant")[(number - start) % 2]:
+            return (
+                f"messages[{number}]: the template has no place for the role {message.role!r} there: user and assistant "
+                f"take turns; {ADVICE}"
+            )
+    return None if len(messages) > start else "the conversation has no message beside the system prompt"
+
+
+def _turns(messages: tuple[Message, ...]) -> list[tuple[list[str], Message | None]]:
+    """Return the questions before each answer, and the answer; the last is None if questions end the conversation."""
+    turns: list[tuple[list[str], Message | None]] = []
+    queries: list[str] = []
+    for message in messages:
+        if message.role == "assistant":
+            turns.append((queries, message))
+            queries = []
+        else:
+            queries.append(message.content or "")
+    return [*turns, (queries, None)] if queries else turns
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -140,6 +202,11 @@ def _compile(text: str, specials: Specials) -> list[str | SpecialToken | _Field]
         if name is not None:
             parts.append(_Field(name))
     return parts
+
+
+def _filled(parts: list[str | SpecialToken | _Field], texts: dict[str, str]) -> list[str | SpecialToken]:
+    """Return the parts with the texts in their fields; a text is cut nowhere."""
+    return [texts[part.name] if isinstance(part, _Field) else part for part in parts]
 
 
 def _append(builder: PieceBuilder, part: str | SpecialToken, role: int) -> None:

@@ -1,6 +1,7 @@
 """What `meap preprocess sft` can be asked to do."""
 
 import dataclasses
+import datetime
 
 from meap_megatron.corpus.settings import RunConfig
 from meap_megatron.corpus.sft.records import ALPACA_PROMPTS, FORMATS
@@ -9,6 +10,7 @@ from meap_megatron.errors import UserError
 
 MULTI_TURN = ("history", "split")
 OVER_LONG = ("truncate", "drop")
+ANSWER_ENDS = ("template", "eos")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,7 +18,9 @@ class SftConfig(RunConfig):
     """What `meap preprocess sft` is asked to do.
 
     Attributes:
-        template: name of a template, or "tokenizer" for the tokenizer's own.
+        template: name of a template, "tokenizer" for the tokenizer's own, None for one that the tokenizer is made for.
+        answer_end: "template", or "eos" to end answers with EOS whatever the template, as in the official code.
+        date: what a chat template writes that asks for the date; None for today, or the date of the run to resume.
         format: "alpaca", "sharegpt" or "messages"; None to tell it by the keys of each row.
         alpaca_prompt: "plain" or "stanford"; None for "stanford" with the template `alpaca`, else "plain".
         system: system prompt of conversations without one; None for the template's, "" for none.
@@ -26,7 +30,9 @@ class SftConfig(RunConfig):
         min_answer_words: answers of at most so many words are never masked; None for no such rule.
     """
 
-    template: str = "llama3"
+    template: str | None = None
+    answer_end: str = "template"
+    date: datetime.date | None = None
     format: str | None = None
     alpaca_prompt: str | None = None
     system: str | None = None
@@ -38,7 +44,8 @@ class SftConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, value, known in (
-            ("--template", self.template, (*TEMPLATES, TOKENIZER)),
+            ("--template", self.template, (None, *TEMPLATES, TOKENIZER)),
+            ("--answer-end", self.answer_end, ANSWER_ENDS),
             ("--format", self.format, (None, *FORMATS)),
             ("--alpaca-prompt", self.alpaca_prompt, (None, *ALPACA_PROMPTS)),
             ("--multi-turn", self.multi_turn, MULTI_TURN),

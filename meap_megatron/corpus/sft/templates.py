@@ -32,6 +32,7 @@ class Template:
         separator: stands before the source of every later turn.
         system: system prompt of conversations that have none; "" for none.
         end: token that closes an answer; None for the tokenizer's EOS.
+        opens: the end of `prompt` that opens an answer, where messages stand alone; "" where a prompt holds a question.
         markers: tokens that a tokenizer made for this template has.
     """
 
@@ -40,12 +41,15 @@ class Template:
     separator: str
     system: str
     end: str | None = None
+    opens: str = ""
     markers: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over the strings."""
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
+        strings = dataclasses.asdict(self)
+        del strings["opens"]  # a part of `prompt`
+        return hashlib.sha256(json.dumps(strings, sort_keys=True).encode()).hexdigest()
 
     @property
     def text(self) -> str:
@@ -53,10 +57,10 @@ class Template:
         return self.opening + self.separator + (self.end or "")
 
 
-LLAMA3 = (
-    "<|start_header_id|>user<|end_header_id|>\n\n{query}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
-)
-CHATML = "<|im_start|>user\n{query}<|im_end|>\n<|im_start|>assistant\n"
+LLAMA3_OPENS = "<|start_header_id|>assistant<|end_header_id|>\n\n"
+LLAMA3 = "<|start_header_id|>user<|end_header_id|>\n\n{query}<|eot_id|>" + LLAMA3_OPENS
+CHATML_OPENS = "<|im_start|>assistant\n"
+CHATML = "<|im_start|>user\n{query}<|im_end|>\n" + CHATML_OPENS
 VICUNA = "USER: {query} ASSISTANT:"
 ALPACA = "### Instruction:\n{query}\n\n### Response:"
 
@@ -66,6 +70,7 @@ TEMPLATES: dict[str, Template] = {
         prompt=LLAMA3,
         separator="<|eot_id|>",
         system="You are a helpful, excellent and smart assistant.",
+        opens=LLAMA3_OPENS,
         markers=("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
     ),
     "vicuna": Template(
@@ -82,6 +87,7 @@ TEMPLATES: dict[str, Template] = {
         separator="\n",
         system="You are a helpful assistant.",
         end="<|im_end|>",
+        opens=CHATML_OPENS,
         markers=("<|im_start|>", "<|im_end|>"),
     ),
     "mistral": Template(
@@ -97,6 +103,9 @@ TEMPLATES: dict[str, Template] = {
         system=STANFORD_TASK + STANFORD_ORDER,
     ),
 }
+# An instruct tokenizer's answers end as its other messages do; the official code ends them with EOS and begins a later
+# turn with <|eot_id|>.
+LLAMA3_INSTRUCT = dataclasses.replace(TEMPLATES["llama3"], separator="", end="<|eot_id|>")
 # Later Mistral tokenizers have these marks as tokens, without spaces around them, and then one for the system prompt.
 MISTRAL_TOKENS = Template(
     opening="[INST]{system}\n\n{query}[/INST]", prompt="[INST]{query}[/INST]", separator="", system=""
@@ -106,8 +115,35 @@ MISTRAL_SYSTEM = dataclasses.replace(
 )
 
 
-def template_for(name: str, tokens: Container[str]) -> Template:
-    """Return the template of a name as a tokenizer with these special tokens writes it."""
+def template_for(name: str, tokens: Container[str], *, instruct: bool = False) -> Template:
+    """Return the template of a name as a tokenizer writes it.
+
+    Args:
+        name: one of `TEMPLATES`.
+        tokens: the tokenizer's special tokens.
+        instruct: the tokenizer is a chat model's that ends messages with Llama-3's <|eot_id|>.
+    """
+    if name == "llama3" and instruct:
+        return LLAMA3_INSTRUCT
     if name == "mistral" and "[INST]" in tokens:
         return MISTRAL_SYSTEM if "[SYSTEM_PROMPT]" in tokens else MISTRAL_TOKENS
     return TEMPLATES[name]
+
+
+DEFAULTS = {
+    TOKENIZER: "the tokenizer has a chat template",
+    "llama3": "the tokenizer has its tokens",
+    "chatml": "the tokenizer has its tokens",
+    "alpaca": "the tokenizer has no chat template, and neither Llama-3's tokens nor ChatML's",
+}
+"""The templates that are used if none is named -> why."""
+
+
+def default_template(tokens: Container[str], *, has_chat_template: bool) -> str:
+    """Return the template that is taken if none is named: the tokenizer's own, else one whose tokens it has."""
+    if has_chat_template:
+        return TOKENIZER
+    for name in ("llama3", "chatml"):
+        if all(marker in tokens for marker in TEMPLATES[name].markers):
+            return name
+    return "alpaca"

@@ -61,10 +61,11 @@ def test_answers_and_what_closes_them_are_found(tmp_path: Path) -> None:
             "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi?<|im_end|>\n<|im_start|>assistant\n",
         ),
         (1, "Hello."),
-        (2, "<|im_end|>\n"),
-        (0, "<|im_start|>user\nMore?<|im_end|>\n<|im_start|>assistant\n"),
+        (2, "<|im_end|>"),
+        (0, "\n<|im_start|>user\nMore?<|im_end|>\n<|im_start|>assistant\n"),
         (1, "No."),
-        (2, "<|im_end|>\n"),
+        (2, "<|im_end|>"),
+        (0, "\n"),
     ]
 
 
@@ -120,15 +121,19 @@ def test_a_thought_that_the_template_opens_is_not_trained(tmp_path: Path) -> Non
     assert by_role(tmp_path, row)[1] == (1, "a")
 
 
-def test_a_template_that_is_not_monotone_is_refused_with_the_place(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"in\.jsonl:1: the chat template is not monotone.*--multi-turn split"):
-        make(tmp_path, THINKING, [messages("q", "a", "r", "b")])
-    assert len(make(tmp_path, THINKING, [messages("q", "a", "r", "b")], multi_turn="split")) == 2
+def test_a_template_that_renders_the_last_answer_otherwise_takes_several_turns(tmp_path: Path) -> None:
+    row = make(tmp_path, THINKING, [messages("q", "a", "r", "b")])[0]
+    assert [(role, text) for role, text in by_role(tmp_path, row) if role] == [
+        (1, "a"),
+        (2, "<|im_end|>"),
+        (1, "b"),
+        (2, "<|im_end|>"),
+    ]
 
 
-def test_a_template_that_changes_an_answer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="changes the text of answer 1"):
-        make(tmp_path, CHATML.replace("trim", "upper"), [messages("q", "a")])
+def test_a_template_that_changes_an_answer_is_trained_on_what_it_writes(tmp_path: Path) -> None:
+    row = make(tmp_path, CHATML.replace("trim", "upper"), [messages("q", "abc")])[0]
+    assert by_role(tmp_path, row)[1] == (1, "ABC")
 
 
 def test_what_a_template_refuses_is_a_bad_row(tmp_path: Path) -> None:
@@ -163,4 +168,4 @@ def test_an_answer_with_train_false_and_its_end_are_context(tmp_path: Path) -> N
     data = messages("q", "a", "r", "b c")
     data["messages"][1]["train"] = False
     row = make(tmp_path, CHATML, [data], min_answer_words=2)[0]
-    assert [role for role, _ in by_role(tmp_path, row)] == [0, 3, 2]
+    assert [role for role, _ in by_role(tmp_path, row)] == [0, 3, 2, 0]

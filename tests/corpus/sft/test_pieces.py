@@ -41,7 +41,7 @@ TOKENIZERS = {
 def test_the_ids_of_the_pieces_are_those_of_the_whole(name: str, text: str, lstrip: bool, rstrip: bool) -> None:
     tokenizer = TOKENIZERS[name]()
     tokenizer.add_special_tokens([AddedToken("<|a|>", lstrip=lstrip), AddedToken("<|b|>", rstrip=rstrip)])
-    definition, specials = template_specials(tokenizer.to_str(), text)
+    definition, specials = template_specials(tokenizer.to_str())
     builder = PieceBuilder()
     for part in specials.split(text):
         if isinstance(part, str):
@@ -73,7 +73,7 @@ def test_neighbouring_texts_are_one_run_with_the_roles_of_its_characters() -> No
 def test_the_longest_special_token_is_taken() -> None:
     tokenizer = bpe(pre_tokenizers.ByteLevel(add_prefix_space=False))
     tokenizer.add_special_tokens(["<a", "<a>"])
-    _, specials = template_specials(tokenizer.to_str(), "")
+    _, specials = template_specials(tokenizer.to_str())
     assert [part if isinstance(part, str) else part.text for part in specials.split("x<a><ay")] == [
         "x",
         "<a>",

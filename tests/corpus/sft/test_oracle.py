@@ -1,0 +1,170 @@
+"""Rows by a tokenizer's chat template are those of `apply_chat_template`: many templates, many shapes of conversation.
+
+The ids are those of transformers, and what is trained is what the template's reference marks as generated.
+"""
+
+import datetime
+import functools
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meap_megatron.corpus.sft.conversation import Conversation, Message
+from meap_megatron.corpus.sft.encode import PieceEncoder
+from meap_megatron.corpus.sft.render import RenderOptions
+from meap_megatron.corpus.sft.roles import PROMPT
+from meap_megatron.corpus.sft.setup import RendererSpec, fit_template
+from meap_megatron.corpus.tokenizer import load_tokenizer, save_tokenizer
+from tests.corpus.sft.chat_shapes import SHAPES
+from tests.corpus.sft.chat_templates import STYLES, Style
+
+APART = {
+    # A user's special tokens are plain text here, and tokens there.
+    ("qwen3 with special thoughts", "a user who speaks of thoughts"),
+    # The reference has no block for some of the calls that the template leaves out.
+    ("chatml left open", "calls one after the other"),
+    ("eos at the end only", "calls one after the other"),
+}
+REFUSED = "the chat template refuses the conversation: "
+
+
+@functools.cache
+def base() -> str:
+    """A byte-level BPE without added tokens, as tokenizer.json."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator([Path(json.__file__).read_text(), json.dumps(SHAPES)], trainer)
+    return tokenizer.to_str()
+
+
+class Chat:
+    """A template of a tokenizer in our hands and in those of transformers."""
+
+    def __init__(self, folder: Path, style: Style, source: str) -> None:
+        from tokenizers import AddedToken, Tokenizer
+        from transformers import AutoTokenizer
+
+        folder.mkdir()
+        tokenizer = Tokenizer.from_str(base())
+        tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in style.special])
+        tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in style.ordinary])
+        tokenizer.save(str(folder / "tokenizer.json"))
+        names = {"bos_token": style.bos, "eos_token": style.eos, "chat_template": source}
+        (folder / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in names.items() if v is not None}))
+        self.oracle = AutoTokenizer.from_pretrained(str(folder))
+        extended = load_tokenizer(folder)
+        save_tokenizer(extended, folder / "extended")
+        self.fitted = fit_template("tokenizer", extended, source=str(folder), date=datetime.date.today())
+        self.spec = RendererSpec(
+            tokenizer=str(folder / "extended"),
+            template=self.fitted.template,
+            anatomy=self.fitted.anatomy,
+            marks=self.fitted.marks,
+            bos_id=None,
+            eos_id=None,
+            options=RenderOptions(),
+        )
+        self.renderer = self.spec.load()
+        self.encoder = PieceEncoder("tokenizers", self.spec.definition())
+
+    def row(self, shape: dict[str, Any], train: tuple[bool, ...] = ()) -> tuple[list[int], list[int]] | str:
+        """Ids and roles, or why there are none."""
+        flags = iter(train)
+        messages = [
+            Message(
+                role=one["role"],
+                content=one["content"],
+                train=next(flags, True) if one["role"] == "assistant" else True,
+                fields={key: value for key, value in one.items() if key not in ("role", "content")},
+            )
+            for one in shape["messages"]
+        ]
+        conversation = Conversation(
+            messages=tuple(messages),
+            tools=tuple(shape["tools"]) if "tools" in shape else None,
+            template_kwargs={key: value for key, value in shape.items() if key not in ("messages", "tools")},
+        )
+        found = self.renderer.render(conversation)
+        if isinstance(found, str):
+            return found
+        ((ids, roles),), _ = self.encoder.encode(found)
+        return ids.tolist(), roles.tolist()
+
+    def reference(self, shape: dict[str, Any]) -> tuple[list[int], list[int]] | str:
+        """Ids and the mask of what is generated, or what the template says."""
+        further = {key: value for key, value in shape.items() if key != "messages"}
+        try:
+            found = self.oracle.apply_chat_template(
+                shape["messages"], return_dict=True, return_assistant_tokens_mask=True, **further
+            )
+        except Exception as error:
+            return str(error)
+        return found["input_ids"], found["assistant_masks"]
+
+    def without_calls(self, shape: dict[str, Any], mask: list[int]) -> list[int]:
+        """The mask without the answers whose calls the template does not write: they are not what was said."""
+        if "tool_calls" in self.spec.template.text:  # type: ignore[union-attr]
+            return mask
+        answers = [one for one in shape["messages"] if one["role"] == "assistant"]
+        runs = [(kept, len(list(group))) for kept, group in itertools.groupby(mask)]
+        if sum(kept for kept, _ in runs) != len(answers):
+            return mask
+        lost = iter(["tool_calls" in one for one in answers])
+        return [kept and not drop for kept, n in runs for drop in [next(lost) if kept else False] for _ in range(n)]
+
+
+@pytest.fixture(scope="module")
+def chats(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    @functools.cache
+    def chat(name: str, reference: bool) -> Chat:
+        style = STYLES[name]
+        folder = tmp_path_factory.mktemp("chat") / "tok"
+        return Chat(folder, style, style.reference if reference else style.source)
+
+    return chat
+
+
+@pytest.mark.parametrize("blocks", [False, True], ids=["found", "generation blocks"])
+@pytest.mark.parametrize("name", STYLES)
+def test_ids_are_those_of_transformers_and_what_is_generated_is_trained(chats: Any, name: str, blocks: bool) -> None:
+    ours, reference = chats(name, blocks), chats(name, True)
+    wrong = {}
+    rendered = 0
+    for shape_name, shape in SHAPES.items():
+        expected, found = reference.reference(shape), ours.row(shape)
+        if (name, shape_name) in APART:
+            continue
+        if isinstance(expected, str):
+            right = found == REFUSED + expected
+        else:
+            rendered += 1
+            ids, mask = expected
+            mask = mask if blocks else ours.without_calls(shape, mask)
+            right = not isinstance(found, str) and found[0] == ids
+            right = right and [int(role != PROMPT) for role in found[1]] == mask
+        if not right:
+            wrong[shape_name] = (expected, found)
+    assert not wrong, show(wrong, ours)
+    assert rendered >= 12
+
+
+def show(wrong: dict[str, Any], chat: Chat) -> str:
+    lines = [f"{len(wrong)} shapes differ"]
+    for name, (expected, found) in wrong.items():
+        lines.append(f"-- {name}")
+        for what in (expected, found):
+            if isinstance(what, str):
+                lines.append(what)
+            else:
+                words = chat.oracle.convert_ids_to_tokens(what[0])
+                lines.append(" ".join(f"[{w}]" if role else w for w, role in zip(words, what[1], strict=True)))
+    return "\n".join(lines)
