@@ -167,10 +167,6 @@ def check(args: Any) -> None:
             "--dataloader-inter-document-masking with context parallel has not been run on any GPU yet and is refused; "
             "set context_parallel_size=1 or leave inter-document masking out"
         )
-    if args.cross_entropy_loss_fusion and not args.bf16:
-        raise UserError(
-            "cross_entropy_loss_fusion makes a bfloat16 gradient whatever the logits are; leave it out, or give bf16=true"
-        )
     if args.context_parallel_size > 1 and args.transformer_impl == "local" and not args.fake_process_group:
         raise UserError(
             f"context_parallel_size={args.context_parallel_size} needs Transformer Engine and GPUs; set "

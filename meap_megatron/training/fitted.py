@@ -25,6 +25,8 @@ SLOW_BF16 = (
     "keeps bfloat16"
 )
 
+ONE_PRECISION = "; without use_distributed_optimizer, its checkpoints continue in float32 only"
+
 
 def against_fused_loss(given: Mapping[str, Any], device: str | None) -> str | None:
     """Return why a run cannot use Megatron's fused cross-entropy, or None."""
@@ -50,7 +52,7 @@ def fitted(recipe: Recipe, device: str | None) -> tuple[Recipe, list[str]]:
     notes = []
     if device == "cpu" and given.get("bf16") and not given.get("fp8_format") and not asked_for(recipe, *PRECISION):
         dropped += PRECISION
-        notes.append(SLOW_BF16)
+        notes.append(SLOW_BF16 + ("" if given.get("use_distributed_optimizer") else ONE_PRECISION))
     name = FUSED_LOSS[0]
     reason = against_fused_loss(given, device) if given.get(name) else None
     if reason:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from meap_megatron.errors import UserError
+from meap_megatron.training.fitted import against_fused_loss
 
 ENGINE = "transformer_engine"
 """The package of NVIDIA's Transformer Engine."""
@@ -284,12 +285,8 @@ def flags_for(device: str, given: list[str]) -> list[str]:
 
 
 def without_fused_loss(argv: list[str], *, device: str) -> list[str]:
-    """Return the command line without the fused cross-entropy of a recipe where it cannot be used.
-
-    Its gradient is bfloat16 whatever the logits are, which autograd refuses in float32; its sums have no fixed order, so
-    that deterministic mode refuses it; and on a CPU a kernel of ours takes its place.
-    """
-    half = any(flag in argv for flag in ("--bf16", "--fp16"))
-    if half and device != "cpu" and "--deterministic-mode" not in argv:
+    """Return the command line without the fused cross-entropy where it cannot be used (`fitted.against_fused_loss`)."""
+    given = {"bf16": "--bf16" in argv, "deterministic_mode": "--deterministic-mode" in argv}
+    if against_fused_loss(given, device) is None:
         return argv
     return [word for word in argv if word != "--cross-entropy-loss-fusion"]

@@ -203,3 +203,23 @@ def test_a_signal_and_an_asynchronous_save_leave_a_manifest_too(folder: Path, tm
     assert found.state == "good"
     listed = json.loads(meap("checkpoint", "list", run, "--json").stdout)
     assert listed["would_load"] == int(checkpoint.name.removeprefix("iter_"))
+
+
+def test_a_recipe_in_bfloat16_runs_in_float32_on_a_cpu_and_its_checkpoints_continue_in_either(
+    folder: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"extends: {RECIPES / 'tiny_cpu_meap.yaml'}\nprecision: bf16\nuse_distributed_optimizer: true\n")
+    words = [*settings(folder, tmp_path / "run"), "train_iters=6", "save_interval=2", "device=cpu"]
+    said = [
+        meap("train", recipe, *words, "exit_interval=2"),
+        meap("train", recipe, *words, "exit_interval=4", "precision=bf16"),
+        meap("train", recipe, *words),
+    ]
+    assert ["this run is float32" in done.stdout for done in said] == [True, False, True]
+    alone = [*settings(folder, tmp_path / "alone"), "train_iters=6", "save_interval=6", "device=cpu"]
+    meap("train", recipe, *alone)
+    for field in ("lm_loss", "grad_norm"):
+        got, wanted = losses(tmp_path / "run", field), losses(tmp_path / "alone", field)
+        assert {step: got[step] for step in (1, 2)} == {step: wanted[step] for step in (1, 2)}
+        assert got != wanted and got == pytest.approx(wanted, rel=2e-2), field

@@ -82,7 +82,9 @@ def main(engine: str, argv: list[str]) -> None:
         print(json.dumps({"refused": str(error)}))
         return
     model = container.model.transformer
-    print(json.dumps({name: getattr(model, name, getattr(args, name, None)) for name in SHOWN}))
+    shown = {name: getattr(model, name, getattr(args, name, None)) for name in SHOWN}
+    layers = container.model.transformer_layer_spec
+    print(json.dumps(shown | {"layers": getattr(layers, "__module__", None)}))
 
 
 if __name__ == "__main__":

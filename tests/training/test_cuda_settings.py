@@ -47,7 +47,30 @@ def test_without_transformer_engine_no_fused_kernel_of_it_is_asked_for() -> None
         "cross_entropy_loss_fusion": True,
         "create_attention_mask_in_dataloader": False,
         "local_rank": 0,
+        "layers": "meap_megatron.training.torch_layers",
     }
+
+
+@pytest.mark.parametrize(
+    ("flags", "what"),
+    [
+        (
+            ["--bf16", "--fp8-format=hybrid", "--fp8-recipe=tensorwise"],
+            r"FP8 (tensorwise) needs a GPU and Transformer Engine",
+        ),
+        (["--bf16", "--context-parallel-size=2"], "context_parallel_size=2 needs Transformer Engine"),
+    ],
+)
+def test_without_transformer_engine_what_only_it_can_do_is_refused_in_one_sentence(
+    flags: list[str], what: str
+) -> None:
+    assert what in configuration("absent", *flags, WORLD_SIZE="2", RANK="0")["refused"]
+
+
+def test_without_transformer_engine_packed_rows_and_sequence_parallel_are_taken() -> None:
+    flags = "--bf16 --dataloader-inter-document-masking --tensor-model-parallel-size=2 --sequence-parallel".split()
+    built = configuration("absent", *flags, WORLD_SIZE="2", RANK="0")
+    assert built["layers"] == "meap_megatron.training.torch_layers"
 
 
 def test_with_transformer_engine_its_kernels_are_used() -> None:
@@ -55,6 +78,7 @@ def test_with_transformer_engine_its_kernels_are_used() -> None:
     assert built["transformer_impl"] == "transformer_engine"
     assert built["apply_rope_fusion"] and built["persist_layer_norm"] and built["masked_softmax_fusion"]
     assert not built["create_attention_mask_in_dataloader"]
+    assert built["layers"] != "meap_megatron.training.torch_layers"
 
 
 def test_an_engine_that_cannot_be_loaded_is_refused_in_its_own_words() -> None:
@@ -78,7 +102,7 @@ def test_an_engine_that_cannot_be_loaded_is_hidden_from_megatrons_own_layers(mon
     ("device", "flags", "kept"),
     [
         ("cuda", ["--bf16"], True),
-        ("cuda", ["--fp16"], True),
+        ("cuda", ["--fp16"], False),
         ("cuda", [], False),
         ("cuda", ["--bf16", "--deterministic-mode"], False),
         ("cpu", ["--bf16"], False),

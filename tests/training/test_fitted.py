@@ -8,6 +8,7 @@ import pytest
 from meap_megatron.errors import UserError
 from meap_megatron.training.fitted import fitted
 from meap_megatron.training.recipe import load
+from tests.support.runs import RECIPES
 
 RECIPE = """\
 precision: bf16
@@ -60,6 +61,9 @@ def test_fused_cross_entropy_is_left_out_where_it_is_wrong(
 def test_on_a_cpu_a_recipe_in_bfloat16_runs_in_float32_unless_the_command_line_says_bfloat16(tmp_path: Path) -> None:
     settings, notes = of(tmp_path, "cpu")
     assert settings == {"manual_gc": True} and len(notes) == 1 and "this run is float32" in notes[0]
+    assert "continue in float32 only" in notes[0]
+    _, notes = of(tmp_path, "cpu", "use_distributed_optimizer=true")
+    assert "continue in float32 only" not in notes[0]
     for word in ("precision=bf16", "bf16=true"):
         settings, notes = of(tmp_path, "cpu", word)
         assert settings == {"bf16": True, "manual_gc": True} and notes == []
@@ -71,12 +75,12 @@ def test_eight_bits_on_a_cpu_are_not_turned_into_float32(tmp_path: Path) -> None
 
 
 def test_a_dry_run_shows_what_a_gpu_gets_and_a_cpu_where_the_recipe_names_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from meap_megatron.cli.main import main
 
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    recipe = str(RECIPES / "pretrain" / "llama_0.1b_meap.yaml")
     for word, there in (("device=auto", True), ("device=cpu", False)):
-        assert main(["train", str(tmp_path / "recipe.yaml"), word, "--dry-run"]) == 0
+        assert main(["train", recipe, word, "--dry-run"]) == 0
         words = shlex.split(capsys.readouterr().out)
         assert ("--bf16" in words) is there and ("--cross-entropy-loss-fusion" in words) is there
