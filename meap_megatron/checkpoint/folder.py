@@ -62,18 +62,22 @@ def iterations(folder: Path) -> list[int]:
     return sorted(n for n in found if iteration_folder(folder, n).is_dir())
 
 
+def file_names(checkpoint: Path) -> list[str]:
+    """Return the path of every file below a checkpoint folder, inside it, sorted; no file is asked for its size."""
+    found = [Path(folder, name) for folder, _, names in os.walk(checkpoint) for name in names]
+    return sorted(path.relative_to(checkpoint).as_posix() for path in found)
+
+
 def file_sizes(checkpoint: Path) -> dict[str, int]:
     """Return the size in bytes of every file below a checkpoint folder, by its path inside it.
 
     A folder that another process is renaming at this moment counts as one without files.
     """
     sizes = {}
-    for folder, _, names in os.walk(checkpoint):
-        for name in names:
-            path = Path(folder) / name
-            with contextlib.suppress(FileNotFoundError):
-                sizes[path.relative_to(checkpoint).as_posix()] = path.stat().st_size
-    return dict(sorted(sizes.items()))
+    for name in file_names(checkpoint):
+        with contextlib.suppress(FileNotFoundError):
+            sizes[name] = (checkpoint / name).stat().st_size
+    return sizes
 
 
 def set_aside(checkpoint: Path, reason: str) -> Path:

@@ -36,6 +36,15 @@ def find(folder: Path, name: str) -> Path | None:
     return None
 
 
+def whole(value: Any) -> Any:
+    """Return a value of JSON with U+FFFD for each half of a surrogate pair, which no tokenizer and no file takes."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {whole(key): whole(inner) for key, inner in value.items()}
+    return [whole(inner) for inner in value] if isinstance(value, list) else value
+
+
 @lru_cache(maxsize=4)
 def read_records(path: Path, fields: tuple[str, ...]) -> tuple[dict[str, Any], ...]:
     """Return the records of a JSON-lines file (`.gz` or not) or of a JSON file that holds a list.
@@ -57,7 +66,7 @@ def read_records(path: Path, fields: tuple[str, ...]) -> tuple[dict[str, Any], .
                     raise UserError(
                         f"{path}:{len(records) + 1}: a record needs {', '.join(fields)}; get the published file again"
                     )
-                records.append(record)
+                records.append(whole(record))
     except (ValueError, OSError, EOFError) as error:
         if isinstance(error, UserError):
             raise

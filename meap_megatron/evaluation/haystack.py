@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from meap_megatron.errors import UserError
+from meap_megatron.evaluation.files import whole
 from meap_megatron.evaluation.measure import Measure
 
 ENVIRONMENT = "MEAP_EVAL_ESSAYS"
@@ -49,7 +50,7 @@ def read_essays(path: Path) -> tuple[str, ...]:
             if not line.strip():
                 continue
             try:
-                texts.append(str(json.loads(line)["text"]))
+                texts.append(whole(str(json.loads(line)["text"])))
             except (ValueError, KeyError, TypeError):
                 raise UserError(f"{path}:{number}: not a JSON object with the key 'text'") from None
     else:

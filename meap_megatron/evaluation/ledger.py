@@ -6,6 +6,7 @@ line is one answer under the hash of its request.
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,7 +81,7 @@ class Ledger:
         if key not in self.answers:
             self.answers[key] = answer
             with disk_errors(self.path):
-                self._write(json.dumps({"key": key, "answer": answer}))
+                self._write(json.dumps({"key": key, "answer": _plain(answer)}, allow_nan=False))
 
     def close(self) -> None:
         """Flush to the disk and close."""
@@ -88,6 +89,13 @@ class Ledger:
             self.stream.flush()
             os.fsync(self.stream.fileno())
             self.stream.close()
+
+
+def _plain(answer: Any) -> Any:
+    """Return an answer as JSON can hold it: infinity as text, which `float` reads."""
+    if isinstance(answer, float) and not math.isfinite(answer):
+        return str(answer)
+    return [_plain(one) for one in answer] if isinstance(answer, (list, tuple)) else answer
 
 
 class Hook:
@@ -136,4 +144,4 @@ class RecordingLM(LM):
 
     def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
         """Return the log-likelihood of each text."""
-        return self._answer("loglikelihood_rolling", requests)
+        return [float(value) for value in self._answer("loglikelihood_rolling", requests)]

@@ -87,7 +87,9 @@ def evaluate_suite(request: Request, session: Session, name: str) -> dict[str, A
     if request.overwrite and answers.exists():
         with disk_errors(answers):
             os.replace(answers, path.with_suffix(".responses.jsonl"))
-    figures.draw(content, Path(request.out / f"{name}.png"))
+    picture = path.with_suffix(".png")
+    if figures.draw(content, picture) is None:
+        picture.unlink(missing_ok=True)  # of results that were replaced
     return content
 
 

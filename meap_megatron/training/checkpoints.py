@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from meap_megatron.checkpoint import manifest
-from meap_megatron.checkpoint.folder import file_sizes, iteration_folder, set_aside
+from meap_megatron.checkpoint.folder import file_names, iteration_folder, set_aside
 from meap_megatron.checkpoint.manifest import FileEntry, Manifest, ManifestError
 from meap_megatron.checkpoint.retention import prune
 from meap_megatron.errors import RunError
@@ -58,8 +58,12 @@ class Saving:
         import torch.distributed
 
         checkpoint = iteration_folder(self.folder, begun.iteration)
-        names = manifest.share_of_rank(file_sizes(checkpoint), rank=args.rank, world=args.world_size)
-        mine = manifest.file_entries(checkpoint, names)
+        # One rank lists the folder for all: hundreds that ask for a thousand files each are a load on a metadata server.
+        listed = [file_names(checkpoint) if args.rank == 0 else []]
+        torch.distributed.broadcast_object_list(listed, src=0)
+        mine = manifest.file_entries(
+            checkpoint, manifest.share_of_rank(listed[0], rank=args.rank, world=args.world_size)
+        )
         gathered: list[Any] | None = [None] * args.world_size if args.rank == 0 else None
         torch.distributed.gather_object(mine, gathered, dst=0)
         if gathered is not None:
@@ -92,7 +96,7 @@ def make_room(checkpoint: Path, begun: Manifest, *, overwrite: bool) -> None:
             if known is None or known.complete:
                 set_aside(checkpoint, "replaced")
             else:
-                for name in file_sizes(checkpoint):
+                for name in file_names(checkpoint):
                     if name != manifest.NAME:
                         (checkpoint / name).unlink()
     checkpoint.mkdir(parents=True, exist_ok=True)
@@ -111,7 +115,7 @@ def complete(checkpoint: Path, begun: Manifest, gathered: list[dict[str, FileEnt
         RunError: a file just written cannot be read back.
     """
     entries = {name: entry for share in gathered for name, entry in share.items()}
-    names = [name for name in file_sizes(checkpoint) if name != manifest.NAME]
+    names = [name for name in file_names(checkpoint) if name != manifest.NAME]
     # A rank may not have seen a file of another's yet, on a network file system.
     entries |= manifest.file_entries(checkpoint, [name for name in names if name not in entries])
     files: dict[str, FileEntry] = {}

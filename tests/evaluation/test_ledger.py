@@ -77,3 +77,21 @@ def test_answers_of_another_model_are_refused(tmp_path: Path) -> None:
     path.write_text(path.read_text() + '{"key": 1}\n')
     with pytest.raises(UserError, match=r"x.responses.jsonl:2: not an answer"):
         Ledger(path, identity=IDENTITY)
+
+
+def test_an_infinite_likelihood_is_valid_json_and_comes_back(tmp_path: Path) -> None:
+    import json
+
+    class Certain(Dying):
+        def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+            self.heard.append("asked")
+            return [(float("-inf"), False)] * len(requests)
+
+    path, asked = tmp_path / "x.jsonl", [Instance("loglikelihood", {}, ("a", "b"), 0, ("task", 0, 1))]
+    for model in (Certain(), again := Certain()):
+        ledger = Ledger(path, identity=IDENTITY)
+        assert RecordingLM(model, ledger).loglikelihood(asked) == [(float("-inf"), False)]
+        ledger.close()
+    assert again.heard == []
+    for line in path.read_text().split("\n")[:-1]:
+        json.loads(line, parse_constant=lambda name: pytest.fail(name))

@@ -148,3 +148,11 @@ def test_essays_may_be_json_lines(tmp_path: Path) -> None:
     read_essays.cache_clear()
     with pytest.raises(UserError, match="essays.jsonl:2: not a JSON object with the key 'text'"):
         read_essays(path)
+
+
+def test_essays_of_json_lines_are_cut_at_newlines_only_and_hold_no_half_characters(tmp_path: Path) -> None:
+    from meap_megatron.evaluation.haystack import read_essays
+
+    path = tmp_path / "essays.jsonl"
+    path.write_text('\ufeff{"text": "one\u2028two\x85three"}\n\n{"text": "half \\ud83d"}\n', encoding="utf-8")
+    assert read_essays(path) == ("one\u2028two\x85three", "half \ufffd")

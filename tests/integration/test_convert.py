@@ -151,8 +151,8 @@ def test_a_model_that_memory_does_not_hold_is_verified_by_its_first_layers(
 ) -> None:
     from meap_megatron.checkpoint.convert import verifying
 
-    source = write_byte_tokenizer(write_model(tmp_path / "hf", "qwen2"))
-    whole = 4 * 46_592 + 2 * 512 * 64  # parameters of the layers and of the tables
+    source = write_byte_tokenizer(write_model(tmp_path / "hf", "mistral"))
+    whole = 4 * 46_208 + 2 * 512 * 64  # parameters of the layers and of the tables
     monkeypatch.setattr(verifying, "free_memory", lambda: int(8 * 1.5 * whole * 0.8))
     assert convert("import", source, tmp_path / "mc", "--add-mask-token") == 0
     assert "(first 2 of 4 layers)" in capsys.readouterr().out
@@ -226,6 +226,53 @@ def test_fine_tuning_starts_at_the_loss_that_transformers_computes(tmp_path: Pat
         count += int(trained.sum())
     assert count > 100
     assert losses(tmp_path / "run")[1] == pytest.approx(float(total / count), abs=1e-4)
+
+
+def test_a_base_model_that_was_fine_tuned_stops_after_its_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = write_model(tmp_path / "hf", "llama2", vocab_size=1024, num_hidden_layers=2, eos_token_id=1)
+    write_chat_tokenizer(source)  # EOS is <|end_of_text|>, and there is no chat template
+    rows = ({"instruction": "Say it.", "input": "", "output": "All right, here it is."},) * 16
+    write_alpaca(tmp_path / "alpaca.json", rows)
+    words = ["--tokenizer", source, "--template", "chatml", "--output", tmp_path / "data"]
+    meap("preprocess", "sft", tmp_path / "alpaca.json", *words)
+    assert convert("import", source, tmp_path / "mc", "--add-mask-token", "--skip-verification") == 0
+    path = recipe(
+        tmp_path / "sft.yaml",
+        model="mc/model.yaml",
+        save=tmp_path / "run",
+        data=tmp_path / "data",
+        steps=40,
+        ratio=0.0,
+    )
+    meap("train", path, "lr=0.01", "min_lr=0.01", timeout=600)
+    assert convert("export", tmp_path / "run", tmp_path / "out") == 0
+    assert "warning" not in capsys.readouterr().err
+
+    model, tokenizer = (kind.from_pretrained(tmp_path / "out") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    asked = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Say it."}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    new = model.generate(**asked, max_new_tokens=60, do_sample=False)[0, asked["input_ids"].shape[1] :]
+    assert tokenizer.decode(new) == "All right, here it is.<|im_end|>"
+    assert model.generation_config.eos_token_id == [6, 1] and tokenizer.eos_token == "<|im_end|>"
+    # The evaluation takes the folder as it is, and asks through the template.
+    from meap_megatron.evaluation import bos, chat, identity
+
+    record = bos.read_policy(tmp_path / "out")
+    assert record and record["data_kind"] == "sft" and record["eos_token_id"] == 6
+    assert record["tokenizer_fingerprint"] == identity.tokenizer_identity(tmp_path / "out")["corpus_fingerprint"]
+    assert chat.decide(tmp_path / "out", tokenizer, requested=None).apply
+    # A moved import is said, because what it kept of the original is missing then.
+    (tmp_path / "mc").rename(tmp_path / "moved")
+    assert convert("export", tmp_path / "run", tmp_path / "again", "--skip-verification") == 0
+    assert f"started from {tmp_path / 'mc'}, which is not there" in capsys.readouterr().err
+    like = ["--like", tmp_path / "moved", "--skip-verification"]
+    assert convert("export", tmp_path / "run", tmp_path / "third", *like) == 0
+    assert (tmp_path / "third" / "config.json").read_text() == (tmp_path / "out" / "config.json").read_text()
 
 
 def test_recipes_extend_what_an_import_wrote(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Before a run starts: finished runs, damaged checkpoints, and folders that are not the run's own."""
 
 import os
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -186,3 +187,43 @@ def test_the_manifest_holds_files_that_no_rank_has_seen(tmp_path: Path) -> None:
     complete(checkpoint, begun(4), [seen, {}])
     known = manifest.read(checkpoint)
     assert known is not None and known.complete and set(known.files) == {".metadata", "__0_0.distcp", "metadata.json"}
+
+
+def test_one_rank_of_512_lists_the_files_of_a_save_and_none_asks_for_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch.distributed
+
+    from meap_megatron.training.checkpoints import Saving
+
+    world = 512
+    checkpoint = plain_checkpoint(tmp_path, 4)
+    for rank in range(world):
+        for part in range(2):
+            (checkpoint / f"__{rank}_{part}.distcp").write_bytes(b"%d" % rank)
+    known: list[list[str]] = []
+    gathered: list[object] = []
+    asked = {"listings": 0, "sizes": 0}
+
+    def broadcast(objects: list[list[str]], src: int) -> None:
+        known.append(objects[0]) if not known else objects.__setitem__(0, known[0])
+
+    def counting(name: str, real: object) -> object:
+        def call(*args: object, **kwargs: object) -> object:
+            asked[name] += 1
+            return real(*args, **kwargs)  # type: ignore[operator]
+
+        return call
+
+    monkeypatch.setattr(torch.distributed, "broadcast_object_list", broadcast)
+    monkeypatch.setattr(torch.distributed, "gather_object", lambda mine, to, dst: gathered.append(mine))
+    monkeypatch.setattr("meap_megatron.training.checkpoints.complete", lambda *_: None)
+    monkeypatch.setattr(os, "walk", counting("listings", os.walk))
+    monkeypatch.setattr(os, "stat", counting("sizes", os.stat))
+    saving = Saving()
+    saving.folder = tmp_path
+    for rank in range(world):
+        saving.end(Namespace(rank=rank, world_size=world, meap_keep_checkpoints=None), begun(4))
+    assert asked == {"listings": 1, "sizes": 0}
+    names = [name for share in gathered for name in share]  # type: ignore[attr-defined]
+    assert sorted(names) == sorted(path.name for path in checkpoint.iterdir())

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from meap_megatron.checkpoint.convert import tensors as ops
+from meap_megatron.checkpoint.convert.chat_files import Talk, generation_ends, talk_of, write_talk
 from meap_megatron.checkpoint.convert.families import FAMILIES, QKV, TOP, Entry, hf_shapes, layer_entries, top_entries
 from meap_megatron.checkpoint.convert.hf_config import config_from_spec, read_config
 from meap_megatron.checkpoint.convert.hf_files import INDEX, SINGLE, plan_shards, write_shard
@@ -19,6 +20,7 @@ from meap_megatron.checkpoint.convert.provenance import DataInfo, evaluation_rec
 from meap_megatron.checkpoint.convert.record import HF_FOLDER, ImportRecord, origin
 from meap_megatron.checkpoint.convert.spec import ModelSpec, differences
 from meap_megatron.checkpoint.convert.tokenizer_check import check_tokenizer
+from meap_megatron.corpus.tokenizer import load_tokenizer
 from meap_megatron.errors import UserError
 
 EVAL_RECORD = "meap_eval.json"
@@ -65,6 +67,7 @@ class ExportPlan:
         spec: the model as it will be; fewer rows at most.
         source: (folder, record) of the import that the run started from, or None.
         data: tokenizer and BOS policy.
+        talk: how the model is talked to, if it was fine-tuned.
     """
 
     settings: ExportSettings
@@ -73,6 +76,7 @@ class ExportPlan:
     spec: ModelSpec
     source: tuple[Path, ImportRecord] | None
     data: DataInfo
+    talk: Talk | None
 
     @property
     def inherited_fields(self) -> tuple[str, ...]:
@@ -116,7 +120,15 @@ def plan_export(settings: ExportSettings) -> ExportPlan:
         spec=stored.with_rows(_rows(settings, stored, source, data)),
         source=source,
         data=data,
+        talk=_talk(data),
     )
+
+
+def _talk(data: DataInfo) -> Talk | None:
+    """Return how a model that was trained on these data is talked to; None if they hold no conversations."""
+    if data.sidecar is None or data.sidecar.kind != "sft" or data.folder is None:
+        return None
+    return talk_of(data.sidecar, str(data.prefix), data.folder)
 
 
 def _rows(settings: ExportSettings, stored: ModelSpec, source: Any, data: DataInfo) -> int:
@@ -254,12 +266,17 @@ def write_side_files(plan: ExportPlan, folder: Path, *, dtype: str) -> None:
         for path in sorted(plan.data.folder.iterdir()):
             if path.is_file() and path.name not in ("config.json", GENERATION):
                 shutil.copyfile(path, folder / path.name)
-    changed = plan.data.info is not None and not base
-    if changed and plan.data.info is not None:
-        info = plan.data.info
+    info = plan.data.info
+    if info is not None and not base:
         ids = {"bos_token_id": info.bos_id, "eos_token_id": info.eos_id, "pad_token_id": info.pad_id}
         config |= ids
         generation |= {name: value for name, value in ids.items() if value is not None}
+    if plan.talk is not None:
+        write_talk(folder, plan.talk)
+    if plan.talk is not None and plan.talk.ends:
+        before = generation.get("eos_token_id", config.get("eos_token_id"))
+        generation["eos_token_id"] = generation_ends(plan.talk, before)
+        config["eos_token_id"] = plan.talk.ends[0]
     if config == base:
         assert plan.source is not None
         shutil.copyfile(plan.source[0] / HF_FOLDER / "config.json", folder / "config.json")
@@ -268,8 +285,13 @@ def write_side_files(plan: ExportPlan, folder: Path, *, dtype: str) -> None:
     if suppressed := _suppressed(plan):
         known = generation.get("suppress_tokens") or []
         generation["suppress_tokens"] = sorted({*known, *suppressed})
+    if suppressed or plan.talk is not None:
         _write_json(folder / GENERATION, generation)
-    _write_json(folder / EVAL_RECORD, evaluation_record(plan.checkpoint, plan.spec, plan.data))
+    record = evaluation_record(plan.checkpoint, plan.spec, plan.data)
+    if plan.talk is not None and plan.talk.eos_token is not None:
+        written = load_tokenizer(folder).info
+        record |= {"tokenizer_fingerprint": written.fingerprint, "eos_token_id": written.eos_id}
+    _write_json(folder / EVAL_RECORD, record)
 
 
 def _suppressed(plan: ExportPlan) -> list[int]:

@@ -11,6 +11,7 @@ OUT/tokenizer/                          the tokenizer with [MASK], if it was add
 import argparse
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,14 @@ def origin(checkpoint: Path, args: argparse.Namespace, *, named: Path | None) ->
     for place in places:
         if (record := read_record(place)) is not None:
             return place, record
+    started = getattr(args, "pretrained_checkpoint", None)
+    if started is not None and not Path(started).exists():
+        print(
+            f"warning: the run started from {started}, which is not there: config.json is made anew, without what the "
+            "imported model had beside its weights (sampling settings, end tokens, model card); --like FOLDER names a moved "
+            "import",
+            file=sys.stderr,
+        )
     return None
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from meap_megatron.checkpoint.convert.chat_files import text_of
 from meap_megatron.checkpoint.convert.hf_config import read_config, spec_from_config
 from meap_megatron.checkpoint.convert.hf_files import open_folder
 from meap_megatron.checkpoint.convert.importing import check_adapter, check_tensors
@@ -139,7 +140,7 @@ def tokenizer_problem(folder: Path) -> str | None:
 
     transformers 5 loads the class that belongs to the model's family, whose rules may be those of another tokenizer.
     """
-    if not (folder / "tokenizer.json").is_file():
+    if not all((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         return None
     import tokenizers
     import transformers
@@ -149,7 +150,13 @@ def tokenizer_problem(folder: Path) -> str | None:
     same_ids = (
         loaded(SAMPLE, add_special_tokens=False)["input_ids"] == exact.encode(SAMPLE, add_special_tokens=False).ids
     )
-    if same_ids and len(loaded) == exact.get_vocab_size():
+    if same_ids and loaded.get_vocab() == exact.get_vocab(with_added_tokens=True):
+        stated = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        for role in ("bos_token", "eos_token", "pad_token"):
+            if role in stated and (found := getattr(loaded, role)) != text_of(stated[role]):
+                return (
+                    f"AutoTokenizer loads {folder} with {role} {found!r}, tokenizer_config.json says {stated[role]!r}"
+                )
         return None
     return (
         f"AutoTokenizer loads {folder} as {type(loaded).__name__}, which gives other ids than its tokenizer.json (the "

@@ -202,6 +202,7 @@ class SftWork(Work[SftResult]):
                 "plan": plan_hash(self.plan),
                 "sft": {
                     **self._options(),
+                    **({} if self.config.system is None else {"system": self.config.system}),
                     "counts": merged_counts(results),
                     "num_trained_tokens": num_trained,
                     "trained_share": trained_share(num_trained, num_tokens),

@@ -1,0 +1,162 @@
+"""How a fine-tuned model is talked to: the chat template of its data and the token that ends an answer, in its export.
+
+A base model's files know neither: its EOS ends a document and its tokenizer has no chat template. Without them generation
+goes on after every answer.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from meap_megatron.corpus.indexed import open_pair
+from meap_megatron.corpus.sft import templates
+from meap_megatron.corpus.sft.roles import END
+from meap_megatron.corpus.sft.templates import TEMPLATES, TOKENIZER, Template, template_for
+from meap_megatron.corpus.sidecar import Sidecar, bin_path, roles_prefix
+from meap_megatron.errors import UserError
+
+CHAT_TEMPLATE = "chat_template.jinja"
+ROWS = 256  # conversations of the data that are looked at
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Talk:
+    """How the conversations of fine-tuning data begin and end.
+
+    Attributes:
+        ends: ids that end an answer, the most frequent first; special tokens of the tokenizer only.
+        eos_token: text of the first of them; None: there is none.
+        template: source of the chat template; None: the tokenizer's own.
+    """
+
+    ends: tuple[int, ...]
+    eos_token: str | None
+    template: str | None
+
+
+def talk_of(sidecar: Sidecar, prefix: str, folder: Path) -> Talk:
+    """Find out how a model that was fine-tuned on some data is talked to.
+
+    Args:
+        sidecar: of the data, whose kind is "sft".
+        prefix: of the data; if only the sidecar is there, the template says what it can.
+        folder: the data's tokenizer.
+
+    Raises:
+        UserError: the template of the data is not one that this version knows.
+    """
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    special = {number: str(token) for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    known = sidecar.sft or {}
+    found = None if known["template"] == TOKENIZER else template_of(known, special)
+    opens, ends = borders(prefix) if bin_path(prefix).is_file() else (None, [])
+    if not ends and found is not None:
+        number = sidecar.tokenizer.eos_id if found.end is None else tokenizer.token_to_id(found.end)
+        ends = [] if number is None else [number]
+    ends = [number for number in ends if number in special]
+    source = None
+    if found is not None:
+        bos = special.get(-1 if sidecar.tokenizer.bos_id is None else sidecar.tokenizer.bos_id, "")
+        with_bos = sidecar.add_bos if opens is None else opens == sidecar.tokenizer.bos_id
+        end = found.end or special.get(-1 if sidecar.tokenizer.eos_id is None else sidecar.tokenizer.eos_id, "")
+        source = jinja(found, bos=bos if with_bos else "", end=end, system=known.get("system", found.system))
+    return Talk(ends=tuple(ends), eos_token=special[ends[0]] if ends else None, template=source)
+
+
+def template_of(known: dict[str, Any], special: dict[int, str]) -> Template:
+    """Return the template of data, by its fingerprint; its forms for some tokenizers have the same name.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    name = known["template"]
+    if name not in TEMPLATES:
+        raise UserError(f"the data were made with the template {name!r}, which this version does not know; update it")
+    forms = [one for one in vars(templates).values() if isinstance(one, Template)] + list(TEMPLATES.values())
+    forms += [dataclasses.replace(one, end=None) for one in forms]
+    same = [one for one in forms if one.fingerprint == known["template_fingerprint"]]
+    return same[0] if same else template_for(name, set(special.values()))
+
+
+def borders(prefix: str) -> tuple[int | None, list[int]]:
+    """Return the id that opens the first conversation, and those that end answers, the most frequent first."""
+    ids, roles = open_pair(prefix), open_pair(roles_prefix(prefix))
+    counts: dict[int, int] = {}
+    for row in range(min(len(ids), ROWS)):
+        kinds = roles[row]
+        first = (kinds == END) & ([False, *(kinds[:-1] != END)])
+        for number in ids[row][first].tolist():
+            counts[number] = counts.get(number, 0) + 1
+    return (int(ids[0][0]) if len(ids) else None), sorted(counts, key=lambda number: -counts[number])
+
+
+def jinja(template: Template, *, bos: str, end: str, system: str) -> str:
+    """Return one of our templates as a chat template of transformers.
+
+    Args:
+        template: the template.
+        bos: text of the token that opens a conversation, or "".
+        end: text of the token that closes an answer.
+        system: system prompt of conversations that have none, or "".
+    """
+
+    def text(value: str) -> str:
+        return json.dumps(value, ensure_ascii=False)
+
+    def parts(value: str) -> list[str]:
+        opened = value if not bos or value.startswith(bos) else bos + value
+        return opened.replace("{system}", "{query}").split("{query}")
+
+    before, between, behind = parts(template.opening)
+    alone, behind_alone = parts(template.prompt)
+    later = template.separator + template.prompt.split("{query}")[0]
+    return "".join(
+        [
+            "{%- set system = " + text(system) + " -%}{%- set turns = messages -%}",
+            "{%- if messages and messages[0].role == 'system' -%}",
+            "{%- set system = messages[0].content -%}{%- set turns = messages[1:] -%}{%- endif -%}",
+            "{%- for message in turns -%}",
+            "{%- if message.role != ('assistant' if loop.index0 % 2 else 'user') -%}",
+            "{{- raise_exception('user and assistant must take turns') -}}{%- endif -%}",
+            "{%- if message.role == 'assistant' -%}{{- message.content + " + text(end) + " -}}",
+            "{%- elif loop.first and system -%}",
+            "{{- " + f"{text(before)} + system + {text(between)} + message.content + {text(behind)}" + " -}}",
+            "{%- elif loop.first -%}{{- " + f"{text(alone)} + message.content + {text(behind_alone)}" + " -}}",
+            "{%- else -%}{{- " + f"{text(later)} + message.content + {text(behind_alone)}" + " -}}",
+            "{%- endif -%}{%- endfor -%}",
+        ]
+    )
+
+
+def write_talk(folder: Path, talk: Talk) -> None:
+    """Put the chat template and the end token into the tokenizer's files of an exported folder."""
+    if talk.template is not None:
+        (folder / CHAT_TEMPLATE).write_text(talk.template, encoding="utf-8")
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        path = folder / name
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if not content and name != "tokenizer_config.json":
+            continue
+        if talk.template is not None:
+            content.pop("chat_template", None)  # of another way to talk
+        if talk.eos_token is not None and text_of(content.get("eos_token")) != talk.eos_token:
+            # What ended documents serves for padding where nothing else does, as in published chat models.
+            if content.get("pad_token") is None:
+                content["pad_token"] = content.get("eos_token")
+            content["eos_token"] = talk.eos_token
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def generation_ends(talk: Talk, before: Any) -> int | list[int]:
+    """Return `eos_token_id` of generation_config.json: where an answer ends, then where the model ended before."""
+    old = before if isinstance(before, list) else [] if before is None else [before]
+    found = list(dict.fromkeys((*talk.ends, *old)))
+    return found if len(found) > 1 else found[0]
+
+
+def text_of(token: Any) -> Any:
+    """Return the text of a token, which files hold as text or as an object."""
+    return token.get("content") if isinstance(token, dict) else token
