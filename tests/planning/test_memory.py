@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+from meap_megatron.errors import UserError
 from meap_megatron.planning import activations, memory
+from meap_megatron.planning.gpus import H100
 from meap_megatron.planning.job import Job, layout_of, own_layout, read
 from meap_megatron.planning.layout import FULL, NONE, SELECTIVE, Layout
 from meap_megatron.planning.model import Model
+from meap_megatron.planning.search import search
 from tests.planning.published import narayanan
 from tests.support.runs import RECIPES, ROOT
 from tests.training.test_model_sizes import COUNTS
@@ -129,6 +132,19 @@ def test_megatron_accepts_what_a_plan_sets(megatron: Any) -> None:
         ours = memory.of_stage(job.model(1), layout, seq_length=4096, stage=0)
         state = ours.parameters + ours.gradients + ours.optimizer
         assert state == pytest.approx(theirs["state"], rel=1e-4), layout
+
+
+def test_every_layout_of_a_recipe_fits_into_80_gb_and_half_of_its_fewest_gpus_would_not_do() -> None:
+    for name in PLAIN:
+        job = job_of(name)
+        gpus = sorted(map(int, job.recipe.layouts))
+        for count in gpus:
+            layout = layout_in(job, name, count)
+            needed = memory.fullest(job.model(layout.tensor), layout, seq_length=job.seq_length).total
+            assert needed < 77e9, (name, count, needed)
+        if gpus and gpus[0] > 1:
+            with pytest.raises(UserError, match="no layout fits"):
+                search(job, H100, gpus=gpus[0] // 2, node=8)
 
 
 def test_both_arms_of_a_pair_need_the_same() -> None:

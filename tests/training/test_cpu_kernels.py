@@ -170,6 +170,14 @@ def test_adam_steps_by_the_fused_kernel_also_after_it_was_loaded() -> None:
     torch.testing.assert_close(weight, plain)
 
 
+def test_a_step_that_a_checkpoint_left_on_another_device_is_brought_beside_its_parameter() -> None:
+    weight = torch.nn.Parameter(torch.ones(3, device="meta"))
+    adam = torch.optim.AdamW([weight], lr=0.1)
+    adam.state[weight] = {"step": torch.tensor(7.0)}
+    torch_adam.use_fused_kernel(adam, (), {})
+    assert adam.param_groups[0]["fused"] and adam.state[weight]["step"].device == weight.device
+
+
 def settings_of_a_layer(**changes: Any) -> dict[str, Any]:
     plain = {"bias": None, "gradient_accumulation_fusion": False, "allreduce_dgrad": False, "sequence_parallel": False}
     return plain | {"grad_output_buffer": None, "wgrad_deferral_limit": None, "tp_group": None} | changes

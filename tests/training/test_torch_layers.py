@@ -1,21 +1,25 @@
 """Torch's layers compute what the textbook says on every path, and segments never see each other."""
 
 import inspect
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from meap_megatron.errors import UserError
 from meap_megatron.training import platform
 
 platform.import_megatron()
 
+from megatron.core import parallel_state  # noqa: E402
 from megatron.core.packed_seq_params import PackedSeqParams  # noqa: E402
+from megatron.core.transformer.transformer_block import TransformerBlock  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 
-from meap_megatron.training import rotary, torch_layers  # noqa: E402
+from meap_megatron.training import cpu_kernels, rotary, torch_layers  # noqa: E402
 from meap_megatron.training.torch_layers import TorchAttention, TorchRMSNorm, block_spec  # noqa: E402
 
 S, B, H, G, D = 7, 2, 4, 2, 8
@@ -191,6 +195,49 @@ def test_packed_rows_are_rotated_by_the_position_in_their_segment() -> None:
         x, _, _ = (x.to(dtype) for x in qkv(S))
         given = {"cu_seqlens": torch.tensor(bounds, dtype=torch.int32), "mscale": 1.0, "cp_group": alone}
         torch.testing.assert_close(ours(x, freqs[:5], settings, **given), theirs(x, freqs[:5], settings, **given))
+
+
+@pytest.fixture
+def block() -> Iterator[Any]:
+    """Two layers and a norm, built by Megatron on a CPU, with norms of queries and keys."""
+    # A group of one rank that starts no thread: other tests fork from this process.
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=1)
+    try:
+        parallel_state.initialize_model_parallel()
+        torch.manual_seed(1)
+        settings = config(
+            use_cpu_initialization=True,
+            gated_linear_unit=True,
+            activation_func=torch.nn.functional.silu,
+            add_bias_linear=False,
+            ffn_hidden_size=48,
+            qk_layernorm=True,
+            hidden_dropout=0.0,
+            init_method_std=0.3,
+        )
+        yield TransformerBlock(settings, block_spec(SimpleNamespace(transformer=settings)))
+    finally:
+        parallel_state.destroy_model_parallel()
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "dense"])
+def test_what_a_gpu_runs_is_what_a_cpu_runs(packed: bool, block: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's norm, Megatron's feed-forward layer and rotation, and one kernel for all segments, against the CPU's own."""
+    angles = torch.randn(S, 1, 1, D // 2, generator=torch.Generator().manual_seed(3))
+    x = torch.randn(S, 1, H * D, generator=torch.Generator().manual_seed(4)).requires_grad_()
+
+    def run() -> list[torch.Tensor]:
+        given = {"packed_seq_params": segments()} if packed else {}
+        out = block(x, None, rotary_pos_emb=torch.cat((angles, angles), -1), **given)
+        return [out, *torch.autograd.grad(out.square().sum(), [x, *block.parameters()])]
+
+    on_cpu = run()
+    monkeypatch.setattr(cpu_kernels, "takes", lambda tensor: False)
+    monkeypatch.setattr(torch_layers, "takes_flash", lambda query: True)
+    monkeypatch.setattr(torch_layers, "varlen_kernel", lambda: (varlen_by_mask, True))
+    for expected, got in zip(on_cpu, run(), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_changing_one_segment_changes_no_other() -> None:
