@@ -80,13 +80,13 @@ def examine(
     marks = {mark for mark in marks if any(mark in _tokens(part, marks) for part in (to_answer, to_user, tail))}
     names |= marks
     closing = _tokens(tail, names)[:1]
-    headers = _tokens(_common_end(before, to_user), names)
+    headers = [token for token in _tokens(_common_end(before, to_user), names) if token not in closing]
     ends = [token for token in _tokens(to_user, names)[:1] if token not in headers[:1]] or closing
     return Anatomy(
         marks=tuple(sorted(marks)),
         openings=_openings(to_answer, _prompt(render), names),
-        header=headers[0] if headers and headers[:1] != closing else None,
-        inside=frozenset(headers[1:]) - {*closing},
+        header=headers[0] if headers else None,
+        inside=frozenset(headers[1:]),
         end=ends[0] if ends else None,
         known=True,
         markup=markup,

@@ -74,7 +74,15 @@ class ChatRenderer:
         def render(some: Messages) -> str:
             return self.template.render(some, tools=tools, variables=variables)[0]
 
-        text, blocks = self.template.render(given, tools=tools, variables=variables)
+        try:
+            text, blocks = self.template.render(given, tools=tools, variables=variables)
+        except UserError:
+            spoken = [{**one, "content": one["content"] or ""} if one.get("tool_calls") else one for one in given]
+            if spoken == given:
+                raise
+            # Many templates cannot take a call without words, which other ones write as a call with empty words.
+            given = spoken
+            text, blocks = self.template.render(given, tools=tools, variables=variables)
         answers = [number for number, one in enumerate(messages) if one.role == "assistant"]
         wanted = [number for number in answers if messages[number].train]
         if blocks is None:

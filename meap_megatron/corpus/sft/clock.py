@@ -4,7 +4,6 @@ A template that calls `strftime_now` would give other bytes each day. In its pla
 format up in a table, which is made once of a fixed date.
 """
 
-import ast
 import datetime
 import re
 
@@ -36,7 +35,7 @@ def freeze(source: str, date: datetime.date) -> tuple[str, dict[str, dict[str, s
 
 def literals(source: str) -> list[str]:
     """Return the string literals of a template."""
-    import jinja2
+    from jinja2 import Environment
+    from jinja2.lexer import get_lexer
 
-    tokens = jinja2.Environment().lex(source)
-    return [ast.literal_eval(value) for _, kind, value in tokens if kind == "string"]
+    return [token.value for token in get_lexer(Environment()).tokenize(source) if token.type == "string"]
