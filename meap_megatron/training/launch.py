@@ -6,11 +6,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 
 from meap_megatron.errors import RunError, UserError
-from meap_megatron.training import environment, platform, resume, walltime, wandb_run
-from meap_megatron.training.command_line import data_flags
+from meap_megatron.training import ending, environment, platform, resume, walltime, wandb_run
+from meap_megatron.training.command_line import data_flags, flag_values
 from meap_megatron.training.ranks import ForkedRank, Rank, import_once, no_orphans
 
 GRACE_SECONDS = 5.0
@@ -78,10 +78,25 @@ def known_world(nproc: int, device: str) -> int | None:
         nproc: processes on this machine, 0 for one per GPU, and one on a CPU.
         device: "auto", "cpu" or "cuda".
     """
-    for name in ("WORLD_SIZE", "SLURM_NTASKS" if "SLURM_STEP_ID" in os.environ else ""):
+    names = ["WORLD_SIZE"] if "RANK" in os.environ else ["SLURM_NTASKS"] if "SLURM_STEP_ID" in os.environ else []
+    for name in names:
         if (text := os.environ.get(name, "")).isdecimal() and int(text) > 1:
             return int(text)
     return nproc or (1 if device == "cpu" else None)
+
+
+def forget_leftovers(environ: MutableMapping[str, str]) -> str | None:
+    """Take WORLD_SIZE out of an environment that does not say which rank this is, and return what to say of it.
+
+    torchrun and job operators set RANK, WORLD_SIZE and MASTER_ADDR together; WORLD_SIZE alone was left over by something.
+    """
+    text = environ.get("WORLD_SIZE", "1")
+    missing = [name for name in ("RANK", "MASTER_ADDR") if name not in environ]
+    if text == "1" or not missing:
+        return None
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        environ.pop(name, None)
+    return f"WORLD_SIZE={text} of the environment is ignored, because {' and '.join(missing)} is not set with it"
 
 
 def launch(argv: list[str], *, nproc: int, device: str) -> int:
@@ -96,13 +111,19 @@ def launch(argv: list[str], *, nproc: int, device: str) -> int:
     argv = [*argv, f"--meap-device={device}"]
     platform.set_thread_policy()
     environ.update(environment.defaults(argv, environ))  # before the driver starts, to count GPUs
+    if (note := forget_leftovers(environ)) is not None:
+        print(f"note: {note}", file=sys.stderr, flush=True)
     # SLURM_STEP_ID tells a task of srun from the batch script itself, which has a SLURM_PROCID too.
     if "SLURM_STEP_ID" in environ and int(environ.get("SLURM_NTASKS", "1")) > 1 and "RANK" not in environ:
         if nproc > 1:
             raise UserError(f"nproc={nproc} inside srun with {environ['SLURM_NTASKS']} tasks; leave nproc out")
         host = first_slurm_host(environ.get("SLURM_STEP_NODELIST") or environ["SLURM_JOB_NODELIST"])
         environ.update(slurm_environment(environ, host))
-    environ.update(wandb_run.environment(argv, environ))
+    tracking = wandb_run.environment(argv, environ)
+    environ.update(tracking)
+    if tracking.get("WANDB_MODE") == "offline":
+        note = "W&B finds no API key, so this run is logged offline: `wandb login` before the run, or `wandb sync` after it"
+        print(f"note: {note}", file=sys.stderr, flush=True)
     argv = walltime.end_in_order(argv)
     already_a_rank = int(environ.get("WORLD_SIZE", "1")) > 1
     processes = 1 if already_a_rank else number_of_processes(nproc, platform.resolve_device(device))
@@ -153,31 +174,47 @@ def run_ranks(argv: list[str], *, processes: int, device: str) -> int:
             ranks = [ForkedRank(argv, environment) for environment in environments]
         else:
             command = [sys.executable, "-m", "meap_megatron.training.pretrain", *argv]
+            # What a process ignores, the programs that it starts ignore too.
+            handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
             ranks = [subprocess.Popen(command, env=os.environ | environment) for environment in environments]
+            signal.signal(signal.SIGINT, handler)
         failed = watch(ranks)
     if failed is None:
         return 0
     status = ranks[failed].poll() or 0
     if status == UserError.exit_status:
         return status
+    if status == -signal.SIGTERM:
+        save = flag_values(argv, "--save")
+        raise RunError(
+            f"the run was told to end (SIGTERM) before it could save; {ending.saved(save[-1] if save else None)}"
+        )
     how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
     raise RunError(f"rank {failed} of {processes} on {socket.gethostname()} {how}; the other ranks were stopped")
 
 
 def watch(ranks: Sequence[Rank]) -> int | None:
-    """Pass signals on until all ranks have ended well (None), or one has not (its number) and the others are stopped.
+    """Tell the ranks to end until all have ended well (None), or one has not (its number) and the others are stopped.
+
+    Ranks ignore SIGINT, which a terminal sends to them as well: the first Ctrl+C becomes one SIGTERM, at which a run with a
+    `save` folder saves; the second ends them at once.
 
     Raises:
-        KeyboardInterrupt: SIGINT was passed on, and a rank ended by it.
+        KeyboardInterrupt: after a SIGINT, a rank did not end well.
     """
     interrupted: list[int] = []
 
     def pass_on(received: int, frame: object) -> None:
+        number = signal.SIGTERM
         if received == signal.SIGINT:
+            if interrupted:
+                number = signal.SIGKILL
+            else:
+                print("\nmeap: ending the run; Ctrl+C once more ends it at once", file=sys.stderr, flush=True)
             interrupted.append(received)
         for process in ranks:
             if process.poll() is None:
-                process.send_signal(received)
+                process.send_signal(number)
 
     previous = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

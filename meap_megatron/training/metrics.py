@@ -6,6 +6,7 @@ step itself, not the averages of Megatron's log line, whose denominator is wrong
 """
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +29,8 @@ STEP_FIELDS = {
 VALIDATION_FIELDS = {f"{tag} validation": STEP_FIELDS[tag] for tag in ("lm loss", "masked loss", "other loss")}
 
 
+FIRST_STEPS = 3
+"""Steps after a start that are always shown: whether it works, and how fast, is what people wait for."""
 ERROR_CHARACTERS = 500
 """Of an error message in the "failed" record."""
 
@@ -80,7 +83,7 @@ class RunMetrics:
         self.step_began: float | None = None
         self.record: dict[str, Any] = {}
         self.validation: dict[str, Any] = {}
-        self.last_step = start_step
+        self.last_step = self.start_step = start_step
         self.evaluations_done = 0
         self.recent: list[float] = []
         self.file: TextIO | None = None
@@ -166,7 +169,8 @@ class RunMetrics:
             self.inner.add_scalar("tokens-per-second", record["tokens_per_second"], record["step"])
             if record["mfu"] is not None:
                 self.inner.add_scalar("mfu", record["mfu"], record["step"])
-        if record["step"] % self.shape.log_interval == 0 or record["step"] in (1, self.shape.train_steps):
+        first = record["step"] <= self.start_step + FIRST_STEPS
+        if first or record["step"] % self.shape.log_interval == 0 or record["step"] == self.shape.train_steps:
             self.show(progress_line(record, self.shape, self.recent))
 
     def end_validation(self) -> None:
@@ -186,7 +190,7 @@ class RunMetrics:
     def write(self, record: dict[str, Any]) -> None:
         """Append one record and flush it, so that a killed run keeps all its lines."""
         if self.file is not None:
-            self.file.write(json.dumps(record | {"time": round(self.wall(), 2)}) + "\n")
+            self.file.write(json.dumps(plain(record) | {"time": round(self.wall(), 2)}, allow_nan=False) + "\n")
             self.file.flush()
 
     def flush(self) -> None:
@@ -225,9 +229,18 @@ class RunMetrics:
 
 
 def number(value: Any) -> float | None:
-    """Return a scalar (tensor or number) as a float, NaN as None: JSON has no NaN."""
+    """Return a scalar (tensor or number) as a float, None if it is not finite: JSON has neither NaN nor Infinity."""
     result = float(value)
-    return None if result != result else result
+    return result if math.isfinite(result) else None
+
+
+def plain(value: Any) -> Any:
+    """Return a value with every number in it that JSON does not have as None."""
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def progress_line(record: dict[str, Any], shape: RunShape, recent: list[float]) -> str:

@@ -6,10 +6,10 @@ takes Megatron's own command line. On a machine without a GPU the flags that a C
 sidecar, tokenizer and vocabulary size need not be given. `main` is what `meap train` calls.
 """
 
+import atexit
 import contextlib
 import io
 import os
-import shutil
 import socket
 import sys
 import traceback
@@ -20,18 +20,12 @@ from typing import Any, TextIO
 
 from meap_megatron.corpus.sidecar import Sidecar
 from meap_megatron.errors import RunError, UserError
-from meap_megatron.training import environment, platform, preflight, resume
+from meap_megatron.training import ending, environment, platform, preflight, resume
 from meap_megatron.training.arguments import add_meap_arguments, check
 from meap_megatron.training.command_line import data_flags, flag_values
+from meap_megatron.training.reasons import reason_of
 from meap_megatron.training.rollcall import as_ours, roll_call
 from meap_megatron.training.run_lock import RunLock
-
-FULL_DISK_BYTES = 2**16
-NOT_FINITE = {
-    16: "the run was saved before that step: start it again to see whether it comes again, or lower lr",
-    17: "it came again when the step was repeated, so it is no accident of the hardware: lower lr, or look at the data",
-}
-"""Status with which Megatron ends a run (rerun_state_machine.py) -> what to do."""
 
 
 @contextlib.contextmanager
@@ -54,7 +48,7 @@ def output_to(path: Path | None) -> Iterator[TextIO]:
     sys.stdout.flush()
     sys.stderr.flush()
     saved_out, saved_err = os.dup(1), os.dup(2)
-    screen = os.fdopen(os.dup(saved_out), "w", buffering=1, encoding="utf-8")
+    screen = os.fdopen(os.dup(saved_out), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
     try:
         os.dup2(log, 1)
         os.dup2(log, 2)
@@ -68,6 +62,13 @@ def output_to(path: Path | None) -> Iterator[TextIO]:
         for descriptor in (saved_out, saved_err, log):
             os.close(descriptor)
         screen.close()
+
+
+def last_words_to(log: Path) -> None:
+    """Send what libraries say while the interpreter is taken down to the log: Triton lists objects that it still holds."""
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
+        os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), 2)
 
 
 def parse(argv: list[str], *, validate: bool = True) -> Any:
@@ -197,26 +198,28 @@ def run(argv: list[str], screen: TextIO) -> None:
     from megatron.training import pretrain
 
     from meap_megatron.training import data
-    from meap_megatron.training.report import install_metrics
+    from meap_megatron.training.report import install_metrics, metrics_path
     from meap_megatron.training.step import make_forward_step
 
     mask_token_id = data.mask_config(args, sidecars).mask_id if args.meap_mask_ratio > 0 else None
     reporter = install_metrics(args, device=device, screen=screen)
     provider = data.make_provider(args, sidecars, reporter.start, screen)
     forward_step = reporter.timed(make_forward_step(args, mask_token_id=mask_token_id))
+    before = ending.failed_before(metrics_path(args))
     try:
-        pretrain(container, provider, ModelType.encoder_or_decoder, forward_step)
+        with ending.interruptible(args, screen):
+            pretrain(container, provider, ModelType.encoder_or_decoder, forward_step)
     except SystemExit as stop:  # how Megatron ends at a signal, a time limit or --exit-interval
-        reporter.close(failed=False)
-        if stop.code in NOT_FINITE and args.rank == 0:
-            print(f"meap: a loss or gradient is not finite; {NOT_FINITE[stop.code]}", file=screen)
+        if stop.code == ending.SAVED_TO_REPEAT and args.world_size == 1 and before == reporter.last_step():
+            stop.code = ending.FAILED_AGAIN
+        reporter.close(failed=False, last_line=partial(ending.last_line, args, stop.code))
         raise
     except BaseException:
         # A full disk, say: closing must not replace the reason.
         with contextlib.suppress(OSError):
             reporter.close(failed=True)
         raise
-    reporter.close(failed=False)
+    reporter.close(failed=False, last_line=partial(ending.last_line, args, 0))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -261,6 +264,7 @@ def begin(argv: list[str], held: contextlib.ExitStack) -> str:
         lock.acquire(partial(print, flush=True))
         held.callback(lock.release)
     resume.prepare(argv, show=partial(print, flush=True))
+    print(resume.origin(argv), flush=True)
     return ""
 
 
@@ -271,6 +275,8 @@ def logged(argv: list[str], *, rank: str, debug: bool) -> int:
         UserError, RunError: on every rank, if the log of one cannot be written.
     """
     log = log_path(argv)
+    if log is not None:
+        atexit.register(last_words_to, log)
     failure: UserError | RunError | None = None
     with contextlib.ExitStack() as output:
         screen = roll_call().everyone("log", lambda: output.enter_context(output_to(log)))
@@ -283,40 +289,10 @@ def logged(argv: list[str], *, rank: str, debug: bool) -> int:
                 raise
             with contextlib.suppress(OSError):
                 traceback.print_exc()
-            reason = full_disk(log) or other_schedule(error) or lost_rank(error) or f"{type(error).__name__}: {error}"
-            failure = RunError(f"rank {rank}: {reason}\nfull log: {log}")
+            save = flag_values(argv, "--save")
+            left = ending.saved(save[-1] if save else None)
+            failure = RunError(f"rank {rank}: {reason_of(error, log)}\n{left}\nfull log: {log}")
     return 0 if failure is None else complain(failure, rank=rank, debug=debug)
-
-
-def other_schedule(error: BaseException) -> str | None:
-    """Return what to say if a run goes on with another learning-rate schedule than its checkpoint was made with."""
-    if not (isinstance(error, AssertionError) and "OptimizerParamScheduler" in str(error)):
-        return None
-    return (
-        f"the learning-rate schedule is not the one of the checkpoint ({error}); give the settings of the first run, or "
-        "override_opt_param_scheduler=true to go on with the new schedule"
-    )
-
-
-def lost_rank(error: BaseException) -> str | None:
-    """Return what to say if a rank fails because another one is gone; gloo's own words send people to the wrong rank."""
-    words = str(error)
-    if not ("gloo/transport" in words and ("Connection reset" in words or "Connection closed" in words)):
-        return None
-    return (
-        "the connection to another rank broke off, because that rank has ended; the reason stands in its log or below"
-    )
-
-
-def full_disk(log: Path) -> str | None:
-    """Return what to say if the disk of a run is full; Megatron's own report does not name the cause."""
-    try:
-        free = shutil.disk_usage(log.parent).free
-    except OSError:
-        return None
-    if free > FULL_DISK_BYTES:
-        return None
-    return f"No space left on device: {free:,} bytes are free at {log.parent}; make room, then start the same command again"
 
 
 def complain(failure: UserError | RunError, *, rank: str, debug: bool) -> int:

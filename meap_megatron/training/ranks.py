@@ -75,7 +75,7 @@ class ForkedRank:
 def _run(argv: list[str], environment: Mapping[str, str], launcher: int) -> None:
     """Be a rank: the environment of one, the signals of a fresh process, and the trainer's exit status."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal; the launcher tells the ranks itself
     end_with(launcher)
     os.environ.update(environment)
     from meap_megatron.training.pretrain import main

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from meap_megatron.errors import RunError
-from meap_megatron.training import checkpoints, cpu_cross_entropy, cpu_linear, cpu_tuning, rotary, torch_adam
+from meap_megatron.training import checkpoints, cpu_cross_entropy, cpu_linear, cpu_tuning, rotary, schedule, torch_adam
 from meap_megatron.training import cpu_stubs as stubs
 
 MEGATRON_VERSIONS = ("0.19",)
@@ -266,6 +266,16 @@ ALWAYS: tuple[Redirect, ...] = (
         make=rotary.rotary,
         why="speed without Transformer Engine: packed segments make the host wait twice per layer, and on a CPU every "
         "rotation passes six times over memory (docs/benchmarks/step.md)",
+    ),
+    Redirect(
+        target="megatron.core.optimizer.optimizer:MegatronOptimizer._filter_and_reorder_param_groups",
+        make=schedule.following,
+        why="groups are found by their learning rate, so that it cannot change, with override_opt_param_scheduler neither",
+    ),
+    Redirect(
+        target="megatron.core.optimizer.distrib_optimizer:DistributedOptimizer.load_state_dict",
+        make=schedule.following_sharded,
+        why="the same with the distributed optimizer",
     ),
     Redirect(
         target="megatron.training.training:save_checkpoint",

@@ -6,6 +6,7 @@ from typing import Any, TextIO
 
 from meap_megatron.training.metrics import RunMetrics, RunShape
 from meap_megatron.training.peak import gpu_peak_tflops, measured_cpu_tflops
+from meap_megatron.training.resume import LONGER
 from meap_megatron.training.wandb_run import Expendable
 
 
@@ -24,7 +25,7 @@ class Reporter:
             self.metrics = self.open_metrics()
             if self.metrics.last_step >= self.metrics.shape.train_steps:
                 steps = self.metrics.shape.train_steps
-                self.metrics.show(f"complete at step {steps} of {steps}; raise train_iters to go on")
+                self.metrics.show(f"complete at step {steps} of {steps}; {LONGER}")
             global_vars._GLOBAL_TENSORBOARD_WRITER = self.metrics
             if global_vars._GLOBAL_WANDB_WRITER is not None:
                 global_vars._GLOBAL_WANDB_WRITER = Expendable(global_vars._GLOBAL_WANDB_WRITER, self.metrics.show)
@@ -39,10 +40,16 @@ class Reporter:
 
         return timed_forward_step
 
-    def close(self, *, failed: bool) -> None:
-        """Write the last record."""
+    def last_step(self) -> int | None:
+        """Return the last step that was done, None on a rank that reports nothing."""
+        return None if self.metrics is None else self.metrics.last_step
+
+    def close(self, *, failed: bool, last_line: Callable[[int], str | None] = lambda step: None) -> None:
+        """Write the last record, and show what `last_line` says of the last step."""
         if self.metrics is not None:
             self.metrics.close(failed=failed)
+            if (line := last_line(self.metrics.last_step)) is not None:
+                self.metrics.show(line)
             self.metrics = None
 
 
@@ -55,10 +62,10 @@ def install_metrics(args: Any, *, device: str, screen: TextIO) -> Reporter:
         from megatron.training import get_tensorboard_writer
         from megatron.training.training import num_floating_point_operations
 
-        path = args.meap_metrics or (Path(args.save) / "metrics.jsonl" if args.save else None)
+        path = metrics_path(args)
         peak = peak_tflops(args, device)
         return RunMetrics(
-            path=Path(path) if path else None,
+            path=path,
             shape=RunShape(
                 train_steps=args.train_iters,
                 tokens_per_step=args.global_batch_size * args.seq_length,
@@ -74,6 +81,12 @@ def install_metrics(args: Any, *, device: str, screen: TextIO) -> Reporter:
         )
 
     return Reporter(open_metrics)
+
+
+def metrics_path(args: Any) -> Path | None:
+    """Return where metrics.jsonl is written; None: nowhere."""
+    path = args.meap_metrics or (Path(args.save) / "metrics.jsonl" if args.save else None)
+    return Path(path) if path else None
 
 
 def evaluations_at_end(args: Any) -> tuple[str, ...]:

@@ -23,6 +23,12 @@ from meap_megatron.checkpoint.retention import LEAST_KEPT
 from meap_megatron.errors import RunError, UserError
 from meap_megatron.training.command_line import flag_values
 
+LONGER = (
+    "to train longer, raise train_iters and set override_opt_param_scheduler=true (the learning-rate schedule is then that "
+    "of the longer run)"
+)
+"""What to do when a run is complete: its schedule ends with it."""
+
 
 def one(argv: list[str], flag: str) -> str | None:
     """Return the last value that a command line gives to a flag, as Megatron's parser does."""
@@ -108,7 +114,7 @@ def finished(argv: list[str]) -> str | None:
     iteration = choose(folder, "sizes").iteration
     if iteration is None or iteration < steps:
         return None
-    return f"complete at step {iteration} of {steps}; raise train_iters to go on"
+    return f"complete at step {iteration} of {steps}; {LONGER}"
 
 
 def prepare(argv: list[str], *, show: Callable[[str], None]) -> None:
@@ -131,6 +137,20 @@ def prepare(argv: list[str], *, show: Callable[[str], None]) -> None:
         prepare_load(Path(load), argv, level, show)
     if pretrained is not None and (load is None or not (Path(load) / TRACKER).is_file()):
         require_good(Path(pretrained), level, "pretrained_checkpoint")
+
+
+def origin(argv: list[str]) -> str:
+    """Return what to say of where the weights of the run come from."""
+    load, pretrained = one(argv, "--load"), one(argv, "--pretrained-checkpoint")
+    for folder, name in ((load, "load"), (pretrained, "pretrained_checkpoint")):
+        tracker = read_tracker(Path(folder)) if folder is not None else None
+        if folder is None or tracker is None or tracker.text is None:
+            continue
+        if name == "load" and not tracker.release and not has(argv, "--finetune"):
+            step = count(argv, "--ckpt-step") or tracker.iteration
+            return f"continuing from {folder}" + (f" after step {step:,}" if step else "")
+        return f"weights from {folder} ({name}); training starts at its first step"
+    return "weights are drawn at random (no checkpoint in load, and no pretrained_checkpoint)"
 
 
 def prepare_load(folder: Path, argv: list[str], level: Level, show: Callable[[str], None]) -> None:

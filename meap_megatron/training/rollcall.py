@@ -7,6 +7,8 @@ while rank 0 builds a large index no watchdog runs, and when rank 0 dies its con
 import json
 import os
 import socket
+import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -17,6 +19,8 @@ from meap_megatron.errors import RunError, UserError
 
 ARRIVAL = timedelta(minutes=10)
 """How long ranks may start one after the other."""
+NOTICE_SECONDS = 15.0
+"""After which a rank says what it waits for."""
 WORK = timedelta(days=1)
 """How long rank 0 may work; a rank 0 that dies is noticed at once."""
 GRACE_SECONDS = 15.0
@@ -43,16 +47,31 @@ class RollCall:
         if self._store is None:
             from torch import distributed
 
+            waiting = threading.Timer(NOTICE_SECONDS, print, [self._waiting()], {"file": sys.stderr, "flush": True})
+            waiting.daemon = True
+            waiting.start()
             try:
                 shared, _, _ = next(distributed.rendezvous("env://", self.rank, self.world_size, timeout=ARRIVAL))
             except distributed.DistError as error:
                 where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
                 raise RunError(
-                    f"rank {self.rank} of {self.world_size} on {socket.gethostname()} did not meet the others at {where}: "
-                    f"{str(error).splitlines()[0]}"
+                    f"rank {self.rank} of {self.world_size} on {socket.gethostname()} could not reach the rendezvous at "
+                    f"{where}: {str(error).splitlines()[0]}"
                 ) from None
+            finally:
+                waiting.cancel()
             self._store = distributed.PrefixStore("meap", shared)
         return self._store
+
+    def _waiting(self) -> str:
+        """Return what to say when other ranks are late: which variables said that there are any."""
+        names = ["RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_PROCID", "SLURM_NTASKS"]
+        believed = " ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
+        return (
+            f"meap: rank {self.rank} has waited {NOTICE_SECONDS:.0f} s for the others of {self.world_size}; the environment "
+            f"says {believed}. If this is to be one process, start it with `env RANK=0 WORLD_SIZE=1`; waiting for "
+            f"{ARRIVAL.total_seconds() / 60:.0f} minutes"
+        )
 
     def everyone[T](self, topic: str, work: Callable[[], T]) -> T:
         """Do `work` on every rank and return this rank's result, when all ranks have one.

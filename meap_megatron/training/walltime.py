@@ -1,4 +1,4 @@
-"""A job that SLURM will end: save before its time limit, and when it is told to go.
+"""A run that is told to end saves first, and in a SLURM job it ends before the time limit.
 
 Megatron saves and exits at SIGTERM (`--exit-signal-handler`), asked once per step and never within an evaluation, and after
 a number of whole minutes (`--exit-duration-in-mins`), asked within evaluations too. Both are set from what SLURM says of
@@ -17,7 +17,7 @@ DEFAULT_MARGIN = 300.0
 
 
 def job_flags(argv: list[str], environ: Mapping[str, str], *, now: float) -> list[str]:
-    """Return the flags that let a run in a SLURM job end in order; none outside a job or without a `save` folder.
+    """Return the flags that let a run end in order, in a SLURM job before its time limit too; none without a `save` folder.
 
     Args:
         argv: the command line; a shorter `--exit-duration-in-mins` of its own is kept.
@@ -27,9 +27,11 @@ def job_flags(argv: list[str], environ: Mapping[str, str], *, now: float) -> lis
     Raises:
         UserError: MEAP_EXIT_MARGIN is no number of seconds.
     """
-    if "SLURM_JOB_ID" not in environ or not flag_values(argv, "--save"):
+    if not flag_values(argv, "--save"):
         return []
     flags = [] if "--exit-signal-handler" in argv else ["--exit-signal-handler"]
+    if "SLURM_JOB_ID" not in environ:
+        return flags
     minutes = minutes_to_run(environ, now=now)
     given = flag_values(argv, "--exit-duration-in-mins")
     if minutes is not None and not (given and given[-1].isdecimal() and int(given[-1]) <= minutes):

@@ -1,10 +1,14 @@
 """One Weights & Biases run for one `save` folder, however often the job is started again."""
 
+import contextlib
+import importlib.util
+import netrc
 import secrets
 import string
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from meap_megatron.atomic import replace_text
 from meap_megatron.errors import RunError, UserError
@@ -27,11 +31,31 @@ def environment(argv: list[str], environ: Mapping[str, str]) -> dict[str, str]:
         UserError: the id cannot be read or written.
     """
     save = flag_values(argv, "--save")
-    if not flag_values(argv, "--wandb-project") or not save or "WANDB_RUN_ID" in environ:
+    if not flag_values(argv, "--wandb-project"):
         return {}
     if int(environ.get("RANK", "0")) != int(environ.get("WORLD_SIZE", "1")) - 1:
         return {}
-    return {"WANDB_RUN_ID": run_id(Path(save[-1])), "WANDB_RESUME": environ.get("WANDB_RESUME", "allow")}
+    if importlib.util.find_spec("wandb") is None:
+        raise UserError(
+            "wandb_project is given and the package wandb is not installed: pip install wandb, or leave wandb_project out"
+        )
+    found = {} if has_key(environ) or "WANDB_MODE" in environ else {"WANDB_MODE": "offline"}
+    if not save or "WANDB_RUN_ID" in environ:
+        return found
+    return found | {"WANDB_RUN_ID": run_id(Path(save[-1])), "WANDB_RESUME": environ.get("WANDB_RESUME", "allow")}
+
+
+def has_key(environ: Mapping[str, str]) -> bool:
+    """Tell whether wandb finds an API key: in WANDB_API_KEY, or in the file of `wandb login`."""
+    if environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    home = Path(environ.get("HOME", "~")).expanduser()
+    for path in (environ.get("NETRC"), home / ".netrc", home / "_netrc"):
+        with contextlib.suppress(OSError, netrc.NetrcParseError):
+            if path and netrc.netrc(str(path)).authenticators(host):
+                return True
+    return False
 
 
 def run_id(save: Path) -> str:

@@ -14,6 +14,7 @@ import pytest
 
 from meap_megatron.checkpoint import manifest
 from meap_megatron.checkpoint.check import inspect
+from meap_megatron.training.resume import LONGER
 from tests.support.corpus import write_byte_tokenizer, write_jsonl
 from tests.support.runs import RECIPES, TINY, kill_group, losses, meap, records, start, train
 from tests.support.warm import WarmProcess
@@ -178,7 +179,7 @@ def test_a_finished_run_ends_before_megatron_is_imported_and_goes_on_when_its_en
     metrics = (stopped / "metrics.jsonl").read_text()
     words = command(folder, stopped, "train_iters=8")
     done = meap(*words, cold=True, PYTHONPATH=str(tmp_path / "hidden"))
-    assert done.stdout.strip() == "complete at step 8 of 8; raise train_iters to go on"
+    assert done.stdout.strip() == f"complete at step 8 of 8; {LONGER}"
     assert (stopped / "metrics.jsonl").read_text() == metrics
     run_to_end(folder, stopped)
     assert max(losses(stopped)) == STEPS

@@ -94,8 +94,8 @@ def test_a_job_without_an_end_still_saves_at_a_signal(end: str) -> None:
     assert walltime.job_flags(SAVE, job, now=0) == ["--exit-signal-handler"]
 
 
-def test_outside_a_job_or_without_a_folder_nothing_is_added() -> None:
-    assert walltime.job_flags(SAVE, {}, now=0) == []
+def test_outside_a_job_there_is_no_end_and_without_a_folder_nothing_to_save() -> None:
+    assert walltime.job_flags(SAVE, {}, now=0) == ["--exit-signal-handler"]
     assert walltime.job_flags(["--seed=1"], JOB, now=0) == []
 
 

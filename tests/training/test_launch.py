@@ -150,3 +150,41 @@ def is_running(pid: int) -> bool:
     except OSError:
         return False
     return state != "Z"
+
+
+@pytest.mark.parametrize(
+    ("environ", "forgets"),
+    [
+        ({"WORLD_SIZE": "4"}, True),
+        ({"WORLD_SIZE": "4", "RANK": "0"}, True),
+        ({"WORLD_SIZE": "4", "MASTER_ADDR": "a"}, True),
+        ({"WORLD_SIZE": "4", "RANK": "0", "MASTER_ADDR": "a"}, False),
+        ({"WORLD_SIZE": "1"}, False),
+        ({}, False),
+    ],
+)
+def test_a_world_size_that_was_left_over_is_ignored_and_named(environ: dict[str, str], forgets: bool) -> None:
+    given = dict(environ)
+    said = launch.forget_leftovers(given)
+    assert (said is not None) == forgets
+    assert given == ({name: value for name, value in environ.items() if name == "MASTER_ADDR"} if forgets else environ)
+    assert not forgets or "WORLD_SIZE=4 of the environment is ignored" in str(said)
+
+
+def test_ctrl_c_reaches_each_rank_once_and_the_second_one_ends_them(
+    run_ranks: Callable[..., int], tmp_path: Path
+) -> None:
+    code = (
+        "import os, pathlib, signal, time\n"
+        f"told = pathlib.Path({str(tmp_path)!r}) / os.environ['RANK']\n"
+        "signal.signal(signal.SIGTERM, lambda *a: told.open('a').write('x'))\n"
+        "ready = told.with_suffix('.ready'); ready.touch()\n"
+        "if os.environ['RANK'] == '0':\n"
+        f"    while len(list(pathlib.Path({str(tmp_path)!r}).glob('*.ready'))) < 2: time.sleep(0.05)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"  # as a terminal does
+        "    os.kill(os.getppid(), signal.SIGINT); time.sleep(1); os.kill(os.getppid(), signal.SIGINT)\n"
+        "time.sleep(60)"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run_ranks(code, processes=2)
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["x", "x"]

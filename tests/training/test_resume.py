@@ -12,6 +12,7 @@ from meap_megatron.checkpoint.manifest import Manifest
 from meap_megatron.errors import UserError
 from meap_megatron.training import resume
 from meap_megatron.training.checkpoints import complete, make_room
+from meap_megatron.training.resume import LONGER
 from tests.checkpoint.checkpoint_samples import flip_a_byte, good_checkpoint, plain_checkpoint, unfinished_checkpoint
 
 
@@ -68,7 +69,7 @@ def test_only_the_run_that_saves_there_can_be_finished(run: Path, tmp_path: Path
     assert resume.finished([f"--load={run}", f"--save={tmp_path / 'new'}", "--train-iters=8"]) is None
     os.symlink(run, tmp_path / "link")
     said = resume.finished([f"--load={run}", f"--save={tmp_path / 'link'}", "--train-iters=8"])
-    assert said == "complete at step 8 of 8; raise train_iters to go on"
+    assert said == f"complete at step 8 of 8; {LONGER}"
 
 
 def test_an_unfinished_or_damaged_last_step_does_not_finish_a_run(run: Path) -> None:

@@ -4,7 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from meap_megatron.training.wandb_run import Expendable
+import pytest
+
+from meap_megatron.errors import UserError
+from meap_megatron.training.wandb_run import Expendable, environment
 
 
 class Run:
@@ -47,3 +50,23 @@ def test_the_real_service_may_be_killed(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout.split()[-1:]) == (0, ["1"]), done.stderr[-2000:]
+
+
+def test_without_a_key_a_run_is_logged_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    argv = ["--wandb-project=p", f"--save={tmp_path}"]
+    home = {"HOME": str(tmp_path)}
+    assert environment(argv, home)["WANDB_MODE"] == "offline"
+    assert "WANDB_MODE" not in environment(argv, home | {"WANDB_API_KEY": "k"})
+    assert "WANDB_MODE" not in environment(argv, home | {"WANDB_MODE": "online"})
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai\n  login user\n  password key\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    assert "WANDB_MODE" not in environment(argv, home)
+    assert environment(argv, home | {"WANDB_BASE_URL": "https://wandb.example.org"})["WANDB_MODE"] == "offline"
+    assert environment([f"--save={tmp_path}"], home) == {}
+
+
+def test_a_missing_package_is_named_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install wandb, or leave wandb_project out"):
+        environment(["--wandb-project=p", f"--save={tmp_path}"], {})

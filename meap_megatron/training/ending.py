@@ -1,0 +1,129 @@
+"""How a run ends: signals that let it save first, a value that is not finite, and the line that says what was saved."""
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from meap_megatron.checkpoint.folder import iteration_folder, iterations, read_tracker
+from meap_megatron.training.metrics import read_metrics
+
+SAVED_TO_REPEAT, FAILED_AGAIN = 16, 17
+"""Status with which Megatron ends a run at a value that is not finite (rerun_state_machine.py)."""
+
+
+@contextlib.contextmanager
+def interruptible(args: Any, screen: TextIO) -> Iterator[None]:
+    """Let the first Ctrl+C of a run that saves at SIGTERM do the same, and the second end it at once."""
+
+    def first(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, None):
+            raise KeyboardInterrupt  # nothing is trained yet
+        if args.rank == 0:
+            print("meap: saving after this step; Ctrl+C once more ends the run at once", file=screen, flush=True)
+        signal.raise_signal(signal.SIGTERM)
+
+    if not args.exit_signal_handler or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def was_signalled() -> bool:
+    """Tell whether this rank was told to end."""
+    from megatron.training import global_vars
+
+    handler = global_vars._GLOBAL_SIGNAL_HANDLER
+    return bool(handler is not None and handler._signal_received)
+
+
+def stopped(args: Any, step: int) -> str:
+    """Return the line for a run that Megatron ended before its last step.
+
+    Args:
+        args: Megatron's.
+        step: the last one that was done.
+    """
+    if was_signalled():
+        why = "told to end"
+    elif args.exit_interval and step % args.exit_interval == 0:
+        why = f"exit_interval={args.exit_interval}"
+    elif args.exit_duration_in_mins:
+        why = f"exit_duration_in_mins={args.exit_duration_in_mins}"
+    else:
+        why = "told to end"
+    left = saved(args.save, step)
+    how = "; the same command continues from there" if args.save and read_tracker(Path(args.save)).iteration else ""
+    return f"stopped after step {step:,} of {args.train_iters:,} ({why}); {left}{how}"
+
+
+def last_line(args: Any, status: Any, step: int) -> str | None:
+    """Return what to say at the end of a run that did not fail; None: its last step was shown and everything is saved.
+
+    Args:
+        args: Megatron's.
+        status: with which Megatron ended, 0 also for a run that is complete.
+        step: the last one that was done.
+    """
+    if status in (SAVED_TO_REPEAT, FAILED_AGAIN):
+        return f"meap: {not_finite(status, args, step)}"
+    if step < args.train_iters:
+        return f"meap: {stopped(args, step)}"
+    newest = read_tracker(Path(args.save)).iteration if args.save else None
+    return f"meap: complete; saved {iteration_folder(Path(args.save), newest)}" if newest else None
+
+
+def saved(save: str | None, step: int | None = None) -> str:
+    """Return what of a run is on the disk."""
+    if save is None:
+        return "nothing was saved, since save is not set"
+    newest = read_tracker(Path(save)).iteration
+    if newest is None:
+        return "nothing was saved"
+    return (
+        f"saved {iteration_folder(Path(save), newest)}"
+        if newest == step
+        else f"the newest checkpoint is of step {newest:,}"
+    )
+
+
+def not_finite(status: int, args: Any, step: int) -> str:
+    """Return what to say of a loss or gradient that is not finite, and what helps.
+
+    Args:
+        status: with which the run ends, one of the two above.
+        args: Megatron's.
+        step: the last one that was done; the next one gave the value.
+    """
+    again = " again, so it is not an accident of the hardware" if status == FAILED_AGAIN else ""
+    ways = [f"skip its data (iterations_to_skip=[{step + 1}])"]
+    earlier = [n for n in iterations(Path(args.save)) if n < step] if args.save else []
+    if earlier:
+        ways.append(
+            f"go back to step {max(earlier)} with a lower learning rate (ckpt_step={max(earlier)} lr={args.lr / 2:g} "
+            "override_opt_param_scheduler=true)"
+        )
+    else:
+        ways.append(f"start anew with a lower learning rate (lr={args.lr / 2:g} and another save)")
+    if status == SAVED_TO_REPEAT:
+        ways.append("start the same command again to see whether another GPU gives it too")
+    return f"the loss or a gradient of step {step + 1:,} is not finite{again}; {', or '.join(ways)}"
+
+
+def failed_before(metrics: Path | None) -> int | None:
+    """Return the step after which the last start met a value that is not finite, read before this start writes; else None.
+
+    Megatron tells an accident from a lasting fault by repeating the step on another GPU. A machine without one gives the
+    first status for ever, and a batch script would start the job again without end.
+    """
+    if metrics is None or not metrics.is_file():
+        return None
+    records = read_metrics(metrics)
+    end = records[-1] if records else {}
+    return int(end["step"]) if end.get("event") == "end" and end.get("status") == SAVED_TO_REPEAT else None

@@ -1,0 +1,136 @@
+"""Why a run ended, in words that name the place, the limit and the way out; Megatron's and torch's own name neither."""
+
+import errno
+import os
+import re
+import resource
+import shutil
+from pathlib import Path
+
+from meap_megatron.training.schedule import OVERRIDE
+
+FULL_DISK_BYTES = 2**16
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
+LITTLE_SHARED_MEMORY = 2**24
+
+
+def reason_of(error: BaseException, log: Path | None) -> str:
+    """Return why a run failed: what is known of it, or the error's own words.
+
+    Args:
+        error: what was raised.
+        log: of this rank; its folder is on the disk that the run fills.
+    """
+    folder = log.parent if log is not None else Path.cwd()
+    for reason in (open_files, shared_memory, quota, file_size):
+        if (found := reason(error, folder)) is not None:
+            return found
+    return full_disk(folder) or other_schedule(error) or other_shape(error) or lost_rank(error) or own_words(error)
+
+
+def own_words(error: BaseException) -> str:
+    """Return an error's kind and its first lines."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {' '.join(lines[:3])}"
+
+
+def numbers_of(error: BaseException) -> set[int]:
+    """Return the error numbers of an error and of what caused it, from their text too, which is all a worker hands on."""
+    found: set[int] = set()
+    current: BaseException | None = error
+    while current is not None:
+        if isinstance(current, OSError) and current.errno:
+            found.add(current.errno)
+        found |= {int(number) for number in re.findall(r"\[Errno (\d+)\]", str(current))}
+        found |= {number for number in NAMED if os.strerror(number) in str(current)}
+        current = current.__cause__ or current.__context__
+    return found
+
+
+NAMED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE)
+
+
+def open_files(error: BaseException, folder: Path) -> str | None:
+    """Return what to say if this process may open no more files."""
+    if errno.EMFILE not in numbers_of(error):
+        return None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (
+        f"too many open files: this process may have {soft:,} (hard limit {hard:,}); raise it with "
+        f"`ulimit -n {max(4096, hard)}` before the run, or use fewer loader workers (num_workers)"
+    )
+
+
+def shared_memory(error: BaseException, folder: Path) -> str | None:
+    """Return what to say if loader workers find no room for a batch in shared memory."""
+    words = str(error)
+    asked = "/torch_" in words or "Bus error" in words or "shared memory" in words or "DataLoader worker" in words
+    if not asked or not SHARED_MEMORY.is_dir():
+        return None
+    usage = shutil.disk_usage(SHARED_MEMORY)
+    if usage.free > LITTLE_SHARED_MEMORY and "shared memory" not in words and "Bus error" not in words:
+        return None
+    return (
+        f"{SHARED_MEMORY} is full: {usage.free:,} of {usage.total:,} bytes are free, and loader workers hand over batches "
+        "there; give it more (docker --shm-size=8g, or an emptyDir of medium Memory), or set num_workers=0"
+    )
+
+
+def quota(error: BaseException, folder: Path) -> str | None:
+    """Return what to say if the user's quota is used up."""
+    if errno.EDQUOT not in numbers_of(error):
+        return None
+    return f"disk quota exceeded in {folder}; make room or save elsewhere, then start the same command again"
+
+
+def file_size(error: BaseException, folder: Path) -> str | None:
+    """Return what to say if a file would be larger than this process may write."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    limited = limit != resource.RLIM_INFINITY
+    if errno.EFBIG not in numbers_of(error) and not (limited and "enforce fail" in str(error)):
+        return None
+    size = f"{limit:,} bytes" if limited else "what the file system takes"
+    return f"a file in {folder} would be larger than the limit of {size}; raise it with `ulimit -f unlimited` before the run"
+
+
+def other_schedule(error: BaseException) -> str | None:
+    """Return what to say if a run goes on with another learning-rate schedule than its checkpoint was made with."""
+    if not (isinstance(error, AssertionError) and "OptimizerParamScheduler" in str(error)):
+        return None
+    return f"the learning-rate schedule is not the one of the checkpoint ({error}); {OVERRIDE}"
+
+
+def other_shape(error: BaseException) -> str | None:
+    """Return what to say if the tensors of a checkpoint have other shapes than the model."""
+    words = str(error)
+    found = re.search(r"Global shape mismatch for loaded \((.*?)\) and expected \((.*?)\) tensor for key (\S+)", words)
+    if found is None:
+        return None
+    loaded, expected, key = found.groups()
+    return (
+        f"the checkpoint is of another model: {key} is ({loaded}) in it and ({expected}) in this recipe; take the model's "
+        "settings from where the weights come from, for an import `extends: .../model.yaml`"
+    )
+
+
+def lost_rank(error: BaseException) -> str | None:
+    """Return what to say if a rank fails because another one is gone; gloo's own words send people to the wrong rank."""
+    words = str(error)
+    if not ("gloo/transport" in words and ("Connection reset" in words or "Connection closed" in words)):
+        return None
+    return (
+        "the connection to another rank broke off, because that rank has ended; the reason stands in its log or below"
+    )
+
+
+def full_disk(folder: Path) -> str | None:
+    """Return what to say if the disk of a run is full; Megatron's own report does not name the cause."""
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return None
+    if free > FULL_DISK_BYTES:
+        return None
+    return (
+        f"No space left on device: {free:,} bytes are free at {folder}; make room, then start the same command again"
+    )

@@ -1,0 +1,65 @@
+"""A failed run names the place, the limit and the way out, in one sentence."""
+
+import errno
+import os
+import resource
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from meap_megatron.training import reasons
+from meap_megatron.training.reasons import reason_of
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def os_error(number: int) -> OSError:
+    return OSError(number, os.strerror(number), "/run/iter_0000002/x.distcp")
+
+
+def caused_by(cause: Exception) -> RuntimeError:
+    error = RuntimeError("Worker failure")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (os_error(errno.EDQUOT), ["disk quota exceeded in {folder}", "make room"]),
+        (caused_by(os_error(errno.EDQUOT)), ["disk quota exceeded in {folder}"]),
+        (RuntimeError("Worker failure: [Errno 122] Disk quota exceeded"), ["disk quota exceeded in {folder}"]),
+        (os_error(errno.EMFILE), ["too many open files", "ulimit -n", "num_workers"]),
+        (RuntimeError("unable to open: Too many open files"), ["too many open files", "ulimit -n"]),
+        (os_error(errno.EFBIG), ["a file in {folder} would be larger", "ulimit -f unlimited"]),
+        (
+            RuntimeError("Global shape mismatch for loaded (30, 64) and expected ((4, 64)) tensor for key decoder.x"),
+            ["the checkpoint is of another model: decoder.x", "extends: .../model.yaml"],
+        ),
+        (AssertionError("OptimizerParamScheduler: class input value 1"), ["override_opt_param_scheduler=true"]),
+        (RuntimeError("[gloo/transport/tcp] Connection reset by peer"), ["another rank"]),
+        (ValueError("first line\nsecond line"), ["ValueError: first line second line"]),
+    ],
+)
+def test_the_cause_of_a_failure_is_named(tmp_path: Path, error: Exception, says: list[str]) -> None:
+    said = reason_of(error, tmp_path / "rank-0.log")
+    for part in says:
+        assert part.format(folder=tmp_path) in said
+    assert "\n" not in said
+
+
+def test_shared_memory_without_room_is_named_with_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Usage(65_536, 61_440, 4_096)
+    monkeypatch.setattr(reasons, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(reasons.shutil, "disk_usage", lambda path: small)
+    error = RuntimeError("unable to write to file </torch_12_34>: No space left on device (28)")
+    said = reason_of(error, tmp_path / "rank-0.log")
+    assert said.startswith(f"{tmp_path} is full: 4,096 of 65,536 bytes are free") and "num_workers=0" in said
+
+
+def test_a_limit_on_the_size_of_files_explains_torchs_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reasons.resource, "getrlimit", lambda which: (1_000, 1_000))
+    said = reason_of(RuntimeError("[enforce fail at inline_container.cc:858] . pipe"), tmp_path / "rank-0.log")
+    assert "limit of 1,000 bytes" in said
+    assert resource.RLIMIT_FSIZE >= 0
