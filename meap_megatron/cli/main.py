@@ -8,6 +8,7 @@ of the verb that was typed is imported, and modules import torch, Megatron or tr
 import argparse
 import difflib
 import importlib
+import io
 import os
 import sys
 from types import ModuleType
@@ -121,8 +122,23 @@ def information(words: list[str]) -> str | None:
     return None
 
 
+def speak_utf8() -> None:
+    """Start again in Python's UTF-8 mode where the locale knows ASCII only, in which neither paths nor output have accents.
+
+    What still cannot be printed, such as a path that is not UTF-8, is escaped.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        environ = os.environ | {"PYTHONUTF8": "1"}
+        os.execve(sys.executable, [sys.executable, "-m", "meap_megatron.cli.main", *sys.argv[1:]], environ)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one verb and return the exit status: 0 done, 1 the run failed, 2 the input was refused."""
+    if argv is None:
+        speak_utf8()
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words or os.environ.get("MEAP_DEBUG", "") not in ("", "0")
     words = [word for word in words if word != "--debug"]

@@ -78,6 +78,9 @@ def load(path: str | Path, overrides: list[str], *, world: int | None, flags: di
     recipe, _ = fitted(recipe, device)
     given = of_recipe(recipe.resolved(), flags)
     settings = given.with_defaults(rules.defaults(given))
+    changed, _ = preflight.without_evaluation(settings)
+    off = {name: Setting(value=value, origin="") for name, value in changed.items()}
+    settings = replace(settings, table={**settings.table, **off})
     sizes = parallelism.of_settings(settings, world=world or named_world(overrides))
     recipe = replace(recipe, settings=dict(settings.table))
     bare = {name: setting for name, setting in settings.table.items() if name not in WRITERS}

@@ -145,6 +145,8 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
             raise UserError(f"override '{word}' is not of the form key=value, for example train_iters=100")
         try:
             value = yaml.safe_load(text)
+        except yaml.reader.ReaderError:
+            value = text  # a path that is not UTF-8
         except yaml.YAMLError as error:
             raise UserError(f"override '{word}': {text!r} is not a YAML value ({error})") from None
         given[key.replace("-", "_")] = Setting(value=value, origin=f"override {word}")

@@ -95,7 +95,7 @@ def of_model(settings: Settings) -> Iterator[str]:
             f"{given(settings, 'num_query_groups')} has no effect without group_query_attention=true, and the model would "
             f"have {heads} key-value heads; set it, or leave num_query_groups out"
         )
-    if settings.get("position_embedding_type") not in (None, "rope", "yarn") and settings.has("rotary_base"):
+    if settings.get("position_embedding_type") not in (None, "rope", "mrope", "yarn") and settings.has("rotary_base"):
         yield (
             f"{given(settings, 'rotary_base')} has no effect without position_embedding_type=rope; set it, or leave "
             "rotary_base out"

@@ -22,5 +22,5 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     write_chat_tokenizer(root / "tokenizer")
     words = ["--tokenizer", root / "tokenizer", "--template", "llama3", "--max-length", "225"]
     meap("preprocess", "sft", root / "alpaca.json", *words, "--output", root / "data")
-    settings = "seq_length=224 max_position_embeddings=224 global_batch_size=4 micro_batch_size=1".split()
+    settings = "seq_length=224 max_position_embeddings=224 global_batch_size=4 micro_batch_size=1 split=98,2,0".split()
     return Task(root, "tiny_cpu_sft_meap.yaml", settings)

@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tune(root: Path, name: str, *extra: str) -> Path:
-    settings = [*TINY, "seq_length=224", "max_position_embeddings=224", f"data_path={root / 'data'}"]
+    settings = [*TINY, "seq_length=224", "max_position_embeddings=224", "split=98,2,0", f"data_path={root / 'data'}"]
     train("tiny_cpu_sft_meap.yaml", *settings, f"save={root / name}", "train_iters=4", *extra)
     return root / name
 

@@ -130,7 +130,12 @@ def test_only_the_rank_that_logs_makes_the_wandb_run(tmp_path: Path) -> None:
 
 def test_without_wandb_or_with_an_id_of_the_users_nothing_is_set(tmp_path: Path) -> None:
     assert wandb_run.environment([f"--save={tmp_path}"], {}) == {}
-    assert wandb_run.environment([f"--save={tmp_path}", "--wandb-project=p"], {"WANDB_RUN_ID": "mine"}) == {}
+    assert (
+        wandb_run.environment(
+            [f"--save={tmp_path}", "--wandb-project=p"], {"WANDB_RUN_ID": "mine", "WANDB_API_KEY": "k"}
+        )
+        == {}
+    )
     assert not list(tmp_path.iterdir())
 
 
