@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from pathlib import Path
 
 from meap_megatron.corpus.sidecar import Sidecar
 from meap_megatron.errors import UserError
@@ -12,6 +13,9 @@ from meap_megatron.training.flags import read_flags
 from meap_megatron.training.settings import Settings, of_argv
 from meap_megatron.training.splits import Need, check_splits
 
+SHAPE = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "kv_channels")
+UNTIED = "untie_embeddings_and_output_weights"
+"""Settings that decide the shapes of a model's tensors."""
 DATA_FLAGS = tuple(f"--{key.replace('_', '-')}" for key in DATA_KEYS)
 
 
@@ -83,8 +87,37 @@ def check_named_data(argv: list[str]) -> list[Sidecar]:
             raise UserError(hint)
     sidecars = read_sidecars(prefixes)
     check_imports([*flag_values(argv, "--pretrained-checkpoint"), *flag_values(argv, "--load")], sidecars, prefixes)
+    check_shape(argv)
     check_data(of_argv(argv, read_flags()), dict(zip(prefixes, sidecars, strict=True)))
     return sidecars
+
+
+def check_shape(argv: list[str]) -> None:
+    """Refuse a recipe whose model is not the imported one that its weights come from.
+
+    Raises:
+        UserError: with the first setting that differs.
+    """
+    from meap_megatron.checkpoint.convert.megatron_config import recipe_settings
+    from meap_megatron.checkpoint.convert.record import read_record
+
+    settings = of_argv(argv, read_flags())
+    for folder in [*flag_values(argv, "--pretrained-checkpoint"), *flag_values(argv, "--load")]:
+        if (record := read_record(Path(folder))) is None:
+            continue
+        model = recipe_settings(record.spec)
+        given = {name: settings.whole(name) for name in SHAPE}
+        differing = [name for name in SHAPE if name in model and given[name] not in (None, model[name])]
+        if bool(model.get(UNTIED)) != settings.on(UNTIED):
+            differing.append(UNTIED)
+        if differing:
+            name = differing[0]
+            more = f" (also different: {', '.join(differing[1:])})" if differing[1:] else ""
+            mine = settings.get(name) if name in SHAPE else str(settings.on(name)).lower()
+            raise UserError(
+                f"the recipe has {name}={mine}, the model in {folder} {model.get(name, False)}{more}; take its settings: "
+                f"extends: {Path(folder) / 'model.yaml'}"
+            )
 
 
 def check_data(settings: Settings, sidecars: dict[str, Sidecar]) -> None:
