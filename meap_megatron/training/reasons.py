@@ -106,9 +106,10 @@ def other_shape(error: BaseException) -> str | None:
     found = re.search(r"Global shape mismatch for loaded \((.*?)\) and expected \((.*?)\) tensor for key (\S+)", words)
     if found is None:
         return None
-    loaded, expected, key = found.groups()
+    key = found.group(3)
+    loaded, expected = (" x ".join(re.findall(r"\d+", sizes)) for sizes in found.groups()[:2])
     return (
-        f"the checkpoint is of another model: {key} is ({loaded}) in it and ({expected}) in this recipe; take the model's "
+        f"the checkpoint is of another model: {key} is {loaded} in it and {expected} in this recipe; take the model's "
         "settings from where the weights come from, for an import `extends: .../model.yaml`"
     )
 

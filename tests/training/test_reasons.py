@@ -34,8 +34,10 @@ def caused_by(cause: Exception) -> RuntimeError:
         (RuntimeError("unable to open: Too many open files"), ["too many open files", "ulimit -n"]),
         (os_error(errno.EFBIG), ["a file in {folder} would be larger", "ulimit -f unlimited"]),
         (
-            RuntimeError("Global shape mismatch for loaded (30, 64) and expected ((4, 64)) tensor for key decoder.x"),
-            ["the checkpoint is of another model: decoder.x", "extends: .../model.yaml"],
+            RuntimeError(
+                "Global shape mismatch for loaded (torch.Size([30, 64])) and expected ((4, 64)) tensor for key decoder.x"
+            ),
+            ["of another model: decoder.x is 30 x 64 in it and 4 x 64 in this recipe", "extends: .../model.yaml"],
         ),
         (AssertionError("OptimizerParamScheduler: class input value 1"), ["override_opt_param_scheduler=true"]),
         (RuntimeError("[gloo/transport/tcp] Connection reset by peer"), ["another rank"]),
