@@ -4,11 +4,13 @@ import argparse
 import datetime
 
 from meap_megatron.cli import preprocess_options
+from meap_megatron.errors import UserError
 
 HELP = """Encode conversations into two aligned indexed datasets for fine-tuning.
 
-Reads Alpaca rows (instruction, input, output), ShareGPT rows (conversations) and OpenAI rows (messages; "train": false
-leaves an answer untrained), told by the keys of each row. Writes PREFIX.bin/.idx (token ids),
+Reads Alpaca rows (instruction, input, output), pairs (prompt and completion, question and answer), ShareGPT rows
+(conversations) and OpenAI rows (messages, tools; "weight": 0 or "train": false leaves an answer untrained), told by the
+keys of each row; --columns names other keys. What each key does: docs/finetuning.md. Writes PREFIX.bin/.idx (token ids),
 PREFIX.roles.bin/.idx (one byte per token: 0 prompt, 1 answer, 2 end, 3 answer that is never masked, 64 and more the
 last token of an answer that --max-length cut), PREFIX.tokenizer/ and PREFIX.meap.json. A row begins with
 BOS where the tokenizer puts one before a text, and closes each answer with the template's end token (chatml:
@@ -49,7 +51,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="YYYY-MM-DD",
         help="the date that a chat template writes which asks for it (default: today, or that of the run to resume)",
     )
-    parser.add_argument("--format", help="alpaca, sharegpt or messages (default: by the first row of each file)")
+    parser.add_argument("--format", help="alpaca, pairs, sharegpt or messages (default: by the keys of each row)")
+    parser.add_argument(
+        "--columns",
+        metavar="WHAT=KEY,...",
+        help="keys of rows of no known format: question=KEY,answer=KEY and input, system, history, tools; or "
+        "messages=KEY and system, tools",
+    )
+    parser.add_argument(
+        "--ignore-keys",
+        metavar="KEY,...",
+        help="keys that are known not to be used: nothing is said of them, and --strict accepts them",
+    )
     parser.add_argument(
         "--alpaca-prompt",
         help="question of an Alpaca row: plain (instruction, and 'Input:' with the input) or stanford "
@@ -82,6 +95,8 @@ def run(args: argparse.Namespace) -> int:
         answer_end=args.answer_end,
         date=args.date,
         format=args.format,
+        columns=parse_columns(args.columns or ""),
+        ignore_keys=tuple(filter(None, (args.ignore_keys or "").split(","))),
         alpaca_prompt=args.alpaca_prompt,
         system=args.system,
         multi_turn=args.multi_turn,
@@ -92,10 +107,26 @@ def run(args: argparse.Namespace) -> int:
     sidecar = preprocess_sft(config)
     assert sidecar.sft is not None
     counts = sidecar.sft["counts"]
+    dropped = sum(count for name, count in counts.items() if name.startswith("dropped_"))
     print(
         f"{config.prefix}: {counts['read']:,} rows read, {sidecar.num_documents:,} kept ({counts['truncated']:,} "
-        f"truncated), {counts['dropped_long'] + counts['dropped_untrained']:,} dropped, {counts['bad']:,} bad; "
+        f"truncated), {dropped:,} dropped, {counts['bad']:,} bad; "
         f"{sidecar.num_tokens:,} tokens ({sidecar.dtype}), {sidecar.sft['trained_share']:.1%} of them trained; "
         f"mask token {sidecar.tokenizer.mask_token} = {sidecar.tokenizer.mask_id}"
     )
     return 0
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """Read `question=KEY,answer=KEY`.
+
+    Raises:
+        UserError: not of this form, or one is named twice.
+    """
+    columns: dict[str, str] = {}
+    for part in filter(None, text.split(",")):
+        what, equals, key = part.partition("=")
+        if not equals or not key or what in columns:
+            raise UserError(f"--columns is {text!r}, expected WHAT=KEY,WHAT=KEY such as question=prompt,answer=reply")
+        columns[what] = key
+    return columns

@@ -10,12 +10,12 @@ Noted = dict[str, list]
 """Kind -> [count, path, start of the piece, number in it]; all of it JSON. Where a row begins is looked up in the end."""
 
 
-def note(noted: Noted, kind: str, reader: RecordReader, number: int) -> None:
-    """Count a row; remember where the first one is."""
+def note(noted: Noted, kind: str, reader: RecordReader, number: int, *, count: int = 1) -> None:
+    """Count a row, or several; remember where the first one is."""
     if kind in noted:
-        noted[kind][0] += 1
+        noted[kind][0] += count
     else:
-        noted[kind] = [1, reader.piece.file.path, reader.piece.start, number]
+        noted[kind] = [count, reader.piece.file.path, reader.piece.start, number]
 
 
 def merged(parts: Iterable[Noted]) -> Noted:

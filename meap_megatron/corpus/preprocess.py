@@ -102,11 +102,11 @@ class TextWork[R: ShardResult](Work[R]):
                 file=sys.stderr,
             )
 
-    def outcome(self, results: list[R], sidecar: Sidecar) -> dict[str, Any]:
+    def outcome(self, results: list[R], kept: int) -> dict[str, Any]:
         """Return how many documents were read and kept."""
         lost = sum(result.num_bad + sum(count for count, *_ in result.dropped.values()) for result in results)
-        kept = sum(result.num_documents for result in results)
-        return {"unit": "documents", "read": kept + lost, "kept": kept, "truncated": 0}
+        read = lost + sum(result.num_documents for result in results)
+        return {"unit": "documents", "read": read, "kept": kept, "truncated": 0}
 
     def publish(self, folder: Path, results: list[R], encoder: str) -> Sidecar:
         """Join the shards."""

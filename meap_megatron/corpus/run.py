@@ -83,8 +83,8 @@ class Work[R: ShardResult](ABC):
         """Say on stderr what looks wrong."""
 
     @abstractmethod
-    def outcome(self, results: list[R], sidecar: Sidecar) -> dict[str, Any]:
-        """Return what `noted.summary` says of the rows: `unit`, `read`, `kept` and `truncated`."""
+    def outcome(self, results: list[R], kept: int) -> dict[str, Any]:
+        """Return what `noted.summary` says of the rows: `unit`, `read`, `kept` (these) and `truncated`."""
 
     @property
     def dropped_texts(self) -> dict[str, str]:
@@ -201,20 +201,27 @@ def _run[R: ShardResult](work: Work[R], parts: Parts, encoder: str) -> Sidecar:
     work.report(ordered)
     if not sum(result.num_documents for result in ordered) and config.shard is None:
         parts.remove()
-        raise UserError(f"the inputs hold no {work.unit}: {', '.join(config.inputs)}")
+        lines = "\n".join(_summary(work, ordered, kept=0))
+        raise UserError(f"the inputs hold no {work.unit}: {', '.join(config.inputs)}\n{lines}")
     sidecar = work.publish(parts.folder, ordered, encoder)
     parts.remove()
+    lines = "\n".join(_summary(work, ordered, kept=sidecar.num_documents))
+    print(lines, file=sys.stderr)
+    return sidecar
+
+
+def _summary[R: ShardResult](work: Work[R], results: list[R], *, kept: int) -> Iterator[str]:
+    """Give the lines that end a run."""
     lines = summary(
         files=work.inputs.files,
         skipped=work.inputs.skipped,
-        bad=sum(result.num_bad for result in ordered),
-        dropped=merged(result.dropped for result in ordered),
-        unused=merged(result.unused for result in ordered),
+        bad=sum(result.num_bad for result in results),
+        dropped=merged(result.dropped for result in results),
+        unused=merged(result.unused for result in results),
         texts=work.dropped_texts,
-        **work.outcome(ordered, sidecar),
+        **work.outcome(results, kept),
     )
-    print("\n".join(line if line.startswith(" ") else f"meap: {line}" for line in lines), file=sys.stderr)
-    return sidecar
+    return (line if line.startswith(" ") else f"meap: {line}" for line in lines)
 
 
 def _old_plan(config: RunConfig) -> dict[str, Any] | None:

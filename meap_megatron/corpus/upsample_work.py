@@ -91,11 +91,11 @@ class UpsampleWork(TextWork[UpsampleResult]):
                 file=sys.stderr,
             )
 
-    def outcome(self, results: list[UpsampleResult], sidecar: Sidecar) -> dict[str, Any]:
+    def outcome(self, results: list[UpsampleResult], kept: int) -> dict[str, Any]:
         """Return how many documents were read, and taken."""
-        read = sum(result.num_rows + sum(result.strangers.values()) for result in results)
-        lost = super().outcome(results, sidecar)
-        return {**lost, "read": read + lost["read"] - lost["kept"], "kept": sidecar.num_documents}
+        others = sum(result.num_rows - result.num_documents + sum(result.strangers.values()) for result in results)
+        outcome = super().outcome(results, kept)
+        return {**outcome, "read": outcome["read"] + others}
 
     def publish(self, folder: Path, results: list[UpsampleResult], encoder: str) -> Sidecar:
         """Apply the budgets in the order of the input, and join what is taken."""

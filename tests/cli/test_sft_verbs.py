@@ -79,6 +79,8 @@ def no_eos(path: Path) -> None:
 
 
 ROW = alpaca("q", "a")
+ANSWER = {"role": "assistant", "content": "a"}
+CALLING = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
 TURN = [{"role": "user", "content": "q"}]
 WRONG_INPUTS = {
     "no input matches": ("gone.json", lambda path: None, [], "no input matches"),
@@ -97,16 +99,31 @@ WRONG_INPUTS = {
     "broken object over lines": ("x.json", text(json.dumps(ROW, indent=1)[:-1]), [], "x.json:1: invalid JSON"),
     "empty file": ("x.json", text(""), [], "hold no"),
     "empty array": ("x.json", text(" [ ] "), [], "hold no"),
-    "odd dialogue": ("x.jsonl", lines(sharegpt("q", "a", "r")), [], "x.jsonl:1: the dialogue has 3 usable messages"),
-    "no answer": ("x.jsonl", lines({"messages": TURN}), [], "x.jsonl:1: 1 messages beside the system prompt"),
-    "turns out of order": ("x.jsonl", lines({"messages": TURN * 2}), [], "role 'user' where 'assistant' is expected"),
+    "no answer": ("x.jsonl", lines({"messages": TURN}), [], "without an answer to train (1): first"),
+    "two questions": ("x.jsonl", lines({"messages": TURN * 2}), [], "without an answer to train (1): first"),
+    "fractional weight": ("x.jsonl", lines({"messages": [*TURN, {**ANSWER, "weight": 0.5}]}), [], "'weight' is 0.5"),
+    "functions": (
+        "x.jsonl",
+        lines({"messages": [*TURN, ANSWER], "tools": [{"name": "f"}]}, {"messages": [*TURN, CALLING]}),
+        [],
+        "with functions, for which the template 'llama3' has no place (2): first",
+    ),
+    "unused key": ("x.jsonl", lines({**ROW, "source": "s"}), ["--strict"], "source (1): first"),
+    "rows that strict drops": ("x.jsonl", lines(ROW, {"messages": TURN}), ["--strict"], "answer to train (1): first"),
+    "map of no form": (
+        "in.jsonl",
+        lambda path: None,
+        ["--columns", "question"],
+        "--columns is 'question', expected WHAT",
+    ),
+    "map twice": ("in.jsonl", lambda path: None, ["--columns", "question=a,question=b"], "expected WHAT=KEY"),
     "nothing to train": (
         "x.jsonl",
         lines({"messages": [*TURN, {"role": "assistant", "content": "a", "train": False}]}),
         [],
-        "x.jsonl:1: every answer has 'train' false",
+        "without an answer to train (1): first",
     ),
-    "parquet of text": ("x.parquet", parquet({"text": ["a"]}), [], "has none of the columns instruction"),
+    "parquet of text": ("x.parquet", parquet({"text": ["a"]}), [], "has the columns ['text'], of which none is known"),
     "null in parquet": (
         "x.parquet",
         parquet({"instruction": ["q", None], "output": ["a", "b"]}),
@@ -148,12 +165,13 @@ def test_a_wrong_input_is_refused_and_leaves_nothing(
 
 
 def test_bad_rows_are_skipped_and_counted_on_request(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_rows(folder / "x.jsonl", [sharegpt("q", "a", "r"), sharegpt("q", "a"), sharegpt("q")])
+    write_rows(folder / "x.jsonl", [{"conversations": "q"}, sharegpt("q", "a"), {"a": 1}, sharegpt("q")])
     assert preprocess(folder, "--max-bad-lines", "2", inputs="x.jsonl") == 0
     said = capsys.readouterr()
-    assert "3 rows read, 1 kept (0 truncated), 0 dropped, 2 bad" in said.out
-    assert "x.jsonl:1: the dialogue has 3 usable messages" in said.err
-    assert "x.jsonl:3: the dialogue has 1 usable messages" in said.err
+    assert "4 rows read, 1 kept (0 truncated), 1 dropped, 2 bad" in said.out
+    assert "x.jsonl:1: 'conversations' is a text that is not JSON" in said.err
+    assert "x.jsonl:3: the row has the keys ['a'], of no known format" in said.err
+    assert f"  without an answer to train (1): first {folder}/x.jsonl:4" in said.err
 
 
 def test_rows_of_messages_are_detected_per_file(folder: Path) -> None:

@@ -95,7 +95,7 @@ def merged_fields(prefixes: list[str], sidecars: list[Sidecar]) -> dict[str, Any
             histogram[bound] = histogram.get(bound, 0) + count
     return {
         **{name: first[name] for name in OPTIONS if name in first},
-        "counts": {name: sum(record["counts"][name] for record in records) for name in first["counts"]},
+        "counts": {name: sum(record["counts"].get(name, 0) for record in records) for name in first["counts"]},
         "num_trained_tokens": num_trained,
         "trained_share": trained_share(num_trained, num_tokens),
         "answer_length_histogram": as_table(list(histogram.values())),

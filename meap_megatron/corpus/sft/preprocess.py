@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import itertools
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from meap_megatron.corpus.publish import publish
 from meap_megatron.corpus.run import Work, base_plan, own_shards, run_work
 from meap_megatron.corpus.sft.check import OPTIONS, trained_share
 from meap_megatron.corpus.sft.histogram import as_table
-from meap_megatron.corpus.sft.records import detect_format, to_conversation
+from meap_megatron.corpus.sft.records import Record, RowOptions, detect_format, to_record
 from meap_megatron.corpus.sft.render import RenderOptions
 from meap_megatron.corpus.sft.rows import RowReader
 from meap_megatron.corpus.sft.settings import SftConfig
@@ -54,7 +55,7 @@ class SftWork(Work[SftResult]):
     joins_in_order = True
 
     def __init__(self, config: SftConfig) -> None:
-        self.inputs = find_inputs(config.inputs, is_record=lambda row: detect_format(row) is not None, text=False)
+        self.inputs = find_inputs(config.inputs, is_record=lambda row: _is_record(row, config), text=False)
         if config.strict:
             refuse_skipped(self.inputs.skipped)
         self.tokenizer = load_tokenizer(
@@ -98,6 +99,7 @@ class SftWork(Work[SftResult]):
             **base_plan(config, self.tokenizer, files, size),
             **self._options(),
             "format": config.format,
+            "columns": dict(config.columns),
             "alpaca_prompt": config.stanford,
             "system": config.system,
             "add_bos": self.bos_id is not None,
@@ -137,8 +139,8 @@ class SftWork(Work[SftResult]):
             folder=str(folder),
             renderer=spec,
             encoder=encoder,
-            format=config.format,
-            stanford=config.stanford,
+            rows=self._row_options(),
+            takes_functions=config.template == TOKENIZER,
             forbidden_ids=self.fitted.forbidden_ids,
             vocab_size=self.tokenizer.info.vocab_size,
             max_length=config.max_length,
@@ -162,10 +164,10 @@ class SftWork(Work[SftResult]):
                 file=sys.stderr,
             )
 
-    def outcome(self, results: list[SftResult], sidecar: Sidecar) -> dict[str, Any]:
+    def outcome(self, results: list[SftResult], kept: int) -> dict[str, Any]:
         """Return how many rows were read, kept and truncated."""
         counts = merged_counts(results)
-        return {"unit": "rows", **{name: counts[name] for name in ("read", "kept", "truncated")}}
+        return {"unit": "rows", "read": counts["read"], "kept": kept, "truncated": counts["truncated"]}
 
     @property
     def dropped_texts(self) -> dict[str, str]:
@@ -174,6 +176,8 @@ class SftWork(Work[SftResult]):
         return {
             "long": f"of more than {limit} tokens",
             "untrained": f"without an answer in their first {limit} tokens",
+            "unanswered": "without an answer to train",
+            "functions": f"with functions, for which the template {self.config.template!r} has no place",
         }
 
     def publish(self, folder: Path, results: list[SftResult], encoder: str) -> Sidecar:
@@ -219,16 +223,35 @@ class SftWork(Work[SftResult]):
             del options["date"]
         return options
 
+    def _row_options(self) -> RowOptions:
+        config = self.config
+        words = re.findall(r"\w+", self.fitted.template.text) if config.template == TOKENIZER else ()
+        return RowOptions(
+            format=config.format,
+            columns=dict(config.columns),
+            stanford=config.stanford,
+            official=config.multi_turn == "split",
+            known=frozenset(words),
+            ignored=frozenset(config.ignore_keys),
+        )
+
     def _sample(self, shard: Shard) -> list[bytes]:
         texts: list[str] = []
+        options = self._row_options()
         for piece in shard:
-            for _, row in itertools.islice(RowReader(piece), SAMPLE_ROWS):
-                found = to_conversation(row, self.config.format) if isinstance(row, dict) else row
-                if not isinstance(found, str):
-                    texts += [message.content or "" for message in found.messages if message.role != "system"]
+            for _, row in itertools.islice(RowReader(piece, columns=self.config.columns.values()), SAMPLE_ROWS):
+                found = to_record(row, options) if isinstance(row, dict) else row
+                if isinstance(found, Record):
+                    messages = found.conversation.messages
+                    texts += [message.content or "" for message in messages if message.role != "system"]
             if len(texts) >= 2 * SAMPLE_ROWS:
                 break
         return [text[:SAMPLE_CHARACTERS].encode("utf-8") for text in texts if text]
+
+
+def _is_record(row: dict[str, Any], config: SftConfig) -> bool:
+    """Tell whether the only object of a file is a row, and not metadata."""
+    return detect_format(row) is not None or not row.keys().isdisjoint(config.columns.values())
 
 
 def _date_so_far(config: SftConfig) -> datetime.date | None:

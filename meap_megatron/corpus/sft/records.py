@@ -1,21 +1,69 @@
-"""One row of a file to a conversation: Alpaca, ShareGPT and OpenAI messages.
+"""One row of a file to a conversation, whatever its format; no key that holds something is left out without a word.
 
     alpaca    {"instruction": ..., "input": ..., "output": ...}
-    sharegpt  {"conversations": [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}], "system_prompt": ...}
+    pairs     {"prompt": ..., "completion": ...}, {"question": ..., "answer": ...} and the like
+    sharegpt  {"conversations": [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}]}
     messages  {"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}
 
 A row that is none becomes a reason (a str), which the caller counts as a bad row.
 """
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Collection, Container, Mapping
 from typing import Any
 
 from meap_megatron.corpus.sft.conversation import Conversation, Message
+from meap_megatron.corpus.sft.turns import (
+    MEDIA,
+    QUIET,
+    BadRow,
+    is_empty,
+    kind_of,
+    parsed,
+    read_tools,
+    read_turn,
+    text_under,
+)
 
-FORMATS = ("alpaca", "sharegpt", "messages")
-COLUMNS = ("instruction", "input", "output", "conversations", "system_prompt", "messages")
+FORMATS = ("alpaca", "pairs", "sharegpt", "messages")
 ALPACA_PROMPTS = ("plain", "stanford")
-HUMAN, GPT = ("human", "user"), ("gpt", "assistant")
+# What the columns of a map may stand for, and the key under which a row then has them.
+COLUMNS = {
+    "question": "instruction",
+    "input": "input",
+    "answer": "output",
+    "system": "system",
+    "history": "history",
+    "tools": "tools",
+    "messages": "messages",
+}
+DIALOGUES = {"messages": ("messages",), "sharegpt": ("conversations", "conversation")}
+INPUTS: tuple[str, ...] = ("input", "context")
+ANSWERS: tuple[str, ...] = ("output", "response", "completion", "answer")
+# Questions, and the answers that go with them; a row with an instruction is Alpaca's.
+PAIRS = {
+    "prompt": ("completion", "response", "output", "answer"),
+    "question": ("answer", "response", "output", "completion"),
+    "query": ("response", "answer", "output", "completion"),
+    "input": ("output", "response"),
+}
+SYSTEMS = ("system", "system_prompt")
+OFFERS = ("tools", "functions")
+SETTINGS = ("parallel_tool_calls", "function_call", "tool_choice")
+"""Settings of a call of an API, which say nothing about what is trained."""
+REFUSED = {
+    **dict.fromkeys(("chosen", "rejected", "rejected_response", "kto_tag"), "rows of preferences are not supported"),
+    **dict.fromkeys(MEDIA, "only text is supported"),
+    **dict.fromkeys(("weight", "loss_weight"), "a weight belongs to a message, and is 0 or 1"),
+    **dict.fromkeys(("train_on_inputs", "train_on_prompt"), "only answers are trained"),
+}
+NO_EFFECT = {"weight": 1, "loss_weight": 1, "train_on_inputs": False, "train_on_prompt": False}
+"""Values of these keys that ask for what happens anyway."""
+READ = (
+    *("instruction", *INPUTS, *ANSWERS, *PAIRS, *SYSTEMS, *OFFERS, *SETTINGS, *REFUSED, "history"),
+    *("chat_template_kwargs", *(key for keys in DIALOGUES.values() for key in keys), "label"),
+)
+"""All keys of a row that mean something."""
 # The two prompts of Stanford's Alpaca, cut where its parts meet.
 STANFORD_TASK = "Below is an instruction that describes a task. "
 STANFORD_TASK_WITH_INPUT = (
@@ -26,146 +74,271 @@ STANFORD_INSTRUCTION, STANFORD_INPUT = "### Instruction:\n", "\n\n### Input:\n"
 STANFORD_RESPONSE = "\n\n### Response:"
 
 
-def detect_format(row: dict[str, Any]) -> str | None:
-    """Return the format of a row by its keys, or None."""
-    for name, key in (("messages", "messages"), ("sharegpt", "conversations"), ("alpaca", "instruction")):
-        if key in row:
-            return name
-    return None
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RowOptions:
+    """How rows are read; goes to the workers by pickle.
 
-
-def to_conversation(row: dict[str, Any], kind: str | None, *, stanford: str | None = None) -> Conversation | str:
-    """Read a row.
-
-    Args:
-        row: the parsed row.
-        kind: one of `FORMATS`, None to tell it by the keys.
+    Attributes:
+        format: one of `FORMATS`, None to tell it by the keys of each row.
+        columns: what a column stands for (a key of `COLUMNS`) -> its name in the rows.
         stanford: how Alpaca's question is worded: None for the instruction followed by "\\nInput:\\n" and the input;
             "message" for Stanford's whole prompt as the user's message; "template" for a template that has Stanford's
             headings itself.
+        official: read ShareGPT's dialogues as the official code does: turns of human and gpt, all others left out.
+        known: names of keys of messages, and of template variables, that the template uses.
+        ignored: keys of rows that are not used and need not be named.
+    """
+
+    format: str | None = None
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    stanford: str | None = None
+    official: bool = False
+    known: Container[str] = ()
+    ignored: Collection[str] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record:
+    """A row that was read.
+
+    Attributes:
+        conversation: what it says.
+        unused: names of keys that hold something and are not used.
+    """
+
+    conversation: Conversation
+    unused: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropped:
+    """A row that is in order and gives nothing to train."""
+
+    kind: str
+    unused: tuple[str, ...] = ()
+
+
+def detect_format(row: dict[str, Any]) -> str | None:
+    """Return the format of a row by its keys, or None."""
+    for name, keys in DIALOGUES.items():
+        if any(row.get(key) is not None for key in keys):
+            return name
+    if "instruction" in row:
+        return "alpaca"
+    if any(question in row and any(answer in row for answer in answers) for question, answers in PAIRS.items()):
+        return "pairs"
+    return next((name for name, keys in DIALOGUES.items() if any(key in row for key in keys)), None)
+
+
+def to_record(row: dict[str, Any], options: RowOptions) -> Record | Dropped | str:
+    """Read a row.
 
     Returns:
-        The conversation, or the reason why the row is none.
+        The record, why it is dropped, or the reason why the row is none.
     """
+    unused: set[str] = set()
+    try:
+        if options.columns:
+            row = _renamed(row, options.columns, unused)
+        conversation, used = _conversation(row, options, unused)
+    except BadRow as error:
+        return str(error)
+    if not _encodes([vars(message) for message in conversation.messages]) or not _encodes(
+        [conversation.tools, conversation.template_kwargs]
+    ):
+        return "a text contains half of a surrogate pair, which is not text"
+    unused.update(str(key) for key in row if key not in used and not is_empty(row[key]))
+    named = tuple(sorted(name for name in unused if name not in options.ignored))
+    if not any(message.trained for message in conversation.messages):
+        return Dropped("unanswered", named)
+    return Record(conversation=conversation, unused=named)
+
+
+def _encodes(value: Any) -> bool:
+    """Tell whether all texts of some data can be written as UTF-8."""
+    if isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            return False
+        return True
+    if isinstance(value, Mapping):
+        return all(map(_encodes, value.keys())) and all(map(_encodes, value.values()))
+    return not isinstance(value, list | tuple) or all(map(_encodes, value))
+
+
+def _conversation(row: dict[str, Any], options: RowOptions, unused: set[str]) -> tuple[Conversation, set[str]]:
+    """Return what a row says, and the keys that were read."""
+    kind = options.format or ("messages" if "messages" in options.columns else "pairs" if options.columns else None)
     kind = kind or detect_format(row)
+    for key, why in REFUSED.items():
+        if not is_empty(row.get(key)) and (key not in NO_EFFECT or row[key] != NO_EFFECT[key]):
+            raise BadRow(f"{key!r}: {why}")
     if kind is None:
-        return (
+        if "text" in row:
+            raise BadRow("the row has a 'text' and no question with its answer: meap preprocess text reads it")
+        raise BadRow(
             f"the row has the keys {sorted(map(str, row))[:8]}, of no known format: alpaca has 'instruction' and "
-            f"'output', sharegpt 'conversations', messages 'messages'; --format forces one"
+            f"'output', pairs 'prompt' and 'completion' or 'question' and 'answer', sharegpt 'conversations', messages "
+            f"'messages'; --columns question=KEY,answer=KEY names other keys"
         )
-    found = {"alpaca": _alpaca, "sharegpt": _sharegpt, "messages": _messages}[kind]
-    conversation = found(row, stanford) if kind == "alpaca" else found(row)  # type: ignore[operator]
-    if isinstance(conversation, Conversation):
-        for message in conversation.messages:
-            try:
-                (message.content or "").encode("utf-8")
-            except UnicodeEncodeError:
-                return "a text holds half of a surrogate pair, which is no text"
-    return conversation
+    used = {*SYSTEMS, *OFFERS, *SETTINGS, *REFUSED, "chat_template_kwargs"}
+    if kind in DIALOGUES:
+        key = next((key for key in DIALOGUES[kind] if key in row), DIALOGUES[kind][0])
+        messages = _dialogue(row, key, options, unused)
+        used.add(key)
+    else:
+        messages = _single(row, kind, options, used, unused)
+    if options.official and kind == "sharegpt":
+        used -= {"system", *OFFERS, "chat_template_kwargs"}
+        return Conversation(messages=tuple(messages)), used
+    for message in messages:
+        for name, value in message.fields.items():
+            quiet = name in QUIET or name == "tool_calls" or (name == "name" and message.role == "tool")
+            if not quiet and name not in options.known and not is_empty(value):
+                unused.add(f"messages.{name}")
+    offers = [read_tools(row[key], key) for key in OFFERS if row.get(key)]
+    variables = row.get("chat_template_kwargs") or {}
+    if not isinstance(variables, dict):
+        raise BadRow(f"'chat_template_kwargs' is {kind_of(variables)}, expected an object")
+    unused.update(f"chat_template_kwargs.{name}" for name in variables if name not in options.known)
+    tools = next((one for one in offers if one), None)
+    return Conversation(messages=tuple(messages), tools=tools, template_kwargs=variables), used
 
 
-def _alpaca(row: dict[str, Any], stanford: str | None) -> Conversation | str:
-    for key in ("instruction", "output"):
-        if reason := _not_text(row, key):
-            return reason
-    given = row.get("input")
+def _renamed(row: dict[str, Any], columns: Mapping[str, str], unused: set[str]) -> dict[str, Any]:
+    """Return a row with its mapped columns under the names that they stand for."""
+    rest = {key: value for key, value in row.items() if key not in columns.values()}
+    made: dict[str, Any] = {}
+    for what, column in columns.items():
+        if column in row:
+            made[COLUMNS[what]] = row[column]
+        elif what in ("question", "answer", "messages"):
+            raise BadRow(f"no key {column!r} (--columns {what}={column}), only {sorted(map(str, row))[:8]}")
+        else:
+            unused.add(f"--columns {what}={column}: no such key")
+    taken = {COLUMNS[what] for what in columns}
+    unused.update(key for key, value in rest.items() if key in taken and not is_empty(value))
+    return {**rest, **made}
+
+
+def _single(row: dict[str, Any], kind: str, options: RowOptions, used: set[str], unused: set[str]) -> list[Message]:
+    """Read a question and its answer, behind a system prompt and what was said before."""
+    if kind == "alpaca" or options.columns:
+        question, answers, inputs = "instruction", ANSWERS, INPUTS
+    else:
+        pairs = ((key, answers) for key, answers in PAIRS.items() if key in row)
+        question, answers = next(pairs, ("prompt", PAIRS["prompt"]))
+        inputs = tuple(key for key in INPUTS if key != question)
+    answer = next((key for key in answers if key in row), answers[0])
+    extra = next((key for key in inputs if not is_empty(row.get(key))), inputs[0])
+    used.update({question, answer, extra, "history"})
+    if isinstance(row.get("label"), bool) and kind == "pairs":
+        raise BadRow("'label': rows of preferences are not supported")
+    given = row.get(extra)
     if given is not None and not isinstance(given, str):
-        return f"'input' is a {type(given).__name__}, expected a string"
-    instruction, answer = row["instruction"], row["output"]
-    if stanford is None:
-        query = f"{instruction}\nInput:\n{given}" if given else instruction
-        return _dialogue([query, answer])
-    system = (STANFORD_TASK_WITH_INPUT if given else STANFORD_TASK) + STANFORD_ORDER
-    parts = instruction + (STANFORD_INPUT + given if given else "")
-    if stanford == "template":
-        return _dialogue([parts, answer], system=system)
-    query = f"{system}\n\n{STANFORD_INSTRUCTION}{parts}{STANFORD_RESPONSE}"
-    return _dialogue([query, answer])
+        raise BadRow(f"{extra!r} is {kind_of(given)}, expected a string")
+    messages = _history(row.get("history"), unused)
+    if kind == "pairs" and any(isinstance(row.get(key), list) for key in (question, answer)):
+        # TRL's: messages, of which those of the answer are trained.
+        asked = _turns(row, question, "user", unused)
+        messages += [dataclasses.replace(one, train=one.role != "assistant") for one in asked]
+        return _with_system(row, [*messages, *_turns(row, answer, "assistant", unused)], unused)
+    query, said = text_under(row, question), text_under(row, answer)
+    wording = options.stanford if kind == "alpaca" else None
+    if wording is None:
+        query = f"{query}\nInput:\n{given}" if given else query
+        messages = _with_system(row, messages, unused)
+    else:
+        task = (STANFORD_TASK_WITH_INPUT if given else STANFORD_TASK) + STANFORD_ORDER
+        query += STANFORD_INPUT + given if given else ""
+        if wording == "message":
+            query = f"{task}\n\n{STANFORD_INSTRUCTION}{query}{STANFORD_RESPONSE}"
+            messages = _with_system(row, messages, unused)
+        else:
+            messages = _with_system(row, messages, unused, default=task)
+    return [*messages, Message(role="user", content=query), Message(role="assistant", content=said)]
 
 
-def _sharegpt(row: dict[str, Any]) -> Conversation | str:
-    """Read as the official code: a leading turn that is not human is dropped, a turn out of order is skipped."""
-    turns = row.get("conversations")
+def _history(value: Any, unused: set[str]) -> list[Message]:
+    """Read what was said before: pairs of a question and its answer, or turns."""
+    if is_empty(value):
+        return []
+    if not isinstance(value, list):
+        raise BadRow(f"'history' is {kind_of(value)}, expected a list of pairs of a question and its answer")
+    messages: list[Message] = []
+    for number, pair in enumerate(value):
+        if isinstance(pair, dict):
+            messages.append(read_turn(pair, f"history[{number}]", unused))
+        elif isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair):
+            messages += [Message(role="user", content=pair[0]), Message(role="assistant", content=pair[1])]
+        else:
+            raise BadRow(f"history[{number}] is {pair!r:.80}, expected a question and its answer")
+    return messages
+
+
+def _turns(row: dict[str, Any], key: str, role: str, unused: set[str]) -> list[Message]:
+    """Read a text, a message of this role, or a list of messages."""
+    if isinstance(row.get(key), list):
+        return [read_turn(turn, f"{key}[{number}]", unused) for number, turn in enumerate(row[key])]
+    return [Message(role=role, content=text_under(row, key))]
+
+
+def _dialogue(row: dict[str, Any], key: str, options: RowOptions, unused: set[str]) -> list[Message]:
+    """Read a list of turns, also one that is JSON in a text."""
+    turns = row.get(key)
+    if isinstance(turns, str):
+        turns = parsed(turns, repr(key))
+    if key not in row:
+        raise BadRow(f"no key {key!r}, only {sorted(map(str, row))[:8]}")
     if not isinstance(turns, list):
-        return _no_list(row, "conversations")
+        raise BadRow(f"{key!r} is {kind_of(turns)}, expected a list")
+    if options.official and key in DIALOGUES["sharegpt"]:
+        return _official(row, turns, key, unused)
+    messages = [read_turn(turn, f"{key}[{number}]", unused) for number, turn in enumerate(turns)]
+    if key in DIALOGUES["sharegpt"] and messages and messages[0].role == "system" and not messages[0].content:
+        messages = messages[1:]  # as the official code: none of its own
+    return _with_system(row, messages, unused)
+
+
+def _with_system(
+    row: dict[str, Any], messages: list[Message], unused: set[str], *, default: str | None = None
+) -> list[Message]:
+    """Return the messages behind the system prompt that the row has beside them, unless they begin with one."""
+    own = messages[0].content if messages and messages[0].role in ("system", "developer") else None
+    found = own
+    for key in SYSTEMS:
+        text = row.get(key)
+        if not isinstance(text, str | None):
+            raise BadRow(f"{key!r} is {kind_of(text)}, expected a string")
+        if not text or text == found:
+            continue
+        if found is None:
+            found = text
+        else:
+            unused.add(key)
+    found = found or default
+    return messages if own is not None or not found else [Message(role="system", content=found), *messages]
+
+
+def _official(row: dict[str, Any], turns: list[Any], key: str, unused: set[str]) -> list[Message]:
+    """Read as the official code: a leading turn that is not human is left out, and so is a turn out of order.
+
+    Turns of other roles are skipped and keep their place in the order; so a call and its result go, and the answer that
+    follows them is the answer to the question before. A dialogue with a question left over trains nothing.
+    """
+    names = (("human", "user"), ("gpt", "assistant"))
     for number, turn in enumerate(turns):
         if not isinstance(turn, dict):
-            return f"conversations[{number}] is a {type(turn).__name__}, expected an object with 'from' and 'value'"
-        for key in ("from", "value"):
-            if reason := _not_text(turn, key):
-                return f"conversations[{number}]: {reason}"
-    system = row.get("system_prompt")
-    if system is not None and not isinstance(system, str):
-        return f"'system_prompt' is a {type(system).__name__}, expected a string"
-    if turns and turns[0]["from"] == "system":
-        system, turns = turns[0]["value"] or system, turns[1:]
-    if turns and turns[0]["from"] not in HUMAN:
-        turns = turns[1:]
-    texts: list[str] = []
-    for number, turn in enumerate(turns):
-        if turn["from"] not in HUMAN + GPT:
-            break
-        if turn["from"] in (GPT if number % 2 else HUMAN):
-            texts.append(turn["value"])
-    if len(texts) < 2 or len(texts) % 2:
-        return (
-            f"the dialogue has {len(texts)} usable messages (human and gpt in turn, human first); "
-            f"an even number of at least 2 is needed"
-        )
-    return _dialogue(texts, system=system or None)
-
-
-def _messages(row: dict[str, Any]) -> Conversation | str:
-    messages = row.get("messages")
-    if not isinstance(messages, list):
-        return _no_list(row, "messages")
-    for number, message in enumerate(messages):
-        if not isinstance(message, dict):
-            return f"messages[{number}] is a {type(message).__name__}, expected an object with 'role' and 'content'"
-        for key in ("role", "content"):
-            if reason := _not_text(message, key):
-                return f"messages[{number}]: {reason}"
-        # A parquet column has the key in every message, null where it was not given.
-        if not isinstance(message.get("train"), bool | None):
-            return f"messages[{number}]: 'train' is {message['train']!r}, expected true or false"
-    system = None
-    if messages and messages[0]["role"] == "system":
-        system, messages = messages[0]["content"], messages[1:]
-    for number, message in enumerate(messages):
-        expected = "assistant" if number % 2 else "user"
-        if message["role"] != expected:
-            return f"role {message['role']!r} where {expected!r} is expected: user and assistant take turns"
-    if len(messages) < 2 or len(messages) % 2:
-        return f"{len(messages)} messages beside the system prompt; each question needs an answer"
-    trains = [message.get("train") is not False for message in messages]
-    if not any(trains[1::2]):
-        return "every answer has 'train' false: the row would train nothing"
-    return _dialogue([message["content"] for message in messages], system=system, trains=trains)
-
-
-def _dialogue(texts: list[str], *, system: str | None = None, trains: Iterable[bool] | None = None) -> Conversation:
-    """Return questions and answers in turn, behind the system prompt if there is one."""
-    opening = [] if system is None else [Message(role="system", content=system)]
-    flags = [True] * len(texts) if trains is None else trains
-    turns = [
-        Message(role="assistant", content=text, train=train) if number % 2 else Message(role="user", content=text)
-        for number, (text, train) in enumerate(zip(texts, flags, strict=True))
-    ]
-    return Conversation(messages=(*opening, *turns))
-
-
-def _not_text(record: dict[str, Any], key: str) -> str | None:
-    if key not in record:
-        return f"no key {key!r}, only {sorted(map(str, record))[:8]}"
-    value = record[key]
-    return None if isinstance(value, str) else f"{key!r} is {_name(value)}, expected a string"
-
-
-def _no_list(row: dict[str, Any], key: str) -> str:
-    if key not in row:
-        return f"no key {key!r}, only {sorted(map(str, row))[:8]}"
-    return f"{key!r} is {_name(row[key])}, expected a list"
-
-
-def _name(value: Any) -> str:
-    return "null" if value is None else f"a {type(value).__name__}"
+            raise BadRow(f"{key}[{number}] is {kind_of(turn)}, expected an object with 'from' and 'value'")
+        for name in ("from", "value"):
+            text_under(turn, name, f"{key}[{number}]")
+    kept = turns[1:] if turns and turns[0]["from"] not in names[0] else turns
+    chosen = [turn for number, turn in enumerate(kept) if turn["from"] in names[number % 2]]
+    left_out = [turn["from"] for turn in turns if not any(turn is one for one in chosen)]
+    unused.update(f"turns of {name!r} (--multi-turn split)" for name in left_out)
+    if len(chosen) % 2:
+        return []
+    read = [read_turn(turn, key, unused) for turn in chosen]
+    text = row.get("system_prompt")
+    return [Message(role="system", content=text), *read] if isinstance(text, str) and text else read

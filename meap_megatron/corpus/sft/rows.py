@@ -1,37 +1,71 @@
 """Stream the rows of a piece as parsed objects: JSON values, or rows of a parquet file."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
+from meap_megatron.corpus.cutting import Piece
 from meap_megatron.corpus.readers import RecordReader, parse_object
-from meap_megatron.corpus.sft.records import COLUMNS
+from meap_megatron.corpus.sft.records import READ
 from meap_megatron.errors import UserError
 
-Record = tuple[int, dict[str, Any] | str]
+Row = tuple[int, dict[str, Any] | str]
 
 
 class RowReader(RecordReader[dict[str, Any]]):
-    """Stream the rows of one piece: (number, object), or (number, reason as str)."""
+    """Stream the rows of one piece: (number, object), or (number, reason as str).
 
-    def records(self) -> Iterator[Record]:
+    Args:
+        piece: the piece.
+        columns: columns of a parquet file that are read beside those that mean something by their names.
+
+    Attributes:
+        unread: the other columns that are not empty, which no row has in it.
+    """
+
+    def __init__(self, piece: Piece, *, columns: Collection[str] = ()) -> None:
+        super().__init__(piece)
+        self.wanted = {*READ, *columns}
+        self.unread: tuple[str, ...] = ()
+
+    def records(self) -> Iterator[Row]:
         """Give the rows."""
         return self._rows() if self.piece.file.kind == "parquet" else self.values(parse_object)
 
-    def _rows(self) -> Iterator[Record]:
+    def _rows(self) -> Iterator[Row]:
         import pyarrow.parquet
 
         path = self.piece.file.path
         with pyarrow.parquet.ParquetFile(path) as table:
-            names = [name for name in table.schema_arrow.names if name in COLUMNS]
+            names = [name for name in table.schema_arrow.names if name in self.wanted]
             if not names:
                 raise UserError(
-                    f"{path} has none of the columns {', '.join(COLUMNS)}, only {table.schema_arrow.names[:8]}"
+                    f"{path} has the columns {table.schema_arrow.names[:8]}, of which none is known; "
+                    f"--columns question=COLUMN,answer=COLUMN names them"
                 )
             groups = range(self.piece.start, self.piece.stop)
+            self.unread = tuple(sorted(filled_columns(table.metadata, groups) - self.wanted))
             rows = sum(table.metadata.row_group(group).num_rows for group in groups)
             number = 0
             for batch in table.iter_batches(batch_size=256, row_groups=list(groups), columns=names):
                 for row in batch.to_pylist():
                     number += 1
                     self.consumed = self.piece.size * number // rows
-                    yield number, row
+                    yield number, {key: without_nulls(value) for key, value in row.items()}
+
+
+def filled_columns(metadata: Any, groups: range) -> set[str]:
+    """Return the columns of a parquet file that hold something in these row groups, as far as its statistics tell."""
+    names = set()
+    for group in (metadata.row_group(number) for number in groups):
+        for column in (group.column(number) for number in range(group.num_columns)):
+            statistics = column.statistics
+            if statistics is None or not statistics.has_null_count or statistics.null_count < column.num_values:
+                names.add(column.path_in_schema.split(".")[0])
+    return names
+
+
+def without_nulls(value: Any) -> Any:
+    """Return data of a parquet file without keys that are null: every struct of a column has the keys of all of them."""
+    if isinstance(value, dict):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value

@@ -2,9 +2,10 @@
 
 import dataclasses
 import datetime
+from collections.abc import Mapping
 
 from meap_megatron.corpus.settings import RunConfig
-from meap_megatron.corpus.sft.records import ALPACA_PROMPTS, FORMATS
+from meap_megatron.corpus.sft.records import ALPACA_PROMPTS, COLUMNS, FORMATS
 from meap_megatron.corpus.sft.templates import TEMPLATES, TOKENIZER
 from meap_megatron.errors import UserError
 
@@ -21,7 +22,9 @@ class SftConfig(RunConfig):
         template: name of a template, "tokenizer" for the tokenizer's own, None for one that the tokenizer is made for.
         answer_end: "template", or "eos" to end answers with EOS whatever the template, as in the official code.
         date: what a chat template writes that asks for the date; None for today, or the date of the run to resume.
-        format: "alpaca", "sharegpt" or "messages"; None to tell it by the keys of each row.
+        format: "alpaca", "pairs", "sharegpt" or "messages"; None to tell it by the keys of each row.
+        columns: what a column stands for (a key of `records.COLUMNS`) -> the key of the rows that has it.
+        ignore_keys: keys of rows that are known not to be used, so that nothing is said of them.
         alpaca_prompt: "plain" or "stanford"; None for "stanford" with the template `alpaca`, else "plain".
         system: system prompt of conversations without one; None for the template's, "" for none.
         multi_turn: "history" (a conversation is one row) or "split" (a turn is one row, without history).
@@ -34,6 +37,8 @@ class SftConfig(RunConfig):
     answer_end: str = "template"
     date: datetime.date | None = None
     format: str | None = None
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    ignore_keys: tuple[str, ...] = ()
     alpaca_prompt: str | None = None
     system: str | None = None
     multi_turn: str = "history"
@@ -59,6 +64,22 @@ class SftConfig(RunConfig):
         ):
             if number is not None and number < least:
                 raise UserError(f"{name} is {number}, it must be at least {least}")
+
+        self._check_columns()
+
+    def _check_columns(self) -> None:
+        names = set(self.columns)
+        if unknown := sorted(names - COLUMNS.keys()):
+            raise UserError(f"--columns: {unknown[0]!r} is not one of {', '.join(COLUMNS)}")
+        needed = {"messages"} if "messages" in names else {"question", "answer"}
+        if names and (missing := sorted(needed - names)):
+            raise UserError(f"--columns names no column for {missing[0]!r}; it needs question and answer, or messages")
+        if "messages" in names and (more := sorted(names & {"question", "answer", "input", "history"})):
+            raise UserError(f"--columns: messages contain {more[0]!r} themselves; name one of both")
+        if names and self.format not in (None, "messages" if "messages" in names else "pairs", "alpaca"):
+            raise UserError(f"--columns and --format {self.format}: the columns say what a row is; leave --format out")
+        if len(set(self.columns.values())) < len(names):
+            raise UserError("--columns names one column twice")
 
     @property
     def stanford(self) -> str | None:

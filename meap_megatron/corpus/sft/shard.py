@@ -15,19 +15,20 @@ from meap_megatron.corpus.noted import Noted, merged, note
 from meap_megatron.corpus.sft.conversation import Conversation
 from meap_megatron.corpus.sft.encode import PieceEncoder
 from meap_megatron.corpus.sft.histogram import count_lengths
-from meap_megatron.corpus.sft.pieces import Known
+from meap_megatron.corpus.sft.pieces import Known, Run
 from meap_megatron.corpus.sft.pieces import Piece as TextPiece
-from meap_megatron.corpus.sft.records import to_conversation
+from meap_megatron.corpus.sft.records import Dropped, RowOptions, to_record
 from meap_megatron.corpus.sft.render import Renderer
 from meap_megatron.corpus.sft.roles import PROMPT, answer_lengths, num_unclosed, truncate
 from meap_megatron.corpus.sft.rows import RowReader
 from meap_megatron.corpus.sft.setup import RendererSpec
+from meap_megatron.corpus.sft.turns import function_names
 from meap_megatron.corpus.shard import Advance, BadLines, Shard, ShardResult, complete_together, part_files
 
 BATCH_ROWS = 1024  # conversations rendered and encoded together
 BATCH_CHARACTERS = 2**20
 COUNTS = ("read", "kept", "truncated")
-DROPPED = ("long", "untrained")
+DROPPED = ("long", "untrained", "unanswered", "functions")
 """Kinds of rows that are lost."""
 
 
@@ -38,8 +39,8 @@ class SftJob:
     folder: str  # the work folder
     renderer: RendererSpec
     encoder: str
-    format: str | None  # of all rows; None to tell each by its keys
-    stanford: str | None
+    rows: RowOptions
+    takes_functions: bool  # the template may have a place for tools and their calls
     forbidden_ids: tuple[int, ...]  # no text may give them
     vocab_size: int
     max_length: int | None
@@ -136,6 +137,7 @@ class _State:
         self.bad_rows = BadLines(owner.job.max_bad_lines)
         self.counts = dict.fromkeys(COUNTS, 0)
         self.dropped: Noted = {}
+        self.unused: Noted = {}
         self.text_bytes = self.num_trained = self.num_empty_answers = self.num_unclosed = 0
         self.empty_answer_place: str | None = None
         self.lengths = np.zeros(0, dtype=np.int64)
@@ -143,15 +145,32 @@ class _State:
         self.reported = 0  # input bytes of the current piece
 
     def read(self, piece: Piece) -> None:
-        reader = RowReader(piece)
+        reader = RowReader(piece, columns=self.job.rows.columns.values())
+        number = 0
         self.reported = size = 0
         batch: list[tuple[int, list[TextPiece]]] = []
         for number, row in reader:
             self.counts["read"] += 1
-            found = to_conversation(row, self.job.format, stanford=self.job.stanford) if isinstance(row, dict) else row
-            rendered = found if isinstance(found, str) else self.owner.renderer.render(found)
-            if isinstance(found, str) or isinstance(rendered, str):
-                self.bad_rows.add(reader, number, str(rendered))
+            record = to_record(row, self.job.rows) if isinstance(row, dict) else row
+            if isinstance(record, str):
+                self.bad_rows.add(reader, number, record)
+                continue
+            for name in record.unused:
+                note(self.unused, name, reader, number)
+            if isinstance(record, Dropped):
+                note(self.dropped, record.kind, reader, number)
+                continue
+            found = record.conversation
+            functions = function_names(found)
+            if functions is not None and not self.job.takes_functions:
+                note(self.dropped, "functions", reader, number)
+                continue
+            rendered = self.owner.renderer.render(found)
+            if isinstance(rendered, str):
+                self.bad_rows.add(reader, number, rendered)
+                continue
+            if functions and not all(shows(pieces, functions) for pieces in rendered):
+                note(self.dropped, "functions", reader, number)
                 continue
             self.note_empty(reader, number, found)
             batch += [(number, pieces) for pieces in rendered]
@@ -160,6 +179,9 @@ class _State:
                 self.encode(reader, batch)
                 batch, size = [], 0
         self.encode(reader, batch)
+        for name in reader.unread:
+            if name not in self.job.rows.ignored:
+                note(self.unused, name, reader, 1, count=number)
 
     def note_empty(self, reader: RowReader, number: int, conversation: Conversation) -> None:
         empty = sum(message.trained and not message.content for message in conversation.messages)
@@ -231,7 +253,7 @@ class _State:
             num_bos_text=0,
             bos_text_place=None,
             dropped=self.dropped,
-            unused={},
+            unused=self.unused,
             counts=self.counts,
             num_trained_tokens=self.num_trained,
             num_empty_answers=self.num_empty_answers,
@@ -239,6 +261,12 @@ class _State:
             num_unclosed=self.num_unclosed,
             answer_lengths=self.histogram,
         )
+
+
+def shows(pieces: list[TextPiece], names: set[str]) -> bool:
+    """Tell whether the text of a row has all these names in it."""
+    text = "".join(piece.text for piece in pieces if isinstance(piece, Run))
+    return all(name in text for name in names)
 
 
 def merged_counts(results: list[SftResult]) -> dict[str, Any]:

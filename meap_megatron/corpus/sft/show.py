@@ -23,10 +23,10 @@ def sft_summary(sft: dict[str, Any]) -> Iterator[str]:
     limit = sft["max_length"]
     cut = "of any length" if limit is None else f"of at most {limit:,} tokens, longer ones {_PAST[sft['over_long']]}"
     yield f"  template {sft['template']} ({sft['template_fingerprint'][:12]}), {turns}, {cut}"
+    dropped = ", ".join(f"{counts[name]:,} {text}" for name, text in _DROPPED.items() if name in counts)
     yield (
         f"  {counts['read']:,} rows read, {counts['kept']:,} kept, of these {counts['truncated']:,} truncated; dropped "
-        f"{counts['dropped_long']:,} too long, {counts['dropped_untrained']:,} with no answer in their first tokens; "
-        f"{counts['bad']:,} bad"
+        f"{dropped}; {counts['bad']:,} bad"
     )
     yield f"  {sft['num_trained_tokens']:,} tokens are trained, {sft['trained_share']:.1%} of all"
     if sft["min_answer_words"] is not None:
@@ -68,4 +68,10 @@ def row_table(
         yield "  ".join(fitted).rstrip()
 
 
+_DROPPED = {
+    "dropped_long": "too long",
+    "dropped_untrained": "with no answer in their first tokens",
+    "dropped_unanswered": "with no answer to train",
+    "dropped_functions": "with functions",
+}
 _PAST = {"truncate": "truncated", "drop": "dropped"}

@@ -296,3 +296,98 @@ def test_resume_does_not_trust_roles_of_another_size(tmp_path: Path, chat_words:
     preprocess_sft(config(source, tmp_path / "out", chat_words, resume=True, max_bad_lines=1, **options))
     assert all(check.passed for check in verify(tmp_path / "out"))
     assert len(rows(tmp_path / "out")) == 9
+
+
+def test_a_run_names_what_of_the_rows_was_not_used(
+    tmp_path: Path, chat_words: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = [{**alpaca("q", "a"), "source": "s", "note": ""}, {**alpaca("q", "b"), "source": "t"}, alpaca("q", "c")]
+    source = write_rows(tmp_path / "in.jsonl", data)
+    preprocess_sft(config(source, tmp_path / "out", chat_words))
+    said = capsys.readouterr().err.splitlines()
+    assert said[-4:] == [
+        "meap: 1 file read",
+        "meap: 3 rows read, 3 kept, 0 dropped",
+        "meap: keys of rows that are not used:",
+        f"  source (2): first {source}:1",
+    ]
+    with pytest.raises(UserError, match=r"--strict: rows would .* keys that are not used:\n  source .2.: first"):
+        preprocess_sft(config(source, tmp_path / "strict", chat_words, strict=True))
+    known = {"strict": True, "ignore_keys": ("source",)}
+    preprocess_sft(config(source, tmp_path / "strict", chat_words, **known))
+    assert rows(tmp_path / "strict") == rows(tmp_path / "out")
+    assert "not used" not in capsys.readouterr().err
+
+
+def test_columns_of_parquet_that_are_not_read_are_named(
+    tmp_path: Path, chat_words: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = {
+        "q": pyarrow.array(["q", "r"]).dictionary_encode(),
+        "reply": pyarrow.array(["a", "b"]).cast(pyarrow.string_view()),
+        "source": ["s", None],
+        "nothing": pyarrow.array([None, None], pyarrow.string()),
+        "vector": [[0.5], [0.25]],
+    }
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "in.parquet")
+    names = {"question": "q", "answer": "reply"}
+    preprocess_sft(config(tmp_path / "in.parquet", tmp_path / "out", chat_words, columns=names))
+    said = capsys.readouterr().err
+    assert f"  source (2): first {tmp_path}/in.parquet: row 1\n  vector (2): first" in said
+    assert "nothing" not in said
+    reference = write_rows(tmp_path / "in.jsonl", [alpaca("q", "a"), alpaca("r", "b")])
+    preprocess_sft(config(reference, tmp_path / "ref", chat_words))
+    assert rows(tmp_path / "out") == rows(tmp_path / "ref")
+
+
+def test_structs_of_parquet_lose_the_nulls_that_only_their_neighbours_need(tmp_path: Path) -> None:
+    from meap_megatron.corpus.cutting import cut
+    from meap_megatron.corpus.inputs import find_inputs
+    from meap_megatron.corpus.sft.rows import RowReader
+
+    calls = [{"function": {"name": "f", "arguments": {"x": 1}}}]
+    data: list[dict[str, Any]] = [
+        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": None, "tool_calls": calls}]},
+        {"messages": [{"role": "tool", "content": "t", "tool_calls": [{"function": {"arguments": {"y": 2}}}]}]},
+    ]
+    write_parquet(tmp_path / "in.parquet", data)
+    (piece,) = cut(find_inputs([str(tmp_path / "in.parquet")]).files[0], 10**9)
+    first, second = (row for _, row in RowReader(piece))
+    assert first == {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": calls}]}
+    assert second == data[1]
+
+
+def test_official_turns_of_a_dialogue_with_calls_are_trained_and_the_rest_is_named(
+    tmp_path: Path, chat_words: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dialogue = [
+        ("human", "q"),
+        ("gpt", "a"),
+        ("human", "r"),
+        ("function_call", "{}"),
+        ("observation", "o"),
+        ("gpt", "b"),
+    ]
+    row = {"conversations": [{"from": name, "value": value} for name, value in dialogue]}
+    source = write_rows(tmp_path / "in.jsonl", [row])
+    options: dict[str, Any] = {"multi_turn": "split", "template": "llama3"}
+    preprocess_sft(config(source, tmp_path / "out", chat_words, **options))
+    reference = write_rows(tmp_path / "ref.jsonl", [sharegpt("q", "a", "r", "b")])
+    preprocess_sft(config(reference, tmp_path / "ref", chat_words, **options))
+    assert rows(tmp_path / "out") == rows(tmp_path / "ref")
+    assert "turns of 'function_call' (--multi-turn split) (1): first" in capsys.readouterr().err
+
+
+def test_resume_with_other_columns_is_refused(tmp_path: Path, chat_words: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", [*({"x": "q", "y": "a", "z": "b"} for _ in range(9)), {"x": "q"}])
+    options: dict[str, Any] = {"shard_bytes": 60, "workers": 1}
+    first, other = ({"question": "x", "answer": answer} for answer in "yz")
+    with pytest.raises(UserError, match="in.jsonl:10: no key 'y'"):
+        preprocess_sft(config(source, tmp_path / "out", chat_words, columns=first, **options))
+    with pytest.raises(UserError, match="columns is {'question': 'x', 'answer': 'z'}"):
+        preprocess_sft(config(source, tmp_path / "out", chat_words, columns=other, resume=True, **options))
+    again = config(source, tmp_path / "out", chat_words, columns=first, resume=True, max_bad_lines=1, **options)
+    assert preprocess_sft(again).num_documents == 9

@@ -137,6 +137,8 @@ def test_an_over_long_prompt_is_dropped_and_counted(tmp_path: Path, chat_words: 
         "dropped_long": 0,
         "truncated": 0,
         "dropped_untrained": 1,
+        "dropped_unanswered": 0,
+        "dropped_functions": 0,
         "bad": 0,
     }
 

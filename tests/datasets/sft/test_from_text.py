@@ -195,6 +195,8 @@ def test_the_dialogues_are_what_they_are_called(over_long):
         "dropped_long": 0,
         "truncated": 8,
         "dropped_untrained": 1,
+        "dropped_unanswered": 0,
+        "dropped_functions": 0,
         "bad": 0,
     }
     assert sidecar.sft["num_trained_tokens"] == sum(turn[0] for turn in turns if turn)

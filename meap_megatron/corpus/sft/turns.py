@@ -1,0 +1,226 @@
+"""One turn of a dialogue to a message: OpenAI's, ShareGPT's and their relatives' names, parts, weights and calls."""
+
+import json
+from typing import Any
+
+from meap_megatron.corpus.sft.conversation import Conversation, Message
+
+ROLES = {
+    "human": "user",
+    "user": "user",
+    "prompter": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "chatbot": "assistant",
+    "ai": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "chatgpt": "assistant",
+    "claude": "assistant",
+    "system": "system",
+    "developer": "developer",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "function_response": "tool",
+    "tool_response": "tool",
+    "function_call": "assistant",
+    "tool_call": "assistant",
+}
+"""What the names of roles mean, in any case; another name is given to the template as it is."""
+CALLS = ("function_call", "tool_call")
+"""Roles whose text is a call, or several, as JSON."""
+WEIGHTS = ("train", "training", "weight", "loss_weight", "loss")
+"""Keys that say whether a message is trained."""
+MEDIA = ("images", "image", "videos", "video", "audios", "audio", "files", "file")
+REFUSED = ("train_detail", *MEDIA)
+REASONING = ("reasoning", "thinking")
+"""Types of parts that hold an assistant's thoughts."""
+QUIET = ("tool_call_id", "id", "index")
+"""Keys that tie messages together: nothing is lost where a template has no place for them."""
+
+
+class BadRow(Exception):
+    """A row that is not a conversation; the message says why."""
+
+
+def read_turn(turn: Any, where: str, unused: set[str]) -> Message:
+    """Read one turn.
+
+    Args:
+        turn: what a list of turns holds.
+        where: its place in the row, for messages.
+        unused: takes the names of what is not used.
+
+    Returns:
+        The message; `fields` has all keys beside role, content and weights, unchanged.
+
+    Raises:
+        BadRow: a key that is needed is missing or of another kind, or one asks for what training cannot do.
+    """
+    if not isinstance(turn, dict):
+        raise BadRow(
+            f"{where} is {kind_of(turn)}, expected an object with 'role' and 'content', or 'from' and 'value'"
+        )
+    by_from = turn.get("role") is None and "from" in turn
+    role_key = "from" if by_from else "role"
+    keys = ("value", "content") if by_from else ("content", "value")
+    content_key = next((key for key in keys if key in turn), keys[0])
+    named = text_under(turn, role_key, where)
+    role = ROLES.get(named.lower(), named)
+    for key in REFUSED:
+        if turn.get(key):
+            raise BadRow(f"{where}: {key!r} is not supported")
+    fields = {key: value for key, value in turn.items() if key not in (role_key, content_key, *WEIGHTS, *REFUSED)}
+    train = _trained(turn, role, where)
+    content = turn.get(content_key)
+    if isinstance(content, list):
+        content = _joined(content, role, fields, where, unused)
+    calls = fields.pop("function_call", None)
+    if named.lower() in CALLS:
+        calls, content = text_under(turn, content_key, where), ""
+    if calls:
+        fields["tool_calls"] = read_calls(calls, where)
+    elif isinstance(fields.get("tool_calls"), str):
+        fields["tool_calls"] = parsed(fields["tool_calls"], f"{where}: 'tool_calls'")
+    if not (content is None and role == "assistant" and fields.get("tool_calls")):
+        content = text_under({**turn, content_key: content} if content_key in turn else turn, content_key, where)
+    return Message(role=role, content=content, train=train, fields=fields)
+
+
+def read_calls(value: Any, where: str) -> list[dict[str, Any]]:
+    """Return calls, each {"name": ..., "arguments": ...} or JSON of it, in the form that chat templates take.
+
+    Raises:
+        BadRow: they are not of this form.
+    """
+    calls = parsed(value, f"{where}: the function call") if isinstance(value, str) else value
+    made = []
+    for call in calls if isinstance(calls, list) else [calls]:
+        if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+            raise BadRow(f"{where}: the function call is {call!r:.80}, expected an object with 'name' and 'arguments'")
+        made.append({"type": "function", "function": {"name": call["name"], "arguments": call.get("arguments", {})}})
+    return made
+
+
+def read_tools(value: Any, key: str) -> tuple[dict[str, Any], ...] | None:
+    """Return the functions that a row offers, or None for none.
+
+    Args:
+        value: a list of JSON schemas, or JSON of it; schemas without {"type": "function", "function": ...} get it.
+        key: the row's key, for messages.
+
+    Raises:
+        BadRow: it is nothing of the kind.
+    """
+    if isinstance(value, str):
+        value = parsed(value, repr(key)) if value.strip() else None
+    if not value:
+        return None
+    tools = []
+    for tool in value if isinstance(value, list) else [value]:
+        tool = parsed(tool, repr(key)) if isinstance(tool, str) else tool
+        if not isinstance(tool, dict):
+            raise BadRow(f"{key!r} has an element that is {kind_of(tool)}, expected an object")
+        bare = "function" not in tool and "name" in tool
+        tools.append({"type": "function", "function": tool} if bare else tool)
+    return tuple(tools)
+
+
+def text_under(record: dict[str, Any], key: str, where: str = "") -> str:
+    """Return the text under a key.
+
+    Raises:
+        BadRow: there is none.
+    """
+    before = f"{where}: " if where else ""
+    if key not in record:
+        raise BadRow(f"{before}no key {key!r}, only {sorted(map(str, record))[:8]}")
+    if not isinstance(record[key], str):
+        raise BadRow(f"{before}{key!r} is {kind_of(record[key])}, expected a string")
+    return record[key]
+
+
+def parsed(text: str, what: str) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        BadRow: it is not JSON.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadRow(f"{what} is a text that is not JSON: {error}") from None
+
+
+def kind_of(value: Any) -> str:
+    """Return what a value is, for messages."""
+    return "null" if value is None else f"a {type(value).__name__}"
+
+
+def is_empty(value: Any) -> bool:
+    """Tell whether nothing is lost with a value."""
+    return value is None or (isinstance(value, str | list | dict | tuple) and not value)
+
+
+def function_names(conversation: Conversation) -> set[str] | None:
+    """Return the names of the functions that a conversation offers or calls, or None where it has none to do with any."""
+    messages, tools = conversation.messages, conversation.tools or ()
+    calls = [call for message in messages for call in message.fields.get("tool_calls") or ()]
+    if not tools and not calls and not any(message.role == "tool" for message in messages):
+        return None
+    made = (entry.get("function", entry) for entry in (*tools, *calls) if isinstance(entry, dict))
+    return {entry["name"] for entry in made if isinstance(entry, dict) and isinstance(entry.get("name"), str)}
+
+
+def _trained(turn: dict[str, Any], role: str, where: str) -> bool:
+    """Tell whether a message is trained: weights are 1 or 0, and only an assistant's may be 1."""
+    train = True
+    for key in WEIGHTS:
+        weight = turn.get(key)
+        if weight is None:
+            continue
+        if not isinstance(weight, bool | int | float) or weight not in (0, 1):
+            expected = "true or false" if key.startswith("train") else "0 or 1; weights between them are not supported"
+            raise BadRow(f"{where}: {key!r} is {weight!r}, expected {expected}")
+        if weight and role != "assistant":
+            raise BadRow(
+                f"{where}: {key!r} is {weight!r} for the role {role!r}; only an assistant's words are trained"
+            )
+        train = train and bool(weight)
+    return train
+
+
+def _joined(parts: list[Any], role: str, fields: dict[str, Any], where: str, unused: set[str]) -> str:
+    """Return the text of a content of parts; thoughts and calls among them go into `fields`."""
+    texts: list[str] = []
+    thoughts: list[str] = []
+    calls: list[dict[str, Any]] = []
+    for part in parts:
+        if isinstance(part, str):
+            texts.append(part)
+            continue
+        if not isinstance(part, dict):
+            raise BadRow(f"{where}: 'content' has a part that is {kind_of(part)}, expected an object with 'type'")
+        kind = part.get("type", "text")
+        key = next((key for key in (str(kind), "text", "value") if part.get(key) is not None), "text")
+        value = part.get(key)
+        if any(part.get(name) not in (None, True, 1) for name in WEIGHTS):
+            raise BadRow(f"{where}: a part of 'content' has a weight of its own; only whole messages have one")
+        if kind in ("text", "input_text", "output_text") and isinstance(value, str):
+            texts.append(value)
+        elif kind in REASONING and isinstance(value, str) and role == "assistant":
+            thoughts.append(value)
+        elif kind in CALLS and role == "assistant":
+            calls += read_calls(value, where)
+        else:
+            raise BadRow(f"{where}: 'content' has a part of the type {kind!r}, which is not supported; text is")
+        left = part.keys() - {"type", key, *WEIGHTS}
+        unused.update(f"content.{name}" for name in left if not is_empty(part[name]))
+    if thoughts:
+        fields["reasoning_content"] = "".join(thoughts)
+    if calls:
+        fields["tool_calls"] = calls
+    return "".join(texts)
