@@ -1,0 +1,116 @@
+"""Rows with functions: through the tokenizer's template as `apply_chat_template` renders them, or dropped and counted."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meap_megatron.corpus.sft.preprocess import preprocess_sft
+from tests.corpus.sft.sft_samples import config, rows
+from tests.support.conversations import write_rows
+
+TEMPLATE = """{%- if tools %}<|im_start|>system
+{% for tool in tools %}{{ tool | tojson }}
+{% endfor %}<|im_end|>
+{% endif %}
+{%- for message in messages %}
+{{- '<|im_start|>' + message.role + '\n' + message.content }}
+{%- for call in message.tool_calls or [] %}
+{{- '<call>' + (call.function | tojson) + '</call>' }}
+{%- endfor %}
+{{- '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
+PLAIN = """{%- for message in messages %}
+{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
+TOOL = {"type": "function", "function": {"name": "tide_table", "parameters": {"type": "object", "properties": {}}}}
+CALL = {"type": "function", "function": {"name": "tide_table", "arguments": {"port": "Brest"}}}
+ASK = {"role": "user", "content": "Tide in Brest?"}
+DIALOGUE = [
+    ASK,
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "content": "4.2"},
+    {"role": "assistant", "content": "4.2 metres."},
+]
+SHAREGPT = {
+    "conversations": [
+        {"from": "human", "value": "Tide in Brest?"},
+        {"from": "function_call", "value": json.dumps(CALL["function"])},
+        {"from": "observation", "value": "4.2"},
+        {"from": "gpt", "value": "4.2 metres."},
+    ],
+    "tools": json.dumps([TOOL["function"]]),
+}
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path, chat_bytes: Path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(chat_bytes, tmp_path / "tokenizer"))
+
+
+def with_template(tokenizer: Path, template: str) -> Path:
+    (tokenizer / "chat_template.jinja").write_text(template)
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": DIALOGUE, "tools": [TOOL]},
+        {"messages": [ASK, {**DIALOGUE[1], "content": None}, *DIALOGUE[2:]], "tools": [TOOL]},
+        {"messages": json.dumps(DIALOGUE), "functions": [TOOL["function"]]},
+        SHAREGPT,
+    ],
+)
+def test_functions_are_what_apply_chat_template_makes_of_them(
+    tmp_path: Path, tokenizer: Path, row: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import AutoTokenizer
+
+    source = write_rows(tmp_path / "in.jsonl", [row])
+    preprocess_sft(config(source, tmp_path / "out", with_template(tokenizer, TEMPLATE), template="tokenizer"))
+    original = AutoTokenizer.from_pretrained(tokenizer)
+    expected = original.apply_chat_template(DIALOGUE, tools=[TOOL], tokenize=True, return_dict=True)["input_ids"]
+    ((ids, roles),) = rows(tmp_path / "out")
+    assert ids == expected
+    trained = original.decode([one for one, role in zip(ids, roles, strict=True) if role])
+    call = '<call>{"name": "tide_table", "arguments": {"port": "Brest"}}</call>'
+    assert trained == f"{call}<|im_end|>4.2 metres.<|im_end|>"
+    assert "answers are empty" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("template", ["tokenizer", "chatml", "vicuna"])
+def test_functions_without_a_place_in_the_template_are_dropped_and_counted(
+    tmp_path: Path, tokenizer: Path, template: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also with a template that renders what it knows and says nothing of the rest."""
+    plain = {"messages": [ASK, DIALOGUE[3]]}
+    data = [SHAREGPT, plain, {"messages": DIALOGUE}, {**plain, "tools": [TOOL]}]
+    source = write_rows(tmp_path / "in.jsonl", data)
+    sidecar = preprocess_sft(config(source, tmp_path / "out", with_template(tokenizer, PLAIN), template=template))
+    assert sidecar.num_documents == 1
+    assert sidecar.sft is not None and sidecar.sft["counts"]["dropped_functions"] == 3
+    said = capsys.readouterr().err
+    assert f"with functions, for which the template {template!r} has no place (3): first {source}:1" in said
+
+
+def test_what_the_template_does_not_use_of_a_message_is_named(
+    tmp_path: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = {"role": "assistant", "content": "a", "reasoning_content": "hm"}
+    row = {"messages": [ASK, answer], "chat_template_kwargs": {"enable_thinking": True}}
+    source = write_rows(tmp_path / "in.jsonl", [row])
+    preprocess_sft(config(source, tmp_path / "out", with_template(tokenizer, PLAIN), template="tokenizer"))
+    said = capsys.readouterr().err
+    assert "  chat_template_kwargs.enable_thinking (1): first" in said
+    assert "  messages.reasoning_content (1): first" in said
+    used = "{% if enable_thinking %}on{% endif %}" + PLAIN.replace(
+        "message.content", "(message.reasoning_content or '') + message.content"
+    )
+    preprocess_sft(config(source, tmp_path / "used", with_template(tokenizer, used), template="tokenizer"))
+    assert "not used" not in capsys.readouterr().err
