@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the checks of each prefix."""
     from meap_megatron.corpus.merge import as_prefix
-    from meap_megatron.corpus.verify import adopt, verify
+    from meap_megatron.corpus.verify import Check, adopt, verify
     from meap_megatron.errors import UserError
 
     if args.write_sidecar and not args.tokenizer:
@@ -34,15 +34,18 @@ def run(args: argparse.Namespace) -> int:
     failed = 0
     for prefix in dict.fromkeys(map(as_prefix, args.prefixes)):
         if args.write_sidecar:
+            checks: list[Check] = []
             adopt(
                 prefix,
                 tokenizer=args.tokenizer,
                 overwrite=args.overwrite,
+                checks=checks,
                 mask_token=args.mask_token,
                 bos_token=args.bos_token,
                 eos_token=args.eos_token,
             )
-        checks = verify(prefix)
+        else:
+            checks = verify(prefix)
         print(prefix)
         for check in checks:
             print(f"  {'ok    ' if check.passed else 'FAILED'}  {check.name}: {check.detail}")

@@ -6,6 +6,7 @@ of every eighth batch (8 MiB of text) is encoded by both.
 """
 
 import ctypes
+import functools
 import json
 import os
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from meap_megatron.corpus.parsed import forget as forget_parsed
+from meap_megatron.corpus.parsed import parsed
 from meap_megatron.corpus.tokenizer import CorpusTokenizer
 from meap_megatron.errors import RunError, UserError
 
@@ -48,10 +51,7 @@ class TokenizersEncoder:
     name = "tokenizers"
 
     def __init__(self, definition: str) -> None:
-        from tokenizers import Tokenizer
-
-        self._tokenizer = Tokenizer.from_str(definition)
-        self._tokenizer.encode_special_tokens = True
+        self._tokenizer = parsed(definition)
 
     def encode(self, texts: Sequence[bytes]) -> list[NDArray[np.uint32]]:
         """Return one array of ids per UTF-8 text."""
@@ -108,9 +108,20 @@ def resident_bytes() -> int:
         return 0
 
 
+@functools.lru_cache(maxsize=2)
 def make_encoder(name: str, definition: str) -> Encoder:
-    """Build the encoder of this name ("gigatoken" or "tokenizers") from the text of a tokenizer.json."""
+    """Return the encoder of this name ("gigatoken" or "tokenizers") for the text of a tokenizer.json.
+
+    A process that chooses an encoder and then encodes with it builds it once.
+    """
     return GigatokenEncoder(definition) if name == "gigatoken" else TokenizersEncoder(definition)
+
+
+def forget() -> None:
+    """Let go of all encoders and tokenizers: this process encodes nothing itself, and they are large."""
+    make_encoder.cache_clear()
+    forget_parsed()
+    return_free_memory()
 
 
 def first_difference(fast: Encoder, reference: Encoder, texts: Sequence[bytes]) -> str | None:
@@ -164,7 +175,7 @@ def choose_encoder(requested: str, tokenizer: CorpusTokenizer, sample: Sequence[
 def _why_not_gigatoken(tokenizer: CorpusTokenizer, truth: Encoder, texts: Sequence[bytes]) -> str | None:
     """Return how gigatoken's ids differ from the true ones, or None if they do not."""
     try:
-        return first_difference(GigatokenEncoder(tokenizer.definition), truth, texts)
+        return first_difference(make_encoder("gigatoken", tokenizer.definition), truth, texts)
     except BaseException as error:
         # A panic of the Rust library is not derived from Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":

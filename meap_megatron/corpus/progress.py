@@ -10,7 +10,10 @@ from meap_megatron.corpus.shard import Advance
 class Progress:
     """Collect progress and print it: rewritten in place on a terminal, a line every 10 seconds elsewhere."""
 
-    def __init__(self, total_bytes: int, *, done_bytes: int = 0, stream: TextIO | None = None) -> None:
+    def __init__(
+        self, total_bytes: int, *, done_bytes: int = 0, verb: str = "preprocess", stream: TextIO | None = None
+    ) -> None:
+        self.verb = verb
         self.stream = sys.stderr if stream is None else stream
         self.terminal = self.stream.isatty()
         self.total = total_bytes
@@ -38,10 +41,8 @@ class Progress:
         share = min(1.0, self.consumed / self.total) if self.total else 1.0
         rate = (self.consumed - self.skipped) / seconds
         left = (self.total - self.consumed) / rate if rate and self.consumed < self.total else 0.0
-        return (
-            f"preprocess: {share:6.1%}  {self.documents:,} documents  {self.documents / seconds:,.0f} docs/s  "
-            f"{self.text_bytes / 1e6 / seconds:,.1f} MB/s  ETA {_clock(left)}"
-        )
+        documents = f"{self.documents:,} documents  {self.documents / seconds:,.0f} docs/s  " if self.documents else ""
+        return f"{self.verb}: {share:6.1%}  {documents}{self.text_bytes / 1e6 / seconds:,.1f} MB/s  ETA {_clock(left)}"
 
     def _print(self, start: str, end: str) -> None:
         self.stream.write(start + self.line() + end)

@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from meap_megatron.corpus.parsed import keep
 from meap_megatron.corpus.sidecar import TokenizerInfo
 from meap_megatron.corpus.special_tokens import add_mask, complete
 from meap_megatron.corpus.tokenizer_files import read_tokenizer_files
@@ -102,11 +103,13 @@ def load_tokenizer(
     tokenizer.no_padding()
     extended = tokenizer.to_str()
     adds_bos = ids["bos_token"] is not None and tokenizer.encode("a").ids[:1] == [ids["bos_token"]]
+    size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    keep(extended, tokenizer)  # the encoders need it next
     return CorpusTokenizer(
         info=TokenizerInfo(
             fingerprint=_fingerprint(extended, ids, mask_id),
             folder=None,
-            vocab_size=max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1,
+            vocab_size=size,
             bos_id=ids["bos_token"],
             eos_id=ids["eos_token"],
             pad_id=ids["pad_token"],
@@ -157,13 +160,24 @@ def _saved_config(
 
 def _fingerprint(definition: str, ids: dict[str, int | None], mask_id: int) -> str:
     """Hash what decides the ids of a text: not the template, not the decoder, not the version of the file."""
-    content = json.loads(definition, object_pairs_hook=_stated)
+    content = json.loads(definition)
     decisive = {name: content.get(name) for name in ("added_tokens", "normalizer", "pre_tokenizer", "model")}
+    tables = {name: content["model"].pop(name) for name in ("vocab", "merges") if name in content["model"]}
+    decisive = _stated(decisive)
+    decisive["model"] |= tables  # large, and nothing in them is absent
     special = {**{role: ids[role] for role in ("bos_token", "eos_token")}, "mask_token": mask_id}
     text = json.dumps([decisive, special], sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def _stated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object without absent values: a later library may write a new option as null or false."""
-    return {name: value for name, value in pairs if value is not None and value is not False}
+def _stated(value: Any, *, outermost: bool = True) -> Any:
+    """Return JSON without the absent values of objects: a later library may write a new option as null or false."""
+    if isinstance(value, list):
+        return [_stated(item, outermost=False) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: _stated(item, outermost=False)
+        for name, item in value.items()
+        if outermost or (item is not None and item is not False)
+    }

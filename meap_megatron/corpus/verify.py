@@ -3,15 +3,18 @@
 import dataclasses
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from meap_megatron.corpus.header import IndexHeader, optimal_dtype, read_header
+from meap_megatron.corpus.header import IndexHeader, read_header
 from meap_megatron.corpus.indexed import BLOCK, IndexedReader, open_pair
+from meap_megatron.corpus.progress import Progress
 from meap_megatron.corpus.publish import tokenizer_saved
 from meap_megatron.corpus.scan import Scan, Tally, scan_tokens
 from meap_megatron.corpus.sft.check import check_roles
+from meap_megatron.corpus.shard import Advance
 from meap_megatron.corpus.sidecar import (
     Sidecar,
     TokenizerInfo,
@@ -62,7 +65,7 @@ def verify(prefix: str | Path) -> list[Check]:
     if header is None:
         return checks
     pair = open_pair(prefix)
-    structure = _check_structure(prefix, pair, check)
+    structure = _check_structure(prefix, pair, check, adopted=sidecar is not None and not sidecar.libraries)
     if sidecar is None:
         return checks
     _check_counts(prefix, header, sidecar, check)
@@ -77,15 +80,24 @@ def verify(prefix: str | Path) -> list[Check]:
     return checks
 
 
-def adopt(prefix: str | Path, *, tokenizer: str, overwrite: bool = False, **names: str | None) -> Sidecar:
-    """Make the sidecar and the tokenizer folder of a pair that another tool wrote (`--write-sidecar`).
+def adopt(
+    prefix: str | Path,
+    *,
+    tokenizer: str,
+    overwrite: bool = False,
+    checks: list[Check] | None = None,
+    **names: str | None,
+) -> Sidecar:
+    """Make the sidecar and the tokenizer folder of a pair that another tool wrote (`--write-sidecar`), reading it once.
 
-    Whether documents open with BOS and end with EOS is read off the data.
+    Whether documents open with BOS and end with EOS is read off the data. Empty documents, which Megatron's own tool
+    writes for empty texts, are taken as they are: no sample holds a token of them.
 
     Args:
         prefix: prefix of the pair.
         tokenizer: the tokenizer that made the ids.
         overwrite: replace an existing sidecar.
+        checks: is given what was checked.
         names: `mask_token`, `bos_token`, `eos_token` for `load_tokenizer`.
 
     Raises:
@@ -106,15 +118,16 @@ def adopt(prefix: str | Path, *, tokenizer: str, overwrite: bool = False, **name
     ):
         raise UserError(f"{folder} holds another tokenizer ({other[:12]}); --overwrite replaces it")
     pair = open_pair(prefix)
-    findings: list[str] = []
+    made: list[Check] = [] if checks is None else checks
 
     def check(name: str, passed: bool, detail: str) -> bool:
-        if not passed:
-            findings.append(f"{name}: {detail}")
+        made.append(Check(name=name, passed=passed, detail=detail))
         return passed
 
-    structure = _check_structure(prefix, pair, check)
-    scan = scan_tokens(prefix, pair, loaded.info, edges=structure)
+    structure = _check_structure(prefix, pair, check, adopted=True)
+    progress = Progress(pair.tokens.nbytes, verb="verify")
+    scan = scan_tokens(prefix, pair, loaded.info, edges=structure, advance=partial(_advance, progress, pair))
+    progress.finish()
     info = loaded.info
     sidecar = Sidecar(
         kind="text",
@@ -130,7 +143,7 @@ def adopt(prefix: str | Path, *, tokenizer: str, overwrite: bool = False, **name
         libraries={},
     )
     _check_tokens(pair, scan, sidecar, structure, check)
-    if findings:
+    if findings := [f"{found.name}: {found.detail}" for found in made if not found.passed]:
         raise UserError(f"{prefix} gets no sidecar:\n  " + "\n  ".join(findings))
     if not saved:
         tokenizer_saved(prefix, lambda target: save_tokenizer(loaded, target))
@@ -138,8 +151,19 @@ def adopt(prefix: str | Path, *, tokenizer: str, overwrite: bool = False, **name
     return sidecar
 
 
-def _check_structure(prefix: str | Path, pair: IndexedReader, check: Report) -> bool:
-    """Check lengths, pointers and document indices against each other and the size of the .bin."""
+def _advance(progress: Progress, pair: IndexedReader, tokens: int) -> None:
+    size = tokens * pair.dtype.itemsize
+    progress.advance(Advance(input_bytes=size, text_bytes=size, num_documents=0))
+
+
+def _check_structure(prefix: str | Path, pair: IndexedReader, check: Report, *, adopted: bool) -> bool:
+    """Check lengths, pointers and document indices against each other and the size of the .bin.
+
+    Data of another tool may have empty documents, as a sequence without tokens or as a document without a sequence.
+
+    Returns:
+        Whether each sequence is a document whose first and last token can be looked at.
+    """
     itemsize = pair.dtype.itemsize
     position = 0
     empty, wrong = Tally(), Tally()
@@ -147,7 +171,7 @@ def _check_structure(prefix: str | Path, pair: IndexedReader, check: Report) -> 
         lengths = np.asarray(pair.lengths[start : start + BLOCK], dtype=np.int64)
         ends = position + np.cumsum(lengths * itemsize)
         expected = np.concatenate([[position], ends[:-1]])
-        empty.add(start + np.flatnonzero(lengths <= 0))
+        empty.add(start + np.flatnonzero(lengths < 0 if adopted else lengths <= 0))
         wrong.add(start + np.flatnonzero(expected != pair.pointers[start : start + BLOCK]))
         position = int(ends[-1])
     size = bin_path(prefix).stat().st_size
@@ -163,14 +187,18 @@ def _check_structure(prefix: str | Path, pair: IndexedReader, check: Report) -> 
     full = check("documents", not empty.count, _documents(empty, "are empty", "none is empty"))
     indices = pair.document_indices
     ascending = len(indices) > 0 and indices[0] == 0 and indices[-1] == len(pair)
+    most, without = 0, 0  # sequences of a document, documents without one
     for start in range(0, len(indices) - 1, BLOCK):
-        ascending = ascending and bool(np.all(np.diff(indices[start : start + BLOCK + 1]) > 0))
+        counts = np.diff(indices[start : start + BLOCK + 1])
+        ascending = ascending and bool(np.all(counts >= (0 if adopted else 1)))
+        most, without = max(most, int(counts.max(initial=0))), without + int(np.count_nonzero(counts == 0))
+    detail = f"{len(indices) - 1:,} documents" + (f", {without:,} of them empty" if without else "")
     check(
         "document index",
         bool(ascending),
-        f"{len(indices) - 1:,} documents" if ascending else f"does not ascend from 0 to {len(pair):,} sequences",
+        detail if ascending else f"does not ascend from 0 to {len(pair):,} sequences",
     )
-    return fits and ordered and full and bool(ascending) and len(indices) == len(pair) + 1
+    return fits and ordered and full and bool(ascending) and most <= 1
 
 
 def _check_counts(prefix: str | Path, header: IndexHeader, sidecar: Sidecar, check: Report) -> None:
@@ -180,7 +208,6 @@ def _check_counts(prefix: str | Path, header: IndexHeader, sidecar: Sidecar, che
         "documents": (header.num_document_indices - 1, sidecar.num_documents),
         "tokens": (sidecar.bin_bytes // np.dtype(sidecar.dtype).itemsize, sidecar.num_tokens),
         "dtype": (header.dtype, sidecar.dtype),
-        "dtype for the vocabulary": (header.dtype, optimal_dtype(sidecar.tokenizer.vocab_size)),
     }
     wrong = [f"{name}: found {a}, sidecar says {b}" for name, (a, b) in wanted.items() if a != b]
     check("sidecar counts", not wrong, "; ".join(wrong) or f"{sidecar.num_documents:,} documents as found")

@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from meap_megatron.corpus.encode import forget
 from meap_megatron.corpus.shard import Advance, Job, Runner, Shard, ShardResult
 from meap_megatron.errors import RunError, UserError
 
@@ -65,6 +66,7 @@ def run_shards(
             encoder = encoder or job.start()
             finished(encoder.run(number, shard, advance))
         return
+    forget()
     with _one_thread_each():
         pool = [_Worker(index, job) for index in range(workers)]
     try:

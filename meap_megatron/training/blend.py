@@ -1,9 +1,11 @@
 """`data_path` in all its spellings: a prefix, a file of it, a list, Megatron's string of weights and prefixes."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from meap_megatron.corpus.sidecar import idx_path
+from meap_megatron.errors import UserError
 
 DATA_KEYS = ("data_path", "train_data_path", "valid_data_path", "test_data_path")
 ENDINGS = (".bin", ".idx", ".meap.json")
@@ -62,6 +64,30 @@ def spelled_out(argv: list[str]) -> list[str]:
             position += 1
         result += [option, *words_of(values)]
     return result
+
+
+def words_in_file(path: str, *, per_split: bool) -> list[str]:
+    """Return the words of the file of `data_args_path`, or of all splits in that of `per_split_data_args_path`.
+
+    Raises:
+        UserError: it cannot be read, or is not of Megatron's form.
+    """
+    flag = "--per-split-data-args-path" if per_split else "--data-args-path"
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{flag} {path} cannot be read: {reason}") from None
+    if not per_split:
+        return text.split()
+    try:
+        content = json.loads(text)
+        parts = [content[split] for split in ("train", "valid", "test")]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{flag} {path} must be a JSON object with the keys train, valid and test, each a blend ({error!r})"
+        ) from None
+    return [word for part in parts if part is not None for word in (part.split() if isinstance(part, str) else part)]
 
 
 def folder_hint(prefix: str) -> str | None:

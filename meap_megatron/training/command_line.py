@@ -2,11 +2,12 @@
 
 import argparse
 import math
+import os
 from pathlib import Path
 
 from meap_megatron.corpus.sidecar import Sidecar
 from meap_megatron.errors import UserError
-from meap_megatron.training import blend
+from meap_megatron.training import blend, named_tokenizer
 from meap_megatron.training.arguments import add_meap_arguments
 from meap_megatron.training.blend import DATA_KEYS, folder_hint, is_number
 from meap_megatron.training.flags import read_flags
@@ -38,8 +39,16 @@ def flag_values(argv: list[str], flag: str) -> list[str]:
 
 
 def named_prefixes(argv: list[str]) -> list[str]:
-    """Return the dataset prefixes on a command line, without blend weights."""
+    """Return the dataset prefixes on a command line and in the files it names, without blend weights.
+
+    Raises:
+        UserError: such a file cannot be read.
+    """
     words = [word for flag in DATA_FLAGS for word in flag_values(argv, flag)]
+    for path in flag_values(argv, "--data-args-path"):
+        words += blend.words_in_file(path, per_split=False)
+    for path in flag_values(argv, "--per-split-data-args-path"):
+        words += blend.words_in_file(path, per_split=True)
     return [word for word in words if not is_number(word)]
 
 
@@ -55,7 +64,7 @@ def data_flags(argv: list[str]) -> list[str]:
         return []
     from meap_megatron.training.data import is_sft
 
-    flags = tokenizer_flags(argv, sidecars)
+    flags = tokenizer_flags(argv, sidecars, prefixes)
     if is_sft(sidecars):
         # Segments of a packed row must not see each other: Megatron's name for that is inter-document masking.
         flags.append("--dataloader-inter-document-masking")
@@ -75,8 +84,7 @@ def check_named_data(argv: list[str]) -> list[Sidecar]:
     """
     prefixes = named_prefixes(argv)
     if not prefixes:
-        named = ("--mock-data", "--data-args-path", "--per-split-data-args-path")
-        if not any(word.split("=")[0] in named for word in argv):
+        if not any(word.split("=")[0] == "--mock-data" for word in argv):
             raise UserError("no training data: give data_path, the prefix that `meap preprocess` wrote")
         return []
     from meap_megatron.checkpoint.convert.tokenizer_check import check_imports
@@ -200,13 +208,21 @@ def steps_of_epochs(argv: list[str], sidecars: list[Sidecar], prefixes: list[str
     return sft.epoch_steps(args, sidecars[0], prefixes[0])
 
 
-def tokenizer_flags(argv: list[str], sidecars: list[Sidecar]) -> list[str]:
-    """Return the flags that give Megatron the vocabulary of the data, unless the command line names a tokenizer.
+def tokenizer_flags(argv: list[str], sidecars: list[Sidecar], prefixes: list[str]) -> list[str]:
+    """Return the flags that give Megatron the vocabulary of the data.
 
-    Training never tokenises, so Megatron's placeholder tokenizer with the size from the sidecar is all it needs.
+    Training never tokenises, so Megatron's placeholder tokenizer with the size from the sidecar is all it needs. A tokenizer
+    that the command line names is compared with the data's, and gets the row for [MASK] that it lacks.
+
+    Raises:
+        UserError: it is another tokenizer.
     """
     if flag_values(argv, "--tokenizer-type"):
-        return []
+        named = named_tokenizer.of_argv({flag: flag_values(argv, flag) for flag in named_tokenizer.FLAGS})
+        if named is None:
+            return []
+        named_tokenizer.check(named, sidecars[0], prefixes[0])
+        return mask_row(argv, named, sidecars)
     if flag_values(argv, "--vocab-size"):
         return ["--tokenizer-type=NullTokenizer"]
     size = max(sidecar.tokenizer.vocab_size for sidecar in sidecars)
@@ -216,6 +232,26 @@ def tokenizer_flags(argv: list[str], sidecars: list[Sidecar]) -> list[str]:
         ranks = whole_number(argv, "--tensor-model-parallel-size", default=1)
         flags.append(f"--padded-vocab-size={padded_rows(size, multiple=multiple, tensor_parallel=ranks)}")
     return flags
+
+
+def mask_row(argv: list[str], named: named_tokenizer.Named, sidecars: list[Sidecar]) -> list[str]:
+    """Return the flag that gives the embedding a row for [MASK] where Megatron's padding leaves none, and say so."""
+    if flag_values(argv, "--padded-vocab-size") or flag_values(argv, "--vocab-size"):
+        return []
+    multiple = whole_number(argv, "--make-vocab-size-divisible-by", default=128)
+    multiple *= whole_number(argv, "--tensor-model-parallel-size", default=1)  # Megatron's own rule
+    needed = max(sidecar.tokenizer.vocab_size for sidecar in sidecars)
+    given, rows = (padded_rows(size, multiple=multiple, tensor_parallel=1) for size in (named.size, needed))
+    if rows <= given:
+        return []
+    if os.environ.get("RANK", "0") == "0":
+        info = sidecars[0].tokenizer
+        print(
+            f"note: --tokenizer-model {named.path} has {named.size:,} ids and no {info.mask_token}, which is id "
+            f"{info.mask_id} of the data; the embedding gets {rows:,} rows instead of {given:,}",
+            flush=True,
+        )
+    return [f"--padded-vocab-size={rows}"]
 
 
 def whole_number(argv: list[str], flag: str, *, default: int) -> int:

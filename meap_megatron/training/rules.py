@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from meap_megatron.training import limits, parallelism
+from meap_megatron.training import data_rules, limits, parallelism
 from meap_megatron.training.settings import Settings
 
 STEPS = 500
@@ -57,6 +57,7 @@ def findings(settings: Settings, *, world: int | None) -> list[str]:
         *of_recompute(settings),
         *of_writers(settings),
         *of_device(settings),
+        *data_rules.of_data(settings),
         *parallelism.findings(settings, parallelism.of_settings(settings, world=world)),
     ]
 

@@ -27,15 +27,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from meap_megatron.errors import UserError
 from meap_megatron.training import cpu_kernels
 
-UNSUPPORTED = (
-    "num_moe_experts",
-    "multi_latent_attention",
-    "window_size",
-    "layernorm_zero_centered_gamma",
-    "mtp_num_layers",
-    "experimental_attention_variant",
-)
-"""Fields of Megatron's configuration that would change the model and that these layers do not read."""
+UNSUPPORTED = {
+    "num_moe_experts": "--num-experts",
+    "multi_latent_attention": "--multi-latent-attention",
+    "window_size": "--window-size",
+    "layernorm_zero_centered_gamma": "--apply-layernorm-1p",
+    "mtp_num_layers": "--mtp-num-layers",
+    "experimental_attention_variant": "--experimental-attention-variant",
+}
+"""Fields of Megatron's configuration that would change the model and that these layers do not read, and their flags."""
 
 FLASH_HEAD_SIZE = 256
 """Largest head size of torch's flash attention; it must be a multiple of 8."""
@@ -283,11 +283,10 @@ def block_spec(model_config: Any, vp_stage: int | None = None) -> TransformerBlo
             f"normalization={config.normalization}: without Transformer Engine there is RMSNorm only; set "
             "normalization=RMSNorm"
         )
-    for name in UNSUPPORTED:
-        if getattr(config, name, None):
-            raise UserError(
-                f"{name}={getattr(config, name)} needs Transformer Engine and GPUs; leave it out, or install it"
-            )
+    for name, flag in UNSUPPORTED.items():
+        if value := getattr(config, name, None):
+            typed = flag if value is True else f"{flag} {value}"
+            raise UserError(f"{typed} needs Transformer Engine and GPUs; leave it out, or install it")
     layer = get_gpt_layer_local_spec(qk_layernorm=config.qk_layernorm, normalization=config.normalization)
     attention = layer.submodules.self_attention.submodules
     attention.core_attention = TorchAttention

@@ -262,7 +262,8 @@ def test_the_norm_is_marked_for_sequence_parallel() -> None:
     ("change", "message"),
     [
         ({"normalization": "LayerNorm"}, "set normalization=RMSNorm"),
-        ({"num_moe_experts": 4}, "num_moe_experts=4 needs Transformer Engine"),
+        ({"num_moe_experts": 4}, "--num-experts 4 needs Transformer Engine"),
+        ({"layernorm_zero_centered_gamma": True}, "^--apply-layernorm-1p needs Transformer Engine"),
     ],
 )
 def test_what_these_layers_cannot_do_is_refused_by_name(change: dict[str, object], message: str) -> None:
