@@ -22,13 +22,15 @@ DEPTH = 2
 """Micro-batches that the pipeline holds ready."""
 AHEAD = 4
 """Micro-batches that the thread makes beyond those."""
+ON_HOST = ("cu_seqlens", "max_seqlen", "num_segments")
+"""Fields that stay in the host's memory: the step reads them before it asks anything of the GPU."""
 
 
 class DaliLoader(Iterator[dict[str, torch.Tensor]]):
     """Iterates once over micro-batches.
 
     What Megatron calls an external dataloader: `next` gives a dictionary of tensors, equal to that of torch's DataLoader
-    with the same batch sampler, on the GPU if there is one.
+    with the same batch sampler, on the GPU if there is one, but for `ON_HOST`.
     """
 
     def __init__(
@@ -94,7 +96,8 @@ class DaliLoader(Iterator[dict[str, torch.Tensor]]):
         )
         with pipeline:
             outputs = fn.external_source(source=self._arrays, num_outputs=len(self._names), batch=True)
-            pipeline.set_outputs(*(output.gpu() if self._device_id is not None else output for output in outputs))
+            on_gpu = [self._device_id is not None and name not in ON_HOST for name in self._names]
+            pipeline.set_outputs(*(o.gpu() if there else o for o, there in zip(outputs, on_gpu, strict=True)))
         pipeline.build()
         return pipeline
 

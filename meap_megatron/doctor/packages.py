@@ -80,7 +80,8 @@ PARTS: tuple[Part, ...] = (
         name="Apex",
         distributions=("apex",),
         group=FASTER,
-        cost="on GPUs weight gradients are not accumulated inside the matrix product (the flag is set by itself)",
+        cost="nothing with Transformer Engine; without both, weight gradients are not accumulated inside the matrix product "
+        "on GPUs (the flag is set by itself)",
         mend="APEX_CPP_EXT=1 APEX_CUDA_EXT=1 "
         f"{INSTALL} --no-deps --no-build-isolation git+https://github.com/NVIDIA/apex.git",
     ),

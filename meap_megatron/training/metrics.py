@@ -41,8 +41,8 @@ class RunShape:
 
     train_steps: int
     tokens_per_step: int
-    flops_per_step: float
-    """Of the whole job, as Megatron counts them."""
+    flops_of_step: Callable[[], float]
+    """Operations of the whole job in the step that has just ended (mean over several, where a record is of several)."""
     peak_flops: float | None
     """Of the whole job per second; None: MFU is not reported."""
     log_interval: int
@@ -86,6 +86,7 @@ class RunMetrics:
         self.last_step = self.start_step = start_step
         self.evaluations_done = 0
         self.recent: list[float] = []
+        self.flops = 0.0
         self.file: TextIO | None = None
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,6 +140,7 @@ class RunMetrics:
         self.step_began = None
         # With a tensorboard_log_interval above 1, a record stands for several steps.
         seconds /= max(1, step - self.last_step)
+        self.flops = self.shape.flops_of_step() if self.shape.peak_flops else 0.0
         self.record = {"event": "step", "step": step, "lm_loss": None, "masked_loss": None, "other_loss": None}
         self.record |= {
             "mask_fraction": 0.0,
@@ -155,7 +157,7 @@ class RunMetrics:
         """Return model FLOP/s over peak FLOP/s, or None without a peak."""
         if not self.shape.peak_flops:
             return None
-        return self.shape.flops_per_step / seconds / self.shape.peak_flops
+        return self.flops / seconds / self.shape.peak_flops
 
     def end_step(self) -> None:
         """Write the record of a step and, every `log_interval` steps, the progress line."""
@@ -171,7 +173,7 @@ class RunMetrics:
                 self.inner.add_scalar("mfu", record["mfu"], record["step"])
         first = record["step"] <= self.start_step + FIRST_STEPS
         if first or record["step"] % self.shape.log_interval == 0 or record["step"] == self.shape.train_steps:
-            self.show(progress_line(record, self.shape, self.recent))
+            self.show(progress_line(record, self.shape, self.recent, flops=self.flops))
 
     def end_validation(self) -> None:
         """Write the record of an evaluation, if one was collected."""
@@ -243,8 +245,8 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def progress_line(record: dict[str, Any], shape: RunShape, recent: list[float]) -> str:
-    """Return the line that a person reads; `recent` holds the seconds of the last steps."""
+def progress_line(record: dict[str, Any], shape: RunShape, recent: list[float], *, flops: float) -> str:
+    """Return the line that a person reads; `recent` holds the seconds of the last steps, `flops` those of the last one."""
     parts = [f"step {record['step']:>6}/{shape.train_steps}", f"loss {number_text(record['lm_loss'])}"]
     if record["masked_loss"] is not None:
         parts.append(f"(masked {number_text(record['masked_loss'])}, other {number_text(record['other_loss'])})")
@@ -255,7 +257,7 @@ def progress_line(record: dict[str, Any], shape: RunShape, recent: list[float]) 
     pace = sorted(recent)[len(recent) // 2]
     parts.append(f"{shape.tokens_per_step / pace:,.0f} tokens/s")
     if shape.peak_flops:
-        parts.append(f"MFU {shape.flops_per_step / pace / shape.peak_flops:.0%}")
+        parts.append(f"MFU {flops / pace / shape.peak_flops:.0%}")
     parts.append(f"ETA {clock_time((shape.train_steps - record['step']) * pace)}")
     return "  ".join(parts)
 

@@ -254,7 +254,7 @@ def prepare(device: str, *, engine_optional: bool = False) -> None:
     from meap_megatron.training import redirect
 
     with triton_stub(), no_compiler(device):
-        redirect.install(device=device)
+        redirect.install(device=device, engine=device == "cuda" and is_importable(ENGINE))
         import_megatron()
 
 
@@ -275,8 +275,8 @@ def flags_for(device: str, given: list[str]) -> list[str]:
             wanted += ["--transformer-impl=local", "--no-persist-layer-norm", "--no-rope-fusion"]
             if not is_importable("scaled_masked_softmax_cuda"):
                 wanted.append("--no-masked-softmax-fusion")
-        if not is_importable("fused_weight_gradient_mlp_cuda"):
-            # Apex's kernel. The output layer is Megatron's own with Transformer Engine too, and refuses to be built.
+        if "--use-torch-fsdp2" in present or not is_importable("fused_weight_gradient_mlp_cuda"):
+            # Apex's, or our own with Transformer Engine (redirect.MODULES); FSDP2 has no buffer to add to.
             wanted.append("--no-gradient-accumulation-fusion")
         if "--reset-attention-mask" not in present:
             # A dense mask of sequence x sequence, copied to every rank, that causal attention never reads.

@@ -1,10 +1,11 @@
 """Every place where a name of Megatron or torch is replaced at run time: the one list, and why each stands on it.
 
 Nothing is written to site-packages and nothing is replaced on import: `install` is called once, by the entry point,
-before Megatron is imported. Two lists:
+before Megatron is imported. Three lists:
 
 * `CPU`: what Megatron 0.19 hard-codes to CUDA. Only with `device=cpu`; never when a GPU is used.
 * `ALWAYS`: gaps of the megatron-core wheel and of its options, on every device.
+* `MODULES`: optional packages that Megatron looks for, on a GPU with Transformer Engine.
 
 `missing` names the entries whose target no longer exists; a test fails when upstream moves.
 """
@@ -14,12 +15,24 @@ import importlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
 
 from meap_megatron.errors import RunError
-from meap_megatron.training import checkpoints, cpu_cross_entropy, cpu_linear, cpu_tuning, rotary, schedule, torch_adam
+from meap_megatron.training import (
+    adam_step,
+    checkpoints,
+    cpu_cross_entropy,
+    cpu_linear,
+    cpu_tuning,
+    rotary,
+    schedule,
+    torch_adam,
+    weight_gradient,
+    work,
+)
 from meap_megatron.training import cpu_stubs as stubs
 
 MEGATRON_VERSIONS = ("0.19",)
@@ -257,6 +270,19 @@ ALWAYS: tuple[Redirect, ...] = (
         why="without Apex and TE all parameters share one step tensor, which is then incremented once for each of them",
     ),
     Redirect(
+        target="megatron.core.optimizer.distrib_optimizer:DistributedOptimizer.load_state_dict",
+        make=adam_step.with_groups_of_either,
+        why="the groups of torch's Adam and of TE's differ, so that a run could not continue with the other",
+    ),
+    *(
+        Redirect(
+            target=f"megatron.core.optimizer.optimizer:{name}.load_state_dict",
+            make=adam_step.with_step_of_either,
+            why="Adam's step is saved where torch, or TE, keeps it, so that a run could not continue with the other",
+        )
+        for name in ("FP32Optimizer", "Float16OptimizerWithFloat16Params")
+    ),
+    Redirect(
         target="megatron.core.optimizer.distrib_optimizer:DistributedOptimizer._set_main_param_and_optimizer_states",
         make=torch_adam.without_step,
         why="without Apex and TE a fully reshardable checkpoint is asked for a step that it keeps elsewhere",
@@ -278,6 +304,11 @@ ALWAYS: tuple[Redirect, ...] = (
         why="the same with the distributed optimizer",
     ),
     Redirect(
+        target="megatron.training.training:consume_seqlen_stats_in_iteration",
+        make=work.counted,
+        why="nothing in the wheel counts the segments of packed rows, and Megatron would count their padding as work",
+    ),
+    Redirect(
         target="megatron.training.training:save_checkpoint",
         make=checkpoints.with_manifest,
         why="no hook runs when a checkpoint is complete; one is needed to write its checksums",
@@ -291,6 +322,25 @@ ALWAYS: tuple[Redirect, ...] = (
         target="megatron.core.dist_checkpointing.strategies.filesystem_async:get_write_results_queue",
         make=checkpoints.without_manager,
         why="each rank starts a process that imports torch to hand one list to itself; it outlives a rank that is killed",
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandIn:
+    """A module of ours that Megatron imports in the place of a package that is not installed."""
+
+    name: str
+    module: ModuleType
+    why: str
+
+
+MODULES: tuple[StandIn, ...] = (
+    StandIn(
+        name=weight_gradient.NAME,
+        module=weight_gradient,
+        why="without Apex gradient accumulation is not fused, in all of Transformer Engine's layers too, because Megatron's "
+        "output layer refuses to be built; NVIDIA's recipes have it on wherever Transformer Engine is",
     ),
 )
 
@@ -310,8 +360,17 @@ def missing(redirects: tuple[Redirect, ...]) -> list[str]:
 _installed: list[tuple[Any, str, Any]] = []
 
 
-def install(*, device: str) -> None:
-    """Put the redirects of `device` ("cpu" or "cuda") in place, once per process.
+def loads(name: str) -> bool:
+    """Tell whether a module can be imported."""
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return False
+    return True
+
+
+def install(*, device: str, engine: bool = False) -> None:
+    """Put the redirects of `device` ("cpu" or "cuda") in place, once per process; `engine`: with Transformer Engine.
 
     Torch's names are replaced before Megatron is imported, because Megatron's modules import some of them by name.
 
@@ -321,6 +380,8 @@ def install(*, device: str) -> None:
     if _installed:
         return
     chosen = ALWAYS + CPU if device == "cpu" else ALWAYS
+    if engine:
+        sys.modules.update({one.name: one.module for one in MODULES if not loads(one.name)})
     # Torch collects its factories at the first `with torch.device(...)`. It must find the real ones, or such a block has
     # no effect: transformers then loads models whose rotary frequencies are uninitialised memory.
     with torch.device("meta"):

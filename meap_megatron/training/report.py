@@ -1,6 +1,7 @@
 """Glue between Megatron's globals and `metrics`: put `RunMetrics` in the place of Megatron's TensorBoard writer."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -8,6 +9,7 @@ from meap_megatron.training.metrics import RunMetrics, RunShape
 from meap_megatron.training.peak import gpu_peak_tflops, measured_cpu_tflops
 from meap_megatron.training.resume import LONGER
 from meap_megatron.training.wandb_run import Expendable
+from meap_megatron.training.work import flops_of_step
 
 
 class Reporter:
@@ -60,7 +62,6 @@ def install_metrics(args: Any, *, device: str, screen: TextIO) -> Reporter:
 
     def open_metrics() -> RunMetrics:
         from megatron.training import get_tensorboard_writer
-        from megatron.training.training import num_floating_point_operations
 
         path = metrics_path(args)
         peak = peak_tflops(args, device)
@@ -69,7 +70,7 @@ def install_metrics(args: Any, *, device: str, screen: TextIO) -> Reporter:
             shape=RunShape(
                 train_steps=args.train_iters,
                 tokens_per_step=args.global_batch_size * args.seq_length,
-                flops_per_step=float(num_floating_point_operations(args, args.global_batch_size)),
+                flops_of_step=partial(flops_of_step, args),
                 peak_flops=peak * 1e12 * args.world_size if peak else None,
                 log_interval=args.log_interval,
                 evaluations_at_end=evaluations_at_end(args),

@@ -13,9 +13,10 @@ import torch
 from megatron.core.rerun_state_machine import get_rerun_state_machine
 from megatron.core.utils import get_attr_wrapped_model
 
-from meap_megatron.training.batch import get_batch
+from meap_megatron.training.batch import get_batch, is_first
 from meap_megatron.training.evaluation_precision import bf16_in_evaluation
 from meap_megatron.training.trace import BatchTrace
+from meap_megatron.training.work import STEP
 
 
 def token_losses(
@@ -97,15 +98,18 @@ def make_forward_step(args: Any, *, mask_token_id: int | None) -> Callable[..., 
     def forward_step(data_iterator: Iterator[Any] | None, model: Any, *unused: Any) -> tuple[torch.Tensor, Any]:
         del unused
         training = bool(model.training)
+        vp_stage = get_attr_wrapped_model(model, "vp_stage")
         batch = get_batch(
             data_iterator,
             args=args,
-            vp_stage=get_attr_wrapped_model(model, "vp_stage"),
+            vp_stage=vp_stage,
             micro_batch_size=args.micro_batch_size if training else args.eval_micro_batch_size,
             mask_token_id=mask_token_id,
         )
         if trace is not None:
             trace.record(batch, step=args.curr_iteration + 1, training=training)
+        if training and batch.work is not None and is_first(vp_stage):
+            STEP.add(batch.work)
         with bf16_in_evaluation(model):
             output = model(
                 batch.tokens,

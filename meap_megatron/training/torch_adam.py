@@ -3,7 +3,9 @@
 Four faults of Megatron 0.19.2 there, all around checkpoints: it asks an optimizer for the step of a state that is not there
 before the first step, nor ever on a rank that owns no shard (AssertionError); it gives one step tensor to all parameters,
 and each of them advances it, so that the bias correction of the resumed run is wrong; and it looks for a tensor `step`
-among those of a fully reshardable checkpoint, which has none (KeyError). With Transformer Engine or Apex nothing is changed.
+among the tensors of a checkpoint, where a fully reshardable one has none (KeyError), and the default format has that of the
+optimizer before the load, so that the bias correction of the resumed run is that of a first step. With Transformer Engine or
+Apex nothing is changed.
 
 And one of speed: Megatron does not ask torch for the fused kernel, which passes once over weights, gradients and moments
 instead of six times.
@@ -63,7 +65,7 @@ def without_step(set_states: Callable[[Any, Any, Any], None]) -> Callable[[Any, 
 
     @functools.wraps(set_states)
     def set_without_step(optimizer: Any, model_param: Any, tensors: dict[str, Any]) -> None:
-        set_states(optimizer, model_param, {"step": None} | tensors if on_torch_adam(optimizer) else tensors)
+        set_states(optimizer, model_param, tensors | {"step": None} if on_torch_adam(optimizer) else tensors)
 
     return set_without_step
 

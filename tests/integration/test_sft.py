@@ -116,8 +116,18 @@ def test_the_shape_of_the_batch_and_the_layout_change_nothing(
         expected = losses(one_by_one, field)
         assert len(expected) == 4
         assert losses(run, field) == pytest.approx(expected, rel=1e-5), field
+    # Attention inside segments, without padding: equal on every layout, and less than Megatron's formula for whole rows.
+    assert list(operations(run)) == pytest.approx(list(operations(one_by_one)), rel=1e-9)
+    assert len(set(operations(run))) > 1
     validations = [[r["lm_loss"] for r in records(x / "metrics.jsonl", "validation")] for x in (run, one_by_one)]
     assert validations[0] and validations[0] == pytest.approx(validations[1], rel=1e-5)
+
+
+def operations(run: Path) -> list[float]:
+    """Return the floating-point operations of each step, from its MFU."""
+    (settings,) = (record["run"] for record in records(run / "metrics.jsonl", "start"))
+    peak = settings["peak_tflops_per_device"] * 1e12 * settings["world_size"]
+    return [record["mfu"] * record["seconds"] * peak for record in records(run / "metrics.jsonl", "step")]
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

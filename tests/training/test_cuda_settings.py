@@ -77,6 +77,7 @@ def test_with_transformer_engine_its_kernels_are_used() -> None:
     built = configuration("present", "--bf16")
     assert built["transformer_impl"] == "transformer_engine"
     assert built["apply_rope_fusion"] and built["persist_layer_norm"] and built["masked_softmax_fusion"]
+    assert built["gradient_accumulation_fusion"], "without Apex, through Transformer Engine's matrix product"
     assert not built["create_attention_mask_in_dataloader"]
     assert built["layers"] != "meap_megatron.training.torch_layers"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from meap_megatron.training.metrics import RunMetrics, RunShape, clock_time, read_metrics
 
-SHAPE = RunShape(train_steps=4, tokens_per_step=1000, flops_per_step=3e9, peak_flops=1e10, log_interval=2)
+SHAPE = RunShape(train_steps=4, tokens_per_step=1000, flops_of_step=lambda: 3e9, peak_flops=1e10, log_interval=2)
 
 
 class Clock:

@@ -33,7 +33,11 @@ def write_run(
     """Let the trainer's writer record one start of a run; a step takes 2 s, and half a second passes between two."""
     wall = Wall()
     shape = RunShape(
-        train_steps=train_steps, tokens_per_step=tokens_per_step, flops_per_step=3e9, peak_flops=1e10, log_interval=10
+        train_steps=train_steps,
+        tokens_per_step=tokens_per_step,
+        flops_of_step=lambda: 3e9,
+        peak_flops=1e10,
+        log_interval=10,
     )
     settings = {"train_iters": train_steps, "world_size": 1, "device": "cpu"} | settings
     path = folder / "metrics.jsonl"

@@ -127,6 +127,7 @@ class MEAPSFTDataset(MegatronDataset):
             position_ids: int64[S], from 0 in each segment.
             cu_seqlens: int32[S + 1], where segments start, padding being the last one; then S as often as needed.
             max_seqlen: int32[], positions of the longest segment.
+            num_segments: int32[], segments without padding.
         """
         index = 0 if idx is None else int(idx)
         if not -len(self) <= index < len(self):
@@ -143,6 +144,7 @@ class MEAPSFTDataset(MegatronDataset):
             "position_ids": position_ids,
             "cu_seqlens": cu_seqlens,
             "max_seqlen": max_seqlen,
+            "num_segments": torch.tensor(len(items), dtype=torch.int32),
         }
 
     def __getstate__(self) -> dict[str, Any]:

@@ -60,7 +60,9 @@ def test_a_row_of_one_short_and_one_long_answer_token_by_token(tools):
         "position_ids": torch.int64,
         "cu_seqlens": torch.int32,
         "max_seqlen": torch.int32,
+        "num_segments": torch.int32,
     }
+    assert row["num_segments"].item() == 3, "padding is none of them"
 
 
 def test_the_end_token_is_trained_when_padding_has_the_same_id(tools):

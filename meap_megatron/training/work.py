@@ -1,0 +1,84 @@
+"""The floating-point operations of steps whose samples hold segments, for MFU and Megatron's own throughput.
+
+Attention inside segments costs the sum of their squared lengths, not the square of a row, and padding is no work. Megatron
+has formulas for both numbers and nothing that counts them: the rank that reads a micro-batch knows them on the host, so that
+counting costs no launch, and once per step they are added up over the job, where Megatron asks for them.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+Numbers = tuple[float | None, float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What the segments of a micro-batch cost: floating-point operations grow with both numbers."""
+
+    tokens: int
+    """Positions that are not padding."""
+    squares: int
+    """Sum of the squared lengths of the segments, padding left out."""
+
+
+class StepWork:
+    """Counts on one rank, and adds up over all of them at the end of a step."""
+
+    def __init__(self) -> None:
+        self.tokens, self.squares = 0, 0
+        self.steps: list[tuple[float, float]] = []
+
+    def add(self, work: Work) -> None:
+        """Count a micro-batch; only on one of the ranks and virtual stages that read the same samples."""
+        self.tokens += work.tokens
+        self.squares += work.squares
+
+    def end_step(self) -> tuple[float, float]:
+        """Return what the whole job has counted since the last call; every rank has to call it."""
+        totals = torch.tensor([self.tokens, self.squares], dtype=torch.float64, device=torch.cuda.current_device())
+        torch.distributed.all_reduce(totals)
+        self.tokens, self.squares = 0, 0
+        tokens, squares = totals.tolist()
+        self.steps.append((tokens, squares))
+        return tokens, squares
+
+    def mean(self) -> Numbers:
+        """Return the mean over the steps that have ended since the last call; (None, None) if none counted anything."""
+        steps, self.steps = self.steps, []
+        if not steps:
+            return None, None
+        return sum(tokens for tokens, _ in steps) / len(steps), sum(squares for _, squares in steps) / len(steps)
+
+
+STEP = StepWork()
+"""Of this process."""
+
+
+def counted(consume: Callable[[], Numbers]) -> Callable[[], Numbers]:
+    """Wrap `consume_seqlen_stats_in_iteration`, which `train` calls on every rank at the end of a step."""
+
+    @functools.wraps(consume)
+    def consume_seqlen_stats_in_iteration() -> Numbers:
+        from megatron.training import get_args
+
+        from meap_megatron.training.batch import has_segments
+
+        return STEP.end_step() if has_segments(get_args()) else consume()
+
+    return consume_seqlen_stats_in_iteration
+
+
+def flops_of_step(args: Any) -> float:
+    """Return the operations of the whole job in a step, as Megatron counts them: a mean over those since the last call."""
+    from megatron.training.training import num_floating_point_operations
+
+    tokens, squares = STEP.mean()
+    return float(
+        num_floating_point_operations(
+            args, args.global_batch_size, seqlen_squared_sum_in_batch=squares, total_real_tokens_in_batch=tokens
+        )
+    )
