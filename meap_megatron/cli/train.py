@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check the recipe, then print or start it."""
-    from meap_megatron.training import preflight
+    from meap_megatron.training import environment, preflight
     from meap_megatron.training import recipe as recipes
     from meap_megatron.training.command_line import check_named_data
     from meap_megatron.training.fitted import fitted
@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     recipe = recipes.load(args.recipe, overrides)
     flags = read_flags()
     words = recipe.command_line(flags)  # unknown keys and wrong values, before torch is asked for the device
+    os.environ.update(environment.defaults(words, os.environ))  # the answer starts the driver, which reads them
     nproc, device = int(recipe.get("nproc", 0) or 0), str(recipe.get("device", "auto"))
     world = known_world(nproc, device)
     words = preflight.complete(words, of_recipe(recipe.resolved(), flags), world=world, show=lambda line: None)

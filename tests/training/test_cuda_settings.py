@@ -17,7 +17,7 @@ FLAGS = (
     "--normalization RMSNorm --position-embedding-type rope --untie-embeddings-and-output-weights --seq-length 32 "
     "--max-position-embeddings 32 --micro-batch-size 2 --global-batch-size 4 --train-iters 2 --lr 1e-3 "
     "--eval-iters 0 --eval-interval 9 --tokenizer-type NullTokenizer --vocab-size 128 --mock-data "
-    "--hidden-dropout 0 --attention-dropout 0 --cross-entropy-loss-fusion"
+    "--hidden-dropout 0 --attention-dropout 0"
 ).split()
 H100 = "NVIDIA H100 80GB HBM3"
 
@@ -44,7 +44,6 @@ def test_without_transformer_engine_no_fused_kernel_of_it_is_asked_for() -> None
         "gradient_accumulation_fusion": False,
         "persist_layer_norm": False,
         "masked_softmax_fusion": False,
-        "cross_entropy_loss_fusion": True,
         "create_attention_mask_in_dataloader": False,
         "local_rank": 0,
         "layers": "meap_megatron.training.torch_layers",
@@ -167,18 +166,24 @@ def asked():
     os._exit(0)
 torch.cuda.is_available = asked
 from meap_megatron.training import launch, pretrain
-argv = ["--mock-data", "--tensor-model-parallel-size=2"]
-launch.launch(argv, nproc=0, device="auto") if sys.argv[1] == "launcher" else pretrain.main(argv)
+from meap_megatron.cli.main import main
+recipe = ["train", "examples/recipes/tiny_cpu_ntp.yaml", "mock_data=true", "data_path=null", "vocab_size=128"]
+starts = {
+    "verb": lambda: main([*recipe, "tokenizer_type=NullTokenizer", "nproc=2", "tensor_model_parallel_size=2"]),
+    "launcher": lambda: launch.launch(["--tensor-model-parallel-size=2"], nproc=0, device="auto"),
+    "rank": lambda: pretrain.main(sys.argv[2:]),
+}
+starts[sys.argv[1]]()
 """
 
 
-@pytest.mark.parametrize("who", ["launcher", "rank"])
-def test_the_environment_is_complete_before_the_driver_is_asked_anything(who: str) -> None:
+@pytest.mark.parametrize(("who", "queues"), [("verb", 1), ("launcher", 1), ("rank", 8)])
+def test_the_environment_is_complete_before_the_driver_is_asked_anything(who: str, queues: int) -> None:
     clean = {k: v for k, v in os.environ.items() if k not in ("CUDA_DEVICE_MAX_CONNECTIONS", "PYTORCH_ALLOC_CONF")}
     done = subprocess.run(
-        [sys.executable, "-c", STARTS, who], capture_output=True, text=True, cwd=ROOT, env=clean, timeout=120
+        [sys.executable, "-c", STARTS, who, *FLAGS], capture_output=True, text=True, cwd=ROOT, env=clean, timeout=120
     )
-    assert done.stdout == "1 expandable_segments:True\n", done.stderr
+    assert done.stdout == f"{queues} expandable_segments:True\n", done.stderr
 
 
 @pytest.mark.parametrize(
