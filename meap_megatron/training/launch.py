@@ -96,7 +96,7 @@ def forget_leftovers(environ: MutableMapping[str, str]) -> str | None:
         return None
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         environ.pop(name, None)
-    return f"WORLD_SIZE={text} of the environment is ignored, because {' and '.join(missing)} is not set with it"
+    return f"WORLD_SIZE={text} of the environment is ignored, without {' and '.join(missing)}"
 
 
 def launch(argv: list[str], *, nproc: int, device: str) -> int:

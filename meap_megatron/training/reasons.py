@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import shutil
+import tempfile
 from pathlib import Path
 
 from meap_megatron.training.schedule import OVERRIDE
@@ -30,13 +31,20 @@ def reason_of(error: BaseException, log: Path | None) -> str:
 
 def own_words(error: BaseException) -> str:
     """Return an error's kind and its first lines."""
-    lines = str(error).strip().splitlines()
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if any(line.startswith("Traceback") for line in lines):
+        return lines[-1]  # of another process, told here
     return f"{type(error).__name__}: {' '.join(lines[:3])}"
 
 
-def numbers_of(error: BaseException) -> set[int]:
-    """Return the error numbers of an error and of what caused it, from their text too, which is all a worker hands on."""
+def numbers_of(error: BaseException, folder: Path) -> set[int]:
+    """Return the error numbers of an error and of what caused it, from their text too.
+
+    What writes checkpoints hands on that it failed, not why: then a file is written in the folder.
+    """
     found: set[int] = set()
+    if any(words in str(error) for words in UNEXPLAINED):
+        found |= {number for number in [probed(folder)] if number}
     current: BaseException | None = error
     while current is not None:
         if isinstance(current, OSError) and current.errno:
@@ -47,12 +55,25 @@ def numbers_of(error: BaseException) -> set[int]:
     return found
 
 
+def probed(folder: Path) -> int | None:
+    """Write a few megabytes and remove them; return the number of the error that this gives."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            file.write(bytes(PROBE_BYTES))
+            file.flush()
+    except OSError as error:
+        return error.errno
+    return None
+
+
+UNEXPLAINED = ("Worker failure", "enforce fail")
+PROBE_BYTES = 2**22
 NAMED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE)
 
 
 def open_files(error: BaseException, folder: Path) -> str | None:
     """Return what to say if this process may open no more files."""
-    if errno.EMFILE not in numbers_of(error):
+    if errno.EMFILE not in numbers_of(error, folder):
         return None
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return (
@@ -78,7 +99,7 @@ def shared_memory(error: BaseException, folder: Path) -> str | None:
 
 def quota(error: BaseException, folder: Path) -> str | None:
     """Return what to say if the user's quota is used up."""
-    if errno.EDQUOT not in numbers_of(error):
+    if errno.EDQUOT not in numbers_of(error, folder):
         return None
     return f"disk quota exceeded in {folder}; make room or save elsewhere, then start the same command again"
 
@@ -87,7 +108,7 @@ def file_size(error: BaseException, folder: Path) -> str | None:
     """Return what to say if a file would be larger than this process may write."""
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     limited = limit != resource.RLIM_INFINITY
-    if errno.EFBIG not in numbers_of(error) and not (limited and "enforce fail" in str(error)):
+    if errno.EFBIG not in numbers_of(error, folder):
         return None
     size = f"{limit:,} bytes" if limited else "what the file system takes"
     return f"a file in {folder} would be larger than the limit of {size}; raise it with `ulimit -f unlimited` before the run"

@@ -4,6 +4,7 @@ Each rule is a function of the settings that returns sentences; `findings` is al
 `limits`, divisibility in `parallelism`, 8-bit formats in `precision`, data and splits in `splits`.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,13 @@ def of_switches(settings: Settings) -> Iterator[str]:
     every, of = settings.whole("log_memory_interval"), settings.whole("log_interval", 100)
     if every and of and every % of:
         yield f"{given(settings, 'log_memory_interval')} must be a multiple of log_interval={of}"
+    if (sizes := settings.get("hierarchical_context_parallel_sizes")) is not None:
+        product = math.prod(int(float(size)) for size in (sizes if isinstance(sizes, list) else [sizes]))
+        if product != (settings.whole("context_parallel_size") or 1):
+            yield (
+                f"{given(settings, 'hierarchical_context_parallel_sizes')}: their product {product} must be "
+                f"context_parallel_size={settings.whole('context_parallel_size') or 1}"
+            )
     if settings.on("rl_use_sequence_packing") or settings.on("perform_rl_step"):
         yield "perform_rl_step: reinforcement learning is not part of this trainer; leave it out"
 

@@ -60,8 +60,19 @@ def test_shared_memory_without_room_is_named_with_its_size(tmp_path: Path, monke
     assert said.startswith(f"{tmp_path} is full: 4,096 of 65,536 bytes are free") and "num_workers=0" in said
 
 
-def test_a_limit_on_the_size_of_files_explains_torchs_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reasons.resource, "getrlimit", lambda which: (1_000, 1_000))
-    said = reason_of(RuntimeError("[enforce fail at inline_container.cc:858] . pipe"), tmp_path / "rank-0.log")
-    assert "limit of 1,000 bytes" in said
-    assert resource.RLIMIT_FSIZE >= 0
+@pytest.mark.parametrize(
+    "words", ["[enforce fail at inline_container.cc:858] . pipe", "Worker failure: <class 'OSError'>"]
+)
+def test_a_failure_that_does_not_say_why_is_tried_again_in_the_folder(tmp_path: Path, words: str) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        said = reason_of(RuntimeError(words), tmp_path / "rank-0.log")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert said.startswith(f"a file in {tmp_path} would be larger than the limit of 100,000 bytes")
+
+
+def test_of_the_traceback_of_another_process_the_last_line_is_told(tmp_path: Path) -> None:
+    words = "ranks:dict_keys([0])\nTraceback (most recent call last): (RANK 0)\n  File x\nKeyError: 'step'\n"
+    assert reason_of(RuntimeError(words), tmp_path / "rank-0.log") == "KeyError: 'step'"
