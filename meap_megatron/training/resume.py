@@ -21,6 +21,7 @@ from meap_megatron.checkpoint.folder import (
 )
 from meap_megatron.checkpoint.retention import LEAST_KEPT
 from meap_megatron.errors import RunError, UserError
+from meap_megatron.training import optimizer_state
 from meap_megatron.training.command_line import flag_values
 
 LONGER = (
@@ -128,13 +129,17 @@ def prepare(argv: list[str], *, show: Callable[[str], None]) -> None:
         show: takes lines for people.
 
     Raises:
-        UserError: there are checkpoints and none can be loaded; or one cannot that is not this run's to replace.
+        UserError: there are checkpoints and none can be loaded; one cannot that is not this run's to replace; or its
+            optimizer state is of another form than this run's.
         RunError: a damaged one cannot be renamed.
     """
     level: Level = next((name for name in LEVELS if name == one(argv, "--meap-check-checkpoint")), "auto")
     load, pretrained = one(argv, "--load"), one(argv, "--pretrained-checkpoint")
     if load is not None and Path(load).is_dir():
         prepare_load(Path(load), argv, level, show)
+        step = count(argv, "--ckpt-step") or read_tracker(Path(load)).iteration
+        if step is not None:
+            optimizer_state.require_same(iteration_folder(Path(load), step), argv)
     if pretrained is not None and (load is None or not (Path(load) / TRACKER).is_file()):
         require_good(Path(pretrained), level, "pretrained_checkpoint")
 

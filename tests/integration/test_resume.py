@@ -218,6 +218,10 @@ def test_a_recipe_in_bfloat16_runs_in_float32_on_a_cpu_and_its_checkpoints_conti
         meap("train", recipe, *words),
     ]
     assert ["this run is float32" in done.stdout for done in said] == [True, False, True]
+    other = meap("train", recipe, *words, "train_iters=8", "use_distributed_optimizer=false", check=False)
+    assert (
+        other.returncode == 2 and "was saved with the distributed optimizer, and this run has float32" in other.stderr
+    )
     alone = [*settings(folder, tmp_path / "alone"), "train_iters=6", "save_interval=6", "device=cpu"]
     meap("train", recipe, *alone)
     for field in ("lm_loss", "grad_norm"):

@@ -10,7 +10,7 @@ from meap_megatron.checkpoint import manifest
 from meap_megatron.checkpoint.folder import TRACKER, read_tracker, write_tracker
 from meap_megatron.checkpoint.manifest import Manifest
 from meap_megatron.errors import UserError
-from meap_megatron.training import resume
+from meap_megatron.training import optimizer_state, resume
 from meap_megatron.training.checkpoints import complete, make_room
 from meap_megatron.training.resume import LONGER
 from tests.checkpoint.checkpoint_samples import flip_a_byte, good_checkpoint, plain_checkpoint, unfinished_checkpoint
@@ -228,3 +228,21 @@ def test_one_rank_of_512_lists_the_files_of_a_save_and_none_asks_for_sizes(
     assert asked == {"listings": 1, "sizes": 0}
     names = [name for share in gathered for name in share]  # type: ignore[attr-defined]
     assert sorted(names) == sorted(path.name for path in checkpoint.iterdir())
+
+
+STATES = {
+    "float32": ["exp_avg", "exp_avg_sq"],
+    "16 bits": ["exp_avg", "exp_avg_sq", "fp32_param"],
+    "distributed": ["exp_avg", "exp_avg_sq", "param"],
+    "another optimizer's": ["momentum_buffer"],
+}
+RUNS = {"float32": [], "16 bits": ["--bf16"], "distributed": ["--bf16", "--use-distributed-optimizer"]}
+
+
+@pytest.mark.parametrize("saved", STATES)
+@pytest.mark.parametrize("run", RUNS)
+def test_a_run_is_compared_with_the_form_of_the_optimizer_state_that_it_continues_from(saved: str, run: str) -> None:
+    names = ["decoder.layers.0.weight", *(f"optimizer.state.{name}.decoder.layers.0.weight" for name in STATES[saved])]
+    there, here = optimizer_state.form_of_checkpoint(names), optimizer_state.form_of_run(["--lr=1", *RUNS[run]])
+    assert (there is None) == (saved not in RUNS)
+    assert there is None or (there == here) == (saved == run)

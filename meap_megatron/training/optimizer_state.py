@@ -1,0 +1,58 @@
+"""The form in which a checkpoint holds Adam's state, compared with the run that is to continue from it.
+
+Megatron names the float32 weights of the optimizer by its class: `param` with the distributed optimizer, in any precision;
+`fp32_param` beside weights of 16 bits; not at all in float32, where they are those of the model. A run of another form ends
+with a KeyError, or with groups that are not found.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from meap_megatron.checkpoint.index import INDEX
+from meap_megatron.errors import UserError
+
+DISTRIBUTED = "the distributed optimizer"
+SIXTEEN_BITS = "weights of 16 bits and without the distributed optimizer"
+FLOAT32 = "float32 weights and without the distributed optimizer"
+MOMENTS = frozenset({"exp_avg", "exp_avg_sq"})
+FORMS = {MOMENTS: FLOAT32, MOMENTS | {"fp32_param"}: SIXTEEN_BITS, MOMENTS | {"param"}: DISTRIBUTED}
+"""Names below `optimizer.state.` -> what the run that saved them had."""
+NOT_LOADED = ("--finetune", "--no-load-optim", "--use-megatron-fsdp", "--use-torch-fsdp2")
+
+
+def form_of_checkpoint(names: Iterable[str]) -> str | None:
+    """Return the form of the state among a checkpoint's tensors; None: another format, or none is there."""
+    return FORMS.get(frozenset(name.split(".")[2] for name in names if name.startswith("optimizer.state.")))
+
+
+def form_of_run(argv: list[str]) -> str:
+    """Return the form that a command line makes."""
+    given = {word.partition("=")[0] for word in argv}
+    if "--use-distributed-optimizer" in given:
+        return DISTRIBUTED
+    return SIXTEEN_BITS if given & {"--bf16", "--fp16"} else FLOAT32
+
+
+def require_same(checkpoint: Path, argv: list[str]) -> None:
+    """Refuse to continue from a state that this run cannot read. Imports torch, to read the checkpoint's index.
+
+    Raises:
+        UserError: the forms differ; names both and the ways out.
+    """
+    given = {word.partition("=")[0] for word in argv}
+    if given.intersection(NOT_LOADED) or not (checkpoint / INDEX).is_file():
+        return
+    from meap_megatron.checkpoint.convert.pickles import read_index
+
+    try:
+        names = read_index(checkpoint / INDEX)[0].state_dict_metadata
+    except Exception:  # a damaged pickle can raise anything, and is refused by whoever checks it
+        return
+    there, here = form_of_checkpoint(names), form_of_run(argv)
+    if there is None or there == here:
+        return
+    raise UserError(
+        f"{checkpoint} was saved with {there}, and this run has {here}: "
+        "Megatron cannot continue one from the other's optimizer state. Give the precision and use_distributed_optimizer of "
+        f"the first run, or take its weights alone: pretrained_checkpoint={checkpoint.parent} and another save"
+    )
