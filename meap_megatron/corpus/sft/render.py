@@ -166,7 +166,7 @@ def _no_place(conversation: Conversation, opens_apart: bool) -> str | None:
             if message.fields.get(key):
                 return f"messages[{number}]: the template has no place for {key!r}; {ADVICE}"
         if number >= start and message.role not in ("user", "assistant"):
-            where = "there; a system prompt opens the conversation" if message.role in SYSTEM else f"; {ADVICE}"
+            where = " there; a system prompt opens the conversation" if message.role in SYSTEM else f"; {ADVICE}"
             return f"messages[{number}]: the template has no place for the role {message.role!r}{where}"
         if number >= start and not opens_apart and message.role != ("user", "assistant")[(number - start) % 2]:
             return (

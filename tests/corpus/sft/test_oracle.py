@@ -49,23 +49,16 @@ def base() -> str:
 class Chat:
     """A template of a tokenizer in our hands and in those of transformers."""
 
-    def __init__(self, folder: Path, style: Style, source: str) -> None:
-        from tokenizers import AddedToken, Tokenizer
+    def __init__(self, folder: Path, extended: Path) -> None:
+        """Load a tokenizer, and write it with [MASK] to a second folder."""
         from transformers import AutoTokenizer
 
-        folder.mkdir()
-        tokenizer = Tokenizer.from_str(base())
-        tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in style.special])
-        tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in style.ordinary])
-        tokenizer.save(str(folder / "tokenizer.json"))
-        names = {"bos_token": style.bos, "eos_token": style.eos, "chat_template": source}
-        (folder / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in names.items() if v is not None}))
         self.oracle = AutoTokenizer.from_pretrained(str(folder))
-        extended = load_tokenizer(folder)
-        save_tokenizer(extended, folder / "extended")
-        self.fitted = fit_template("tokenizer", extended, source=str(folder), date=datetime.date.today())
+        tokenizer = load_tokenizer(folder)
+        save_tokenizer(tokenizer, extended)
+        self.fitted = fit_template("tokenizer", tokenizer, source=str(folder), date=datetime.date.today())
         self.spec = RendererSpec(
-            tokenizer=str(folder / "extended"),
+            tokenizer=str(extended),
             template=self.fitted.template,
             anatomy=self.fitted.anatomy,
             marks=self.fitted.marks,
@@ -124,13 +117,27 @@ class Chat:
         return [kept and not drop for kept, n in runs for drop in [next(lost) if kept else False] for _ in range(n)]
 
 
+def chat_of(folder: Path, style: Style, source: str) -> Chat:
+    """Make a tokenizer with the tokens of a style."""
+    from tokenizers import AddedToken, Tokenizer
+
+    folder.mkdir()
+    tokenizer = Tokenizer.from_str(base())
+    tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in style.special])
+    tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in style.ordinary])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {"bos_token": style.bos, "eos_token": style.eos, "chat_template": source}
+    (folder / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in names.items() if v is not None}))
+    return Chat(folder, folder / "extended")
+
+
 @pytest.fixture(scope="module")
 def chats(tmp_path_factory: pytest.TempPathFactory) -> Any:
     @functools.cache
     def chat(name: str, reference: bool) -> Chat:
         style = STYLES[name]
         folder = tmp_path_factory.mktemp("chat") / "tok"
-        return Chat(folder, style, style.reference if reference else style.source)
+        return chat_of(folder, style, style.reference if reference else style.source)
 
     return chat
 
@@ -207,8 +214,8 @@ def test_a_template_that_repeats_or_reorders_answers_is_refused(tmp_path: Path) 
     twice = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ m.content }}{{ eos_token }}{% endfor %}"
     back = "{% for m in messages[::-1] %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
     style = STYLES["vicuna"]
-    assert "more than once" in str(Chat(tmp_path / "a", style, twice).row({"messages": TALK}))
-    assert "the order of the answers" in str(Chat(tmp_path / "b", style, back).row({"messages": TALK}))
+    assert "more than once" in str(chat_of(tmp_path / "a", style, twice).row({"messages": TALK}))
+    assert "the order of the answers" in str(chat_of(tmp_path / "b", style, back).row({"messages": TALK}))
 
 
 def test_each_conversation_is_rendered_a_fixed_number_of_times(chats: Any, monkeypatch: pytest.MonkeyPatch) -> None:

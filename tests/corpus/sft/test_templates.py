@@ -1,12 +1,20 @@
 """Ids and roles of hand-written conversations, spelled out; the cases of the published procedure."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from meap_megatron.corpus.sft.conversation import Conversation, Message
+from meap_megatron.corpus.sft.encode import PieceEncoder
 from meap_megatron.corpus.sft.preprocess import preprocess_sft
-from meap_megatron.corpus.sft.templates import TEMPLATES
+from meap_megatron.corpus.sft.render import RenderOptions
+from meap_megatron.corpus.sft.setup import RendererSpec, fit_template
+from meap_megatron.corpus.sft.templates import DEFAULTS, TEMPLATES
+from meap_megatron.corpus.tokenizer import load_tokenizer
+from meap_megatron.errors import UserError
+from tests.corpus.sft import sft_samples
 from tests.corpus.sft.conftest import WORDS
 from tests.corpus.sft.sft_samples import alpaca, config, messages, rows, sharegpt
 from tests.support.conversations import write_rows
@@ -313,3 +321,165 @@ def test_stanford_s_two_prompts(tmp_path: Path, chat_bytes: Path) -> None:
     text = tokenizer.decode(rows(tmp_path / "chat")[1][0], skip_special_tokens=False)
     assert text.startswith("<|begin_of_text|><|im_start|>user\nBelow is an instruction that")
     assert "### Response:<|im_end|>\n<|im_start|>assistant\nYes." in text
+
+
+def message(role: str, content: Any, **more: Any) -> Message:
+    return Message(role=role, content=content, fields=more)
+
+
+def words_of(folder: Path, template: str, *talk: Message, tools: Any = None, **options: Any) -> tuple[str, str] | str:
+    """The row of a conversation as words and as digits, or why there is none."""
+    tokenizer = load_tokenizer(folder)
+    fitted = fit_template(template, tokenizer, source=str(folder))
+    renderer = RendererSpec(
+        tokenizer=str(folder),
+        template=fitted.template,
+        anatomy=fitted.anatomy,
+        marks=fitted.marks,
+        bos_id=1,
+        eos_id=2,
+        options=RenderOptions(system="", **options),
+    ).load()
+    found = renderer.render(Conversation(messages=talk, tools=tools))
+    if isinstance(found, str):
+        return found
+    ((ids, roles),), _ = PieceEncoder("tokenizers", fitted.definition).encode(found)
+    return " ".join(WORDS[index] for index in ids), "".join(map(str, roles))
+
+
+USER = "<|im_start|> user {} <|im_end|>"
+BOT = "<|im_start|> assistant"
+
+
+@pytest.mark.parametrize(
+    ("talk", "words", "roles"),
+    [
+        ("aq", f"<s> {BOT} a <|im_end|> {USER.format('q')}", "000" + "12" + "0000"),
+        ("qra", f"<s> {USER.format('q')} {USER.format('r')} {BOT} a <|im_end|>", "0" * 11 + "12"),
+        ("qab", f"<s> {USER.format('q')} {BOT} a <|im_end|> {BOT} b <|im_end|>", "0" * 7 + "12" + "00" + "12"),
+        (
+            "sqar",
+            f"<s> <|im_start|> system be <|im_end|> {USER.format('q')} {BOT} a <|im_end|> {USER.format('r')}",
+            None,
+        ),
+    ],
+)
+def test_messages_stand_alone_in_any_order_where_the_template_opens_each(
+    chat_words: Path, talk: str, words: str, roles: str | None
+) -> None:
+    kinds = {"s": "system", "q": "user", "r": "user", "a": "assistant", "b": "assistant"}
+    made = [message(kinds[letter], "be" if letter == "s" else letter) for letter in talk]
+    found = words_of(chat_words, "chatml", *made)
+    assert found[0] == words
+    assert roles is None or found[1] == roles
+    made[0] = message("developer", "be") if talk[0] == "s" else made[0]
+    assert words_of(chat_words, "chatml", *made)[0] == words
+
+
+ASK, ANSWER = message("user", "q"), message("assistant", "a")
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize(
+    ("talk", "tools", "reason"),
+    [
+        (
+            [ASK, message("assistant", "a", tool_calls=[{"name": "f"}])],
+            None,
+            "messages[1]: the template has no place for 'tool_calls'",
+        ),
+        (
+            [ASK, message("assistant", "a", reasoning_content="b")],
+            None,
+            "messages[1]: the template has no place for 'reasoning_content'",
+        ),
+        (
+            [ASK, ANSWER, message("tool", "r"), ANSWER],
+            None,
+            "messages[2]: the template has no place for the role 'tool'",
+        ),
+        (
+            [ASK, ANSWER, message("system", "r"), ASK, ANSWER],
+            None,
+            "messages[2]: the template has no place for the role 'system' there",
+        ),
+        ([ASK, ANSWER], ({"name": "f"},), "the template has no place for 'tools'"),
+        ([message("system", "be")], None, "the conversation has no message beside the system prompt"),
+    ],
+)
+def test_what_a_template_has_no_place_for_is_refused_by_name(
+    chat_words: Path, template: str, talk: list[Message], tools: Any, reason: str
+) -> None:
+    assert str(words_of(chat_words, template, *talk, tools=tools)).startswith(reason)
+
+
+@pytest.mark.parametrize("template", ["vicuna", "mistral", "alpaca"])
+@pytest.mark.parametrize("talk", [[ANSWER, ASK], [ASK, ASK, ANSWER], [ASK, ANSWER, ANSWER]])
+def test_turns_out_of_order_are_refused_where_a_prompt_holds_a_question(
+    chat_words: Path, template: str, talk: list[Message]
+) -> None:
+    assert "user and assistant take turns" in words_of(chat_words, template, *talk)
+
+
+def test_a_question_at_the_end_is_not_trained(chat_words: Path) -> None:
+    words, roles = words_of(chat_words, "mistral", ASK, ANSWER, message("user", "r"))
+    assert (words, roles) == ("<s> [INST] q [/INST] a </s> [INST] r [/INST]", "0000" + "12" + "000")
+
+
+def instruct(folder: Path, **config: Any) -> Path:
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
+    return folder
+
+
+CHAT = "{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>{{ m.content }}<|eot_id|>{% endfor %}"
+
+
+@pytest.mark.parametrize("config", [{"eos_token": "<|eot_id|>"}, {"chat_template": CHAT}])
+def test_an_instruct_tokenizer_ends_llama3_answers_with_its_end_of_turn(
+    tmp_path: Path, chat_words: Path, config: dict[str, str]
+) -> None:
+    folder = instruct(chat_words, **config)
+    data = [sharegpt("q", "a", "r", "b")]
+    eot = make(tmp_path, folder, data, template="llama3")
+    assert eot == [(f"{SOURCE} a {LATER} b <|eot_id|>", "0" * 14 + "12" + "0" * 8 + "12")]
+    eos = make(tmp_path, folder, data, template="llama3", answer_end="eos", overwrite=True)
+    last = "<|eot_id|>" if "eos_token" in config else "</s>"
+    assert eos == [(f"{SOURCE} a {last} {LATER} b {last}", "0" * 14 + "12" + "0" * 9 + "12")]
+
+
+def without(folder: Path, *tokens: str) -> Path:
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["added_tokens"] = [one for one in content["added_tokens"] if one["content"] not in tokens]
+    path.write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("config", "absent", "template"),
+    [
+        ({"chat_template": CHAT}, (), "tokenizer"),
+        ({}, (), "llama3"),
+        ({}, ("<|eot_id|>",), "chatml"),
+        ({}, ("<|eot_id|>", "<|im_end|>"), "alpaca"),
+    ],
+)
+def test_the_default_is_the_template_that_the_tokenizer_is_made_for(
+    tmp_path: Path,
+    chat_words: Path,
+    capsys: pytest.CaptureFixture[str],
+    config: dict[str, str],
+    absent: tuple[str, ...],
+    template: str,
+) -> None:
+    folder = without(instruct(chat_words, **config), *absent)
+    source = write_rows(tmp_path / "in.jsonl", [alpaca("q", "a")])
+    sidecar = preprocess_sft(sft_samples.config(source, tmp_path / "out", folder))
+    assert sidecar.sft is not None and sidecar.sft["template"] == template
+    assert f"meap: note: template {template} is used: {DEFAULTS[template]}" in capsys.readouterr().err
+
+
+def test_a_chat_template_ends_its_answers_itself(tmp_path: Path, chat_words: Path) -> None:
+    with pytest.raises(UserError, match="--answer-end eos: the tokenizer's chat template ends the answers itself"):
+        make(tmp_path, instruct(chat_words, chat_template=CHAT), [alpaca("q", "a")], answer_end="eos")
