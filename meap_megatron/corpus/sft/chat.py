@@ -77,10 +77,10 @@ class ChatRenderer:
         try:
             text, blocks = self.template.render(given, tools=tools, variables=variables)
         except UserError:
-            spoken = [{**one, "content": one["content"] or ""} if one.get("tool_calls") else one for one in given]
+            spoken = [{**one, "content": "" if one["content"] is None else one["content"]} for one in given]
             if spoken == given:
                 raise
-            # Many templates cannot take a call without words, which other ones write as a call with empty words.
+            # Null beside calls: transformers leaves the key out, and many templates then fail that take an empty text.
             given = spoken
             text, blocks = self.template.render(given, tools=tools, variables=variables)
         answers = [number for number, one in enumerate(messages) if one.role == "assistant"]

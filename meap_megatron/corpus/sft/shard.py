@@ -165,7 +165,7 @@ class _State:
             if functions is not None and not self.job.takes_functions:
                 note(self.dropped, "functions", reader, number)
                 continue
-            rendered = self.render(found)
+            rendered = self.owner.renderer.render(found)
             if isinstance(rendered, str):
                 self.bad_rows.add(reader, number, rendered)
                 continue
@@ -182,16 +182,6 @@ class _State:
         for name in reader.unread:
             if name not in self.job.rows.ignored:
                 note(self.unused, name, reader, 1, count=number)
-
-    def render(self, conversation: Conversation) -> list[list[TextPiece]] | str:
-        """Return the pieces of each row, or the reason why the template does not fit."""
-        rendered = self.owner.renderer.render(conversation)
-        if isinstance(rendered, str) and any(message.content is None for message in conversation.messages):
-            # Null beside calls: transformers leaves the key out, and many templates then fail that take an empty text.
-            filled = (dataclasses.replace(one, content=one.content or "") for one in conversation.messages)
-            again = self.owner.renderer.render(dataclasses.replace(conversation, messages=tuple(filled)))
-            return rendered if isinstance(again, str) else again
-        return rendered
 
     def note_empty(self, reader: RowReader, number: int, conversation: Conversation) -> None:
         answers = (message for message in conversation.messages if message.trained)
