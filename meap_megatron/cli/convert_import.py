@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     )
     spec = plan.spec
     with replace_folder(args.output) as folder:
-        write_import(plan, folder, final=args.output)
+        write_import(plan, folder)
         if not args.skip_verification:
             from meap_megatron.checkpoint.convert.verifying import verify
 

@@ -268,4 +268,6 @@ def add_setting(settings: dict[str, Setting], path: Path, key: str, line: int, n
         value = loader.construct_object(node, deep=True)
     except yaml.YAMLError as error:
         raise UserError(f"{path}:{line}: cannot read the value of '{key}': {error}") from None
+    if key == "pretrained_checkpoint" and value == ".":
+        value = str(path.parent.resolve())  # as an import writes it: its folder may be moved
     settings[key] = Setting(value=value, origin=f"{path}:{line}")

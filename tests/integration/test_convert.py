@@ -90,13 +90,18 @@ def test_every_family_goes_in_trains_in_3d_and_comes_out(
     # The first layers alone, of a checkpoint whose tensors two ranks cut.
     assert convert("verify", out, save, "--verify-layers", "1") == 0
     assert "(first 1 of 4 layers)" in capsys.readouterr().out
-    # transformers 5 gives every qwen2 model Qwen's own tokenizer rules; this tokenizer is none of Qwen's.
+    # transformers 5 gives every qwen2 model Qwen's own tokenizer rules and <|endoftext|>; this tokenizer is none of Qwen's.
     assert ("warning: AutoTokenizer loads" in said) == (name == "qwen2")
 
     model = AutoModelForCausalLM.from_pretrained(out)
     tokenizer = (PreTrainedTokenizerFast if name == "qwen2" else AutoTokenizer).from_pretrained(out)
     assert type(model).__name__.lower().startswith(name[:5])
-    assert model.config.vocab_size == model.get_input_embeddings().weight.shape[0] == len(tokenizer) == 513
+    assert (
+        model.config.vocab_size
+        == model.get_input_embeddings().weight.shape[0]
+        == len(tokenizer)
+        == 513 + (name == "qwen2")
+    )
     text = tokenizer("import os", return_tensors="pt")
     new = model.generate(text["input_ids"], max_new_tokens=8, do_sample=False)
     assert new.shape[1] > text["input_ids"].shape[1]

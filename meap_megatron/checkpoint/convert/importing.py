@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -203,28 +204,39 @@ def _tokenizer(settings: ImportSettings, spec: ModelSpec) -> CorpusTokenizer | N
             raise UserError(f"{folder} holds no tokenizer to add {settings.mask_token} to; name one with --tokenizer")
         return None
     tokenizer = load_tokenizer(folder, mask_token=settings.mask_token)
-    known = known_ids(tokenizer)
-    if known > spec.vocab_rows:
+    if problem := without_rows(tokenizer, rows=spec.vocab_rows, folder=folder):
         raise UserError(
-            f"tokenizer {folder} gives ids up to {known - 1:,}, but the model has {spec.vocab_rows:,} rows of embedding; "
-            + without_rows(tokenizer, rows=spec.vocab_rows)
+            f"tokenizer {folder} gives ids up to {known_ids(tokenizer) - 1:,}, but the model has {spec.vocab_rows:,} rows "
+            f"of embedding; {problem}"
         )
     return tokenizer
 
 
-def without_rows(tokenizer: CorpusTokenizer, *, rows: int) -> str:
-    """Return which tokens have no row, and what to do."""
+def without_rows(tokenizer: CorpusTokenizer, *, rows: int, folder: Path) -> str | None:
+    """Return which tokens have no row in a model and what to do, or None if all have.
+
+    A token that only a class of transformers adds (`<|endoftext|>` to every model of type qwen2) stands in no text.
+    """
     from tokenizers import Tokenizer
 
+    def beyond(opened: Tokenizer) -> dict[str, int]:
+        ids = opened.get_vocab(with_added_tokens=True)
+        return {token: n for token, n in ids.items() if n >= rows and n != tokenizer.info.mask_id}
+
     opened = Tokenizer.from_str(tokenizer.definition)
-    extra = {n: str(token) for n, token in sorted(opened.get_added_tokens_decoder().items()) if n >= rows}
-    extra.pop(tokenizer.info.mask_id, None)
-    if len(extra) < known_ids(tokenizer) - rows:
+    missing = beyond(opened)
+    if (folder / "tokenizer.json").is_file():
+        missing = beyond(Tokenizer.from_file(str(folder / "tokenizer.json")))
+    if not missing:
+        return None
+    added = {str(token) for token in opened.get_added_tokens_decoder().values()}
+    if set(missing) - added:
         return "it is another model's tokenizer"
-    listed = ", ".join(f"{token} ({n})" for n, token in list(extra.items())[:4]) + (", ..." if len(extra) > 4 else "")
+    listed = ", ".join(f"{token} ({n})" for token, n in sorted(missing.items(), key=itemgetter(1))[:4])
     return (
-        f"{listed} {'has' if len(extra) == 1 else 'have'} no row: tokens were added and the model was not resized; give it "
-        "rows (transformers: model.resize_token_embeddings(len(tokenizer)), then save both), or remove the tokens"
+        f"{listed}{', ...' if len(missing) > 4 else ''} {'has' if len(missing) == 1 else 'have'} no row: tokens were added "
+        "and the model was not resized; give it rows (transformers: model.resize_token_embeddings(len(tokenizer)), then "
+        "save both), or remove the tokens"
     )
 
 
@@ -313,14 +325,8 @@ def _table_block(plan: ImportPlan, entry: Entry, start: int, stop: int) -> torch
     return block
 
 
-def write_import(plan: ImportPlan, folder: Path, *, final: Path) -> None:
-    """Write an import into an existing, empty folder.
-
-    Args:
-        plan: from `plan_import`.
-        folder: where to write.
-        final: the path under which it will stand, for the recipe.
-    """
+def write_import(plan: ImportPlan, folder: Path) -> None:
+    """Write an import into an existing, empty folder."""
     spec = plan.spec
     write_checkpoint(
         folder / RELEASE,
@@ -335,7 +341,7 @@ def write_import(plan: ImportPlan, folder: Path, *, final: Path) -> None:
     if plan.mask is not None and plan.tokenizer is not None:
         save_tokenizer(plan.tokenizer, folder / TOKENIZER_FOLDER)
         _check_tokenizer(plan.settings.tokenizer or plan.settings.source, folder / TOKENIZER_FOLDER)
-    (folder / "model.yaml").write_text(recipe_text(plan, final), encoding="utf-8")
+    (folder / "model.yaml").write_text(recipe_text(plan), encoding="utf-8")
     write_record(
         folder,
         ImportRecord(
@@ -362,14 +368,14 @@ def _check_tokenizer(original: Path, saved: Path) -> None:
         raise RunError(f"the tokenizer with [MASK] is not the one of {original}: {'; '.join(found)}")
 
 
-def recipe_text(plan: ImportPlan, final: Path) -> str:
-    """Return model.yaml: the recipe settings of the model, and where its weights are."""
+def recipe_text(plan: ImportPlan) -> str:
+    """Return model.yaml: the recipe settings of the model, and that its weights are beside it, wherever that is."""
     lines = [
         f"description: the model of {plan.settings.source.name}, as `meap convert import` wrote it",
         "model:",
         *(f"  {key}: {_yaml(value)}" for key, value in recipe_settings(plan.spec).items()),
         "run:",
-        f"  pretrained_checkpoint: {_yaml(str(final.resolve()))}",
+        "  pretrained_checkpoint: .  # the folder of this file",
     ]
     return "\n".join(lines) + "\n"
 

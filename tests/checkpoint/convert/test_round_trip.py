@@ -19,7 +19,7 @@ from tests.support.hf_models import MODELS, write_model
 def imported(source: Path, out: Path, **settings: Any) -> Path:
     plan = plan_import(ImportSettings(source=source, **settings))
     with replace_folder(out) as folder:
-        write_import(plan, folder, final=out)
+        write_import(plan, folder)
     return out
 
 
@@ -203,6 +203,11 @@ def test_the_recipe_builds_the_model_and_names_the_weights(tmp_path: Path) -> No
     )
     assert f"--pretrained-checkpoint={mc.resolve()}" in words
     assert "--untie-embeddings-and-output-weights" not in words
+    # An import that was moved is found where it is.
+    mc.rename(tmp_path / "moved")
+    (tmp_path / "mine.yaml").write_text("extends: moved/model.yaml\n")
+    moved = load(tmp_path / "mine.yaml").command_line(read_flags())
+    assert f"--pretrained-checkpoint={tmp_path / 'moved'}" in moved
 
 
 def test_another_model_is_not_taken_for_the_import(tmp_path: Path) -> None:
