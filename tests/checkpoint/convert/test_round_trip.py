@@ -14,6 +14,7 @@ from meap_megatron.checkpoint.convert.importing import ImportSettings, plan_impo
 from meap_megatron.checkpoint.convert.megatron_files import Chunk, open_checkpoint, write_checkpoint
 from meap_megatron.errors import UserError
 from tests.support.hf_models import MODELS, write_model
+from tests.support.kills import finishes_before_step
 
 
 def imported(source: Path, out: Path, **settings: Any) -> Path:
@@ -215,3 +216,28 @@ def test_another_model_is_not_taken_for_the_import(tmp_path: Path) -> None:
     other = imported(write_model(tmp_path / "b", "llama2", num_hidden_layers=2), tmp_path / "other")
     with pytest.raises(UserError, match="num_layers: 2, 4"):
         plan_export(ExportSettings(checkpoint=one, like=other))
+
+
+def test_a_killed_import_or_export_leaves_the_old_model_or_the_new_one(tmp_path: Path) -> None:
+    models = [
+        write_model(tmp_path / name, "llama2", num_hidden_layers=layers) for name, layers in (("a", 1), ("b", 2))
+    ]
+    first, second = (imported(source, tmp_path / f"mc_{source.name}") for source in models)
+    places = tmp_path / "mc", tmp_path / "hf"
+
+    def layers_found() -> tuple[int, int]:
+        export = json.loads((places[1] / "config.json").read_text())["num_hidden_layers"]
+        assert (places[1] / "meap_eval.json").is_file()
+        return open_checkpoint(places[0]).args.num_layers, export
+
+    for what, run in enumerate((lambda: imported(models[1], places[0]), lambda: exported(second, places[1]))):
+        for step in range(0, 200, 3):
+            imported(models[0], places[0])
+            exported(first, places[1])
+            finished = finishes_before_step(run, tmp_path, step)
+            found = layers_found()
+            assert found[1 - what] == 1 and found[what] in (1, 2)
+            if finished:
+                break
+        assert finished and found[what] == 2 and step > 9
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "hf", "mc", "mc_a", "mc_b"]
