@@ -59,9 +59,11 @@ REFUSED = {
 }
 NO_EFFECT = {"weight": 1, "loss_weight": 1, "train_on_inputs": False, "train_on_prompt": False}
 """Values of these keys that ask for what happens anyway."""
+BESIDE = frozenset((*SYSTEMS, *OFFERS, *SETTINGS, *REFUSED, "chat_template_kwargs"))
+"""Keys that a row of any format may have."""
 READ = (
-    *("instruction", *INPUTS, *ANSWERS, *PAIRS, *SYSTEMS, *OFFERS, *SETTINGS, *REFUSED, "history"),
-    *("chat_template_kwargs", *(key for keys in DIALOGUES.values() for key in keys), "label"),
+    *("instruction", *INPUTS, *ANSWERS, *PAIRS, "history", "label", *BESIDE),
+    *(key for keys in DIALOGUES.values() for key in keys),
 )
 """All keys of a row that mean something."""
 # The two prompts of Stanford's Alpaca, cut where its parts meet.
@@ -143,9 +145,9 @@ def to_record(row: dict[str, Any], options: RowOptions) -> Record | Dropped | st
         conversation, used = _conversation(row, options, unused)
     except BadRow as error:
         return str(error)
-    if not _encodes([vars(message) for message in conversation.messages]) or not _encodes(
-        [conversation.tools, conversation.template_kwargs]
-    ):
+    contents = [message.content or "" for message in conversation.messages]
+    fields = [message.fields for message in conversation.messages if message.fields]
+    if not _encodes("".join(contents)) or not _encodes([*fields, conversation.tools, conversation.template_kwargs]):
         return "a text contains half of a surrogate pair, which is not text"
     unused.update(str(key) for key in row if key not in used and not is_empty(row[key]))
     named = tuple(sorted(name for name in unused if name not in options.ignored))
@@ -171,9 +173,9 @@ def _conversation(row: dict[str, Any], options: RowOptions, unused: set[str]) ->
     """Return what a row says, and the keys that were read."""
     kind = options.format or ("messages" if "messages" in options.columns else "pairs" if options.columns else None)
     kind = kind or detect_format(row)
-    for key, why in REFUSED.items():
-        if not is_empty(row.get(key)) and (key not in NO_EFFECT or row[key] != NO_EFFECT[key]):
-            raise BadRow(f"{key!r}: {why}")
+    for key in row:
+        if key in REFUSED and not is_empty(row[key]) and (key not in NO_EFFECT or row[key] != NO_EFFECT[key]):
+            raise BadRow(f"{key!r}: {REFUSED[key]}")
     if kind is None:
         if "text" in row:
             raise BadRow("the row has a 'text' and no question with its answer: meap preprocess text reads it")
@@ -182,7 +184,7 @@ def _conversation(row: dict[str, Any], options: RowOptions, unused: set[str]) ->
             f"'output', pairs 'prompt' and 'completion' or 'question' and 'answer', sharegpt 'conversations', messages "
             f"'messages'; --columns question=KEY,answer=KEY names other keys"
         )
-    used = {*SYSTEMS, *OFFERS, *SETTINGS, *REFUSED, "chat_template_kwargs"}
+    used = set(BESIDE)
     if kind in DIALOGUES:
         key = next((key for key in DIALOGUES[kind] if key in row), DIALOGUES[kind][0])
         messages = _dialogue(row, key, options, unused)

@@ -197,7 +197,10 @@ class _State:
         lengths: list[NDArray[np.int64]] = []
         rows, num_bytes = self.owner.encoder.encode([pieces for _, pieces in batch])
         for (number, pieces), (ids, roles) in zip(batch, rows, strict=True):
-            if reason := self.wrong(pieces, ids, roles):
+            if not roles.any():
+                note(self.dropped, "unanswered", reader, number)
+                continue
+            if reason := self.wrong(pieces, ids):
                 self.bad_rows.add(reader, number, reason)
                 continue
             self.num_unclosed += num_unclosed(roles)
@@ -219,10 +222,8 @@ class _State:
         self.reported = reader.consumed
         self.report(Advance(input_bytes=advance, text_bytes=num_bytes, num_documents=len(kept)))
 
-    def wrong(self, pieces: list[TextPiece], ids: NDArray[np.uint32], roles: NDArray[np.uint8]) -> str | None:
+    def wrong(self, pieces: list[TextPiece], ids: NDArray[np.uint32]) -> str | None:
         """Return why a row is bad."""
-        if not roles.any():
-            return "the row has no token to train"
         written = sum(bool(self.owner.forbidden[piece.token_id]) for piece in pieces if isinstance(piece, Known))
         if np.count_nonzero(self.owner.forbidden[ids]) > written:
             return "a text gives the id of a special token, which stands for no text"

@@ -159,8 +159,8 @@ def test_a_tokenizer_without_chat_template_is_refused(tmp_path: Path) -> None:
         make(tmp_path, "", [messages("q", "a")])
 
 
-def test_a_row_that_trains_nothing_is_a_bad_row(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"in\.jsonl:1: the row has no token to train"):
+def test_a_row_that_trains_nothing_is_dropped(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"without an answer to train \(1\): first .*in\.jsonl:1"):
         make(tmp_path, UNCLOSED, [messages("q", "")])
 
 
