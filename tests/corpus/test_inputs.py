@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import os
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from meap_megatron.corpus.inputs import InputFile, find_inputs, refuse_skipped, skipped_lines
+from meap_megatron.corpus.json_values import json_values
 from meap_megatron.corpus.preprocess import preprocess
 from meap_megatron.errors import UserError
 from tests.corpus.corpus_samples import config, documents, names, write_jsonl
@@ -96,7 +98,8 @@ def test_links_are_followed_and_every_folder_is_read_once(tmp_path: Path) -> Non
     lay(tmp_path, {"in/z/own.jsonl": LINE, "far/more.jsonl": LINE, "far/blob": LINE})
     folder = tmp_path / "in"
     (folder / "a").symlink_to(tmp_path / "far")
-    (folder / "b").symlink_to(folder / "z")  # before the folder itself, which is read under its own name
+    for name in ("b", "zz"):  # before and behind the folder itself, which is read under its own name
+        (folder / name).symlink_to(folder / "z")
     (tmp_path / "far" / "up").symlink_to(folder)
     (folder / "blob.jsonl").symlink_to(tmp_path / "far" / "blob")  # read by way of the link: not an unknown suffix
     (folder / "gone.jsonl").symlink_to("nowhere")
@@ -104,7 +107,7 @@ def test_links_are_followed_and_every_folder_is_read_once(tmp_path: Path) -> Non
     files, reasons = found(folder)
     assert files == ["more.jsonl", "blob.jsonl", "own.jsonl"]
     assert reasons == {
-        "link to a folder that is read already": ["b", "up"],
+        "link to a folder that is read already": ["b", "zz", "up"],
         "broken link": ["gone.jsonl", "self.jsonl"],
     }
     inputs = find_inputs([str(folder)])
@@ -278,6 +281,14 @@ def test_arrays_and_objects_give_each_value_once_with_its_line(
         path = tmp_path / f"{name}.json{compression}"
         path.write_bytes(PACK[compression](whole.encode()))
         assert read(path, piece_bytes=piece_bytes) == [(f"{path}:{line}", text) for line, text in expected]
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 100])
+def test_values_that_only_what_follows_ends_are_whole(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meap_megatron.corpus.json_values.WINDOW", window)
+    for raw, brackets in ((b"[12345, -6.75e10, true,\n89]", True), (b'12345 -6.75e10\ttrue "\xc3\xa9"', False)):
+        found = [json.loads(value) for _, _, value in json_values(io.BytesIO(raw), brackets=brackets, place="x")]
+        assert found == [12345, -6.75e10, True, 89 if brackets else "é"]
 
 
 @pytest.mark.parametrize(
