@@ -19,8 +19,8 @@ from transformers import AttentionInterface
 from meap_megatron.errors import UserError
 
 NAME = "meap_observed"
-MAX_WEIGHTS = 2**24
-"""Attention weights that exist at one time: 64 MiB in fp32."""
+MAX_WEIGHTS = {"cpu": 2**24, "cuda": 2**28}
+"""Attention weights that exist at one time, by kind of device: 64 MiB in fp32, or 1 GiB, which keeps a GPU busy."""
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 """Largest difference of a hidden state from the model's own attention, as a share of the largest hidden state."""
 TOLERANCE_16_BIT = 5e-2
@@ -32,7 +32,7 @@ class Observer:
 
     queries: Tensor
     """float32[sets, T]: weight of each query in each set."""
-    max_weights: int = MAX_WEIGHTS
+    max_weights: int
     layers: dict[int, Tensor] = field(default_factory=dict)
     """Layer -> float32[batch, sets, T]: mean over heads, weighted sum over queries."""
 
@@ -106,21 +106,23 @@ def observing(model: Any) -> Iterator[None]:
 
 
 @torch.no_grad()
-def observe(model: Any, tokens: Tensor, *, queries: Tensor, max_weights: int = MAX_WEIGHTS) -> Tensor:
+def observe(model: Any, tokens: Tensor, *, queries: Tensor, max_weights: int | None = None) -> Tensor:
     """Return how much attention each key receives from sets of queries.
 
     Args:
         model: transformers model with a decoder of causal attention layers.
         tokens: int64[batch, T], no padding.
         queries: float[sets, T], weight of each query in each set.
-        max_weights: attention weights that may exist at one time (a row of every head does in any case).
+        max_weights: attention weights that may exist at one time (a row of every head does in any case); None: as many as
+            suit the device.
 
     Returns:
         float32[batch, sets, layers, T] on the CPU: mean over heads, weighted sum over queries. The last axis sums to
         the sum of the set's weights.
     """
     model.eval()
-    observer = Observer(queries=queries.to(model.device, torch.float32), max_weights=max_weights)
+    most = max_weights or MAX_WEIGHTS.get(model.device.type, MAX_WEIGHTS["cpu"])
+    observer = Observer(queries=queries.to(model.device, torch.float32), max_weights=most)
     token = ACTIVE.set(observer)
     try:
         with observing(model):
