@@ -14,6 +14,7 @@ An answer begins behind what opens it, and is followed by the special token that
 
 import dataclasses
 import itertools
+import json
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -323,7 +324,12 @@ class Locator:
     def _holds_next(self, text: str, messages: Messages, number: int) -> bool:
         """Whether a text reaches into the next message."""
         follower = messages[number + 1].get("content") if number + 1 < len(messages) else None
-        return isinstance(follower, str) and bool(follower.strip()) and follower.strip() in text
+        if not isinstance(follower, str) or not follower.strip():
+            return False
+        # A short result of a call may stand in the call too.
+        calls = messages[number].get("tool_calls") or ()
+        own = json.dumps([call.get("function", call) for call in calls if isinstance(call, dict)], ensure_ascii=False)
+        return text.count(follower.strip()) > own.count(follower.strip())
 
 
 def generated(text: str, blocks: list[tuple[int, int]], ends: re.Pattern[str]) -> Iterator[Found]:

@@ -123,7 +123,7 @@ class Dropped:
 def detect_format(row: dict[str, Any]) -> str | None:
     """Return the format of a row by its keys, or None."""
     for name, keys in DIALOGUES.items():
-        if any(row.get(key) is not None for key in keys):
+        if not all(is_empty(row.get(key)) for key in keys):
             return name
     if "instruction" in row:
         return "alpaca"

@@ -84,6 +84,23 @@ def test_functions_are_what_apply_chat_template_makes_of_them(
     assert "answers are empty" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("result", ["1", "Brest", "tide_table"])
+def test_a_result_that_the_call_before_it_contains_does_not_end_the_call(
+    tmp_path: Path, tokenizer: Path, result: str
+) -> None:
+    call = {"type": "function", "function": {"name": "tide_table", "arguments": {"port": "Brest", "day": 1}}}
+    dialogue = [ASK, {**DIALOGUE[1], "tool_calls": [call]}, {"role": "tool", "content": result}, DIALOGUE[3]]
+    source = write_rows(tmp_path / "in.jsonl", [{"messages": dialogue, "tools": [TOOL]}])
+    preprocess_sft(config(source, tmp_path / "out", with_template(tokenizer, TEMPLATE), template="tokenizer"))
+    from transformers import AutoTokenizer
+
+    ((ids, roles),) = rows(tmp_path / "out")
+    original = AutoTokenizer.from_pretrained(tokenizer)
+    trained = original.decode([one for one, role in zip(ids, roles, strict=True) if role])
+    written = '<call>{"name": "tide_table", "arguments": {"port": "Brest", "day": 1}}</call>'
+    assert trained == f"{written}<|im_end|>4.2 metres.<|im_end|>"
+
+
 @pytest.mark.parametrize("template", ["tokenizer", "chatml", "vicuna"])
 def test_functions_without_a_place_in_the_template_are_dropped_and_counted(
     tmp_path: Path, tokenizer: Path, template: str, capsys: pytest.CaptureFixture[str]

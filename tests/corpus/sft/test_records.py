@@ -54,6 +54,7 @@ ASKED = [message("user", "q"), message("assistant", "a")]
         ({"conversation": []}, "sharegpt"),
         ({"messages": []}, "messages"),
         ({"messages": None, "instruction": "a"}, "alpaca"),
+        ({"messages": [], "prompt": "a", "completion": "b"}, "pairs"),
         ({"prompt": "a", "completion": "b"}, "pairs"),
         ({"question": "a", "answer": "b"}, "pairs"),
         ({"query": "a", "response": "b"}, "pairs"),
