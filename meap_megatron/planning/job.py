@@ -1,7 +1,6 @@
 """A recipe as the planner reads it: the model, the batch, how much is trained, and what had to be assumed."""
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from meap_megatron.corpus.sidecar import read_sidecar, sidecar_path
 from meap_megatron.errors import UserError
 from meap_megatron.planning.layout import FULL, NONE, SELECTIVE, Layout
 from meap_megatron.planning.model import Model
+from meap_megatron.training.blend import is_number, words_of
 from meap_megatron.training.fitted import fitted
 from meap_megatron.training.recipe import Recipe, load
 
@@ -155,8 +155,7 @@ def read(
 def prefixes(settings: Mapping[str, Any]) -> list[str]:
     """Return the datasets that a recipe names, without the weights of a blend."""
     value = settings.get("data_path") or settings.get("train_data_path") or []
-    words = [str(word) for word in (value if isinstance(value, list) else [value])]
-    return [word for word in words if not re.fullmatch(r"[\d.]+(e-?\d+)?", word)]
+    return [word for word in words_of(value) if not is_number(word)]
 
 
 def tokens_of(settings: Mapping[str, Any], *, seq_length: int, batch: int) -> int | None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -13,13 +14,27 @@ SAVED_TO_REPEAT, FAILED_AGAIN = 16, 17
 """Status with which Megatron ends a run at a value that is not finite (rerun_state_machine.py)."""
 
 
+TOLD = 128 + signal.SIGTERM
+"""Status of a run that was told to end before Megatron listens, which it does from the first step on."""
+
+
+def end_early() -> None:
+    """Let SIGTERM end this process in order, not at once, until Megatron listens to it."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise SystemExit(TOLD)
+
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, stop)
+
+
 @contextlib.contextmanager
 def interruptible(args: Any, screen: TextIO) -> Iterator[None]:
     """Let the first Ctrl+C of a run that saves at SIGTERM do the same, and the second end it at once."""
 
     def first(number: int, frame: Any) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        if signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, None):
+        if not listening():
             raise KeyboardInterrupt  # nothing is trained yet
         if args.rank == 0:
             print("meap: saving after this step; Ctrl+C once more ends the run at once", file=screen, flush=True)
@@ -35,12 +50,18 @@ def interruptible(args: Any, screen: TextIO) -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def listening() -> bool:
+    """Tell whether Megatron listens to SIGTERM."""
+    from megatron.training import global_vars
+
+    return global_vars._GLOBAL_SIGNAL_HANDLER is not None
+
+
 def was_signalled() -> bool:
     """Tell whether this rank was told to end."""
     from megatron.training import global_vars
 
-    handler = global_vars._GLOBAL_SIGNAL_HANDLER
-    return bool(handler is not None and handler._signal_received)
+    return listening() and bool(global_vars._GLOBAL_SIGNAL_HANDLER._signal_received)
 
 
 def stopped(args: Any, step: int) -> str:

@@ -184,7 +184,7 @@ def run_ranks(argv: list[str], *, processes: int, device: str) -> int:
     status = ranks[failed].poll() or 0
     if status == UserError.exit_status:
         return status
-    if status == -signal.SIGTERM:
+    if status in (-signal.SIGTERM, ending.TOLD):
         save = flag_values(argv, "--save")
         raise RunError(
             f"the run was told to end (SIGTERM) before it could save; {ending.saved(save[-1] if save else None)}"

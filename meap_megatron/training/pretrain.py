@@ -280,18 +280,20 @@ def logged(argv: list[str], *, rank: str, debug: bool) -> int:
     failure: UserError | RunError | None = None
     with contextlib.ExitStack() as output:
         screen = roll_call().everyone("log", lambda: output.enter_context(output_to(log)))
+        save = next(reversed(flag_values(argv, "--save")), None)
+        ending.end_early()
         try:
             run(argv, screen)
         except (UserError, RunError) as error:
             failure = error
         except BaseException as error:  # torch's CheckpointException is no Exception
+            if isinstance(error, SystemExit) and error.code == ending.TOLD and roll_call().world_size == 1:
+                print(f"meap: told to end before a step was done; {ending.saved(save)}", file=screen, flush=True)
             if log is None or debug or isinstance(error, SystemExit | KeyboardInterrupt):
                 raise
             with contextlib.suppress(OSError):
                 traceback.print_exc()
-            save = flag_values(argv, "--save")
-            left = ending.saved(save[-1] if save else None)
-            failure = RunError(f"rank {rank}: {reason_of(error, log)}\n{left}\nfull log: {log}")
+            failure = RunError(f"rank {rank}: {reason_of(error, log)}\n{ending.saved(save)}\nfull log: {log}")
     return 0 if failure is None else complain(failure, rank=rank, debug=debug)
 
 

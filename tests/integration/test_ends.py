@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,19 @@ def test_a_run_outside_slurm_saves_when_it_is_told_to_end(
     assert (tmp_path / f"iter_{steps[-1]:07d}" / "meap_manifest.json").is_file()
     assert look(tmp_path, now=process_time(tmp_path)).state == "stopped"
     assert not (tmp_path / "run.lock").exists()
+
+
+def test_a_run_that_is_told_to_end_while_it_starts_ends_in_order(data: Path, tmp_path: Path) -> None:
+    words = [*TINY, *CONSTANT, f"data_path={data}", f"save={tmp_path}", "train_iters=100000", "device=cpu"]
+    process = start("train", RECIPES / RECIPE, *words)
+    while not (tmp_path / "logs" / "rank-0.log").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode in (0, 143), said  # 0: the first step was faster than the signal
+    assert said == "" and not (tmp_path / "run.lock").exists()
+    assert bool(list(tmp_path.glob("iter_*"))) == (process.returncode == 0)
 
 
 def process_time(run: Path) -> float:
