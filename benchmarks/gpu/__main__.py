@@ -114,6 +114,8 @@ def refuse(reason: str) -> int:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "2")
+    for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        os.environ.setdefault(variable, "lo")  # every run is one process; the machine may have no other network
     status = main()
     sys.stdout.flush()
     sys.exit(status)

@@ -28,9 +28,13 @@ def warm(device: str) -> None:
     from meap_megatron.training import platform
     from meap_megatron.training.ranks import import_once
 
-    platform.set_thread_policy()
-    platform.prepare(device)
-    import_once()
+    # Megatron and torch ask for a GPU while they are imported. Asked through NVML, that does not start CUDA, which a fork
+    # would not survive. Only while importing: on a CPU it would let the trainer's `device_count` of one answer.
+    asked = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"} if device == "cuda" else {}
+    with _in_environment(asked):
+        platform.set_thread_policy()
+        platform.prepare(device)
+        import_once()
     _warm_device = device
 
 
