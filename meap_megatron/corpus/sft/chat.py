@@ -17,11 +17,11 @@ from meap_megatron.corpus.sft.render import RenderOptions, rows_of
 from meap_megatron.corpus.sft.roles import END, PROMPT
 from meap_megatron.errors import UserError
 
-PRIVATE_USE = (0xF0000, 0x100000)
+PLANES = (0xF0000, 0x100000)
 """Starts of the two private-use planes, 65,534 characters each."""
 PLANE = 65_534
-PRIVATE = re.compile(f"[{chr(PRIVATE_USE[0])}-{chr(0x10FFFF)}]")
-FULL = "the texts contain characters of both private-use planes, with which special tokens are hidden"
+PRIVATE = re.compile(f"[{chr(PLANES[0])}-{chr(0x10FFFF)}]")
+MARKS = 8192  # characters by which answers are located
 
 
 class ChatRenderer:
@@ -44,7 +44,7 @@ class ChatRenderer:
             "assistant": specials.without(anatomy.markup).pattern,
             "": specials.pattern,
         }
-        self.locator = Locator(anatomy, self.typed["assistant"], num_marks=PLANE - len(self.numbers))
+        self.locator = Locator(anatomy, self.typed["assistant"], num_marks=MARKS)
 
     def render(self, conversation: Conversation) -> list[list[Piece]] | str:
         """Return the pieces of each row, or the reason why the template does not fit."""
@@ -61,7 +61,7 @@ class ChatRenderer:
         """
         given: Messages = [{"role": one.role, "content": one.content, **one.fields} for one in messages]
         tools = None if conversation.tools is None else list(conversation.tools)
-        base = _free_plane([given, tools, dict(conversation.template_kwargs)])
+        base = _free([given, tools, dict(conversation.template_kwargs)], len(self.numbers) + MARKS)
         shown = {base + number: text for text, number in self.numbers.items()}
 
         def hide(value: Any, pattern: re.Pattern[str]) -> Any:
@@ -132,8 +132,8 @@ def _mapped(value: Any, change: Callable[[str], str]) -> Any:
     return value
 
 
-def _free_plane(data: Any) -> int:
-    """Return the start of a private-use plane that no text uses.
+def _free(data: Any, size: int) -> int:
+    """Return the start of a block of private-use characters that no text uses.
 
     Raises:
         UserError: there is none.
@@ -145,7 +145,8 @@ def _free_plane(data: Any) -> int:
         return text
 
     _mapped(data, look)
-    for base in PRIVATE_USE:
-        if not any(base <= ord(char) < base + PLANE for char in used):
-            return base
-    raise UserError(FULL)
+    for plane in PLANES:
+        for base in range(plane, plane + PLANE - size, size):
+            if not any(base <= ord(char) < base + size for char in used):
+                return base
+    raise UserError("the texts leave no private-use characters free, with which special tokens are hidden")

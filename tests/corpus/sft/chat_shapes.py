@@ -69,7 +69,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         ],
         "template language": [user("{{ messages }} {% if x %}"), bot("{% endif %}{# a #}{{ bos_token }}")],
         "html": [user("<b>bold</b>"), bot("<p>Use <b>this</b></p>"), R, bot("</p> <a href='x'>")],
-        "private-use letters": [user("a\U000f0001b\U000fffff"), bot("\U000f0000c")],
+        "private-use letters": [user("a\U000f0001b\U000fffff"), bot("\U000f0000c\U0010fffd.")],
         "a thought": [Q, bot(THOUGHT)],
         "thoughts in two turns": [Q, bot(THOUGHT), R, bot(THOUGHT.replace("42", "43"))],
         "a thought without newlines": [Q, bot("<think>a b</think>c d")],
