@@ -30,7 +30,8 @@ class StepWork:
 
     def __init__(self) -> None:
         self.tokens, self.squares = 0, 0
-        self.steps: list[tuple[float, float]] = []
+        self.ended = 0
+        self.sums = (0.0, 0.0)
 
     def add(self, work: Work) -> None:
         """Count a micro-batch; only on one of the ranks and virtual stages that read the same samples."""
@@ -43,15 +44,17 @@ class StepWork:
         torch.distributed.all_reduce(totals)
         self.tokens, self.squares = 0, 0
         tokens, squares = totals.tolist()
-        self.steps.append((tokens, squares))
+        self.ended += 1
+        self.sums = (self.sums[0] + tokens, self.sums[1] + squares)
         return tokens, squares
 
     def mean(self) -> Numbers:
         """Return the mean over the steps that have ended since the last call; (None, None) if none counted anything."""
-        steps, self.steps = self.steps, []
-        if not steps:
+        if not self.ended:
             return None, None
-        return sum(tokens for tokens, _ in steps) / len(steps), sum(squares for _, squares in steps) / len(steps)
+        tokens, squares = self.sums[0] / self.ended, self.sums[1] / self.ended
+        self.ended, self.sums = 0, (0.0, 0.0)
+        return tokens, squares
 
 
 STEP = StepWork()

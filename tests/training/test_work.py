@@ -1,0 +1,46 @@
+"""MFU of packed rows: what the ranks counted is added up once per step, and averaged where a record is of several steps."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from megatron.training import training
+
+from meap_megatron.training import work
+from meap_megatron.training.work import StepWork, Work, flops_of_step
+
+ARGS = SimpleNamespace(global_batch_size=4)
+
+
+def test_a_step_ends_with_the_sum_over_the_job_and_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.mul_(2))  # a second rank with the same
+    counted = StepWork()
+    assert counted.mean() == (None, None)
+    counted.add(Work(tokens=10, squares=60))
+    counted.add(Work(tokens=5, squares=15))
+    assert counted.end_step() == (30.0, 150.0)
+    counted.add(Work(tokens=20, squares=100))
+    assert counted.end_step() == (40.0, 200.0)
+    assert counted.mean() == (35.0, 175.0)
+    assert counted.mean() == (None, None)
+
+
+def test_operations_follow_the_segments_by_megatrons_own_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[float | None, float | None]] = []
+
+    def formula(
+        args: object,
+        batch_size: int,
+        seqlen_squared_sum_in_batch: float | None,
+        total_real_tokens_in_batch: float | None,
+    ) -> float:
+        assert batch_size == 4
+        given.append((total_real_tokens_in_batch, seqlen_squared_sum_in_batch))
+        return 1.0
+
+    monkeypatch.setattr(training, "num_floating_point_operations", formula)
+    monkeypatch.setattr(work, "STEP", StepWork())
+    work.STEP.ended, work.STEP.sums = 2, (300.0, 9000.0)
+    assert flops_of_step(ARGS) == flops_of_step(ARGS) == 1.0
+    assert given == [(150.0, 4500.0), (None, None)]
