@@ -370,3 +370,16 @@ def test_printed_averages_differ_from_the_columns_only_where_a_dagger_says_so() 
                 if "printed_average" in row:
                     found[row["printed_average"]] = round(sum(row["values"]) / len(row["values"]), 2)
     assert found == printed
+
+
+def test_few_samples_and_a_shorter_grid_are_marked(report: Any, tmp_path: Path) -> None:
+    found = task("meap_needle", rouge1_recall=0.5, strict_hit=0.0)
+    for values in found["metrics"].values():
+        values["n"] = 1
+    head = {"average": 0.5, "longest": 0.4, "by_length": {"512": 0.6, "1024": 0.4}}
+    page = report(write(tmp_path / "small", "needle", [found], headline=head))
+    assert page.count("n = 1<") >= 2 and "up to 1,024 tokens" in page
+    head = {"average": 0.5, "longest": 0.4, "by_length": {"1024": 0.6, "32768": 0.4}}
+    page = report(write(tmp_path / "whole", "needle", [task("meap_needle", rouge1_recall=0.5)], headline=head))
+    (row,) = [row for row in rows(page, "Needle in a haystack (Table 2") if row[0] == "whole"]
+    assert row[1:3] == ["50.00 ±1.00", "40.00"]

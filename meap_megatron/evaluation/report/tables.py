@@ -28,6 +28,10 @@ def escape(value: object) -> str:
     return html.escape(str(value))
 
 
+FEW = 100
+"""Samples below which a cell says how many there were."""
+
+
 def shown(value: Value | None, unit: str, *, best: bool = False, absent: str = NOT_RUN) -> str:
     """Return a score as a cell: per cent with two digits, or a fraction with three; its standard error beside it."""
     if value is None:
@@ -38,7 +42,9 @@ def shown(value: Value | None, unit: str, *, best: bool = False, absent: str = N
     number = f"{scale * value.mean:.{digits}f}"
     number = f"<b>{number}</b>" if best else number
     error = f" <small>±{scale * value.stderr:.{digits}f}</small>" if value.stderr is not None else ""
-    return f"{number}{error}{escape(value.mark)}"
+    # The error of a few samples says little, and that of one is 0.
+    few = f" <small>n = {value.n}</small>" if value.n is not None and value.n < FEW else ""
+    return f"{number}{error}{few}{escape(value.mark)}"
 
 
 def table(
