@@ -7,8 +7,8 @@ of every eighth batch (8 MiB of text) is encoded by both.
 
 import ctypes
 import functools
-import json
 import os
+import re
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, Protocol
@@ -16,12 +16,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from meap_megatron.corpus.gigatoken_plan import gigatoken_plan
 from meap_megatron.corpus.parsed import forget as forget_parsed
 from meap_megatron.corpus.parsed import parsed
 from meap_megatron.corpus.tokenizer import CorpusTokenizer
+from meap_megatron.corpus.windows import encode_in_windows, windowed
 from meap_megatron.errors import RunError, UserError
 
 MEMORY_LIMIT = 2**26  # bytes that gigatoken's memory of words may take in one process
+LONG_TEXT = 2**20  # bytes from which `tokenizers` gets a text in windows
+PIECES = 2**16  # arrays of ids that are kept apart
 ENCODERS = ("auto", "gigatoken", "tokenizers")
 # Texts that break encoders: special tokens as text, runs of spaces, controls, combining and astral characters.
 TRICKY = (
@@ -51,13 +55,27 @@ class TokenizersEncoder:
     name = "tokenizers"
 
     def __init__(self, definition: str) -> None:
+        self._definition = definition
         self._tokenizer = parsed(definition)
 
     def encode(self, texts: Sequence[bytes]) -> list[NDArray[np.uint32]]:
         """Return one array of ids per UTF-8 text."""
+        if any(len(text) > LONG_TEXT for text in texts):
+            return [self._encode_long(text) if len(text) > LONG_TEXT else self.encode([text])[0] for text in texts]
         decoded = [text.decode("utf-8") for text in texts]
         encodings = self._tokenizer.encode_batch_fast(decoded, add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+
+    def _encode_long(self, text: bytes) -> NDArray[np.uint32]:
+        decoded = text.decode("utf-8")
+        ids = None if self._windowed is None else encode_in_windows(self._windowed, decoded)
+        if ids is None:
+            ids = np.array(self._tokenizer.encode(decoded, add_special_tokens=False).ids, dtype=np.uint32)
+        return ids
+
+    @functools.cached_property
+    def _windowed(self) -> Any:
+        return windowed(self._definition)
 
 
 class GigatokenEncoder:
@@ -70,25 +88,49 @@ class GigatokenEncoder:
     name = "gigatoken"
 
     def __init__(self, definition: str) -> None:
-        content = json.loads(definition)
-        # Without their entries the special tokens are not found in a text; the others (runs of spaces) stay.
-        content["added_tokens"] = [token for token in content["added_tokens"] if not token["special"]]
-        content["post_processor"] = None
-        self._definition = json.dumps(content)
+        self._plan = gigatoken_plan(definition)
+        self._whole = definition
         self._build()
 
     def encode(self, texts: Sequence[bytes]) -> list[NDArray[np.uint32]]:
         """Return one array of ids per UTF-8 text."""
         if resident_bytes() - self._resident > MEMORY_LIMIT:
             self._build()
-        return [self._backend.encode(text) for text in texts]
+        return [self._encode(text) for text in texts]
+
+    def _encode(self, text: bytes) -> NDArray[np.uint32]:
+        plan = self._plan
+        ids: NDArray[np.uint32]
+        if plan.cuts is None:
+            ids = self._backend.encode(text)
+        else:
+            ids = self._encode_pieces(text.decode("utf-8"), plan.cuts)
+        if plan.first_filler is not None and ids.max(initial=0) >= plan.first_filler:
+            ids = TokenizersEncoder(self._whole).encode([text])[0]
+        return ids
+
+    def _encode_pieces(self, text: str, cuts: re.Pattern[str]) -> NDArray[np.uint32]:
+        done = [np.zeros(0, np.uint32)]
+        some: list[NDArray[np.uint32]] = []
+        start = 0
+        for match in cuts.finditer(text):
+            if start < match.start():
+                some.append(self._backend.encode(text[start : match.start()].encode()))
+            some.append(self._backend.encode(match[0].encode()))
+            start = match.end()
+            if len(some) > PIECES:  # an array each is much larger than the ids in it
+                done.append(np.concatenate(some))
+                some = []
+        if start < len(text):
+            some.append(self._backend.encode(text[start:].encode()))
+        return np.concatenate(done + some)
 
     def _build(self) -> None:
         from gigatoken.gigatoken_rs import load_hf_json
 
         self._backend: Any = None  # frees the old one first
         return_free_memory()
-        self._backend = load_hf_json(self._definition)
+        self._backend = load_hf_json(self._plan.definition)
         self._resident = resident_bytes()
 
 

@@ -142,3 +142,47 @@ def test_both_encoders_agree_on_arbitrary_text(bpe_tokenizer: Path, llama_model:
             assert encode.first_difference(fast, reference, [text.encode()]) is None
 
     agree()
+
+
+def digits_first(bpe_tokenizer: Path, folder: Path, *, individual: bool, without: str = "") -> Path:
+    """The trained BPE with SmolLM2's pre-tokenizer, which gigatoken cannot load, and with bytes that have no token."""
+    content = json.loads((bpe_tokenizer / "tokenizer.json").read_text())
+    words = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    digits = {"type": "Digits", "individual_digits": individual}
+    content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, words]}
+    model = content["model"]
+    model["vocab"] = {token: index for token, index in model["vocab"].items() if token not in without}
+    model["merges"] = [pair for pair in model["merges"] if not set("".join(pair)) & set(without)]
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("individual", [True, False])
+def test_tokenizers_like_smollm2_take_the_fast_path(bpe_tokenizer: Path, tmp_path: Path, individual: bool) -> None:
+    from hypothesis import given, settings
+    from hypothesis import strategies as st
+
+    source = digits_first(
+        bpe_tokenizer, tmp_path / "t", individual=individual, without="\u0106\u0104"
+    )  # bytes 6 and 4
+    definition = load_tokenizer(source).definition
+    assert choose_encoder("auto", load_tokenizer(source), [b"year 2024  and 12"]) == ("gigatoken", None)
+    pair = GigatokenEncoder(definition), TokenizersEncoder(definition)
+    texts = [
+        "",
+        "5",
+        "a  5",
+        "\u00bd \u2075x \u0663\u0664 \u4e00 \u2167",
+        "a\x06b 1\x04",
+        "x" * 40 + "17" * 40,
+        " 1 2  3\n\n4",
+    ]
+    assert encode.first_difference(*pair, [text.encode() for text in texts]) is None
+
+    @settings(max_examples=100, deadline=None)
+    @given(st.text(st.sampled_from("ab 1\n\x06\u00b2\u0664.'s\U0001d7d8"), max_size=30))
+    def agree(text: str) -> None:
+        assert encode.first_difference(*pair, [text.encode()]) is None
+
+    agree()
