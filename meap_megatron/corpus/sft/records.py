@@ -17,8 +17,10 @@ from meap_megatron.corpus.sft.turns import (
     MEDIA,
     QUIET,
     BadRow,
+    encodes,
     is_empty,
     kind_of,
+    official_turns,
     parsed,
     read_tools,
     read_turn,
@@ -147,26 +149,13 @@ def to_record(row: dict[str, Any], options: RowOptions) -> Record | Dropped | st
         return str(error)
     contents = [message.content or "" for message in conversation.messages]
     fields = [message.fields for message in conversation.messages if message.fields]
-    if not _encodes("".join(contents)) or not _encodes([*fields, conversation.tools, conversation.template_kwargs]):
+    if not encodes("".join(contents)) or not encodes([*fields, conversation.tools, conversation.template_kwargs]):
         return "a text contains half of a surrogate pair, which is not text"
     unused.update(str(key) for key in row if key not in used and not is_empty(row[key]))
     named = tuple(sorted(name for name in unused if name not in options.ignored))
     if not any(message.trained for message in conversation.messages):
         return Dropped("unanswered", named)
     return Record(conversation=conversation, unused=named)
-
-
-def _encodes(value: Any) -> bool:
-    """Tell whether all texts of some data can be written as UTF-8."""
-    if isinstance(value, str):
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError:
-            return False
-        return True
-    if isinstance(value, Mapping):
-        return all(map(_encodes, value.keys())) and all(map(_encodes, value.values()))
-    return not isinstance(value, list | tuple) or all(map(_encodes, value))
 
 
 def _conversation(row: dict[str, Any], options: RowOptions, unused: set[str]) -> tuple[Conversation, set[str]]:
@@ -296,7 +285,7 @@ def _dialogue(row: dict[str, Any], key: str, options: RowOptions, unused: set[st
     if not isinstance(turns, list):
         raise BadRow(f"{key!r} is {kind_of(turns)}, expected a list")
     if options.official and key in DIALOGUES["sharegpt"]:
-        return _official(row, turns, key, unused)
+        return official_turns(row, turns, key, unused)
     messages = [read_turn(turn, f"{key}[{number}]", unused) for number, turn in enumerate(turns)]
     if key in DIALOGUES["sharegpt"] and messages and messages[0].role == "system" and not messages[0].content:
         messages = messages[1:]  # as the official code: none of its own
@@ -321,26 +310,3 @@ def _with_system(
             unused.add(key)
     found = found or default
     return messages if own is not None or not found else [Message(role="system", content=found), *messages]
-
-
-def _official(row: dict[str, Any], turns: list[Any], key: str, unused: set[str]) -> list[Message]:
-    """Read as the official code: a leading turn that is not human is left out, and so is a turn out of order.
-
-    Turns of other roles are skipped and keep their place in the order; so a call and its result go, and the answer that
-    follows them is the answer to the question before. A dialogue with a question left over trains nothing.
-    """
-    names = (("human", "user"), ("gpt", "assistant"))
-    for number, turn in enumerate(turns):
-        if not isinstance(turn, dict):
-            raise BadRow(f"{key}[{number}] is {kind_of(turn)}, expected an object with 'from' and 'value'")
-        for name in ("from", "value"):
-            text_under(turn, name, f"{key}[{number}]")
-    kept = turns[1:] if turns and turns[0]["from"] not in names[0] else turns
-    chosen = [turn for number, turn in enumerate(kept) if turn["from"] in names[number % 2]]
-    left_out = [turn["from"] for turn in turns if not any(turn is one for one in chosen)]
-    unused.update(f"turns of {name!r} (--multi-turn split)" for name in left_out)
-    if len(chosen) % 2:
-        return []
-    read = [read_turn(turn, key, unused) for turn in chosen]
-    text = row.get("system_prompt")
-    return [Message(role="system", content=text), *read] if isinstance(text, str) and text else read

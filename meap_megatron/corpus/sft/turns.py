@@ -1,6 +1,7 @@
 """One turn of a dialogue to a message: OpenAI's, ShareGPT's and their relatives' names, parts, weights and calls."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from meap_megatron.corpus.sft.conversation import Conversation, Message
@@ -173,6 +174,42 @@ def function_names(conversation: Conversation) -> set[str] | None:
         return None
     made = (entry.get("function", entry) for entry in (*tools, *calls) if isinstance(entry, dict))
     return {entry["name"] for entry in made if isinstance(entry, dict) and isinstance(entry.get("name"), str)}
+
+
+def official_turns(row: dict[str, Any], turns: list[Any], key: str, unused: set[str]) -> list[Message]:
+    """Read as the official code: a leading turn that is not human is left out, and so is a turn out of order.
+
+    Turns of other roles are skipped and keep their place in the order; so a call and its result go, and the answer that
+    follows them is the answer to the question before. A dialogue with a question left over trains nothing.
+    """
+    names = (("human", "user"), ("gpt", "assistant"))
+    for number, turn in enumerate(turns):
+        if not isinstance(turn, dict):
+            raise BadRow(f"{key}[{number}] is {kind_of(turn)}, expected an object with 'from' and 'value'")
+        for name in ("from", "value"):
+            text_under(turn, name, f"{key}[{number}]")
+    kept = turns[1:] if turns and turns[0]["from"] not in names[0] else turns
+    chosen = [turn for number, turn in enumerate(kept) if turn["from"] in names[number % 2]]
+    left_out = [turn["from"] for turn in turns if not any(turn is one for one in chosen)]
+    unused.update(f"turns of {name!r} (--multi-turn split)" for name in left_out)
+    if len(chosen) % 2:
+        return []
+    read = [read_turn(turn, key, unused) for turn in chosen]
+    text = row.get("system_prompt")
+    return [Message(role="system", content=text), *read] if isinstance(text, str) and text else read
+
+
+def encodes(value: Any) -> bool:
+    """Tell whether all texts of some data can be written as UTF-8."""
+    if isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            return False
+        return True
+    if isinstance(value, Mapping):
+        return all(map(encodes, value.keys())) and all(map(encodes, value.values()))
+    return not isinstance(value, list | tuple) or all(map(encodes, value))
 
 
 def _trained(turn: dict[str, Any], role: str, where: str) -> bool:
