@@ -147,6 +147,20 @@ def test_the_installed_torch_takes_the_call_and_gives_its_shapes() -> None:
     assert [x.grad.shape for x in inputs] == [x.shape for x in inputs]
 
 
+def test_in_deterministic_mode_packed_rows_stay_with_flash_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def kernel(query: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        asked.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return query
+
+    monkeypatch.setattr(torch_layers, "varlen_kernel", lambda: (kernel, True))
+    for exact in (False, True):
+        monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda exact=exact: exact)
+        torch_layers.attend_packed(*qkv(S), segments())
+    assert asked == [True, False]
+
+
 def test_the_host_reads_the_bounds_once_for_all_layers_and_passes() -> None:
     packed = segments()
     reads: list[int] = []
