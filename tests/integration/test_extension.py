@@ -144,15 +144,15 @@ def test_context_parallel_on_a_cpu_is_refused_with_the_reason(folder: Path) -> N
     more = ["train_iters=1", "global_batch_size=1", f"data_path={folder / 'one'}", "nproc=2"]
     done = extend(folder, "cp", *more, "context_parallel_size=2", check=False)
     assert done.returncode == 2
-    assert "context_parallel_size=2 needs Transformer Engine and GPUs" in done.stderr
+    assert "context_parallel_size=2 needs GPUs" in done.stderr
 
 
-def test_megatron_and_we_accept_the_recipes_on_8_to_512_gpus() -> None:
+def test_megatron_and_we_accept_the_recipes_on_1_to_512_gpus() -> None:
     script = """
 import json
 from tests.support.judge_recipes import arguments, parsed
 name, found = "extend/llama_1.1b_64k_meap", {}
-for gpus in (8, 16, 32, 64, 128, 256, 512):
+for gpus in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512):
     args = parsed(name, f"layout={gpus}", "transformer_impl=transformer_engine", gpus=gpus, rows=32064)
     arguments.check(args)
     found[gpus] = [args.tensor_model_parallel_size, args.context_parallel_size, args.data_parallel_size,
@@ -166,7 +166,18 @@ print(json.dumps(found))
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     # (tensor, context, data), as the README of the recipes says; 16 sequences per step.
-    sizes = [(1, 4, 2), (1, 4, 4), (1, 4, 8), (1, 4, 16), (2, 4, 16), (2, 8, 16), (2, 16, 16)]
+    sizes = [
+        (1, 1, 1),
+        (1, 2, 1),
+        (1, 4, 1),
+        (1, 4, 2),
+        (1, 4, 4),
+        (1, 4, 8),
+        (1, 4, 16),
+        (2, 4, 16),
+        (2, 8, 16),
+        (2, 16, 16),
+    ]
     assert [tuple(values[:3]) for values in found.values()] == sizes
     assert all(values[3:] == [640_000, 65_536, 65_536, 0.15] for values in found.values())
 

@@ -80,7 +80,7 @@ LIGHT: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     "negative steps": (nothing, ["train_iters=-1"], "train_iters=-1 must be at least 1"),
     "a split without a document": (nothing, ["split=98,2,0"], "the valid split of"),
     "no data at all": (nothing, ["data_path=null"], "no training data"),
-    "a log that cannot be written": (nothing, ["save=/proc/nowhere"], "cannot write the log"),
+    "a folder that cannot be written": (nothing, ["save=/proc/nowhere"], "set save to a folder that can be written"),
     "fine-tuning settings on text": (nothing, ["meap_epochs=2"], "meap_epochs"),
     "a step count that is no number": (nothing, ["train_iters=many"], "must be a whole number"),
     "ratio of one": (nothing, ["meap_mask_ratio=1.0"], "must be in [0, 1)"),

@@ -79,7 +79,7 @@ def entered(block: Any, monkeypatch: pytest.MonkeyPatch, recipe: str, *, trainin
     return asked
 
 
-BATCH = ("tokens", "position_ids", "attention_mask", "labels", "packed", "loss_mask", "masked")
+BATCH = ("tokens", "position_ids", "attention_mask", "labels", "packed", "loss_mask", "masked", "work")
 
 
 @pytest.mark.parametrize(("recipe", "questions"), [("delayed", 1), ("tensorwise", 2), ("blockwise", 2), ("mxfp8", 2)])
