@@ -138,7 +138,8 @@ def test_prompts_go_through_the_template_and_decoding_is_ours(
     assert "results of another model or of other settings" in capsys.readouterr().err
     plain = needle(chat_model, essays, tmp_path / "plain", "--no-apply-chat-template")
     assert plain["chat_template"] == {"applied": False, "source": "--no-apply-chat-template"}
-    assert loaded.decode(seen[asked][0]).startswith("<|im_start|> This is a very long story book")
+    text = loaded.decode(seen[asked][0]).removeprefix("<|begin_of_text|>")  # as the tokenizer does by itself
+    assert text.startswith("<|im_start|> This is a very long story book")
 
 
 def test_a_judge_on_this_machine_decodes_greedily_too(chat_model: Path) -> None:
