@@ -14,7 +14,8 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "meap_megatron/version.py").read_text()).group(1)
 
 # No -march=native: a wheel must run on every x86-64 or arm64 machine.
-COMPILE_ARGS = ["-O3", "-Wall", "-Wextra", "-fvisibility=hidden"]
+# -ffp-contract=off: doubles of masking settings are those of Python on every machine.
+COMPILE_ARGS = ["-O3", "-ffp-contract=off", "-Wall", "-Wextra", "-fvisibility=hidden"]
 LINK_ARGS: list[str] = []
 # MEAP_SANITIZE=address,undefined builds the module for a sanitizer run.
 if sanitizers := os.environ.get("MEAP_SANITIZE"):

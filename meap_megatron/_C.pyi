@@ -32,6 +32,12 @@ def choose_positions_batch(
     span_length: int,
 ) -> NDArray[np.int64]: ...
 
+class Corruptor:
+    def __init__(self, stage: object) -> None: ...
+    def apply(
+        self, tokens: NDArray[np.int64], sample_index: int, num_real: int, barred: Sequence[tuple[int, int]]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]: ...
+
 class GPTSamples[T]:
     def __init__(
         self, *, arrays: object, rules: object, stage: object | None, wrap: Callable[[NDArray], T]
@@ -63,16 +69,10 @@ class SFTRows:
     def __init__(
         self,
         source: SFTSource,
+        config: object,
         sequence_length: int,
-        mask_id: int,
-        pad_id: int,
-        min_answer_tokens: int,
-        ratio: float,
-        train_original: bool,
-        train_all_copy: bool,
-        copy_first: bool,
-        seed: int,
         dataset_key: int,
+        mark_changes: bool,
         mask_offsets: NDArray[np.int64],
         mask_positions: NDArray[np.int32],
         first_conversation: int,

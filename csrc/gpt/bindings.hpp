@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "corruption/read.hpp"
 #include "gpt/sample.hpp"
 #include "strategies/registry.hpp"
 
@@ -21,6 +22,49 @@ namespace py = pybind11;
 
 template <typename T>
 using Array = py::array_t<T, py::array::c_style>;
+
+// From meap_megatron.datasets.stage.MaskStage.
+inline MaskRules read_mask(const py::object& stage) {
+    const py::object settings = stage.attr("mask");
+    MaskRules mask;
+    mask.strategy = &strategy_named(read<std::string>(settings, "strategy"));
+    mask.ratio = read_ratio(stage);
+    mask.replacement = read_replacement(settings);
+    mask.span_length = read<std::int64_t>(settings, "span_length");
+    mask.skip_first = read<std::int64_t>(settings, "skip_first");
+    mask.min_document_tokens = read<std::int64_t>(settings, "min_document_tokens");
+    mask.protected_ids = read<std::vector<std::int64_t>>(settings, "protected_ids");
+    if (mask.strategy->follows_step) mask.global_batch_size = read<std::int64_t>(settings, "global_batch_size");
+    mask.key = mask_key(read<std::uint64_t>(settings, "seed"), read<std::uint64_t>(stage, "dataset_key"));
+    // What would divide by zero or write outside a buffer; MaskConfig has the rules and their messages.
+    if (mask.span_length < 1) throw std::invalid_argument("span_length must be at least 1");
+    if (mask.skip_first < 0) throw std::invalid_argument("skip_first must be at least 0");
+    if (mask.global_batch_size < 1) throw std::invalid_argument("global_batch_size must be at least 1");
+    return mask;
+}
+
+// Changes the tokens of single samples: what GPTSamples does inside, for callers with tokens of their own.
+class PyCorruptor {
+  public:
+    explicit PyCorruptor(const py::object& stage) : rules_(read_mask(stage)) {}
+
+    py::tuple apply(const Array<std::int64_t>& tokens, std::int64_t sample_index, std::int64_t num_real,
+                    Ranges barred) const {
+        const std::int64_t size = tokens.size();
+        if (tokens.ndim() != 1 || num_real < 0 || num_real > size || sample_index < 0) {
+            throw std::invalid_argument("tokens must have one dimension, num_real be in 0..its size");
+        }
+        py::array_t<std::int64_t> changed(size);
+        py::array_t<float> marks(size);
+        std::copy_n(tokens.data(), size, changed.mutable_data());
+        std::fill_n(marks.mutable_data(), size, 0.0f);
+        corrupt(rules_, sample_index, num_real, size, barred, changed.mutable_data(), marks.mutable_data());
+        return py::make_tuple(changed, marks);
+    }
+
+  private:
+    MaskRules rules_;
+};
 
 // Makes the samples of one split; keeps its arrays alive, and the objects that own the memory maps behind them.
 class PySamples {
@@ -39,8 +83,9 @@ class PySamples {
         rules_.eod_id = read<std::int64_t>(rules, "eod_id");
         rules_.eod_mask_loss = read<bool>(rules, "eod_mask_loss");
         rules_.reset_position_ids = read<bool>(rules, "reset_position_ids");
+        rules_.mark_changes = read<bool>(rules, "mark_changes");
         rules_.num_real_of_last = std::min(read<std::int64_t>(rules, "num_real_of_last"), rules_.sequence_length);
-        if (!stage.is_none()) read_mask(stage);
+        if (!stage.is_none()) rules_.mask = read_mask(stage);
     }
 
     // A dict of the fields that differ between samples: tokens, labels, loss_mask, position_ids if they are reset,
@@ -125,11 +170,6 @@ class PySamples {
         if (!value || PyDict_SetItem(fields.ptr(), name.ptr(), value.ptr()) != 0) throw py::error_already_set();
     }
 
-    template <typename T>
-    static T read(const py::object& settings, const char* name) {
-        return settings.attr(name).cast<T>();
-    }
-
     // An array attribute, kept alive; it is never converted.
     template <typename T>
     Array<T> read_array(const py::object& arrays, const char* name) {
@@ -176,22 +216,6 @@ class PySamples {
         source_.num_samples = shuffle_index.size();
     }
 
-    void read_mask(const py::object& stage) {
-        const py::object settings = stage.attr("mask");
-        MaskRules& mask = rules_.mask;
-        mask.strategy = &strategy_named(read<std::string>(settings, "strategy"));
-        mask.ratio = read<double>(settings, "ratio");
-        mask.mask_id = read<std::int64_t>(settings, "mask_id");
-        mask.span_length = read<std::int64_t>(settings, "span_length");
-        mask.protected_ids = read<std::vector<std::int64_t>>(settings, "protected_ids");
-        if (mask.strategy->follows_step) mask.global_batch_size = read<std::int64_t>(settings, "global_batch_size");
-        mask.key = mask_key(read<std::uint64_t>(settings, "seed"), read<std::uint64_t>(stage, "dataset_key"));
-        // What would divide by zero or write outside a buffer; MaskConfig has the rules and their messages.
-        if (!(mask.ratio > 0 && mask.ratio < 1)) throw std::invalid_argument("ratio must be in (0, 1)");
-        if (mask.span_length < 1) throw std::invalid_argument("span_length must be at least 1");
-        if (mask.global_batch_size < 1) throw std::invalid_argument("global_batch_size must be at least 1");
-    }
-
     // -1 is the last sample, as for Megatron.
     std::int64_t checked(std::int64_t index) const {
         if (index < -source_.num_samples || index >= source_.num_samples) {
@@ -211,6 +235,13 @@ class PySamples {
 
 inline void register_gpt(py::module_& m) {
     using namespace py::literals;
+
+    py::class_<PyCorruptor>(m, "Corruptor", "Changes tokens as a MaskStage says; see meap_megatron.datasets.stage.")
+        .def(py::init<const py::object&>(), "stage"_a)
+        .def(
+            "apply", &PyCorruptor::apply, "tokens"_a.noconvert(), "sample_index"_a, "num_real"_a, "barred"_a,
+            "Return changed tokens int64[n], and float32[n], what stage.mark_changes adds to the loss mask. `barred`: "
+            "ascending ranges [start, stop) of documents that are too short.");
 
     py::class_<PySamples>(
         m, "GPTSamples", "Makes the samples of one split of one indexed dataset; see meap_megatron.datasets.assembly.")

@@ -19,6 +19,7 @@ struct Rules {
     std::int64_t eod_id = 0;
     bool eod_mask_loss = false;
     bool reset_position_ids = false;
+    bool mark_changes = false;          // add what is changed to loss_mask, as mask.hpp says
     std::int64_t num_real_of_last = 0;  // inputs with a label at the last place; sequence_length unless it is short
     MaskRules mask;
 };
@@ -119,17 +120,22 @@ inline void make_sample(const Source& source, const Rules& rules, std::int64_t i
     std::int64_t written = 0;
     bool has_pad = rules.num_extra == 0;
     std::int64_t num_segments = 0;
+    thread_local Ranges barred;
+    barred.clear();
     {
         std::int32_t unused[1];
         Bounds bounds(out.cu_seqlens == nullptr ? unused : out.cu_seqlens, length, place);
-        for_each_part<Id>(source, place, rules.num_extra, [&](const Id* ids, std::int64_t count) {
-            if (count > length + rules.num_extra - written) {
-                damaged(place, "has more than " + std::to_string(length + rules.num_extra) + " tokens");
-            }
-            has_pad |= write_part(ids, count, written, rules, out);
-            written += count;
-            if (out.cu_seqlens != nullptr) bounds.add_part(written);
-        });
+        for_each_part<Id>(
+            source, place, rules.num_extra, [&](const Id* ids, std::int64_t count, std::int64_t document) {
+                if (document < rules.mask.min_document_tokens && count > 0)
+                    barred.emplace_back(written, written + count);
+                if (count > length + rules.num_extra - written) {
+                    damaged(place, "has more than " + std::to_string(length + rules.num_extra) + " tokens");
+                }
+                has_pad |= write_part(ids, count, written, rules, out);
+                written += count;
+                if (out.cu_seqlens != nullptr) bounds.add_part(written);
+            });
         if (out.cu_seqlens != nullptr) num_segments = bounds.close(rules.num_extra);
     }
     if (written < length + rules.num_extra || rules.num_extra == 0) {
@@ -176,7 +182,8 @@ inline void make_sample(const Source& source, const Rules& rules, std::int64_t i
     }
     if (!is_batch_padding) {
         const bool is_last = place == source.num_samples - 1;
-        mask_tokens(rules.mask, index, is_last ? rules.num_real_of_last : length, length, out.tokens);
+        corrupt(rules.mask, index, is_last ? rules.num_real_of_last : length, length, barred, out.tokens,
+                rules.mark_changes ? out.loss_mask : nullptr);
     }
 }
 

@@ -70,7 +70,8 @@ inline std::int64_t place_of(const Source& source, std::int64_t index) {
     return place;
 }
 
-// Call `visit(ids, count)` for the parts of the sample at a place, in order; empty documents are parts of 0 tokens.
+// Call `visit(ids, count, length)` for the parts of the sample at a place, in order, with the tokens of the whole
+// document; empty documents are parts of 0 tokens.
 template <typename Id, typename Visit>
 inline void for_each_part(const Source& source, std::int64_t place, std::int64_t num_extra, Visit visit) {
     const std::int64_t first = detail::sample_index_number(source, 2 * place);
@@ -104,7 +105,7 @@ inline void for_each_part(const Source& source, std::int64_t place, std::int64_t
                                        std::to_string(length) + " at byte " + std::to_string(pointer) + " of " +
                                        std::to_string(source.num_ids * kIdBytes));
         }
-        visit(static_cast<const Id*>(source.ids) + pointer / kIdBytes + start, stop - start);
+        visit(static_cast<const Id*>(source.ids) + pointer / kIdBytes + start, stop - start, length);
     }
 }
 

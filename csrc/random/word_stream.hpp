@@ -11,8 +11,14 @@
 namespace meap {
 
 // Second word of the counter: no two uses of one key share words. Each answer of a conversation has a stream of its
-// own, from kAnswerStream on; another use takes the next one from the top (0xFFFFFFFF, ...).
-enum Stream : std::uint32_t { kRandomStream = 0, kSpanStream = 1, kAnswerStream = 2 };
+// own, from kAnswerStream on; other uses have those from the top down.
+enum Stream : std::uint32_t {
+    kRandomStream = 0,
+    kSpanStream = 1,
+    kAnswerStream = 2,
+    kReplaceStream = 0xFFFFFFFE,
+    kSampleStream = 0xFFFFFFFF,
+};
 
 // The words of one sample, in order: blocks (0, stream, sample), (1, stream, sample), ...
 class WordStream {

@@ -8,9 +8,11 @@
 #include <limits>
 #include <memory>
 #include <stdexcept>
+#include <string>
 #include <utility>
 #include <vector>
 
+#include "corruption/read.hpp"
 #include "sft/items.hpp"
 #include "sft/pack.hpp"
 #include "sft/row.hpp"
@@ -80,9 +82,9 @@ class PySource {
 // What it takes to make a row out of its items.
 class PyRows {
   public:
-    PyRows(std::shared_ptr<PySource> source, std::int64_t sequence_length, std::int64_t mask_id, std::int64_t pad_id,
-           std::int64_t min_answer_tokens, double ratio, bool train_original, bool train_all_copy, bool copy_first,
-           std::uint64_t seed, std::uint64_t dataset_key, Array<std::int64_t> mask_offsets,
+    // Attributes are read by name from meap_megatron.datasets.sft.config.SFTConfig.
+    PyRows(std::shared_ptr<PySource> source, const py::object& config, std::int64_t sequence_length,
+           std::uint64_t dataset_key, bool mark_changes, Array<std::int64_t> mask_offsets,
            Array<std::int32_t> mask_positions, std::int64_t first_conversation)
         : source_(std::move(source)),
           mask_offsets_(std::move(mask_offsets)),
@@ -91,14 +93,18 @@ class PyRows {
             throw std::invalid_argument("sequence_length must be in 1..2147483646");
         }
         rules_.sequence_length = sequence_length;
-        rules_.mask_id = mask_id;
-        rules_.pad_id = pad_id;
-        rules_.min_answer_tokens = min_answer_tokens;
-        rules_.ratio = ratio;
-        rules_.train_original = train_original;
-        rules_.train_all_copy = train_all_copy;
-        rules_.copy_first = copy_first;
-        rules_.key = mask_key(seed, dataset_key);
+        rules_.replacement = read_replacement(config);
+        rules_.pad_id = read<std::int64_t>(config, "pad_id");
+        rules_.min_answer_tokens = read<std::int64_t>(config, "min_answer_tokens");
+        rules_.ratio = read<double>(config, "ratio");
+        rules_.train_original = read<std::string>(config, "loss_on_original") != "none";
+        const auto copy_loss = read<std::string>(config, "loss_on_copy");
+        rules_.copy_loss = copy_loss == "masked"       ? CopyLoss::kMasked
+                           : copy_loss == "all_answer" ? CopyLoss::kAnswer
+                                                       : CopyLoss::kAnswerAndEnd;
+        rules_.copy_first = read<std::string>(config, "concat_order") == "mask_first";
+        rules_.mark_changes = mark_changes;
+        rules_.key = mask_key(read<std::uint64_t>(config, "seed"), dataset_key);
         if (mask_offsets_.size() == 0) return;
         const std::int64_t* const offsets = mask_offsets_.data();
         for (py::ssize_t i = 1; i < mask_offsets_.size(); ++i) {
@@ -167,11 +173,9 @@ inline void register_sft(py::module_& m) {
              "Return (items, lengths, num_too_long, num_untrained, num_unjoined); see datasets.sft.reference.");
 
     py::class_<PyRows>(m, "SFTRows", "Makes rows; see meap_megatron.datasets.sft.reference.make_row.")
-        .def(py::init<std::shared_ptr<PySource>, std::int64_t, std::int64_t, std::int64_t, std::int64_t, double, bool,
-                      bool, bool, std::uint64_t, std::uint64_t, Array<std::int64_t>, Array<std::int32_t>,
-                      std::int64_t>(),
-             "source"_a, "sequence_length"_a, "mask_id"_a, "pad_id"_a, "min_answer_tokens"_a, "ratio"_a,
-             "train_original"_a, "train_all_copy"_a, "copy_first"_a, "seed"_a, "dataset_key"_a,
+        .def(py::init<std::shared_ptr<PySource>, const py::object&, std::int64_t, std::uint64_t, bool,
+                      Array<std::int64_t>, Array<std::int32_t>, std::int64_t>(),
+             "source"_a, "config"_a, "sequence_length"_a, "dataset_key"_a, "mark_changes"_a,
              "mask_offsets"_a.noconvert(), "mask_positions"_a.noconvert(), "first_conversation"_a)
         .def("row", &PyRows::row, "items"_a.noconvert(), "epoch"_a,
              "Return (tokens, labels, loss_mask, position_ids, cu_seqlens, max_seqlen) of the row of these items.");

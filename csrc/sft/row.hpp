@@ -8,6 +8,8 @@
 #include <stdexcept>
 #include <vector>
 
+#include "corruption/replace.hpp"
+#include "gpt/mask.hpp"
 #include "random/choose.hpp"
 #include "random/philox.hpp"
 #include "random/word_stream.hpp"
@@ -15,16 +17,20 @@
 
 namespace meap::sft {
 
+// Which tokens of a masked copy are trained.
+enum class CopyLoss { kMasked, kAnswer, kAnswerAndEnd };
+
 struct RowRules {
     std::int64_t sequence_length = 0;
-    std::int64_t mask_id = 0;
+    Replacement replacement;
     std::int64_t pad_id = 0;
     std::int64_t min_answer_tokens = 0;
     double ratio = 0;
-    bool train_original = true;   // loss on the original: answers and their ends, or nothing
-    bool train_all_copy = false;  // loss on the copy: all answer tokens, or the masked ones
-    bool copy_first = false;      // order of a joined pair
-    Key key{};                    // mask_key(seed, dataset_key)
+    bool train_original = true;  // loss on the original: answers and their ends, or nothing
+    CopyLoss copy_loss = CopyLoss::kMasked;
+    bool copy_first = false;    // order of a joined pair
+    bool mark_changes = false;  // add what is changed to loss_mask: gpt/mask.hpp
+    Key key{};                  // mask_key(seed, dataset_key)
 };
 
 // Positions drawn beforehand (sampler `official`); null pointers: drawn here (sampler `philox`).
@@ -85,9 +91,11 @@ inline void write_half(const Conversation& talk, bool is_copy, std::int64_t firs
     for (std::int64_t i = skipped; i < talk.length; ++i) labels[i] = ids[i];
     if (!is_copy && rules.train_original) {
         for (std::int64_t i = skipped; i < talk.length; ++i) loss_mask[i] = talk.roles[i] != kPrompt ? 1.0f : 0.0f;
-    } else if (is_copy && rules.train_all_copy) {
+    } else if (is_copy && rules.copy_loss != CopyLoss::kMasked) {
+        const bool has_end = rules.copy_loss == CopyLoss::kAnswerAndEnd;
         for (std::int64_t i = skipped; i < talk.length; ++i) {
-            loss_mask[i] = talk.roles[i] == kAnswer || talk.roles[i] == kShortAnswer ? 1.0f : 0.0f;
+            const std::uint8_t role = talk.roles[i];
+            loss_mask[i] = role == kAnswer || role == kShortAnswer || (has_end && role != kPrompt) ? 1.0f : 0.0f;
         }
     } else {
         for (std::int64_t i = skipped; i < talk.length; ++i) loss_mask[i] = 0.0f;
@@ -103,6 +111,7 @@ inline std::int32_t make_row(const Source& source, const RowRules& rules, const 
     std::int64_t start = 0, longest = 0;
     row.cu_seqlens[0] = 0;
     std::int64_t num_segments = 0;
+    thread_local std::vector<std::int64_t> masked;
     const auto close = [&](std::int64_t length) {
         for (std::int64_t i = 0; i < length; ++i) row.position_ids[start + i] = i;
         longest = std::max(longest, length);
@@ -134,11 +143,24 @@ inline std::int32_t make_row(const Source& source, const RowRules& rules, const 
             write(kind == kCopy, 0);
         }
         if (kind != kOriginal) {
-            for_each_masked(talk, number, epoch, rules, drawn, [&](std::int64_t token) {
-                const std::int64_t place = copy_first_token + token;
-                if (place < size - 1) out.tokens[place] = rules.mask_id;
-                if (place > 0 && !rules.train_all_copy) out.loss_mask[place - 1] = 1.0f;
-            });
+            masked.clear();
+            for_each_masked(talk, number, epoch, rules, drawn,
+                            [&](std::int64_t token) { masked.push_back(copy_first_token + token); });
+            if (rules.copy_loss == CopyLoss::kMasked) {
+                for (const std::int64_t place : masked) {
+                    if (place > 0) out.loss_mask[place - 1] = 1.0f;
+                }
+            }
+            Replacer replacer(rules.replacement, rules.key, static_cast<std::uint64_t>(number) + (epoch << 32));
+            for (const std::int64_t place : masked) {
+                std::int64_t token = 0;
+                const bool is_replaced = replacer.replace(&token);
+                if (place >= size - 1 || !is_replaced) continue;  // the last token is a label only
+                out.tokens[place] = token;
+                if (!rules.mark_changes) continue;
+                out.loss_mask[place] += gpt::kChangedInput;
+                if (place > 0) out.loss_mask[place - 1] += gpt::kChangedTarget;
+            }
         }
         close(size - 1);
     }

@@ -57,6 +57,7 @@ class SampleRules:
     eod_id: int
     eod_mask_loss: bool
     reset_position_ids: bool
+    mark_changes: bool
     has_segments: bool
     num_real_of_last: int
     """Input positions with a label, in the sample at the last place of the stream."""
@@ -136,6 +137,7 @@ class Assembler:
             eod_id=config.tokenizer.eod,
             eod_mask_loss=bool(config.eod_mask_loss),
             reset_position_ids=bool(config.reset_position_ids),
+            mark_changes=bool(config.mark_changes),
             has_segments=has_segments,
             num_real_of_last=num_real_of_last,
         )

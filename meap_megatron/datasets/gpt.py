@@ -22,7 +22,7 @@ from megatron.core.datasets.utils import Split
 from meap_megatron.config import MaskConfig
 from meap_megatron.corpus.sidecar import Sidecar, check_prefix, read_sidecar
 from meap_megatron.datasets.assembly import Assembler, assembler
-from meap_megatron.datasets.stage import MaskStage, dataset_key
+from meap_megatron.datasets.stage import MaskStage, dataset_key, mark_changes
 from meap_megatron.errors import UserError
 from meap_megatron.masking import STRATEGIES
 
@@ -37,6 +37,10 @@ class MEAPGPTDatasetConfig(GPTDatasetConfig):
 
     meap: MaskConfig | None = None
     """What to mask; None for plain next-token prediction."""
+
+    mark_changes: bool = False
+    """Add to loss_mask which inputs are changed (`stage.mark_changes`). For our trainer, whose batch takes it out
+    again; any other would take the marks for loss weights."""
 
     content_hash: str | None = field(init=False, default=None)
     """Of the dataset that holds this copy of the configuration; the dataset sets it, for the index cache's key."""
@@ -79,10 +83,13 @@ class MEAPGPTDataset(GPTDataset):
         config.content_hash = self._content_hash(dataset_path)
         super().__init__(indexed_dataset, dataset_path, indexed_indices, num_samples, index_split, config)
         mask = config.meap
-        is_masked = mask is not None and mask.ratio > 0 and (index_split == Split.train or mask.mask_validation)
         self.mask_stage: MaskStage | None = None
-        if mask is not None and is_masked:
-            self.mask_stage = MaskStage(mask=mask, dataset_key=dataset_key(config.content_hash, index_split.name))
+        if mask is not None and mask.schedule.highest > 0 and (index_split == Split.train or mask.mask_validation):
+            self.mask_stage = MaskStage(
+                mask=mask,
+                dataset_key=dataset_key(config.content_hash, index_split.name),
+                num_samples=max(1, len(self) if num_samples is None else num_samples),
+            )
 
     @staticmethod
     def build_low_level_dataset(dataset_path: str, config: MEAPGPTDatasetConfig) -> IndexedDataset:
@@ -129,10 +136,27 @@ class MEAPGPTDataset(GPTDataset):
         sample_index = int(idx) if idx >= 0 else int(idx) + len(self)  # -1 is the last sample, as for Megatron
         is_last = int(self.shuffle_index[sample_index]) == len(self.shuffle_index) - 1
         num_real = self._num_real_of_last if is_last else self.config.sequence_length
-        sample["tokens"] = torch.from_numpy(
-            self.mask_stage.apply(sample["tokens"].numpy(), sample_index=sample_index, num_real=num_real)
+        tokens, changed = self.mask_stage.apply(
+            sample["tokens"].numpy(),
+            sample_index=sample_index,
+            num_real=num_real,
+            document_tokens=self._document_tokens(sample_index) if self.mask_stage.mask.min_document_tokens else None,
         )
+        sample["tokens"] = torch.from_numpy(tokens)
+        if self.config.mark_changes:
+            sample["loss_mask"] = torch.from_numpy(mark_changes(sample["loss_mask"].numpy(), changed))
         return sample
+
+    def _document_tokens(self, sample_index: int) -> np.ndarray:
+        """Return int64[sequence_length]: how many tokens the document of each input position has, 0 for padding."""
+        place = self.shuffle_index[sample_index]
+        (first, first_offset), (last, last_offset) = self.sample_index[place : place + 2].tolist()
+        lengths = self.dataset.sequence_lengths[self.document_index[first : last + 1]].astype(np.int64)
+        parts = lengths.copy()
+        parts[-1] = last_offset + int(self.config.add_extra_token_to_sequence)
+        parts[0] -= first_offset
+        spread = np.repeat(lengths, parts)[: self.config.sequence_length]
+        return np.pad(spread, (0, self.config.sequence_length - spread.size))
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[dict[str, torch.Tensor]]:
         """Return the samples of one micro-batch; torch's DataLoader calls this instead of `__getitem__`.

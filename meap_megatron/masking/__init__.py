@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meap_megatron import _C
-from meap_megatron.masking.apply import apply_mask
 from meap_megatron.masking.arguments import batch_counts, check_ratio, num_masked, prepare
 from meap_megatron.masking.strategies import STRATEGIES
 
-__all__ = ["STRATEGIES", "apply_mask", "check_ratio", "mask_positions", "mask_positions_batch", "num_masked"]
+__all__ = ["STRATEGIES", "check_ratio", "mask_positions", "mask_positions_batch", "num_masked"]
 
 
 def mask_positions(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 WORD = 2**32
 DOMAIN = 0x4D454150  # "MEAP"
 RANDOM_STREAM, SPAN_STREAM, ANSWER_STREAM = 0, 1, 2
+SAMPLE_STREAM, REPLACE_STREAM = WORD - 1, WORD - 2
 """No two uses of one key share a stream; each answer of a conversation has one of its own, from ANSWER_STREAM on."""
 
 
@@ -59,3 +60,9 @@ def choose_sorted(words: Iterator[int], num_candidates: int, count: int) -> NDAr
         drawn = below(words, last + 1)
         taken.add(last if drawn in taken else drawn)
     return np.array(sorted(taken), dtype=np.int64)
+
+
+def sample_uniforms(seed: int, dataset_key: int, sample_index: int) -> tuple[float, float]:
+    """Return two doubles in [0, 1) of a sample: one decides whether it stays clean, one its ratio within a range."""
+    words = word_stream(mask_key(seed, dataset_key), SAMPLE_STREAM, sample_index)
+    return next(words) / WORD, next(words) / WORD

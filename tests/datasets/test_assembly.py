@@ -20,6 +20,7 @@ from meap_megatron.datasets import assembly, gpt
 from meap_megatron.datasets.assembly import Assembler, MicroBatch, Row
 from meap_megatron.datasets.gpt import MEAPGPTDataset
 from meap_megatron.errors import UserError
+from meap_megatron.masking.corruption import OrdinaryIds
 
 DRAWN = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))
 EOS, MASK = 2, 50  # the pad id of the dataset is MASK
@@ -59,6 +60,12 @@ def cases(draw) -> dict:
     elif strategy != "none":
         mask["protected_ids"] = draw(st.sampled_from([(), (EOS,), (EOS, 3, 4), tuple(range(8))]))
         mask["span_length"] = draw(st.integers(1, 40)) if strategy == "span" else 1
+        mask["ratio"] = draw(st.sampled_from([0.01, 0.15, 0.5, 0.99, "0:0.5", "0@0,0.5@0.5"]))
+        mask["clean_fraction"] = draw(st.sampled_from([0.0, 0.0, 0.5]))
+        mask["skip_first"] = draw(st.sampled_from([0, 0, 2, 40]))
+        mask["min_document_tokens"] = draw(st.sampled_from([0, 0, 3, 21]))
+        mask["corruption"] = draw(st.sampled_from(["mask", "mask", "random", "mix"]))
+        mask["ordinary"] = OrdinaryIds.without(60, [EOS, MASK])
     return {
         "seed": draw(st.integers(0, 2**32 - 1)),
         "dtype": draw(st.sampled_from([np.uint16, np.int32])),
@@ -77,6 +84,7 @@ def cases(draw) -> dict:
             "eod_mask_loss": draw(st.booleans()),
             "inter_document_masking": draw(st.booleans()),
             "create_attention_mask": draw(st.booleans()),
+            "mark_changes": draw(st.booleans()),
         },
         "wide": draw(st.booleans()),
     }

@@ -122,8 +122,18 @@ void fuzz_samples(Bytes& bytes) {
     rules.num_real_of_last = bytes.flag() ? length : static_cast<std::int64_t>(bytes.number(length));
     const std::uint64_t which = bytes.number(std::size(kStrategies));
     rules.mask.strategy = which == 0 ? nullptr : kStrategies[which - 1];
-    rules.mask.ratio = static_cast<double>(1 + bytes.number(98)) / 100;
-    rules.mask.mask_id = 77;
+    rules.mask.ratio.points = {{0, 0, static_cast<double>(bytes.number(99)) / 100}};
+    if (bytes.flag()) rules.mask.ratio.points[0].low = rules.mask.ratio.points[0].high;
+    rules.mask.ratio.is_drawn = true;
+    rules.mask.ratio.clean_fraction = static_cast<double>(bytes.number(9)) / 10;
+    rules.mask.replacement.mask_id = 77;
+    rules.mask.replacement.mask_below = bytes.number(4) << 30;
+    rules.mask.replacement.random_below = rules.mask.replacement.mask_below + (bytes.number(4) << 30);
+    rules.mask.replacement.num_ordinary = 5;
+    rules.mask.replacement.offsets = {1, 2, 2};
+    rules.mask.skip_first = bytes.flag() ? static_cast<std::int64_t>(bytes.number(90)) : 0;
+    rules.mask.min_document_tokens = bytes.flag() ? static_cast<std::int64_t>(bytes.number(9)) : 0;
+    rules.mark_changes = bytes.flag();
     rules.mask.span_length = 1 + bytes.number(80);
     rules.mask.global_batch_size = 1 + bytes.number(5);
     rules.mask.key = {static_cast<std::uint32_t>(bytes.number(UINT32_MAX)), 5};
@@ -201,7 +211,7 @@ void fuzz_samples(Bytes& bytes) {
     for (std::size_t i = 0; i < size; ++i) {
         require(out.tokens[i] >= -1 && out.tokens[i] <= 77, "every token is written");
         require(out.labels[i] >= -1 && out.labels[i] < 10, "every label is written, and none is masked");
-        require(loss_mask[i] == 0.0f || loss_mask[i] == 1.0f, "every loss is written");
+        require(loss_mask[i] >= 0 && loss_mask[i] <= (rules.mark_changes ? 7 : 1), "every loss is written");
         if (out.position_ids != nullptr) require(position_ids[i] >= 0 && position_ids[i] < length, "positions");
     }
     require(out.tokens[size - 1] != 77, "the last input is never masked");

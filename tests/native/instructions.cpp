@@ -49,9 +49,9 @@ int main(int argc, char** argv) {
 
     gpt::Rules rules;
     rules.sequence_length = rules.num_real_of_last = kLength;
-    rules.pad_id = rules.mask.mask_id = 40'000;
+    rules.pad_id = rules.mask.replacement.mask_id = 40'000;
     rules.eod_id = -1;
-    rules.mask.ratio = 0.15;
+    rules.mask.ratio.points = {{0, 0.15, 0.15}};
     rules.mask.key = mask_key(1234, 5678);
     if (what != "sample_unmasked") rules.mask.strategy = &kRandom;
 

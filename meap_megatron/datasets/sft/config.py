@@ -1,13 +1,15 @@
 """The declared settings of a fine-tuning dataset, checked when they are made; imports neither torch nor Megatron."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from meap_megatron.errors import UserError
+from meap_megatron.masking.corruption import Corruption, OrdinaryIds
 
 CHOICES = {
     "layout": ("separate", "concat", "ntp"),
     "loss_on_original": ("answer+end", "none"),
-    "loss_on_copy": ("masked", "all_answer"),
+    "loss_on_copy": ("masked", "all_answer", "answer+end"),
     "concat_order": ("orig_first", "mask_first"),
     "refresh": ("static", "per_epoch"),
     "sampler": ("philox", "official"),
@@ -43,7 +45,14 @@ class SFTConfig:
     """`answer+end` trains the answers and their end tokens, `none` trains the copies only."""
 
     loss_on_copy: str = "masked"
-    """`masked` trains the masked tokens only (official code), `all_answer` all answer tokens without their end."""
+    """`masked` trains the masked tokens only (official code), `all_answer` all answer tokens without their end,
+    `answer+end` with it."""
+
+    corruption: str = "mask"
+    """What takes the place of a chosen token in the copy: `meap_megatron.masking.corruption`."""
+
+    ordinary: OrdinaryIds | None = None
+    """Of which random tokens are drawn; needed by a corruption that draws them."""
 
     concat_order: str = "orig_first"
     """Which half comes first in layout `concat`: `orig_first` or `mask_first`."""
@@ -94,3 +103,10 @@ class SFTConfig:
             raise UserError("refresh 'per_epoch' with sampler 'official': the official code draws its masks once")
         if self.layout == "ntp" and self.loss_on_original == "none":
             raise UserError("loss_on_original 'none' with layout 'ntp': nothing would be trained")
+        if self.shares.random > 0 and self.ordinary is None:
+            raise UserError(f"corruption is {self.corruption!r}, but ordinary is None: of which ids are tokens drawn?")
+
+    @cached_property
+    def shares(self) -> Corruption:
+        """The corruption, read."""
+        return Corruption.parse(self.corruption)

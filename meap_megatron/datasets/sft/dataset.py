@@ -42,6 +42,9 @@ class MEAPSFTDatasetConfig(BlendedMegatronDatasetConfig):
     sft: SFTConfig | None = None
     """Required; None only because Megatron's fields before it have defaults."""
 
+    mark_changes: bool = False
+    """Add to loss_mask which inputs are changed (`stage.mark_changes`); for our trainer."""
+
     content_hash: str | None = field(init=False, default=None)
     """Of the dataset that holds this copy of the configuration; the dataset sets it, for the index cache's key."""
 
@@ -123,7 +126,7 @@ class MEAPSFTDataset(MegatronDataset):
         Returns:
             tokens: int64[S], masked in the copies, padding at the end.
             labels: int64[S], the next token of the segment, never masked.
-            loss_mask: float32[S], 1 where the label is trained.
+            loss_mask: float32[S], 1 where the label is trained, with `mark_changes` what is changed added.
             position_ids: int64[S], from 0 in each segment.
             cu_seqlens: int32[S + 1], where segments start, padding being the last one; then S as often as needed.
             max_seqlen: int32[], positions of the longest segment.
@@ -155,16 +158,10 @@ class MEAPSFTDataset(MegatronDataset):
         sft = self.sft
         return _C.SFTRows(
             self.dataset.native,
+            config=sft,
             sequence_length=self.config.sequence_length,
-            mask_id=sft.mask_id,
-            pad_id=sft.pad_id,
-            min_answer_tokens=sft.min_answer_tokens,
-            ratio=sft.ratio,
-            train_original=sft.loss_on_original != "none",
-            train_all_copy=sft.loss_on_copy == "all_answer",
-            copy_first=sft.concat_order == "mask_first",
-            seed=sft.seed,
             dataset_key=self.dataset_key,
+            mark_changes=self.config.mark_changes,
             mask_offsets=self.index.mask_offsets,
             mask_positions=self.index.mask_positions,
             first_conversation=int(self.indices[0]) if len(self.indices) else 0,

@@ -17,12 +17,17 @@ from meap_megatron.corpus.sft.roles import ANSWER, PROMPT, UNMASKED
 from meap_megatron.datasets.sft.config import SFTConfig
 from meap_megatron.datasets.sft.data import Conversations
 from meap_megatron.datasets.sft.masks import masked_answers
+from meap_megatron.datasets.stage import mark_changes
+from meap_megatron.masking.corruption import KEPT
 
 ORIGINAL, COPY, JOINED = 0, 1, 2
 """Kinds of segments. An item is `4 * conversation + kind` in a uint32."""
 
 Positions = Callable[[int], NDArray[np.int64]]
 """From a conversation to the positions of its masked tokens."""
+
+Ids = Callable[[int, int], NDArray[np.int64]]
+"""From a conversation and its number of masked tokens to what takes their place (`masking.corruption.replacements`)."""
 
 
 class Items(NamedTuple):
@@ -139,35 +144,49 @@ def pack(lengths: NDArray[np.int32], *, capacity: int, window: int) -> tuple[NDA
 
 
 def segment(
-    data: Conversations, item: int, *, config: SFTConfig, positions: Positions
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Return one segment: inputs int64[n], labels int64[n], and bool[n], whether the label is trained.
+    data: Conversations, item: int, *, config: SFTConfig, positions: Positions, ids_of: Ids
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return one segment: inputs and labels int64[n], bool[n] whether the label is trained, and the input changed.
 
     Given ids [5, 6, 7, 8, 9, 2] with roles [0, 0, 1, 1, 1, 2], token 3 masked, and [MASK] = M, then
 
-        original   inputs 5 6 7 8 9   labels 6 7 8 9 2   trained 0 1 1 1 1
-        copy       inputs 5 6 7 M 9   labels 6 7 8 9 2   trained 0 0 1 0 0
+        original   inputs 5 6 7 8 9   labels 6 7 8 9 2   trained 0 1 1 1 1   changed 0 0 0 0 0
+        copy       inputs 5 6 7 M 9   labels 6 7 8 9 2   trained 0 0 1 0 0   changed 0 0 0 1 0
     """
     conversation, kind = item // 4, item % 4
     ids, roles = data.ids[conversation].astype(np.int64), data.roles[conversation]
-    original = (ids, ids, (roles != PROMPT) & (config.loss_on_original != "none"))
+    nothing = np.zeros(len(ids), dtype=np.bool_)
+    original = (ids, ids, (roles != PROMPT) & (config.loss_on_original != "none"), nothing)
     if kind == ORIGINAL:
-        inputs, targets, trained = original
+        inputs, targets, trained, changed = original
     else:
         masked = positions(conversation)
-        hidden, is_masked = ids.copy(), np.zeros(len(ids), dtype=np.bool_)
-        hidden[masked], is_masked[masked] = config.mask_id, True
-        is_answer = (roles == ANSWER) | (roles == UNMASKED)
-        copy = (hidden, ids, is_answer if config.loss_on_copy == "all_answer" else is_masked)
-        inputs, targets, trained = copy
+        replaced = ids_of(conversation, masked.size)
+        hidden, is_masked, is_changed = ids.copy(), nothing.copy(), nothing.copy()
+        hidden[masked[replaced != KEPT]] = replaced[replaced != KEPT]
+        is_masked[masked], is_changed[masked[replaced != KEPT]] = True, True
+        trained_in_copy = {
+            "masked": is_masked,
+            "all_answer": (roles == ANSWER) | (roles == UNMASKED),
+            "answer+end": roles != PROMPT,
+        }
+        copy = (hidden, ids, trained_in_copy[config.loss_on_copy], is_changed)
+        inputs, targets, trained, changed = copy
         if kind == JOINED:
             halves = (original, copy) if config.concat_order == "orig_first" else (copy, original)
-            inputs, targets, trained = (np.concatenate(pair) for pair in zip(*halves, strict=True))
-    return inputs[:-1], targets[1:], trained[1:]
+            inputs, targets, trained, changed = (np.concatenate(pair) for pair in zip(*halves, strict=True))
+    return inputs[:-1], targets[1:], trained[1:], changed[:-1]
 
 
 def make_row(
-    data: Conversations, items: NDArray[np.uint32], *, config: SFTConfig, sequence_length: int, positions: Positions
+    data: Conversations,
+    items: NDArray[np.uint32],
+    *,
+    config: SFTConfig,
+    sequence_length: int,
+    positions: Positions,
+    ids_of: Ids | None = None,
+    mark: bool = False,
 ) -> Row:
     """Return the row that holds these items.
 
@@ -177,15 +196,20 @@ def make_row(
         config: of the run.
         sequence_length: positions of the row.
         positions: the masked tokens of a conversation, in the epoch of this row.
+        ids_of: what takes their place; None for [MASK].
+        mark: add what is changed to the loss mask (`stage.mark_changes`).
     """
+    ids_of = ids_of or (lambda conversation, count: np.full(count, config.mask_id, dtype=np.int64))
     tokens = np.full(sequence_length, config.pad_id, dtype=np.int64)
     labels = np.full(sequence_length, config.pad_id, dtype=np.int64)
     loss_mask = np.zeros(sequence_length, dtype=np.float32)
     bounds = [0]
     for item in items.tolist():
-        inputs, targets, trained = segment(data, item, config=config, positions=positions)
+        inputs, targets, trained, changed = segment(data, item, config=config, positions=positions, ids_of=ids_of)
         here = slice(bounds[-1], bounds[-1] + len(inputs))
-        tokens[here], labels[here], loss_mask[here] = inputs, targets, trained
+        tokens[here], labels[here] = inputs, targets
+        weights = trained.astype(np.float32)
+        loss_mask[here] = mark_changes(weights, np.flatnonzero(changed)) if mark else weights
         bounds.append(here.stop)
     if bounds[-1] < sequence_length:
         bounds.append(sequence_length)

@@ -1,12 +1,16 @@
 """Strategy `official51`: the 51 position sets of the official code, by CPython's own generator."""
 
 import random
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meap_megatron.errors import UserError
 from meap_megatron.masking.strategies.strategy import Draw, Strategy
+
+if TYPE_CHECKING:
+    from meap_megatron.config import MaskConfig
 
 
 class Official51(Strategy):
@@ -16,19 +20,33 @@ class Official51(Strategy):
     summary = "the 51 position sets of the official code"
     follows_step = True
 
-    def check_settings(
-        self, *, span_length: int, global_batch_size: int | None, protected_ids: tuple[int, ...]
-    ) -> None:
-        """Raise UserError without a batch size, or with protected tokens."""
-        if global_batch_size is None or global_batch_size < 1:
+    def check_settings(self, config: "MaskConfig") -> None:
+        """Raise UserError without a batch size, or with anything that the official code has not."""
+        if config.global_batch_size is None or config.global_batch_size < 1:
             raise UserError(
-                f"global_batch_size is {global_batch_size}; strategy 'official51' needs the number of samples per "
+                f"global_batch_size is {config.global_batch_size}; strategy 'official51' needs the number of samples per "
                 "optimizer step, because its masks follow the step"
             )
-        if protected_ids:
+        if config.protected_ids:
             raise UserError(
-                f"protected_ids is {protected_ids}; strategy 'official51' protects no token, as the official code: "
-                "leave protected_ids empty or use strategy 'random'"
+                f"protected_ids is {config.protected_ids}; strategy 'official51' protects no token, as the official "
+                "code: leave protected_ids empty or use strategy 'random'"
+            )
+        for name, neutral in (
+            ("skip_first", 0),
+            ("min_document_tokens", 0),
+            ("clean_fraction", 0.0),
+            ("corruption", "mask"),
+        ):
+            if getattr(config, name) != neutral:
+                raise UserError(
+                    f"{name} is {getattr(config, name)!r}; strategy 'official51' is the official code's, which has no "
+                    "such setting: leave it out or use strategy 'random'"
+                )
+        if config.schedule.constant is None:
+            raise UserError(
+                f"ratio is {config.ratio!r}; strategy 'official51' has one ratio for all samples: give a number or use "
+                "strategy 'random'"
             )
 
     def check_sample(

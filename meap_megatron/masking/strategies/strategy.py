@@ -1,10 +1,13 @@
 """What a masking strategy is: which of the eligible positions of a sample are masked."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from meap_megatron.config import MaskConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +40,7 @@ class Strategy:
     follows_step: ClassVar[bool] = False
     """The positions depend on the optimizer step alone: those of the whole length, padding or not, none protected."""
 
-    def check_settings(
-        self, *, span_length: int, global_batch_size: int | None, protected_ids: tuple[int, ...]
-    ) -> None:
+    def check_settings(self, config: "MaskConfig") -> None:
         """Raise UserError if a setting breaks a rule of this strategy."""
 
     def check_sample(

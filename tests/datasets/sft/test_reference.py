@@ -15,6 +15,8 @@ from meap_megatron.datasets.sft import reference
 from meap_megatron.datasets.sft.data import Conversations
 from meap_megatron.datasets.sft.masks import CUT, answers, masked_positions
 from meap_megatron.datasets.sft.packing import find_items
+from meap_megatron.masking.corruption import OrdinaryIds, replacements
+from meap_megatron.masking.philox import REPLACE_STREAM, mask_key, word_stream
 from tests.datasets.sft.conftest import MASK, Tools
 
 SEQUENCE_LENGTH = 24
@@ -40,7 +42,7 @@ options = st.fixed_dictionaries(
     {
         "layout": st.sampled_from(["separate", "concat", "ntp"]),
         "loss_on_original": st.sampled_from(["answer+end", "none"]),
-        "loss_on_copy": st.sampled_from(["masked", "all_answer"]),
+        "loss_on_copy": st.sampled_from(["masked", "all_answer", "answer+end"]),
         "concat_order": st.sampled_from(["orig_first", "mask_first"]),
         "refresh": st.sampled_from(["static", "per_epoch"]),
         "sampler": st.sampled_from(["philox", "official"]),
@@ -81,19 +83,39 @@ def specified_positions(dataset, epoch: int) -> reference.Positions:
     return official if sft.sampler == "official" else philox
 
 
+def specified_ids(dataset, epoch: int) -> reference.Ids:
+    """Return what takes the place of masked tokens in one epoch, by the specification."""
+    sft = dataset.sft
+    key = mask_key(sft.seed, dataset.dataset_key)
+    epoch = epoch if sft.refresh == "per_epoch" else 0
+    return lambda conversation, count: replacements(
+        word_stream(key, REPLACE_STREAM, conversation + (epoch << 32)),
+        count,
+        corruption=sft.shares,
+        mask_id=sft.mask_id,
+        ordinary=sft.ordinary,
+    )
+
+
 @EXAMPLES
-@given(data=conversations(), chosen=options, dtype=st.sampled_from([np.uint16, np.int32]))
-def test_rows_equal_the_specification(data, chosen, dtype):
+@given(
+    data=conversations(),
+    chosen=options,
+    dtype=st.sampled_from([np.uint16, np.int32]),
+    corruption=st.sampled_from(["mask", "random", "mix"]),
+    mark=st.booleans(),
+)
+def test_rows_equal_the_specification(data, chosen, dtype, corruption, mark):
     with tempfile.TemporaryDirectory() as folder:
         tools = Tools(folder=Path(folder))
-        sft = tools.sft(over_long="drop", **chosen)
+        ordinary = OrdinaryIds.without(201, [0, 1, 2, 200])
+        sft = tools.sft(over_long="drop", corruption=corruption, ordinary=ordinary, **chosen)
         prefix = tools.write(data, dtype=dtype)
-        one_epoch = tools.train(prefix, sft=sft, sequence_length=SEQUENCE_LENGTH)
+        shape = {"sft": sft, "sequence_length": SEQUENCE_LENGTH, "mark_changes": mark}
+        one_epoch = tools.train(prefix, **shape)
         check_against_the_specification(one_epoch, sft)
         if len(one_epoch):
-            check_against_the_specification(
-                tools.train(prefix, sft=sft, sequence_length=SEQUENCE_LENGTH, num_rows=2 * len(one_epoch) + 1), sft
-            )
+            check_against_the_specification(tools.train(prefix, num_rows=2 * len(one_epoch) + 1, **shape), sft)
 
 
 def check_against_the_specification(dataset, sft) -> None:
@@ -110,6 +132,8 @@ def check_against_the_specification(dataset, sft) -> None:
             config=sft,
             sequence_length=SEQUENCE_LENGTH,
             positions=specified_positions(dataset, epoch),
+            ids_of=specified_ids(dataset, epoch),
+            mark=dataset.config.mark_changes,
         )
         for name, field in dataset[i].items():
             np.testing.assert_array_equal(field.numpy(), getattr(row, name), strict=name != "max_seqlen")
@@ -148,7 +172,8 @@ def test_an_epoch_trains_what_the_data_asks_for_and_nothing_twice(data, chosen):
         if sft.loss_on_copy == "masked":
             num_copied += sum(max(1, int(length * sft.ratio)) for length in masked)
         elif masked:
-            num_copied += sum(length for role, length in runs if role in (1, 3))
+            trained = (1, 3) if sft.loss_on_copy == "all_answer" else range(1, 256)
+            num_copied += sum(length for role, length in runs if role in trained)
     assert copies.total() == num_copied
     assert set(copies.values()) <= {1}
 
