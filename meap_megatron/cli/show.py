@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meap_megatron.errors import UserError
+from meap_megatron.masking.strategies import STRATEGIES
 
 if TYPE_CHECKING:
     from meap_megatron.corpus.show import Row
@@ -19,6 +20,10 @@ SPLITS = ("train", "valid", "test")
 SAMPLE_OPTIONS: dict[str, Any] = {
     "seq_length": 4096,
     "mask_ratio": 0.15,
+    "corruption": "mask",
+    "clean_fraction": 0.0,
+    "skip_first": 0,
+    "min_document_tokens": 0,
     "strategy": "random",
     "span_length": 5,
     "seed": 1234,
@@ -49,8 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--index", type=int, help="number of the sample in its split (SFT: of the row), from 0; without it a summary"
     )
     parser.add_argument("--seq-length", type=int, help="tokens per sample (default: 4096)")
-    parser.add_argument("--mask-ratio", type=float, help="share of masked inputs (default: 0.15)")
-    parser.add_argument("--strategy", help="random, span, or official51 (default: random)")
+    parser.add_argument(
+        "--mask-ratio", help="share of masked inputs: a number, a range or a schedule, as in a recipe (default: 0.15)"
+    )
+    parser.add_argument("--corruption", help="mask, random, mix, or mix:MASK,RANDOM,KEPT (default: mask)")
+    parser.add_argument("--clean-fraction", type=float, help="share of the samples left unmasked (default: 0)")
+    parser.add_argument("--skip-first", type=int, help="never mask the first N positions (default: 0)")
+    parser.add_argument("--min-document-tokens", type=int, help="never mask shorter documents (default: 0)")
+    parser.add_argument("--strategy", help="; ".join(f"{n}: {s.summary}" for n, s in STRATEGIES.items()))
     parser.add_argument("--span-length", type=int, help="tokens per span, with strategy span (default: 5)")
     parser.add_argument("--seed", type=int, help="the run's seed: data order and masks (default: 1234)")
     parser.add_argument("--mask-seed", type=int, help="seed of the masks, if it is not --seed")
@@ -90,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         f"{len(rows)} positions, {masked} masked ({masked / len(rows):.1%}), loss on {trained}\n"
     )
     stop = len(rows) if args.rows == 0 else args.start + args.rows
-    for line in table(rows[args.start : stop], mask_token=sidecar.tokenizer.mask_token, colour=colour):
+    for line in table(rows[args.start : stop], colour=colour):
         print(line)
     if args.start > 0 or stop < len(rows):
         print(f"\npositions {args.start} to {min(stop, len(rows)) - 1} of {len(rows)}; --rows 0 prints all")
@@ -140,13 +151,20 @@ def read_sample(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> tu
         UserError: the split has no such sample, or a masking option breaks its rule.
     """
     from meap_megatron.config import MaskConfig
+    from meap_megatron.corpus.ordinary import ordinary_ids
     from meap_megatron.corpus.show import rows
+    from meap_megatron.masking.corruption import Corruption
     from meap_megatron.training import platform
 
     info = sidecar.tokenizer
     mask = MaskConfig(
         mask_id=info.mask_id,
         ratio=args.mask_ratio,
+        clean_fraction=args.clean_fraction,
+        skip_first=args.skip_first,
+        min_document_tokens=args.min_document_tokens,
+        corruption=args.corruption,
+        ordinary=ordinary_ids(prefix, sidecar) if Corruption.parse(args.corruption).random > 0 else None,
         strategy=args.strategy,
         span_length=args.span_length,
         seed=args.seed if args.mask_seed is None else args.mask_seed,
@@ -175,6 +193,7 @@ def read_sample(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> tu
             eod_mask_loss=False,
             create_attention_mask=False,
             meap=mask,
+            mark_changes=True,
         )
         try:
             dataset: Any = build_datasets(config, sizes=sizes)[SPLITS.index(args.of)]
@@ -190,11 +209,14 @@ def read_sample(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> tu
             )
         sample = {name: value.clone() for name, value in dataset[args.index].items()}
         unmasked = GPTDataset.__getitem__(dataset, args.index)["tokens"].tolist()
+    marks = sample["loss_mask"].long().tolist()
     lines = rows(
         inputs=sample["tokens"].tolist(),
         unmasked=unmasked,
         labels=sample["labels"].tolist(),
-        loss=sample["loss_mask"].tolist(),
+        changed=[bool(mark & 2) for mark in marks],
+        loss=[float(mark & 1) for mark in marks],
+        mask=(info.mask_id, info.mask_token),
         edges={token for token in (info.bos_id, info.eos_id) if token is not None},
         text_of=text_of_ids(prefix, sidecar),
     )

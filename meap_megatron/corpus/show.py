@@ -25,6 +25,7 @@ class Row:
     position: int
     token: str  # text of the unmasked input
     token_id: int  # id that the model reads
+    read: str  # its text
     label: str
     label_id: int
     masked: bool
@@ -91,9 +92,11 @@ def rows(
     *,
     inputs: Sequence[int],
     unmasked: Sequence[int],
+    changed: Sequence[bool],
     labels: Sequence[int],
     loss: Sequence[float],
     edges: set[int],
+    mask: tuple[int, str],
     text_of: Callable[[int], str],
 ) -> list[Row]:
     """Pair the fields of a sample.
@@ -101,9 +104,11 @@ def rows(
     Args:
         inputs: ids that the model reads.
         unmasked: the same before masking.
+        changed: which inputs are not the unmasked ones; a drawn token may be the same.
         labels: ids to predict.
         loss: weight of each label.
         edges: ids of BOS and EOS.
+        mask: id and text of [MASK].
         text_of: id to visible text.
     """
     return [
@@ -111,21 +116,24 @@ def rows(
             position=position,
             token=text_of(before),
             token_id=after,
+            read=mask[1] if after == mask[0] else text_of(after),
             label=text_of(label),
             label_id=label,
-            masked=after != before,
+            masked=is_changed,
             loss=weight,
             edge=before in edges,
         )
-        for position, (after, before, label, weight) in enumerate(zip(inputs, unmasked, labels, loss, strict=True))
+        for position, (after, before, is_changed, label, weight) in enumerate(
+            zip(inputs, unmasked, changed, labels, loss, strict=True)
+        )
     ]
 
 
-def table(lines: Sequence[Row], *, mask_token: str, colour: bool) -> Iterator[str]:
-    """Give the header and a line per row; a masked input shows the mask token and the text that it hides."""
+def table(lines: Sequence[Row], *, colour: bool) -> Iterator[str]:
+    """Give the header and a line per row; a changed input shows what is read and the text that it hides."""
     yield "  ".join(fit(name, width) for name, width in zip(COLUMNS, WIDTHS, strict=True)).rstrip()
     for row in lines:
-        token = f"{mask_token} ({row.token})" if row.masked else row.token
+        token = f"{row.read} ({row.token})" if row.masked else row.token
         label = f"{row.label_id:>7} {row.label}"
         cells = (
             f"{row.position:>8}",

@@ -42,6 +42,9 @@ class MEAPGPTDatasetConfig(GPTDatasetConfig):
     """Add to loss_mask which inputs are changed (`stage.mark_changes`). For our trainer, whose batch takes it out
     again; any other would take the marks for loss weights."""
 
+    pairs: bool = False
+    """Give each training sample as two rows, clean and masked (`pair.CleanMaskedPairs`); needs mark_changes."""
+
     content_hash: str | None = field(init=False, default=None)
     """Of the dataset that holds this copy of the configuration; the dataset sets it, for the index cache's key."""
 

@@ -18,6 +18,7 @@ from meap_megatron.corpus.sidecar import check_prefix, read_sidecar
 from meap_megatron.datasets import cache
 from meap_megatron.datasets.gpt import MEAPGPTDataset, MEAPGPTDatasetConfig, check_matches, prefixes_per_blend
 from meap_megatron.datasets.mock import MockMEAPGPTDataset
+from meap_megatron.datasets.pair import CleanMaskedPairs
 from meap_megatron.datasets.sft.data import check_sft
 from meap_megatron.datasets.sft.dataset import MEAPSFTDataset, MEAPSFTDatasetConfig, check_matches_sft
 from meap_megatron.datasets.sft.packing import effective, packing_key
@@ -39,14 +40,37 @@ def build_datasets(
 
     Args:
         config: with a blend, or none for mock data.
-        sizes: samples of the three splits; None for one epoch.
+        sizes: samples (with pairs: rows) of the three splits; None for one epoch.
         is_built_on_rank: whether this rank reads data, Megatron's own rule.
 
     Raises:
         UserError: data that is missing, changed, or not fit for this configuration.
     """
     check_data(config)
-    return BlendedMegatronDatasetBuilder(dataset_class(config), sizes, is_built_on_rank, config).build()
+
+    def build(configuration: Config) -> list:
+        builder = BlendedMegatronDatasetBuilder(
+            dataset_class(config), in_samples(config, sizes), is_built_on_rank, configuration
+        )
+        return builder.build()
+
+    built = build(config)
+    if has_pairs(config) and built[0] is not None:
+        clean = copy.copy(config)
+        clean.meap = None  # type: ignore[union-attr]
+        built[0] = CleanMaskedPairs(build(clean)[0], built[0])
+    return built
+
+
+def has_pairs(config: Config) -> bool:
+    """Tell whether each training sample is two rows."""
+    return isinstance(config, MEAPGPTDatasetConfig) and config.pairs
+
+
+def in_samples(config: Config, sizes: Sequence[int | None]) -> list[int | None]:
+    """Return the sizes of the splits in samples, given in rows."""
+    train = sizes[0]
+    return [-(-train // 2) if has_pairs(config) and train is not None else train, *sizes[1:]]
 
 
 def dataset_class(config: Config) -> type[MEAPGPTDataset] | type[MEAPSFTDataset]:
@@ -86,7 +110,7 @@ def index_key(config: Config, *, sizes: Sequence[int | None]) -> str:
         "class": cls.__name__,
         # Not megatron.core.__version__, which holds the commit of the git repository that the process is started in.
         "megatron": importlib.metadata.version("megatron-core"),
-        "sizes": list(sizes),
+        "sizes": in_samples(config, sizes),
         "blend": config.blend,
         "blend_per_split": config.blend_per_split,
         "content": {prefix: read_sidecar(prefix).content_hash for prefix in prefixes(config)},
@@ -133,8 +157,9 @@ def obtain_indices(
         private = copy.copy(config)
         private.path_to_cache = str(folder)
         private.fast_cache_load = private.defer_npy_index_mmap = False  # they take the files for granted
-        datasets = BlendedMegatronDatasetBuilder(dataset_class(config), sizes, lambda: True, private).build()
-        return {"sources": [row for i, dataset in enumerate(datasets) for row in sources(dataset, i, sizes[i])]}
+        samples = in_samples(config, sizes)
+        datasets = BlendedMegatronDatasetBuilder(dataset_class(config), samples, lambda: True, private).build()
+        return {"sources": [row for i, dataset in enumerate(datasets) for row in sources(dataset, i, samples[i])]}
 
     return cache.obtain(root, key, build, say=say)
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meap_megatron.errors import RunError, UserError
+from meap_megatron.masking.ratio import masks_anything
 from meap_megatron.rehearsal import isolate, reading, stand_in
 from meap_megatron.rehearsal.job import WRITERS, Job
 
@@ -115,7 +116,12 @@ def open_train(words: list[str], *, screen: TextIO) -> tuple[Any, Any, dict[str,
     if index is not None:
         config.path_to_cache = index["path"]
     train = build_datasets(config, sizes=indices.num_samples(args))[0]
-    return args, train, index, data.mask_config(args, sidecars).mask_id if args.meap_mask_ratio > 0 else None
+    return (
+        args,
+        train,
+        index,
+        data.mask_config(args, sidecars).mask_id if masks_anything(args.meap_mask_ratio) else None,
+    )
 
 
 def digest(sample: dict[str, Any], mask_id: int | None) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 import time
 from typing import Any, TextIO
 
+from meap_megatron.masking.ratio import masks_anything
 from meap_megatron.rehearsal import model, reading, saving, stand_in
 from meap_megatron.rehearsal.job import Job
 
@@ -26,7 +27,7 @@ def rehearse(job: Job, *, screen: TextIO) -> dict[str, Any]:
     provider, index = reading.prepare(args, sidecars, screen)
     parts, optimizer = model.build(args)
     tensors = saving.sharded_tensors(parts)
-    mask_id = data.mask_config(args, sidecars).mask_id if args.meap_mask_ratio > 0 else None
+    mask_id = data.mask_config(args, sidecars).mask_id if masks_anything(args.meap_mask_ratio) else None
     checkpoint = job.start.checkpoint
     return {
         "rank": args.rank,

@@ -28,7 +28,8 @@ KEYS = ("description", "recipe", "save", "settings", "arms", "tables")
 
 SAME_RUN = (
     "num_layers hidden_size ffn_hidden_size seq_length global_batch_size lr min_lr seed data_path "
-    "meap_mask_ratio meap_mask_strategy meap_span_length meap_mask_seed"
+    "meap_mask_ratio meap_mask_strategy meap_span_length meap_mask_seed meap_corruption meap_clean_fraction "
+    "meap_skip_first meap_min_document_tokens meap_loss_on meap_pair meap_pair_weight"
 ).split()
 """Settings that a run records and that may not change when it goes on; number of steps, layout and precision may."""
 

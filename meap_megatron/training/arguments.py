@@ -4,6 +4,9 @@ import argparse
 from typing import Any
 
 from meap_megatron.errors import UserError
+from meap_megatron.masking.corruption import Corruption
+from meap_megatron.masking.loss import LossOn
+from meap_megatron.masking.ratio import MaskRatio
 from meap_megatron.masking.strategies import STRATEGIES
 from meap_megatron.training import loader, precision
 
@@ -13,10 +16,38 @@ def add_meap_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentPars
     group = parser.add_argument_group("MEAP", "mask-enhanced autoregressive prediction (arXiv 2502.07490)")
     group.add_argument(
         "--meap-mask-ratio",
-        type=float,
+        type=mask_ratio,
         default=0.0,
         help="fraction of the input tokens of each sample to mask, in [0, 1); 0 is plain next-token prediction, "
-        "the paper uses 0.15",
+        "the paper uses 0.15. A range drawn per sample (0:0.5), or points of a schedule over training (0@0,0.15@0.1)",
+    )
+    group.add_argument(
+        "--meap-corruption",
+        default="mask",
+        help="what takes the place of a chosen token: mask (the paper), random (an ordinary token), mix, or "
+        "mix:MASK,RANDOM,KEPT with shares that add up to 1",
+    )
+    group.add_argument(
+        "--meap-clean-fraction", type=float, default=0.0, help="share of the samples that are left unmasked, in [0, 1)"
+    )
+    group.add_argument("--meap-skip-first", type=int, default=0, help="never mask the first N positions of a sample")
+    group.add_argument(
+        "--meap-min-document-tokens", type=int, default=0, help="never mask documents of fewer than N tokens"
+    )
+    group.add_argument(
+        "--meap-loss-on",
+        default="all",
+        help="what is trained: all positions (the paper), unmasked, predictors (of masked tokens), or weights "
+        "(masked=0.5,unmasked=1); validation always counts all",
+    )
+    group.add_argument(
+        "--meap-pair",
+        choices=("none", "clean+masked"),
+        default="none",
+        help="clean+masked: every sample twice in a step, as two rows of the global batch (twice the compute per sample)",
+    )
+    group.add_argument(
+        "--meap-pair-weight", type=float, default=1.0, help="weight of the masked row's loss in a pair, in (0, 1]"
     )
     group.add_argument(
         "--meap-mask-strategy",
@@ -81,6 +112,15 @@ def add_meap_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentPars
     return parser
 
 
+def mask_ratio(text: str) -> float | str:
+    """Return a ratio as a number if it is one, else as the text of a range or schedule, checked."""
+    try:
+        found = MaskRatio.parse(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text if found.constant is None else found.constant
+
+
 def add_sft_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags for data made by `meap preprocess sft`; which kind it is, the sidecar of the data says."""
     group = parser.add_argument_group(
@@ -99,7 +139,9 @@ def add_sft_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--meap-sft-loss-on-original", choices=("answer+end", "none"), default="answer+end", help="trained"
     )
-    group.add_argument("--meap-sft-loss-on-copy", choices=("masked", "all_answer"), default="masked", help="trained")
+    group.add_argument(
+        "--meap-sft-loss-on-copy", choices=("masked", "all_answer", "answer+end"), default="masked", help="trained"
+    )
     group.add_argument(
         "--meap-sft-concat-order",
         choices=("orig_first", "mask_first"),
@@ -142,8 +184,7 @@ def check(args: Any) -> None:
     Raises:
         UserError: naming the flag, its value, the rule and the way out.
     """
-    if not 0.0 <= args.meap_mask_ratio < 1.0:
-        raise UserError(f"--meap-mask-ratio {args.meap_mask_ratio} is outside [0, 1)")
+    check_masked_inputs(args)
     precision.check(precision.of_arguments(args))
     if args.meap_span_length < 1:
         raise UserError(f"--meap-span-length {args.meap_span_length} must be at least 1 token")
@@ -182,4 +223,48 @@ def check(args: Any) -> None:
         raise UserError(
             "--reset-attention-mask has no effect on Transformer Engine's causal attention, so documents would see "
             "each other; use --dataloader-inter-document-masking"
+        )
+
+
+def check_masked_inputs(args: Any) -> None:
+    """Refuse settings of masked inputs that contradict each other.
+
+    Raises:
+        UserError: naming the setting, its value, the rule and the way out.
+    """
+    Corruption.parse(args.meap_corruption)
+    loss = LossOn.parse(args.meap_loss_on, pair_weight=args.meap_pair_weight)
+    masks = MaskRatio.parse(args.meap_mask_ratio).highest > 0
+    if not masks:
+        for name, plain in (("corruption", "mask"), ("loss_on", "all"), ("clean_fraction", 0.0), ("pair", "none")):
+            if (value := getattr(args, f"meap_{name}")) != plain:
+                raise UserError(
+                    f"meap_{name}={value} has no effect without meap_mask_ratio above 0; set it, or leave it out"
+                )
+    if args.meap_pair == "none":
+        if args.meap_pair_weight != 1.0:
+            raise UserError(
+                f"meap_pair_weight={args.meap_pair_weight} needs meap_pair=clean+masked; set it, or leave it out"
+            )
+    else:
+        if args.global_batch_size is not None and args.global_batch_size % 2:
+            raise UserError(
+                f"global_batch_size={args.global_batch_size} is odd: with meap_pair=clean+masked it counts rows, two per "
+                "sample; make it even"
+            )
+        if STRATEGIES[args.meap_mask_strategy].follows_step:
+            raise UserError(
+                f"meap_pair=clean+masked with meap_mask_strategy={args.meap_mask_strategy}, whose masks follow the step; use "
+                "meap_mask_strategy=random"
+            )
+        if args.dataloader_type in ("cyclic", "external"):
+            raise UserError(
+                f"meap_pair=clean+masked with dataloader_type={args.dataloader_type}: the two rows of a sample would not "
+                "follow each other; use single"
+            )
+    rows = (args.global_batch_size or 1) * (args.seq_length or 1)
+    if loss.largest * rows >= 2**31:
+        raise UserError(
+            f"meap_loss_on={args.meap_loss_on} with meap_pair_weight={args.meap_pair_weight} makes weights of up to "
+            f"{loss.largest}, and a step of {rows:,} tokens would exceed Megatron's 32-bit count; use weights with fewer digits"
         )

@@ -98,3 +98,16 @@ def folder_hint(prefix: str) -> str | None:
     names = sorted(str(path)[: -len(".idx")] for path in folder.glob("*.idx") if not path.name.endswith(".roles.idx"))
     found = f"it contains {', '.join(names[:5])}" if names else "it contains no dataset"
     return f"data_path={prefix} is a folder, and a dataset is named by its prefix: {found}"
+
+
+def blend_prefixes(blend: Any) -> list[str]:
+    """Return the prefixes of one of Megatron's blends, (prefixes, weights or None), without the weights."""
+    return [] if blend is None else [str(prefix) for prefix in blend[0]]
+
+
+def data_prefixes(args: Any) -> list[str]:
+    """Return all dataset prefixes that the arguments name, in order."""
+    from megatron.training.utils import get_blend_and_blend_per_split
+
+    blend, per_split = get_blend_and_blend_per_split(args)
+    return [p for b in (blend, *(per_split or ())) for p in blend_prefixes(b)]

@@ -7,24 +7,14 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from meap_megatron.config import MaskConfig
+from meap_megatron.corpus.ordinary import ordinary_ids
 from meap_megatron.corpus.sidecar import Sidecar, check_prefix
 from meap_megatron.errors import UserError
+from meap_megatron.masking.corruption import Corruption
 from meap_megatron.training import indices, sft
+from meap_megatron.training.blend import data_prefixes
 from meap_megatron.training.loader import external_loaders
 from meap_megatron.training.platform import resolve_device
-
-
-def blend_prefixes(blend: Any) -> list[str]:
-    """Return the prefixes of one of Megatron's blends, (prefixes, weights or None), without the weights."""
-    return [] if blend is None else [str(prefix) for prefix in blend[0]]
-
-
-def data_prefixes(args: Any) -> list[str]:
-    """Return all dataset prefixes that the arguments name, in order."""
-    from megatron.training.utils import get_blend_and_blend_per_split
-
-    blend, per_split = get_blend_and_blend_per_split(args)
-    return [p for b in (blend, *(per_split or ())) for p in blend_prefixes(b)]
 
 
 def read_sidecars(prefixes: list[str]) -> list[Sidecar]:
@@ -56,9 +46,17 @@ def mask_config(args: Any, sidecars: list[Sidecar]) -> MaskConfig:
         mask_id = min(args.vocab_size, args.padded_vocab_size - 1)
     if args.meap_mask_token_id is not None:
         mask_id = args.meap_mask_token_id
+    draws_tokens = Corruption.parse(args.meap_corruption).random > 0
+    if draws_tokens and not sidecars:
+        raise UserError(f"meap_corruption={args.meap_corruption} draws tokens of a tokenizer, and mock data has none")
     return MaskConfig(
         mask_id=mask_id,
         ratio=args.meap_mask_ratio,
+        clean_fraction=args.meap_clean_fraction,
+        corruption=args.meap_corruption,
+        ordinary=ordinary_ids(data_prefixes(args)[0], sidecars[0]) if draws_tokens else None,
+        skip_first=args.meap_skip_first,
+        min_document_tokens=args.meap_min_document_tokens,
         strategy=args.meap_mask_strategy,
         span_length=args.meap_span_length,
         seed=args.seed if args.meap_mask_seed is None else args.meap_mask_seed,
@@ -141,6 +139,8 @@ def dataset_config(args: Any, sidecars: list[Sidecar]) -> Any:
     settings = {
         "tokenizer": DatasetTokenizer(sidecars[0].tokenizer) if sidecars else get_tokenizer(),
         "meap": mask_config(args, sidecars),
+        "mark_changes": True,
+        "pairs": args.meap_pair == "clean+masked",
         "random_seed": args.seed,
         "sequence_length": args.seq_length,
         "blend": blend,

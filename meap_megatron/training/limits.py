@@ -41,10 +41,10 @@ NAMES: dict[Limit, str] = {
     AT_LEAST_0: (
         "eval_iters num_workers nproc lr_warmup_iters lr_warmup_samples lr_warmup_init min_lr weight_decay "
         "start_weight_decay end_weight_decay clip_grad manual_gc_interval mid_level_dataset_surplus meap_mask_token_id "
-        "lr_wsd_decay_iters lr_wsd_decay_samples meap_sft_min_answer"
+        "lr_wsd_decay_iters lr_wsd_decay_samples meap_sft_min_answer meap_skip_first meap_min_document_tokens"
     ),
     ABOVE_0: "lr adam_eps norm_epsilon init_method_std rotary_base rope_scaling_factor meap_epochs meap_peak_tflops",
-    SHARE: "hidden_dropout attention_dropout adam_beta1 adam_beta2 lr_warmup_fraction sgd_momentum",
+    SHARE: "hidden_dropout attention_dropout adam_beta1 adam_beta2 lr_warmup_fraction sgd_momentum meap_clean_fraction",
     SHARE_ABOVE_0: "rotary_percent",
     RATIO: "meap_mask_ratio",
     SEED: "seed",

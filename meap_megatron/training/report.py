@@ -115,7 +115,8 @@ def run_settings(args: Any, *, device: str, peak: float | None) -> dict[str, Any
         "num_layers hidden_size ffn_hidden_size num_attention_heads num_query_groups seq_length padded_vocab_size "
         "micro_batch_size global_batch_size train_iters lr min_lr seed world_size tensor_model_parallel_size "
         "pipeline_model_parallel_size context_parallel_size data_parallel_size bf16 fp8 fp8_recipe meap_mask_ratio "
-        "meap_mask_strategy meap_span_length meap_mask_seed data_path"
+        "meap_mask_strategy meap_span_length meap_mask_seed meap_corruption meap_clean_fraction meap_skip_first "
+        "meap_min_document_tokens meap_loss_on meap_pair meap_pair_weight data_path"
     ).split()
     settings = {name: getattr(args, name, None) for name in names}
     return settings | {"device": device, "peak_tflops_per_device": peak}

@@ -5,10 +5,14 @@ Each rule is a function of the settings that returns sentences; `findings` is al
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from meap_megatron.errors import UserError
+from meap_megatron.masking.corruption import Corruption
+from meap_megatron.masking.loss import LossOn
+from meap_megatron.masking.ratio import MaskRatio
 from meap_megatron.training import data_rules, limits, parallelism
 from meap_megatron.training.settings import Settings
 
@@ -59,6 +63,7 @@ def findings(settings: Settings, *, world: int | None) -> list[str]:
         *of_writers(settings),
         *of_device(settings),
         *data_rules.of_data(settings),
+        *of_masked_inputs(settings),
         *parallelism.findings(settings, parallelism.of_settings(settings, world=world)),
     ]
 
@@ -74,6 +79,24 @@ def given(settings: Settings, name: str) -> str:
     """Return "FILE:LINE: NAME=VALUE", a switch as YAML writes it."""
     value = settings.get(name)
     return f"{settings.where(name)}{name}={str(value).lower() if isinstance(value, bool) else value}"
+
+
+def of_masked_inputs(settings: Settings) -> Iterator[str]:
+    """Yield forms of the masked inputs that cannot be read."""
+    readers: dict[str, Callable[[Any], Any]] = {
+        "meap_mask_ratio": MaskRatio.parse,
+        "meap_corruption": lambda value: Corruption.parse(str(value)),
+        "meap_loss_on": lambda value: LossOn.parse(str(value)),
+        "meap_pair_weight": lambda value: LossOn.parse("all", pair_weight=value),
+    }
+    for name, read in readers.items():
+        value = settings.get(name)
+        if value is None or limits.broken(name, value):
+            continue
+        try:
+            read(value)
+        except UserError as error:
+            yield f"{settings.where(name)}{name}: {error}"
 
 
 def of_model(settings: Settings) -> Iterator[str]:

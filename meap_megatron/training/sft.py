@@ -4,23 +4,30 @@ import argparse
 import math
 from typing import Any
 
+from meap_megatron.corpus.ordinary import ordinary_ids
 from meap_megatron.corpus.sidecar import Sidecar
 from meap_megatron.datasets.sft.config import SFTConfig
 from meap_megatron.errors import UserError
+from meap_megatron.masking.corruption import Corruption
+from meap_megatron.masking.ratio import MaskRatio, masks_anything
 from meap_megatron.training.arguments import add_sft_arguments
+from meap_megatron.training.blend import data_prefixes
 
 
 def sft_config(args: Any, sidecar: Sidecar) -> SFTConfig:
     """Return the settings of the rows; with mask ratio 0, originals only."""
-    masks = args.meap_mask_ratio > 0
+    masks = masks_anything(args.meap_mask_ratio)
+    draws_tokens = Corruption.parse(args.meap_corruption).random > 0
     return SFTConfig(
         mask_id=sidecar.tokenizer.mask_id if args.meap_mask_token_id is None else args.meap_mask_token_id,
         pad_id=sidecar.tokenizer.pad_id or 0,
         layout=args.meap_sft_layout if masks else "ntp",
         min_answer_tokens=args.meap_sft_min_answer,
-        ratio=args.meap_mask_ratio if masks else 0.1,
+        ratio=MaskRatio.parse(args.meap_mask_ratio).highest if masks else 0.1,
         loss_on_original=args.meap_sft_loss_on_original,
         loss_on_copy=args.meap_sft_loss_on_copy,
+        corruption=args.meap_corruption,
+        ordinary=ordinary_ids(data_prefixes(args)[0], sidecar) if draws_tokens else None,
         concat_order=args.meap_sft_concat_order,
         refresh=args.meap_sft_refresh,
         seed=args.seed if args.meap_mask_seed is None else args.meap_mask_seed,
@@ -42,6 +49,7 @@ def dataset_config(args: Any, sidecars: list[Sidecar], *, path_to_cache: str | N
     return MEAPSFTDatasetConfig(
         tokenizer=DatasetTokenizer(sidecars[0].tokenizer),
         sft=sft_config(args, sidecars[0]),
+        mark_changes=True,
         random_seed=args.seed,
         sequence_length=args.seq_length,
         blend=blend,
@@ -71,10 +79,21 @@ def check(args: Any) -> None:
             "fine-tuning needs dataloader_inter_document_masking and calculate_per_token_loss, which are set when data_path "
             "names the data; name it there, not in a data_args_path file"
         )
-    if args.meap_mask_strategy != "random" or args.meap_protect_special:
+    for name, plain in (
+        ("mask_strategy", "random"),
+        ("protect_special", False),
+        ("clean_fraction", 0.0),
+        ("skip_first", 0),
+        ("min_document_tokens", 0),
+        ("pair", "none"),
+    ):
+        if (value := getattr(args, f"meap_{name}")) != plain:
+            raise UserError(
+                f"meap_{name}={value} is for pre-training; fine-tuning masks answer tokens of a copy, at random: leave it out"
+            )
+    if MaskRatio.parse(args.meap_mask_ratio).constant is None:
         raise UserError(
-            "meap_mask_strategy and meap_protect_special are for pre-training; fine-tuning masks answer tokens at random "
-            "and never special tokens: leave them out"
+            f"meap_mask_ratio={args.meap_mask_ratio}: fine-tuning has one ratio for all answers; give a number, such as 0.1"
         )
     if args.reset_attention_mask or args.reset_position_ids or args.eod_mask_loss:
         raise UserError(

@@ -61,6 +61,17 @@ def test_a_sample_is_the_one_that_training_reads(prefix: Path, capsys: pytest.Ca
     assert names(prefix.parent) == before, "showing leaves no cache behind"
 
 
+def test_drawn_tokens_are_shown_where_they_were_drawn(prefix: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--index", "2", "--mask-ratio", "0.5", "--rows", "0"]
+    capsys.readouterr()
+    assert show(prefix, *options) == show(prefix, *options, "--corruption", "random") == 0
+    found = [match for line in capsys.readouterr().out.splitlines() if (match := ROW.fullmatch(line))]
+    masked, drawn = found[:LENGTH], found[LENGTH:]
+    assert [line[6] for line in masked] == [line[6] for line in drawn], "the same positions"
+    assert {int(line[3]) for line in drawn} <= {3, 4, 5, 6} | {int(line[3]) for line in drawn if line[6] == "."}
+    assert all(line[2].strip().endswith(")") for line in drawn if line[6] == "masked")
+
+
 def test_colour_can_be_asked_for_and_rows_chosen(prefix: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert show(prefix, "--index", "0", "--color", "always", "--start", "4", "--rows", "3") == 0
