@@ -57,7 +57,7 @@ def build_datasets(
     built = build(config)
     if has_pairs(config) and built[0] is not None:
         clean = copy.copy(config)
-        clean.meap = None  # type: ignore[union-attr]
+        clean.meap = None
         built[0] = CleanMaskedPairs(build(clean)[0], built[0])
     return built
 

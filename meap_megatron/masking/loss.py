@@ -56,7 +56,8 @@ class LossOn:
             raise UserError(f"loss_on is {text!r}: nothing would be trained")
         scale = math.lcm(*(weight.denominator for weight in weights))
         divisor = math.gcd(*(int(weight * scale) for weight in weights))
-        return cls(*(int(weight * scale) // divisor for weight in weights), False, row)
+        changed, unchanged = (int(weight * scale) // divisor for weight in weights)
+        return cls(changed, unchanged, False, row)
 
     @property
     def is_plain(self) -> bool:

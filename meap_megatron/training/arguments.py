@@ -254,8 +254,8 @@ def check_masked_inputs(args: Any) -> None:
             )
         if STRATEGIES[args.meap_mask_strategy].follows_step:
             raise UserError(
-                f"meap_pair=clean+masked with meap_mask_strategy={args.meap_mask_strategy}, whose masks follow the step; use "
-                "meap_mask_strategy=random"
+                f"meap_pair=clean+masked with meap_mask_strategy={args.meap_mask_strategy}, whose masks follow the step; "
+                "use meap_mask_strategy=random"
             )
         if args.dataloader_type in ("cyclic", "external"):
             raise UserError(
@@ -266,5 +266,5 @@ def check_masked_inputs(args: Any) -> None:
     if loss.largest * rows >= 2**31:
         raise UserError(
             f"meap_loss_on={args.meap_loss_on} with meap_pair_weight={args.meap_pair_weight} makes weights of up to "
-            f"{loss.largest}, and a step of {rows:,} tokens would exceed Megatron's 32-bit count; use weights with fewer digits"
+            f"{loss.largest}, and a step of {rows:,} tokens would exceed Megatron's 32-bit count; use rounder weights"
         )

@@ -89,7 +89,7 @@ def check(args: Any) -> None:
     ):
         if (value := getattr(args, f"meap_{name}")) != plain:
             raise UserError(
-                f"meap_{name}={value} is for pre-training; fine-tuning masks answer tokens of a copy, at random: leave it out"
+                f"meap_{name}={value} is for pre-training; fine-tuning masks answer tokens of a copy: leave it out"
             )
     if MaskRatio.parse(args.meap_mask_ratio).constant is None:
         raise UserError(
