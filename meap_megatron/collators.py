@@ -186,7 +186,10 @@ class MaskedCopies(_Collator):
     @classmethod
     def of(cls, tokenizer: Any, **settings: Any) -> Self:
         """Return a collator for a tokenizer of Transformers; `settings` as for the class."""
-        defaults: dict[str, Any] = {"ordinary": ordinary_ids_of(tokenizer), "end_ids": sorted(special_ids_of(tokenizer))}
+        defaults: dict[str, Any] = {
+            "ordinary": ordinary_ids_of(tokenizer),
+            "end_ids": sorted(special_ids_of(tokenizer)),
+        }
         return cls(mask_id=mask_id_of(tokenizer), **defaults | settings)
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:

@@ -222,13 +222,17 @@ def test_trl_fine_tunes_on_masked_copies(tokenizer, model, tmp_path, case, lora)
     trainer.evaluate()
     masked = sum(int((batch["input_ids"] == 3).sum()) for batch in seen.training)
     trained = sum(
-        int((batch["labels"][batch["input_ids"] == 3] != IGNORED).sum()) for batch in seen.training if "labels" in batch
+        int((batch["labels"][batch["input_ids"] == 3] != IGNORED).sum())
+        for batch in seen.training
+        if "labels" in batch
     )
     assert masked > 0 and (trained == masked or not any("labels" in batch for batch in seen.training))
     if case == "padded":
         assert masked == 8 * 15 and sum(len(batch["input_ids"]) for batch in seen.training) == 16
     assert all((batch["input_ids"] != 3).all() for batch in seen.evaluation)
-    changed = [name for name, value in trainer.model.named_parameters() if name in before and not value.equal(before[name])]
+    changed = [
+        name for name, value in trainer.model.named_parameters() if name in before and not value.equal(before[name])
+    ]
     assert changed and (not lora or all("lora" in name for name in changed))
 
 
