@@ -11,6 +11,7 @@ WHOLE = {
     "recipes.md": "examples/recipes/README.md",
     "samples.md": "meap_megatron/datasets/README.md",
     "changelog.md": "CHANGELOG.md",
+    "contributing.md": "CONTRIBUTING.md",
 }
 """Page of the site -> the file it is."""
 GUARANTEES = ("What is guaranteed, and how it is tested", "What is measured", "Limits, plainly")
