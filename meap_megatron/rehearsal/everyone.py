@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meap_megatron.errors import RunError, UserError
-from meap_megatron.masking.ratio import masks_anything
 from meap_megatron.rehearsal import isolate, reading, stand_in
 from meap_megatron.rehearsal.job import WRITERS, Job
 
@@ -66,7 +65,7 @@ def of_job(words: list[str], *, samples: int | None, screen: TextIO) -> dict[str
     Returns:
         data_parallel, steps, steps_of_run, samples, masked (fraction of the inputs), sources, epochs_checked, digests
     """
-    args, train, index, mask_id = open_train(words, screen=screen)
+    args, train, index = open_train(words, screen=screen)
     ranks, batch = args.data_parallel_size, args.global_batch_size
     steps_of_run = len(train) // batch
     wanted = samples or min(MOST_TOKENS // args.seq_length, MOST_TURNS // ranks)
@@ -83,7 +82,7 @@ def of_job(words: list[str], *, samples: int | None, screen: TextIO) -> dict[str
                         f"data-parallel rank {rank} reads sample {number} in step {step}, not {number // batch}"
                     )
                 times[number] += 1
-                digests[number], hidden = digest(train[number], mask_id)
+                digests[number], hidden = digest(train[number])
                 masked += hidden
     read_once(times)
     return {
@@ -100,12 +99,12 @@ def of_job(words: list[str], *, samples: int | None, screen: TextIO) -> dict[str
 
 def of_one_process(words: list[str], *, count: int, screen: TextIO) -> list[int]:
     """Return the digests of the first samples as one process reads them, one after the other."""
-    _, train, _, mask_id = open_train(words, screen=screen)
-    return [digest(train[number], mask_id)[0] for number in range(count)]
+    _, train, _ = open_train(words, screen=screen)
+    return [digest(train[number])[0] for number in range(count)]
 
 
-def open_train(words: list[str], *, screen: TextIO) -> tuple[Any, Any, dict[str, Any] | None, int | None]:
-    """Return Megatron's arguments, the training set as its builder makes it, its index, and the id of `[MASK]`."""
+def open_train(words: list[str], *, screen: TextIO) -> tuple[Any, Any, dict[str, Any] | None]:
+    """Return Megatron's arguments, the training set as its builder makes it, and its index."""
     from meap_megatron.datasets.provider import build_datasets
     from meap_megatron.training import data, indices
     from meap_megatron.training.pretrain import settle
@@ -116,20 +115,17 @@ def open_train(words: list[str], *, screen: TextIO) -> tuple[Any, Any, dict[str,
     if index is not None:
         config.path_to_cache = index["path"]
     train = build_datasets(config, sizes=indices.num_samples(args))[0]
-    return (
-        args,
-        train,
-        index,
-        data.mask_config(args, sidecars).mask_id if masks_anything(args.meap_mask_ratio) else None,
-    )
+    return args, train, index
 
 
-def digest(sample: dict[str, Any], mask_id: int | None) -> tuple[int, int]:
-    """Return a CRC-32 over all fields of a sample, and the number of masked inputs."""
+def digest(sample: dict[str, Any]) -> tuple[int, int]:
+    """Return a CRC-32 over all fields of a sample, and the number of changed inputs."""
+    from meap_megatron.training.batch import CHANGED_INPUT, decode
+
     value = 0
     for name in sorted(sample):
         value = zlib.crc32(np.ascontiguousarray(sample[name].numpy()).data, value)
-    return value, 0 if mask_id is None else int((sample["tokens"] == mask_id).sum())
+    return value, int(((decode(sample["loss_mask"])[1] & CHANGED_INPUT) > 0).sum())
 
 
 def read_once(times: NDArray[np.int64]) -> None:

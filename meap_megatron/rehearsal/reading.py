@@ -36,7 +36,7 @@ def prepare(args: Any, sidecars: list[Sidecar], screen: TextIO) -> tuple[Callabl
     return provider, {"path": str(entry.path), "sources": entry.facts["sources"]}
 
 
-def read(args: Any, provider: Callable[..., Any], *, parts: int, start: Start, mask_id: int | None) -> dict[str, Any]:
+def read(args: Any, provider: Callable[..., Any], *, parts: int, start: Start) -> dict[str, Any]:
     """Return the samples that this rank trains on in its first step, and its first micro-batch if it reads any data.
 
     Args:
@@ -44,12 +44,11 @@ def read(args: Any, provider: Callable[..., Any], *, parts: int, start: Start, m
         provider: see `prepare`.
         parts: parts of the model on this rank.
         start: where the job begins.
-        mask_id: id of `[MASK]`; None if nothing is masked.
     """
     from megatron.core import mpu
     from megatron.training.training import build_train_valid_test_data_loaders, update_train_iters
 
-    from meap_megatron.training.batch import stage_needs_data
+    from meap_megatron.training.batch import CHANGED_INPUT, decode, stage_needs_data
 
     update_train_iters(args)
     args.iteration, args.consumed_train_samples = start.step, start.samples
@@ -69,8 +68,9 @@ def read(args: Any, provider: Callable[..., Any], *, parts: int, start: Start, m
         if train is not None and not seen["reads"]:
             batch = next(iter(train))
             shape = list(batch["tokens"].shape)
-            masked = int((batch["tokens"] == mask_id).sum()) if mask_id is not None else 0
-            seen |= {"reads": True, "shape": shape, "masked": masked, "trained": float(batch["loss_mask"].mean())}
+            weights, marks = decode(batch["loss_mask"])
+            masked = int(((marks & CHANGED_INPUT) > 0).sum())
+            seen |= {"reads": True, "shape": shape, "masked": masked, "trained": float(weights.mean())}
     return seen
 
 

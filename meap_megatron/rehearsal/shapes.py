@@ -3,7 +3,6 @@
 import time
 from typing import Any, TextIO
 
-from meap_megatron.masking.ratio import masks_anything
 from meap_megatron.rehearsal import model, reading, saving, stand_in
 from meap_megatron.rehearsal.job import Job
 
@@ -19,7 +18,6 @@ def rehearse(job: Job, *, screen: TextIO) -> dict[str, Any]:
         UserError: what would stop the job, found by Megatron or by the run's own checks.
         RunError: the disk is full.
     """
-    from meap_megatron.training import data
     from meap_megatron.training.pretrain import settle
 
     began = time.perf_counter()
@@ -27,7 +25,6 @@ def rehearse(job: Job, *, screen: TextIO) -> dict[str, Any]:
     provider, index = reading.prepare(args, sidecars, screen)
     parts, optimizer = model.build(args)
     tensors = saving.sharded_tensors(parts)
-    mask_id = data.mask_config(args, sidecars).mask_id if masks_anything(args.meap_mask_ratio) else None
     checkpoint = job.start.checkpoint
     return {
         "rank": args.rank,
@@ -36,7 +33,7 @@ def rehearse(job: Job, *, screen: TextIO) -> dict[str, Any]:
         "parameters_of_model": saving.parameters_of_model(args, tensors),
         "memory": model.memory(parts, optimizer),
         "index": index,
-        "data": reading.read(args, provider, parts=len(parts), start=job.start, mask_id=mask_id),
+        "data": reading.read(args, provider, parts=len(parts), start=job.start),
         "begins_with": {
             "step": job.start.step,
             "checkpoint": str(checkpoint) if checkpoint else None,

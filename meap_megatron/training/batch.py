@@ -1,11 +1,11 @@
-"""From the data iterator to what this rank's forward pass needs, with the masked positions on board.
+"""What each rank's forward pass needs, with the marks of changed positions on board.
 
 Megatron hands the last pipeline stage labels and loss mask, not tokens, and broadcasts a fixed set of fields to the other
-tensor-parallel ranks. To tell masked from other positions on every layout without a second broadcast, the rank that reads
-the sample adds 2 to the loss mask where the input is `[MASK]`; weights lie in [0, 1], so both can be read back exactly.
+tensor-parallel ranks. So the dataset adds to the loss mask which inputs it changed (`datasets.stage.mark_changes`), and
+every rank takes the marks out again: weights lie in [0, 1] and marks are even, so both are read back exactly.
 
-Given  tokens = [5, M, 7, M], loss_mask = [1, 1, 0, 0]
-then   encoded = [1, 3, 0, 2] -> loss_mask = [1, 1, 0, 0], masked = [0, 1, 0, 1].
+Given  loss_mask = [1, 1, 0, 0], of which inputs 1 and 3 are changed
+then   marked = [5, 3, 4, 2] -> loss_mask = [1, 1, 0, 0], marks = [2, 1, 2, 1].
 """
 
 from collections.abc import Iterator
@@ -27,8 +27,8 @@ SEGMENT_FIELDS = ("cu_seqlens", "max_seqlen")
 FIELDS = (*FIRST_FIELDS, *LAST_FIELDS, "attention_mask", *SEGMENT_FIELDS)
 UNUSED_FIELDS = ("cu_seqlens_padded", "local_cp_size")
 """Read by Megatron's broadcast with context parallel, and not used here."""
-MASKED = 2.0
-"""What a masked position adds to its entry of the encoded loss mask."""
+CHANGED_INPUT, CHANGED_TARGET, MASKED_ROW = 1, 2, 4
+"""Bits of a mark: the input was changed; the label was changed in the input; the row is the masked one of a pair."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,39 +45,18 @@ class Batch:
     """bool[b, 1, s, s], true where attention is forbidden; None: causal."""
     loss_mask: torch.Tensor | None
     """float32[b, s], weights in [0, 1]."""
-    masked: torch.Tensor | None
-    """bool[b, s], true where the input is `[MASK]`; in fine-tuning, where the target is masked in the input."""
+    marks: torch.Tensor | None
+    """uint8[b, s], bits `CHANGED_INPUT`, `CHANGED_TARGET` and `MASKED_ROW`; None where nothing is ever masked."""
     packed: PackedSeqParams | None
     """Bounds of the segments, with inter-document masking or packed rows; then b is 1."""
     work: Work | None = None
     """Of the segments, on the rank that read them."""
 
 
-def encode(
-    loss_mask: torch.Tensor, tokens: torch.Tensor, mask_token_id: int | None, *, of_target: bool = False
-) -> torch.Tensor:
-    """Return float32[b, s]: the loss mask with `MASKED` added at masked positions.
-
-    Args:
-        loss_mask: float32[b, s], weights in [0, 1].
-        tokens: int64[b, s], the masked input.
-        mask_token_id: id of `[MASK]`; None: nothing is masked.
-        of_target: mark the position that predicts a masked token (the one before it) instead of the masked input: in
-            fine-tuning these are the positions that a masked copy trains. Segments begin with a prompt, so the position
-            before a masked token belongs to its own segment.
-    """
-    if mask_token_id is None:
-        return loss_mask
-    masked = tokens == mask_token_id
-    if of_target:
-        masked = torch.nn.functional.pad(masked[:, 1:], (0, 1))
-    return loss_mask + MASKED * masked
-
-
-def decode(encoded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Split an encoded loss mask into float32[b, s] weights and bool[b, s] masked positions."""
-    masked = encoded >= MASKED
-    return encoded - MASKED * masked, masked
+def decode(marked: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Split a marked loss mask, float32[b, s], into weights float32[b, s] in [0, 1] and marks uint8[b, s]."""
+    marks = torch.floor(marked / 2)
+    return marked - 2 * marks, marks.to(torch.uint8)
 
 
 def join_rows(sample: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], Work]:
@@ -157,7 +136,7 @@ def get_batch(
     args: Any,
     vp_stage: int | None,
     micro_batch_size: int,
-    mask_token_id: int | None,
+    marked: bool,
 ) -> Batch:
     """Read a micro-batch on tensor-parallel rank 0, broadcast it, and keep what this rank needs.
 
@@ -166,7 +145,7 @@ def get_batch(
         args: Megatron's arguments.
         vp_stage: index of the virtual stage, None without interleaving.
         micro_batch_size: samples in this micro-batch (evaluation may have its own).
-        mask_token_id: id of `[MASK]`, None if nothing is masked.
+        marked: whether samples may have marks.
     """
     nothing = dict.fromkeys(FIELDS)
     if not stage_needs_data(args, vp_stage):
@@ -183,14 +162,7 @@ def get_batch(
             # Made here, so not in the loader's pinned memory; copying from other memory may wait for the GPU.
             sample |= {name: sample[name].pin_memory() for name in SEGMENT_FIELDS}
         kept = fields_of_stage(args, vp_stage)
-        encoded = mask_token_id is not None and "loss_mask" in kept
-        copied = [*kept, "tokens"] if encoded else kept
-        batch |= {k: v.cuda(non_blocking=True) for k in copied if (v := sample.get(k)) is not None}
-        if encoded:
-            # After the copy, for the same reason.
-            batch["loss_mask"] = encode(batch["loss_mask"], batch["tokens"], mask_token_id, of_target=args.meap_is_sft)
-            if "tokens" not in kept:
-                batch["tokens"] = None
+        batch |= {k: v.cuda(non_blocking=True) for k in kept if (v := sample.get(k)) is not None}
     if mpu.get_tensor_model_parallel_world_size() > 1:
         rows = micro_batch_size if not segments else 1
         batch = get_batch_on_this_tp_rank(
@@ -220,14 +192,16 @@ def get_batch(
             cp_group=mpu.get_context_parallel_group(),
             use_per_sequence_balancing=segments,
         )
-    loss_mask, masked = (None, None) if batch.get("loss_mask") is None else decode(batch["loss_mask"])
+    loss_mask, marks = batch.get("loss_mask"), None
+    if marked and loss_mask is not None:
+        loss_mask, marks = decode(loss_mask)
     return Batch(
         tokens=batch.get("tokens"),
         labels=batch.get("labels"),
         position_ids=batch.get("position_ids"),
         attention_mask=batch.get("attention_mask"),
         loss_mask=loss_mask,
-        masked=masked,
+        marks=marks,
         packed=packed,
         work=work,
     )

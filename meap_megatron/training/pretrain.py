@@ -20,7 +20,6 @@ from typing import Any, TextIO
 
 from meap_megatron.corpus.sidecar import Sidecar
 from meap_megatron.errors import RunError, UserError
-from meap_megatron.masking.ratio import masks_anything
 from meap_megatron.training import ending, environment, platform, preflight, resume
 from meap_megatron.training.arguments import add_meap_arguments, check
 from meap_megatron.training.command_line import data_flags, flag_values
@@ -202,10 +201,9 @@ def run(argv: list[str], screen: TextIO) -> None:
     from meap_megatron.training.report import install_metrics, metrics_path
     from meap_megatron.training.step import make_forward_step
 
-    mask_token_id = data.mask_config(args, sidecars).mask_id if masks_anything(args.meap_mask_ratio) else None
     reporter = install_metrics(args, device=device, screen=screen)
     provider = data.make_provider(args, sidecars, reporter.start, screen)
-    forward_step = reporter.timed(make_forward_step(args, mask_token_id=mask_token_id))
+    forward_step = reporter.timed(make_forward_step(args))
     before = ending.failed_before(metrics_path(args))
     try:
         with ending.interruptible(args, screen):

@@ -1,8 +1,9 @@
-"""The forward step and the loss that Megatron's schedules call: plain next-token loss, reported in parts.
+"""The forward step and the loss that Megatron's schedules call: next-token loss with weights, reported in parts.
 
-The MEAP loss is the NTP loss: the mean over all positions whose loss weight is not zero, masked inputs or not
-(protocol 1.1). Beside it the same sums over masked and over other positions are reported; Megatron adds up numerators
-and denominators over micro-batches and data-parallel ranks, so the values are exact means on every layout.
+The MEAP loss is the NTP loss: the mean over all positions whose loss weight is not zero, changed inputs or not (protocol
+1.1); `meap_loss_on` and pairs weigh positions otherwise. Beside it the same sums over changed and over other positions are
+reported; Megatron adds up numerators and denominators over micro-batches and data-parallel ranks, so the values are exact
+means on every layout.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,64 +14,80 @@ import torch
 from megatron.core.rerun_state_machine import get_rerun_state_machine
 from megatron.core.utils import get_attr_wrapped_model
 
-from meap_megatron.training.batch import get_batch, is_first
+from meap_megatron.masking.loss import LossOn
+from meap_megatron.masking.ratio import masks_anything
+from meap_megatron.training.batch import CHANGED_INPUT, CHANGED_TARGET, MASKED_ROW, get_batch, is_first
 from meap_megatron.training.evaluation_precision import bf16_in_evaluation
 from meap_megatron.training.trace import BatchTrace
 from meap_megatron.training.work import STEP
 
 
+def position_weights(marks: torch.Tensor, loss: LossOn) -> torch.Tensor:
+    """Return float32[b, s]: the whole-number weight of each position of a training step.
+
+    Args:
+        marks: uint8[b, s], see `batch`.
+        loss: which positions weigh what.
+    """
+    changed = (marks & (CHANGED_TARGET if loss.of_target else CHANGED_INPUT)) > 0
+    in_masked_row = (marks & MASKED_ROW) > 0
+    clean_row, masked_row = loss.row_weights
+    weights = loss.unchanged + (loss.changed - loss.unchanged) * changed.float()
+    return weights * (clean_row + (masked_row - clean_row) * in_masked_row.float())
+
+
 def token_losses(
     losses: torch.Tensor,
     loss_mask: torch.Tensor,
-    masked: torch.Tensor,
+    masked: torch.Tensor | None,
     *,
-    report_masked: bool,
+    weights: torch.Tensor | None = None,
     report_fractions: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
     """Sum per-token losses and report them in parts.
 
     Args:
         losses: float[b, s], cross-entropy of each position in nats.
-        loss_mask: float32[b, s], weights in [0, 1].
-        masked: bool[b, s], positions whose input is `[MASK]`.
-        report_masked: whether to report masked and other positions apart.
+        loss_mask: float32[b, s], in [0, 1], of the data.
+        masked: bool[b, s], changed positions, which are reported apart from the others; None: they are not.
+        weights: float32[b, s], whole numbers by which loss_mask is multiplied in the loss; None for 1.
         report_fractions: whether to report which share of the positions is masked, and trained.
 
     Returns:
         (sum of the weighted losses, sum of the weights as int32, report); each entry of the report is float32[2],
         a numerator and a denominator.
     """
-    weights = loss_mask.reshape(-1).float()
-    weighted = losses.reshape(-1).float() * weights
-    total, count = weighted.sum(), weights.sum()
-    detached = weighted.detach()
-    positions = torch.full((), float(weights.numel()), device=weights.device)  # torch.tensor would wait for the GPU
+    plain, each = loss_mask.reshape(-1).float(), losses.reshape(-1).float()
+    trained = plain if weights is None else plain * weights.reshape(-1)
+    total, count = (each * trained).sum(), trained.sum()
+    positions = torch.full((), float(plain.numel()), device=plain.device)  # torch.tensor would wait for the GPU
     report = {"lm loss": torch.stack([total.detach(), count])}
-    if report_masked:
+    if masked is not None:
         flags = masked.reshape(-1)
-        masked_total, masked_count = (detached * flags).sum(), (weights * flags).sum()
+        detached = each.detach() * plain
+        masked_total, masked_count = (detached * flags).sum(), (plain * flags).sum()
         report["masked loss"] = torch.stack([masked_total, masked_count])
-        report["other loss"] = torch.stack([total.detach() - masked_total, count - masked_count])
+        report["other loss"] = torch.stack([detached.sum() - masked_total, plain.sum() - masked_count])
         if report_fractions:
             report["mask fraction"] = torch.stack([flags.float().sum(), positions])
     if report_fractions:
-        report["trained fraction"] = torch.stack([count, positions])
+        report["trained fraction"] = torch.stack(
+            [(trained > 0).float().sum() if weights is not None else count, positions]
+        )
     return total, count.detach().to(torch.int), report
 
 
 def loss_function(
     loss_mask: torch.Tensor,
-    masked: torch.Tensor,
+    masked: torch.Tensor | None,
+    weights: torch.Tensor | None,
     output: torch.Tensor,
     *,
-    report_masked: bool,
     report_fractions: bool,
     check_finite: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
     """Reduce the model's per-token losses and let Megatron's rerun machine look for NaN and Inf."""
-    total, count, report = token_losses(
-        output, loss_mask, masked, report_masked=report_masked, report_fractions=report_fractions
-    )
+    total, count, report = token_losses(output, loss_mask, masked, weights=weights, report_fractions=report_fractions)
     if check_finite:
         rerun = get_rerun_state_machine()
         for rejected, name in ((torch.isnan, "NaN"), (torch.isinf, "Inf")):
@@ -84,15 +101,17 @@ def loss_function(
     return total, count, report
 
 
-def make_forward_step(args: Any, *, mask_token_id: int | None) -> Callable[..., Any]:
+def make_forward_step(args: Any) -> Callable[..., Any]:
     """Return the `forward_step_func` for `pretrain`.
 
     Args:
         args: Megatron's arguments.
-        mask_token_id: id of `[MASK]`; None if nothing is ever masked.
     """
-    report_in_training = args.meap_mask_ratio > 0.0
-    report_in_evaluation = report_in_training and args.meap_mask_validation
+    masks_training = masks_anything(args.meap_mask_ratio)
+    masks_evaluation = masks_training and args.meap_mask_validation
+    # In fine-tuning a "masked" position is one that predicts a masked token: those are what the copy trains.
+    reported = CHANGED_TARGET if args.meap_is_sft else CHANGED_INPUT
+    loss = LossOn.parse(args.meap_loss_on, pair_weight=args.meap_pair_weight)
     trace = BatchTrace(args.meap_trace, rank=args.rank) if args.meap_trace else None
 
     def forward_step(data_iterator: Iterator[Any] | None, model: Any, *unused: Any) -> tuple[torch.Tensor, Any]:
@@ -104,7 +123,7 @@ def make_forward_step(args: Any, *, mask_token_id: int | None) -> Callable[..., 
             args=args,
             vp_stage=vp_stage,
             micro_batch_size=args.micro_batch_size if training else args.eval_micro_batch_size,
-            mask_token_id=mask_token_id,
+            marked=masks_training,
         )
         if trace is not None:
             trace.record(batch, step=args.curr_iteration + 1, training=training)
@@ -118,11 +137,12 @@ def make_forward_step(args: Any, *, mask_token_id: int | None) -> Callable[..., 
                 labels=batch.labels,
                 packed_seq_params=batch.packed,
             )
+        marks = batch.marks if (masks_training if training else masks_evaluation) else None
         reduce = partial(
             loss_function,
             batch.loss_mask,
-            batch.masked,
-            report_masked=report_in_training if training else report_in_evaluation,
+            None if marks is None else (marks & reported) > 0,
+            position_weights(marks, loss) if training and marks is not None and not loss.is_plain else None,
             report_fractions=training,
             check_finite=args.check_for_nan_in_loss_and_grad,
         )

@@ -1,8 +1,8 @@
 """A record of what every rank read, for finding out where two runs part: one line per micro-batch, one digest per row.
 
 `--meap-trace FOLDER` makes each rank write FOLDER/rank-N.jsonl with {"step", "training", "tokens", "masked"}: CRC-32 of the
-bytes of each row of the masked input ids (int64[s]) and of the masked positions (bool[s]), null where the rank's pipeline
-stage holds none. Equal digests on two layouts mean equal batches, bit for bit.
+bytes of each row of the masked input ids (int64[s]) and of the marks of changed positions (uint8[s]), null where the rank's
+pipeline stage holds none. Equal digests on two layouts mean equal batches, bit for bit.
 """
 
 import json
@@ -33,6 +33,6 @@ class BatchTrace:
     def record(self, batch: Batch, *, step: int, training: bool) -> None:
         """Append one micro-batch; `step` counts from 1."""
         line: dict[str, Any] = {"step": step, "training": training}
-        line |= {"tokens": row_digests(batch.tokens), "masked": row_digests(batch.masked)}
+        line |= {"tokens": row_digests(batch.tokens), "masked": row_digests(batch.marks)}
         self.file.write(json.dumps(line) + "\n")
         self.file.flush()

@@ -1,4 +1,7 @@
-"""The examples of the page for users of other trainers run as they are written, but for `use_cpu=True`, without which they ask for a GPU."""
+"""The examples of the page for users of other trainers run as they are written.
+
+But for `use_cpu=True`, without which the trainers ask for a GPU.
+"""
 
 import re
 from pathlib import Path

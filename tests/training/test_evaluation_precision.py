@@ -63,12 +63,15 @@ def entered(block: Any, monkeypatch: pytest.MonkeyPatch, recipe: str, *, trainin
     args = SimpleNamespace(
         meap_mask_ratio=0.15,
         meap_mask_validation=False,
+        meap_loss_on="all",
+        meap_pair_weight=1.0,
+        meap_is_sft=False,
         meap_trace=None,
         micro_batch_size=1,
         eval_micro_batch_size=1,
         check_for_nan_in_loss_and_grad=False,
     )
-    forward_step = step.make_forward_step(args, mask_token_id=3)
+    forward_step = step.make_forward_step(args)
     model = Model(block)
     model.train(training)
     try:
@@ -79,7 +82,7 @@ def entered(block: Any, monkeypatch: pytest.MonkeyPatch, recipe: str, *, trainin
     return asked
 
 
-BATCH = ("tokens", "position_ids", "attention_mask", "labels", "packed", "loss_mask", "masked", "work")
+BATCH = ("tokens", "position_ids", "attention_mask", "labels", "packed", "loss_mask", "marks", "work")
 
 
 @pytest.mark.parametrize(("recipe", "questions"), [("delayed", 1), ("tensorwise", 2), ("blockwise", 2), ("mxfp8", 2)])

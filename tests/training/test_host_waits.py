@@ -7,6 +7,7 @@ import torch
 from megatron.core import mpu
 from torch.utils.data import default_collate
 
+from meap_megatron.masking.loss import LossOn
 from meap_megatron.training import batch as batches
 from meap_megatron.training import step
 from tests.support.device import OnDevice, counting_device
@@ -20,7 +21,7 @@ def sample(*, packed: bool) -> dict[str, torch.Tensor]:
     fields = {
         "tokens": torch.tensor([[1, MASK, 3, 4] * 4, [MASK, 2, 3, 4] * 4]),
         "labels": torch.tensor([[1, 2, 3, 4] * 4] * 2),
-        "loss_mask": torch.ones(2, LENGTH),
+        "loss_mask": 1 + 2.0 * torch.tensor([[0, 1, 0, 0] * 4, [1, 0, 0, 0] * 4]),
         "position_ids": torch.arange(LENGTH).repeat(2, 1),
     }
     if packed:
@@ -51,23 +52,24 @@ def arguments(*, packed: bool) -> SimpleNamespace:
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["dense", "packed"])
-@pytest.mark.parametrize("mask_token_id", [MASK, None], ids=["meap", "ntp"])
+@pytest.mark.parametrize("marked", [True, False], ids=["meap", "ntp"])
+@pytest.mark.parametrize("loss_on", ["all", "masked=0.5,unmasked=1"])
 def test_the_host_never_waits_for_the_device(
-    monkeypatch: pytest.MonkeyPatch, packed: bool, mask_token_id: int | None
+    monkeypatch: pytest.MonkeyPatch, packed: bool, marked: bool, loss_on: str
 ) -> None:
     one_process(monkeypatch)
     with monkeypatch.context() as patch:
         pinned, waits = counting_device(patch)
         read = {name: pinned.pin(field) for name, field in sample(packed=packed).items()}
         batch = batches.get_batch(
-            iter([read]), args=arguments(packed=packed), vp_stage=None, micro_batch_size=2, mask_token_id=mask_token_id
+            iter([read]), args=arguments(packed=packed), vp_stage=None, micro_batch_size=2, marked=marked
         )
         losses = torch.full(batch.labels.shape, 2.0, device="cuda")
-        total, count, report = step.token_losses(
-            losses, batch.loss_mask, batch.masked, report_masked=mask_token_id is not None
-        )
+        weights = step.position_weights(batch.marks, LossOn.parse(loss_on)) if marked else None
+        masked = (batch.marks & 1) > 0 if marked else None
+        total, count, report = step.token_losses(losses, batch.loss_mask, masked, weights=weights)
         assert waits == []
-        on_device = [batch.tokens, batch.labels, batch.loss_mask, batch.masked, total, count, *report.values()]
+        on_device = [batch.tokens, batch.labels, batch.loss_mask, total, count, *report.values()]
         if packed:
             on_device.append(batch.packed.cu_seqlens_q)
             assert type(batch.packed.max_seqlen_q) is int
