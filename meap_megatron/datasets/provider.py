@@ -55,10 +55,12 @@ def build_datasets(
         return builder.build()
 
     built = build(config)
-    if has_pairs(config) and built[0] is not None:
-        clean = copy.copy(config)
-        clean.meap = None
-        built[0] = CleanMaskedPairs(build(clean)[0], built[0])
+    if has_pairs(config):
+        unmasked = copy.copy(config)
+        unmasked.meap = None
+        clean = build(unmasked)[0]  # on every rank: the builder has barriers
+        if built[0] is not None:
+            built[0] = CleanMaskedPairs(clean, built[0])
     return built
 
 
