@@ -124,7 +124,7 @@ def differences(device: str, prefix: str, flags: list[str], *, cache: str) -> di
         model = model.bfloat16()
     config.transformer.finalize_model_grads_func = None
     mask_id = sidecars[0].tokenizer.mask_id
-    step = make_forward_step(args, mask_token_id=mask_id)
+    step = make_forward_step(args)
 
     def through(rows: list[dict[str, Any]]) -> tuple[list[Any], dict[str, Any]]:
         """Return the losses [s] of every row and the gradients of all parameters, on the CPU."""
