@@ -18,6 +18,7 @@ from typing import Any, get_type_hints
 
 from meap_megatron.atomic import replace_text
 from meap_megatron.corpus.header import DTYPE_CODES, read_header
+from meap_megatron.corpus.replacement import finish
 from meap_megatron.errors import UserError
 
 FORMAT_VERSION = 1
@@ -135,10 +136,13 @@ def tokenizer_path(prefix: str | Path) -> Path:
 def read_sidecar(prefix: str | Path) -> Sidecar:
     """Read and validate the sidecar of a prefix.
 
+    A replacement of the dataset that was interrupted after it was complete is finished first.
+
     Raises:
         UserError: the file is missing, is not JSON, lacks or misspells a field, or has a newer format.
     """
     path = sidecar_path(prefix)
+    finish(Path(prefix), last=path)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -11,7 +11,7 @@ import numpy as np
 from meap_megatron.corpus.header import IndexHeader, read_header
 from meap_megatron.corpus.indexed import BLOCK, IndexedReader, open_pair
 from meap_megatron.corpus.progress import Progress
-from meap_megatron.corpus.publish import tokenizer_saved
+from meap_megatron.corpus.replacement import replacement
 from meap_megatron.corpus.scan import Scan, Tally, scan_tokens
 from meap_megatron.corpus.sft.check import check_roles
 from meap_megatron.corpus.shard import Advance
@@ -145,9 +145,11 @@ def adopt(
     _check_tokens(pair, scan, sidecar, structure, check)
     if findings := [f"{found.name}: {found.detail}" for found in made if not found.passed]:
         raise UserError(f"{prefix} gets no sidecar:\n  " + "\n  ".join(findings))
-    if not saved:
-        tokenizer_saved(prefix, lambda target: save_tokenizer(loaded, target))
-    write_sidecar(prefix, sidecar)
+    replaced = [sidecar_path(prefix), *([] if saved else [folder])]
+    with replacement(Path(prefix), old=replaced, last=sidecar_path(prefix)) as new:
+        if not saved:
+            save_tokenizer(loaded, tokenizer_path(new))
+        write_sidecar(new, sidecar)
     return sidecar
 
 

@@ -21,7 +21,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from meap_megatron.atomic import replace_text
 from meap_megatron.doctor.finding import BROKEN, DIFFERS, NEEDED, Finding
+from meap_megatron.errors import RunError
 
 WAIT = 60.0  # seconds for the other tasks' tokens; by default NFS keeps the listing of a folder for 30 to 60 s
 SLOW = 10.0  # seconds after which a shared folder is called slow
@@ -70,8 +72,9 @@ def finding(folder: Path, *, task: Task, wait: float = WAIT) -> Finding:
             if not held:
                 return _broken(place, "a lock cannot be taken", mend="mount it with locks (NFS: without `nolock`)")
             return _meet(place, meeting, task=task, wait=wait)
-    except OSError as error:
-        return _broken(place, f"cannot be written: {error.strerror or error}", mend=f"ls -ld {folder}; df -h {folder}")
+    except (OSError, RunError) as error:
+        reason = getattr(error.__cause__ or error, "strerror", None) or error
+        return _broken(place, f"cannot be written: {reason}", mend=f"ls -ld {folder}; df -h {folder}")
     finally:
         if task.rank == 0:
             shutil.rmtree(meeting, ignore_errors=True)
@@ -80,7 +83,8 @@ def finding(folder: Path, *, task: Task, wait: float = WAIT) -> Finding:
 def _meet(place: str, meeting: Path, *, task: Task, wait: float) -> Finding:
     """Exchange the tokens, try the lock, wait until the others have done so."""
     begun = time.monotonic()
-    publish(meeting / f"task-{task.rank}.json", {"host": task.host, "rank": task.rank})
+    said = json.dumps({"host": task.host, "rank": task.rank})
+    replace_text(meeting / f"task-{task.rank}.json", said, shared=True)
     hosts = gather(meeting, "task", task=task, until=begun + wait)
     seconds = time.monotonic() - begun
     if missing := sorted(set(range(task.tasks)) - set(hosts)):
@@ -93,7 +97,7 @@ def _meet(place: str, meeting: Path, *, task: Task, wait: float) -> Finding:
             + "    shows on which node it is another folder",
         )
     kept = lock_is_kept(meeting / "lock") if task.rank or task.tasks == 1 else True
-    publish(meeting / f"done-{task.rank}.json", {"host": task.host, "rank": task.rank})
+    replace_text(meeting / f"done-{task.rank}.json", said, shared=True)
     if task.rank == 0:
         gather(meeting, "done", task=task, until=time.monotonic() + wait)
     if not kept:
@@ -110,16 +114,6 @@ def _meet(place: str, meeting: Path, *, task: Task, wait: float) -> Finding:
         cost="ranks wait for each other's files" if slow else "",
         mend="mount with a shorter actimeo" if slow else "",
     )
-
-
-def publish(path: Path, content: dict[str, object]) -> None:
-    """Write a small file under its final name only when it is complete."""
-    temporary = path.with_suffix(f".{socket.gethostname()}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as stream:
-        json.dump(content, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
 
 
 def gather(meeting: Path, kind: str, *, task: Task, until: float) -> dict[int, str]:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from meap_megatron.errors import RunError, UserError
+from meap_megatron.errors import RunError, UserError, first_line
 
 ARRIVAL = timedelta(minutes=10)
 """How long ranks may start one after the other."""
@@ -56,7 +56,7 @@ class RollCall:
                 where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
                 raise RunError(
                     f"rank {self.rank} of {self.world_size} on {socket.gethostname()} could not reach the rendezvous at "
-                    f"{where}: {str(error).splitlines()[0]}"
+                    f"{where}: {first_line(error)}"
                 ) from None
             finally:
                 waiting.cancel()
@@ -157,7 +157,7 @@ class RollCall:
         except distributed.DistError as error:
             raise RunError(
                 f"rank {self.rank} on {socket.gethostname()} lost rank 0 or waited too long at the start of the run "
-                f"({key}): {str(error).splitlines()[0]}"
+                f"({key}): {first_line(error)}"
             ) from None
 
     def _wait_for_listeners(self, topic: str) -> None:

@@ -1,6 +1,5 @@
 """kill -9 at any moment, a dying worker, a full disk: an error or a resume, never a wrong or half-written dataset."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -10,15 +9,22 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from meap_megatron.corpus.merge import merge
 from meap_megatron.corpus.preprocess import preprocess
 from meap_megatron.corpus.settings import PreprocessConfig
+from meap_megatron.corpus.sft.preprocess import preprocess_sft
 from meap_megatron.corpus.sidecar import check_prefix
+from meap_megatron.corpus.tokenizer import load_tokenizer
+from meap_megatron.corpus.verify import adopt
 from meap_megatron.errors import RunError, UserError
 from tests.corpus.corpus_samples import config, content, documents, names, sample_texts, write_jsonl
+from tests.corpus.sft.sft_samples import alpaca
+from tests.corpus.sft.sft_samples import config as sft_config
+from tests.support.conversations import write_rows
 from tests.support.kills import finishes_before_step
 
 FINISHED = ["out.bin", "out.idx", "out.meap.json", "out.tokenizer"]
@@ -49,27 +55,83 @@ def test_a_kill_before_any_single_file_operation_is_resumed_to_the_same_bytes(
     assert step > 20, "the hook saw too few operations to mean anything"
 
 
-def test_overwriting_keeps_the_old_dataset_usable_or_gone_at_every_moment(
-    tmp_path: Path, word_tokenizer: Path
+@pytest.mark.parametrize("kinds", ["text over text", "text over sft", "sft over text"])
+def test_a_killed_replacement_leaves_all_of_the_old_dataset_or_all_of_the_new_one(
+    tmp_path: Path, word_tokenizer: Path, kinds: str
 ) -> None:
-    """A killed --overwrite must never leave an old sidecar beside new bytes."""
-    old, new = write_jsonl(tmp_path / "old.jsonl", ["a b"]), write_jsonl(tmp_path / "new.jsonl", ["c d"])
-    for step in range(1000):
-        folder = tmp_path / f"kill{step}"
-        preprocess(config(old, folder / "out", word_tokenizer))
-        settings = config(new, folder / "out", word_tokenizer, overwrite=True, workers=1)
-        finished = finishes_before_step(partial(preprocess, settings), folder, step)
-        try:
-            check_prefix(folder / "out")
-        except UserError:
-            pass
-        else:
-            sidecar = json.loads((folder / "out.meap.json").read_text())
-            raw = (folder / "out.bin").read_bytes() + (folder / "out.idx").read_bytes()
-            assert hashlib.sha256(raw).hexdigest() == sidecar["content_hash"], f"step {step}"
+    made = dict.fromkeys(("new", "old"), tmp_path)
+    for name, kind in zip(made, kinds.split(" over "), strict=True):
+        made[name] = tmp_path / name
+        make, source = (preprocess_sft, chats) if kind == "sft" else (preprocess, write_jsonl)
+        make(settings_of(kind, source(tmp_path / f"{name}.jsonl", [name, "a b"]), made[name] / "out", word_tokenizer))
+    (made["old"] / "out.tokenizer" / "vocab.txt").write_text("only the old one has it")
+    merge(tmp_path / "expected" / "out", [str(made["new"] / "out")])
+    old, new = content(made["old"]), content(tmp_path / "expected")
+    seen = []
+    for step in range(100):
+        folder = tmp_path / "killed"
+        shutil.copytree(made["old"], folder)
+        replace = partial(merge, folder / "out", [str(made["new"] / "out")], overwrite=True)
+        finished = finishes_before_step(replace, folder, step)
+        check_prefix(folder / "out")  # as everything does that opens a dataset
+        found = content(folder)
+        assert found in (old, new), f"killed before file operation {step}"
+        seen.append(found == new)
+        replace()
+        assert content(folder) == new and names(folder) == names(tmp_path / "expected")
         shutil.rmtree(folder)
         if finished:
-            return
+            break
+    assert seen == sorted(seen) and 5 < seen.count(False) and 5 < seen.count(True)
+
+
+def test_a_killed_replacement_of_tokenizer_and_sidecar_leaves_the_old_or_the_new_ones(
+    tmp_path: Path, word_tokenizer: Path
+) -> None:
+    source = tmp_path / "source"
+    preprocess(config(write_jsonl(tmp_path / "in.jsonl", ["a b"]), source / "out", word_tokenizer))
+    old = content(source)
+    definition = json.loads((word_tokenizer / "tokenizer.json").read_text())
+    definition["model"]["vocab"]["z"] = 7
+    (word_tokenizer / "tokenizer.json").write_text(json.dumps(definition))
+    seen = []
+    for step in range(100):
+        folder = tmp_path / "killed"
+        shutil.copytree(source, folder)
+        finished = finishes_before_step(
+            partial(adopt, folder / "out", tokenizer=str(word_tokenizer), overwrite=True), folder, step
+        )
+        fingerprint = check_prefix(folder / "out").tokenizer.fingerprint
+        assert load_tokenizer(folder / "out.tokenizer").info.fingerprint == fingerprint, f"step {step}"
+        seen.append(content(folder) != old)
+        shutil.rmtree(folder)
+        if finished:
+            break
+    assert seen == sorted(seen) and 3 < seen.count(False) and 3 < seen.count(True)
+
+
+def test_a_replacement_that_this_process_may_not_finish_says_who_can(
+    tmp_path: Path, word_tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preprocess(config(write_jsonl(tmp_path / "in.jsonl", ["a b"]), tmp_path / "out", word_tokenizer))
+    (tmp_path / ".out.new").mkdir()
+    for name, text in {".superseded.json": "[]", "out.meap.json": "{}"}.items():
+        (tmp_path / ".out.new" / name).write_text(text)
+
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(source))
+
+    monkeypatch.setattr("os.replace", refuse)
+    with pytest.raises(UserError, match=r"replacement of .*/out was interrupted.*\(Permission denied\).*meap verify"):
+        check_prefix(tmp_path / "out")
+
+
+def chats(path: Path, texts: list[str]) -> Path:
+    return write_rows(path, [alpaca(text, text) for text in texts])
+
+
+def settings_of(kind: str, source: Path, output: Path, tokenizer: Path) -> Any:
+    return (sft_config if kind == "sft" else config)(source, output, tokenizer)
 
 
 def start(arguments: list[str]) -> subprocess.Popen[str]:

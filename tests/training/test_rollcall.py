@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from datetime import timedelta
 
 import pytest
 import torch.distributed  # once, before the ranks are forked
@@ -174,3 +175,36 @@ def test_one_process_exchanges_nothing(monkeypatch):
     assert call.first("index", lambda: "x") == "x"
     with pytest.raises(UserError, match="^wrong$"):
         call.everyone("data", lambda: (_ for _ in ()).throw(UserError("wrong")))
+
+
+@pytest.mark.parametrize(("text", "said"), [("", "DistNetworkError"), ("refused\nat c10d", "refused")])
+def test_a_rendezvous_that_fails_is_named_in_one_line_even_where_torch_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    def fail(*args: object, **settings: object) -> None:
+        raise torch.distributed.DistNetworkError(text)
+
+    monkeypatch.setattr(torch.distributed, "rendezvous", fail)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    with pytest.raises(RunError) as caught:
+        _ = rollcall.RollCall(rank=1, world_size=2).store
+    assert str(caught.value) == f"rank 1 of 2 on {HOST} could not reach the rendezvous at 127.0.0.1:29500: {said}"
+
+
+def test_a_rank_that_waits_says_which_variables_it_believed_and_how_to_run_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """WORLD_SIZE=4 is left over in the environment of a pod: nobody else will ever come."""
+    monkeypatch.setattr(rollcall, "NOTICE_SECONDS", 0.2)
+    monkeypatch.setattr(rollcall, "ARRIVAL", timedelta(seconds=1))
+    for name in ("SLURM_PROCID", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    port = str(free_port())
+    for name, value in {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RunError, match=rf"rank 1 of 4 on .* could not reach the rendezvous at 127.0.0.1:{port}: .+"):
+        _ = rollcall.RollCall(rank=1, world_size=4).store
+    said = capsys.readouterr().err
+    assert f"says RANK=1 WORLD_SIZE=4 MASTER_ADDR=127.0.0.1 MASTER_PORT={port}." in said
+    assert "start it with `env RANK=0 WORLD_SIZE=1`" in said

@@ -37,10 +37,10 @@ from meap_megatron.checkpoint.convert.record import (
     write_record,
 )
 from meap_megatron.checkpoint.convert.spec import ModelSpec, check_layout, padded_rows
+from meap_megatron.checkpoint.convert.tokenizer_check import differences
 from meap_megatron.checkpoint.folder import RELEASE, TRACKER
 from meap_megatron.checkpoint.manifest import library_versions
 from meap_megatron.corpus.tokenizer import CorpusTokenizer, load_tokenizer, save_tokenizer
-from meap_megatron.corpus.tokenizer_check import differences
 from meap_megatron.errors import RunError, UserError
 
 TABLE_BYTES = 64 * 2**20  # of one chunk of the embedding or the head

@@ -1,11 +1,13 @@
-"""Whether data and an imported model have one tokenizer, and whether an exported one is loaded as it was."""
+"""Whether data and an imported model have one tokenizer, and whether a saved tokenizer is the one it was made from."""
 
+from collections.abc import Iterator
 from operator import itemgetter
 from pathlib import Path
 
 from meap_megatron.checkpoint.convert.record import HF_FOLDER, TOKENIZER_FOLDER, ImportRecord, read_record
 from meap_megatron.corpus.sidecar import Sidecar, sidecar_path
 from meap_megatron.corpus.tokenizer import load_tokenizer
+from meap_megatron.corpus.tokenizer_files import ROLES, load_with_transformers
 from meap_megatron.errors import UserError
 
 SHOWN = 3  # tokens in a message
@@ -64,3 +66,30 @@ def vocabulary(folder: Path) -> dict[str, int]:
     from tokenizers import Tokenizer
 
     return Tokenizer.from_str(load_tokenizer(folder).definition).get_vocab(with_added_tokens=True)
+
+
+def differences(original: Path, saved: Path) -> Iterator[str]:
+    """Give how a saved tokenizer differs from its original, both as `transformers` loads them, [MASK] apart.
+
+    Args:
+        original: folder with the tokenizer as it came.
+        saved: folder that `save_tokenizer` wrote.
+    """
+    try:
+        before = load_with_transformers(original)
+    except Exception:
+        return  # a class that transformers does not have: nobody else can say what its ids are
+    after = load_with_transformers(saved)
+    ids = after.get_vocab()
+    moved = {token: (index, ids.get(token)) for token, index in before.get_vocab().items() if ids.get(token) != index}
+    for token, (index, other) in sorted(moved.items(), key=lambda item: item[1][0])[:SHOWN]:
+        yield f"the token {token!r} has id {other}, it was {index}"
+    if len(moved) > SHOWN:
+        yield f"{len(moved) - SHOWN:,} more tokens have other ids"
+    for role in ROLES:
+        if (found := getattr(after, role)) != (was := getattr(before, role)):
+            yield f"{role} is {found!r}, it was {was!r}"
+    if before.chat_template != after.chat_template:
+        yield "the chat template is another one"
+    if before("a").input_ids != after("a").input_ids:
+        yield f"'a' has the ids {after('a').input_ids}, it had {before('a').input_ids}"
