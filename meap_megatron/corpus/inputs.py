@@ -32,9 +32,10 @@ from meap_megatron.errors import UserError
 
 SUFFIXES = {".txt": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 KNOWN = f"{', '.join(SUFFIXES)}; all but the last also with {', '.join(COMPRESSIONS)} behind it"
-# What accompanies data in a folder.
+# What accompanies data in a folder: models, tokenizers and what this package made may be beside them.
 METADATA_NAMES = re.compile(
-    r"(readme|licen[cs]e|notice|citation|changelog|requirements)(\.\w+)?|dataset_(info|infos|dict)\.json|_success",
+    r"(readme|licen[cs]e|notice|citation|changelog|requirements)(\.\w+)?|dataset_(info|infos|dict)\.json|_success"
+    r"|tokenizer\.json|vocab\.(json|txt)|merges\.txt|.+\.index\.json|.+\.meap\.json",
     re.IGNORECASE,
 )
 METADATA_FOLDERS = ("__MACOSX", "__pycache__", "_temporary", "_delta_log", "_spark_metadata")

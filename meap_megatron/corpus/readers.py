@@ -7,7 +7,7 @@ from typing import IO, Any
 
 from meap_megatron.corpus.cutting import Piece
 from meap_megatron.corpus.inputs import InputFile
-from meap_megatron.corpus.json_values import json_values
+from meap_megatron.corpus.json_values import json_values, kind_of
 from meap_megatron.corpus.streams import BYTE_ORDER_MARK, open_stream, part_of, reading
 from meap_megatron.errors import UserError
 
@@ -176,7 +176,7 @@ def text_of(record: dict[str, Any], key: str) -> bytes | str:
         return f"no key {key!r}, only {sorted(record)[:8]}; --json-key names the text"
     text = record[key]
     if not isinstance(text, str):
-        return f"{key!r} is a {type(text).__name__}, expected a string"
+        return f"{key!r} is {kind_of(text)}, expected a string"
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError:
@@ -192,7 +192,7 @@ def parse_object(line: bytes, *, wanted: str = "") -> dict[str, Any] | str:
     except (ValueError, RecursionError) as error:
         return f"invalid JSON: {error}"
     if not isinstance(record, dict):
-        return f"the line is a JSON {type(record).__name__}, expected an object{wanted}"
+        return f"the line is {kind_of(record)}, expected an object{wanted}"
     return record
 
 

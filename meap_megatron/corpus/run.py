@@ -202,7 +202,10 @@ def _run[R: ShardResult](work: Work[R], parts: Parts, encoder: str) -> Sidecar:
     if not sum(result.num_documents for result in ordered) and config.shard is None:
         parts.remove()
         lines = "\n".join(_summary(work, ordered, kept=0))
-        raise UserError(f"the inputs hold no {work.unit}: {', '.join(config.inputs)}\n{lines}")
+        said = work.outcome(ordered, kept=0)
+        one = said["unit"].removesuffix("s")
+        none = f"no {one} of the inputs can be used" if said["read"] else f"the inputs contain no {work.unit}"
+        raise UserError(f"{none}: {', '.join(config.inputs)}\n{lines}")
     sidecar = work.publish(parts.folder, ordered, encoder)
     parts.remove()
     lines = "\n".join(_summary(work, ordered, kept=sidecar.num_documents))

@@ -299,5 +299,5 @@ def check_bad_lines(count: int, listed: list[str], limit: int) -> None:
         lines = "\n  ".join(listed[:LISTED])
         raise UserError(
             f"{count} bad line{'s' * (count != 1)}, allowed are {limit} (--max-bad-lines):\n  {lines}\n"
-            f"mend the input, or allow and skip bad lines with --max-bad-lines N"
+            f"fix the input, or allow and skip bad lines with --max-bad-lines N"
         )

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from meap_megatron.corpus.json_values import kind_of
 from meap_megatron.errors import UserError
 
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
 EXTRA_SPECIAL = ("extra_special_tokens", "additional_special_tokens")
-EXTRA_FILES = ("chat_template.jinja", "generation_config.json")
+CHAT_TEMPLATE, CHAT_TEMPLATES = "chat_template.jinja", "additional_chat_templates"
+EXTRA_FILES = (CHAT_TEMPLATE, "generation_config.json")
 RESERVING = re.compile(r".*_token_(id|ids|index)")
 GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend", None)
 """Values of `tokenizer_class` that have no special tokens of their own."""
@@ -66,11 +68,18 @@ def read_tokenizer_files(path: Path) -> TokenizerFiles:
     folder = path if path.is_dir() else path.parent if path.name == "tokenizer.json" else None
     beside = {} if folder is None else _added_tokens(folder)
     near = path if path.is_dir() else path.parent
+    extra = EXTRA_FILES if config or folder else ()
+    extra_files = {name: (near / name).read_bytes() for name in extra if (near / name).is_file()}
+    if CHAT_TEMPLATE in extra_files:
+        _read_template(near / CHAT_TEMPLATE)
+    templates = {} if folder is None else _named_templates(folder)
+    if templates:
+        extra_files.pop(CHAT_TEMPLATE, None)
     return TokenizerFiles(
         definition=definition,
-        config=config,
+        config=config | templates,
         sentencepiece_model=model,
-        extra_files={name: (near / name).read_bytes() for name in EXTRA_FILES if config and (near / name).is_file()},
+        extra_files=extra_files,
         folder=folder if config or beside else None,
         added={**beside, **_decoder(config)},
         reserved=frozenset() if folder is None else frozenset(_reserved(folder)),
@@ -144,6 +153,25 @@ def _config_beside(folder: Path) -> dict[str, Any]:
     return {name: _as_text(value) if _names_special(name) else value for name, value in merged.items()}
 
 
+def _named_templates(folder: Path) -> dict[str, Any]:
+    """Return the chat templates of a folder that has several in files of their own, in the form of a configuration.
+
+    As transformers has it, these files count instead of what the configuration says.
+    """
+    named = {path.name.removesuffix(".jinja"): path for path in sorted((folder / CHAT_TEMPLATES).glob("*.jinja"))}
+    if named and (folder / CHAT_TEMPLATE).is_file():
+        named = {"default": folder / CHAT_TEMPLATE, **named}
+    found = [{"name": name, "template": _read_template(path)} for name, path in named.items()]
+    return {"chat_template": found} if found else {}
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from None
+
+
 def _names_special(key: str) -> bool:
     return key.endswith("_token") or key in EXTRA_SPECIAL
 
@@ -169,7 +197,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         except ValueError as error:
             raise UserError(f"{path} is not JSON: {error}") from None
         if not isinstance(content, dict):
-            raise UserError(f"{path} holds a {type(content).__name__}, expected a JSON object")
+            raise UserError(f"{path} contains {kind_of(content)}, expected a JSON object")
         return content
     return {}
 

@@ -70,7 +70,12 @@ WRONG_INPUTS = {
     "missing key": ("in.jsonl", lambda path: None, ["--json-key", "body"], "in.jsonl:1: no key 'body'"),
     "malformed line": ("x.jsonl", lambda path: path.write_text('{"text": "a"}\n{"te'), [], "x.jsonl:2: invalid JSON"),
     "invalid UTF-8": ("x.txt", lambda path: path.write_bytes(b"a\nb\xff"), [], "x.txt:2: invalid UTF-8"),
-    "only empty documents": ("x.jsonl", lambda path: path.write_text('{"text": ""}\n'), [], "hold no document"),
+    "only empty documents": (
+        "x.jsonl",
+        lambda path: path.write_text('{"text": ""}\n'),
+        [],
+        "no document of the inputs can be used",
+    ),
     "shard out of range": ("in.jsonl", lambda path: None, ["--shard", "3/2"], "--shard 3/2"),
     "shard of no form": ("in.jsonl", lambda path: None, ["--shard", "one"], "expected I/N"),
     "size of no form": ("in.jsonl", lambda path: None, ["--shard-size", "big"], "--shard-size is 'big'"),

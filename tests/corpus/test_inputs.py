@@ -132,6 +132,10 @@ def test_what_is_not_data_is_skipped_and_said(tmp_path: Path) -> None:
             "license.txt": b"x",
             "dataset_infos.json": b"{" + b" " * 2**17 + b"}",
             "_SUCCESS": b"",
+            **dict.fromkeys(
+                ("tokenizer.json", "vocab.json", "x.index.json", "x.meap.json"), b"{" + b" " * 2**17 + b"}"
+            ),
+            **dict.fromkeys(("merges.txt", "vocab.txt"), b"x"),
             ".gitattributes": b"x",
             "splits.json": json.dumps({"splits": {"train": 1}}, indent=1).encode(),
             "b.csv": b"x",
@@ -145,7 +149,10 @@ def test_what_is_not_data_is_skipped_and_said(tmp_path: Path) -> None:
     assert files == ["a.jsonl", "one.json"]
     assert {why: sorted(names) for why, names in reasons.items()} == {
         "hidden": [".gitattributes", ".hidden.jsonl", ".ipynb_checkpoints"],
-        "metadata": ["LICENSE", "README.md", "_SUCCESS", "__MACOSX", "dataset_infos.json", "license.txt"],
+        "metadata": [
+            *("LICENSE", "README.md", "_SUCCESS", "__MACOSX", "dataset_infos.json", "license.txt", "merges.txt"),
+            *("tokenizer.json", "vocab.json", "vocab.txt", "x.index.json", "x.meap.json"),
+        ],
         "one JSON object that is not a record": ["splits.json"],
         "unknown suffix": ["b.csv", "part-00000", "x.parquet.gz", "x.tar.gz"],
     }

@@ -173,7 +173,7 @@ def test_a_shard_without_input_is_an_empty_dataset_and_no_error(tmp_path: Path, 
 
 def test_an_input_without_any_text_is_refused(tmp_path: Path, word_tokenizer: Path) -> None:
     source = write_jsonl(tmp_path / "in.jsonl", ["", ""])
-    with pytest.raises(UserError, match="hold no document"):
+    with pytest.raises(UserError, match="no document of the inputs can be used"):
         preprocess(config(source, tmp_path / "out", word_tokenizer))
     assert names(tmp_path) == ["in.jsonl", "words"]
 

@@ -19,6 +19,7 @@ RESERVED = frozenset(
     ("conversations", "messages", "tools", "chat_template", "add_generation_prompt", "continue_final_message")
 )
 GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
+END_GENERATION = re.compile(r"\{%[-+]?\s*endgeneration\s*[-+]?%\}")
 Messages = list[dict[str, Any]]
 
 
@@ -52,6 +53,27 @@ class ChatTemplate:
     def writes_date(self) -> bool:
         """Whether a template asks the clock."""
         return writes_date(self.text)
+
+    def check_syntax(self, source: str) -> None:
+        """Refuse templates that Jinja cannot parse.
+
+        Args:
+            source: the tokenizer, for the message.
+
+        Raises:
+            UserError: names the template and the line.
+        """
+        from jinja2 import Environment, TemplateSyntaxError
+
+        environment = Environment(extensions=["jinja2.ext.loopcontrols"])
+        for name, text in self.sources.items():
+            try:
+                environment.parse(END_GENERATION.sub("", GENERATION.sub("", text)))
+            except TemplateSyntaxError as error:
+                raise UserError(
+                    f"tokenizer {source}: its {name} chat template is not valid Jinja, line {error.lineno}: "
+                    f"{error.message}; correct it, or use another --template"
+                ) from None
 
     def render(
         self,

@@ -173,11 +173,12 @@ class SftWork(Work[SftResult]):
     def dropped_texts(self) -> dict[str, str]:
         """What the kinds of rows are called that are dropped."""
         limit = self.config.max_length
+        other = "" if self.config.template == TOKENIZER else "; --template tokenizer may have one"
         return {
             "long": f"of more than {limit} tokens",
             "untrained": f"without an answer in their first {limit} tokens",
             "unanswered": "without an answer to train",
-            "functions": f"with functions, for which the template {self.config.template!r} has no place",
+            "functions": f"with functions, for which the template {self.config.template!r} has no place{other}",
         }
 
     def publish(self, folder: Path, results: list[SftResult], encoder: str) -> Sidecar:

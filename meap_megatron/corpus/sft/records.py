@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Collection, Container, Mapping
 from typing import Any
 
+from meap_megatron.corpus.json_values import kind_of
 from meap_megatron.corpus.sft.conversation import Conversation, Message
 from meap_megatron.corpus.sft.turns import (
     MEDIA,
@@ -19,7 +20,6 @@ from meap_megatron.corpus.sft.turns import (
     BadRow,
     encodes,
     is_empty,
-    kind_of,
     official_turns,
     parsed,
     read_tools,

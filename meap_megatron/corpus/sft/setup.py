@@ -125,6 +125,7 @@ def fit_template(
             raise UserError(
                 "--answer-end eos: the tokenizer's chat template ends the answers itself; name a --template"
             )
+        chat.check_syntax(source)
         return _fit_chat(chat, tokenizer, special, ordinary, date)
     instruct = answer_end == "template" and EOT in special and chat is not None and EOT in chat.text
     instruct = instruct or (answer_end == "template" and tokenizer.config.get("eos_token") == EOT)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from meap_megatron.corpus.json_values import kind_of
 from meap_megatron.corpus.sft.conversation import Conversation, Message
 
 ROLES = {
@@ -154,11 +155,6 @@ def parsed(text: str, what: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise BadRow(f"{what} is a text that is not JSON: {error}") from None
-
-
-def kind_of(value: Any) -> str:
-    """Return what a value is, for messages."""
-    return "null" if value is None else f"a {type(value).__name__}"
 
 
 def is_empty(value: Any) -> bool:

@@ -1,6 +1,7 @@
 """Rows with functions: through the tokenizer's template as `apply_chat_template` renders them, or dropped and counted."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,41 @@ def test_functions_are_what_apply_chat_template_makes_of_them(
     assert "answers are empty" not in capsys.readouterr().err
 
 
+def named_in_configuration(tokenizer: Path) -> None:
+    named = [{"name": "default", "template": PLAIN}, {"name": "tool_use", "template": TEMPLATE}]
+    path = tokenizer / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": named}))
+
+
+def named_in_files(tokenizer: Path) -> None:
+    named_in_configuration(with_template(tokenizer, "old"))
+    for name, template in (("tool_use", TEMPLATE), ("rag", "{{ documents }}")):
+        (tokenizer / "additional_chat_templates").mkdir(exist_ok=True)
+        (tokenizer / "additional_chat_templates" / f"{name}.jinja").write_text(template)
+    with_template(tokenizer, PLAIN)
+
+
+@pytest.mark.parametrize("write", [named_in_configuration, named_in_files])
+def test_a_template_for_tools_is_used_for_rows_with_tools_and_saved(
+    tmp_path: Path, tokenizer: Path, write: Callable[[Path], None]
+) -> None:
+    from transformers import AutoTokenizer
+
+    write(tokenizer)
+    data = [{"messages": DIALOGUE, "tools": [TOOL]}, {"messages": [ASK, DIALOGUE[3]]}]
+    preprocess_sft(config(write_rows(tmp_path / "in.jsonl", data), tmp_path / "out", tokenizer, template="tokenizer"))
+    original, saved = (
+        AutoTokenizer.from_pretrained(tokenizer),
+        AutoTokenizer.from_pretrained(tmp_path / "out.tokenizer"),
+    )
+    expected = [
+        original.apply_chat_template(row["messages"], tools=row.get("tools"), return_dict=False) for row in data
+    ]
+    assert [ids for ids, _ in rows(tmp_path / "out")] == expected
+    assert "<|im_start|>system" in original.decode(expected[0])
+    assert saved.chat_template == original.chat_template
+
+
 @pytest.mark.parametrize("result", ["1", "Brest", "tide_table"])
 def test_a_result_that_the_call_before_it_contains_does_not_end_the_call(
     tmp_path: Path, tokenizer: Path, result: str
@@ -113,7 +149,8 @@ def test_functions_without_a_place_in_the_template_are_dropped_and_counted(
     assert sidecar.num_documents == 1
     assert sidecar.sft is not None and sidecar.sft["counts"]["dropped_functions"] == 3
     said = capsys.readouterr().err
-    assert f"with functions, for which the template {template!r} has no place (3): first {source}:1" in said
+    other = "" if template == "tokenizer" else "; --template tokenizer may have one"
+    assert f"with functions, for which the template {template!r} has no place{other} (3): first {source}:1" in said
 
 
 def test_what_the_template_does_not_use_of_a_message_is_named(

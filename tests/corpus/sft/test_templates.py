@@ -483,3 +483,28 @@ def test_the_default_is_the_template_that_the_tokenizer_is_made_for(
 def test_a_chat_template_ends_its_answers_itself(tmp_path: Path, chat_words: Path) -> None:
     with pytest.raises(UserError, match="--answer-end eos: the tokenizer's chat template ends the answers itself"):
         make(tmp_path, instruct(chat_words, chat_template=CHAT), [alpaca("q", "a")], answer_end="eos")
+
+
+@pytest.mark.parametrize(
+    ("template", "found"),
+    [
+        (
+            "{% for m in messages %}\n{{ m.content }",
+            "its default chat template is not valid Jinja, line 2: unexpected '}'",
+        ),
+        (
+            "{% for m in messages %}",
+            "its default chat template is not valid Jinja, line 1: Unexpected end of template",
+        ),
+        ("{% generation %}{% endgeneration %}{% break %}", None),
+        ("\xe9".encode("latin-1"), "chat_template.jinja is not UTF-8"),
+    ],
+)
+def test_a_chat_template_that_cannot_be_read_is_refused(
+    tmp_path: Path, chat_words: Path, template: str | bytes, found: str | None
+) -> None:
+    """Also one beside a tokenizer.json without a configuration."""
+    (chat_words / "chat_template.jinja").write_bytes(template if isinstance(template, bytes) else template.encode())
+    (chat_words / "tokenizer_config.json").unlink()
+    with pytest.raises(UserError, match=found or "the chat template refuses the conversation"):
+        make(tmp_path, chat_words, [alpaca("q", "a")], template="tokenizer")
