@@ -56,6 +56,8 @@ mkdir -p "$out" "$work/wheels"
 out=$(cd "$out" && pwd) work=$(cd "$work" && pwd)
 export MAX_JOBS=${MAX_JOBS:-1} PIP_DISABLE_PIP_VERSION_CHECK=1
 
+# The sources of the native module; unpack.sh has the same line.
+sources() { (cd "$1/csrc" && find . -type f | LC_ALL=C sort | xargs sha256sum | sha256sum | cut -c1-12); }
 step() { printf '%(%H:%M:%S)T %s\n' -1 "$*"; }
 download() { "$venv/bin/python" -m pip download -q --no-deps --dest "$work/wheels" "$@"; }
 pinned() { # NAME or NAME==VERSION -> NAME==VERSION
@@ -144,6 +146,7 @@ step "archive"
 find "$site" \( -name __pycache__ -o -name '*.pyi' \) -prune -exec rm -rf {} +
 {
     echo "torch==$torch cuda $cuda $tag"
+    echo "csrc $(sources "$repository")"
     printf '%s\n' "${wanted[@]}" "meap-megatron $(git -C "$repository" rev-parse --short HEAD 2>/dev/null || echo unknown)"
     if [ "$engine" != none ]; then echo "$(basename "$engine_wheel") sm_$arch"; fi
 } >"$site/BUNDLE"

@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     from benchmarks.gpu import page, results, schedule
     from benchmarks.gpu.catalogue import CHECKS
-    from benchmarks.gpu.session import read_json
+    from benchmarks.gpu.session import ROOT, read_json
 
     if args.list:
         for name, check in CHECKS.items():
@@ -70,6 +70,9 @@ def main(argv: list[str] | None = None) -> int:
         page.write(args.page, read_json(found.path))
     bad = {name: found.status(name) for name in names if found.status(name) not in results.GOOD}
     print(f"\n{len(names) - len(bad)} of {len(names)} checks passed or do not apply; results in {found.path}")
+    print(f"tables in {args.page or args.out / 'results.md'}")
+    if args.page is None:
+        print(f"`python -m benchmarks.gpu --out {args.out} --page` puts them into {page.PAGE.relative_to(ROOT)}")
     for name, status in bad.items():
         print(f"  {name}: {status}")
     return 1 if bad else 0

@@ -1,9 +1,13 @@
 """Check a: what the machine is, which formats it has, and the ceilings that other figures are read against."""
 
+import os
 import platform
+import shutil
 import subprocess
+import sysconfig
 import time
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,8 @@ from benchmarks.gpu import process
 from benchmarks.gpu.session import Session, read_json, tail, write_json
 
 PACKAGES = "torch megatron-core transformer-engine transformers triton numpy meap-megatron".split()
+NOT_INSTALLED, BROKEN = "not installed", "does not"
+"""How the words on a Transformer Engine begin that is absent, and that is there but cannot be used."""
 LEAST_BF16 = 700.0
 """TFLOP/s of an 8,192^3 product on an H100; below, the card is throttled or shared, and no other figure means anything."""
 
@@ -54,6 +60,7 @@ def look(report: str, device: str, quick: bool) -> None:
             "cuda": torch.version.cuda,
             "cudnn": str(torch.backends.cudnn.version()),
             "nccl": ".".join(map(str, torch.cuda.nccl.version())),
+            "compiler": compiler(),
         }
     found |= engine(device)
     found["rates"] = rates(device, quick=quick)
@@ -84,10 +91,18 @@ def engine(device: str) -> dict[str, Any]:
     """Return whether Transformer Engine loads, and the `precision` names of the FP8 recipes that this card has."""
     if device == "cpu":
         return {"engine": "not used on a CPU", "fp8_recipes": []}
+    if reason := os.environ.get(process.NO_ENGINE):
+        return {"engine": reason, "fp8_recipes": []}
+    if find_spec("transformer_engine") is None:
+        return {"engine": NOT_INSTALLED, "fp8_recipes": []}
     try:
         import transformer_engine.pytorch as te
     except Exception as error:  # any failure of its libraries
-        return {"engine": f"does not load: {type(error).__name__}: {error}", "fp8_recipes": []}
+        return {"engine": f"{BROKEN} load: {type(error).__name__}: {error}", "fp8_recipes": []}
+    try:
+        run_kernels(te)
+    except Exception as error:  # of its kernels: "no kernel image is available", say
+        return {"engine": f"{BROKEN} run: {type(error).__name__}: {error}", "fp8_recipes": []}
     asked = (
         ("fp8-delayed", "is_fp8_available"),
         ("fp8-tensorwise", "is_fp8_available"),
@@ -96,6 +111,22 @@ def engine(device: str) -> dict[str, Any]:
     )
     available = [name for name, question in asked if getattr(te, question, bool)()]
     return {"engine": "loads", "fp8_recipes": available}
+
+
+def run_kernels(te: Any) -> None:
+    """Run a norm and a matrix product of Transformer Engine forwards and backwards."""
+    import torch
+
+    layer = te.LayerNormLinear(64, 64, normalization="RMSNorm", params_dtype=torch.bfloat16, device="cuda")
+    layer(torch.ones(16, 64, device="cuda", dtype=torch.bfloat16)).sum().backward()
+    torch.cuda.synchronize()
+
+
+def compiler() -> str:
+    """Return the C compiler that Triton takes for what starts its kernels, "none" if it or Python's headers are missing."""
+    name = next(filter(shutil.which, (os.environ.get("CC") or "gcc", "clang")), None)
+    headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    return name if name and headers.is_file() else "none"
 
 
 def rates(device: str, *, quick: bool) -> dict[str, tuple[float, str]]:

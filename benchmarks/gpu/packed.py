@@ -40,6 +40,7 @@ def run(session: Session) -> None:
                 device=session.device,
                 log=report.with_suffix(".log"),
                 environ=NO_TF32 if number == "fp32" else {},
+                fresh=session.on_gpu and number == "fp32",  # see trainer.train
             ),
         )
     failures = []

@@ -20,20 +20,32 @@ from typing import Any
 _warm_device: str | None = None
 FRESH = "MEAP_GPU_CHECK_FRESH"
 """Set for this process and its children when forks cannot use CUDA."""
+NO_ENGINE = "MEAP_GPU_CHECK_NO_ENGINE"
+"""Set for this process and its children when Transformer Engine is not to be used; holds the reason."""
 
 
 def warm(device: str) -> None:
     """Import Megatron for a device in this process."""
     global _warm_device
-    from meap_megatron.training import platform
+    from meap_megatron.errors import UserError
+    from meap_megatron.training import environment, platform
     from meap_megatron.training.ranks import import_once
+
+    if device == "cuda":
+        # A run sets them before torch is imported; its forks find torch imported.
+        os.environ.update(environment.defaults([], os.environ))
 
     # Megatron and torch ask for a GPU while they are imported. Asked through NVML, that does not start CUDA, which a fork
     # would not survive. Only while importing: on a CPU it would let the trainer's `device_count` of one answer.
     asked = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"} if device == "cuda" else {}
     with _in_environment(asked):
         platform.set_thread_policy()
-        platform.prepare(device)
+        try:
+            platform.prepare(device)
+        except UserError as error:  # Transformer Engine is broken; all that needs torch alone can still be checked
+            print(f"{error}; every check runs without it", flush=True)
+            hide_engine(f"does not load: {error.__cause__ or error}")
+            platform.prepare(device, engine_optional=True)
         import_once()
     _warm_device = device
 
@@ -41,6 +53,12 @@ def warm(device: str) -> None:
 def use_fresh() -> None:
     """Start interpreters instead of forks from now on."""
     os.environ[FRESH] = "1"
+
+
+def hide_engine(reason: str) -> None:
+    """Run everything on torch alone from now on, in interpreters of its own: this one may have imported the engine."""
+    os.environ[NO_ENGINE] = reason
+    use_fresh()
 
 
 def start(
@@ -97,6 +115,8 @@ def _be(function: Callable[..., None], args: tuple[Any, ...], log: str, environ:
     os.dup2(stream, 2)
     os.close(stream)
     os.environ.update(environ)
+    if os.environ.get(NO_ENGINE):
+        sys.modules["transformer_engine"] = None  # type: ignore[assignment]
     try:
         function(*args)
         status = 0

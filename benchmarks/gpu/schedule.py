@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks.gpu import data, process, results
 from benchmarks.gpu.catalogue import CHECKS
+from benchmarks.gpu.machine import BROKEN
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.session import NotApplicable, Session, tail
 
@@ -83,9 +84,13 @@ def prepare(budget: Budget) -> None:
 
 
 def use_fresh_if_needed(found: Results) -> None:
-    """Give every run an interpreter of its own if the machine check had to."""
-    if found.checks.get("machine", {}).get("detail", {}).get("fresh"):
+    """Give every run an interpreter of its own if the machine check had to, or if Transformer Engine must be hidden."""
+    detail = found.checks.get("machine", {}).get("detail", {})
+    if detail.get("fresh"):
         process.use_fresh()
+    engine = str(detail.get("machine", {}).get("engine", ""))
+    if engine.startswith(BROKEN):
+        process.hide_engine(engine)
 
 
 def limit(name: str) -> float:

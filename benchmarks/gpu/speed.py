@@ -73,16 +73,20 @@ def start(
         tiny = [*trainer.settings(session), data.text(session), ratio, f"train_iters={steps}", "eval_iters=0", *words]
         watched = {"micro_batches": 2, "gate": gate, "profile_step": steps - 2 if profile else None}
         return train(session, name, *tiny, save=False, **watched)
-    micro, count = batch(size, halved=halved)
-    settings = [
-        data.random_ids(session), f"train_iters={steps}", f"global_batch_size={micro * count}",
-        f"micro_batch_size={micro}", "eval_iters=0", "split=1,0,0", "save_interval=100000", "log_interval=1",
-        "num_workers=2", "nproc=1", *words,
-    ]  # fmt: skip
+    settings = [data.random_ids(session), *overrides(size, halved=halved, steps=steps), *words]
     return train(
-        session, name, *settings, recipe=recipe(size, arm), save=False, micro_batches=count, gate=gate,
-        profile_step=steps - 2 if profile else None,
+        session, name, *settings, recipe=recipe(size, arm), save=False, micro_batches=batch(size, halved=halved)[1],
+        gate=gate, profile_step=steps - 2 if profile else None,
     )  # fmt: skip
+
+
+def overrides(size: str, *, halved: bool = False, steps: int = STEPS) -> list[str]:
+    """Return what is set over a recipe of the paper, except for the data."""
+    micro, count = batch(size, halved=halved)
+    return [
+        f"train_iters={steps}", f"global_batch_size={micro * count}", f"micro_batch_size={micro}", "eval_iters=0",
+        "split=1,0,0", "save_interval=100000", "log_interval=1", "num_workers=2", "nproc=1",
+    ]  # fmt: skip
 
 
 def batch(size: str, *, halved: bool = False) -> tuple[int, int]:
@@ -94,7 +98,7 @@ def batch(size: str, *, halved: bool = False) -> tuple[int, int]:
 def tokens_per_step(session: Session, size: str) -> int:
     """Return the tokens of a step."""
     if session.quick:
-        return 4 * 64
+        return 8 * 256 if session.on_gpu else 4 * 64
     return SIZES[size].micro * SIZES[size].count * SEQUENCE
 
 

@@ -89,8 +89,8 @@ class Run:
 
 
 def settings(session: Session) -> list[str]:
-    """Return the overrides of the tiny recipe for checks of correctness."""
-    return [*(QUICK if session.quick else SMALL), *COMMON]
+    """Return what is set over the tiny recipe in checks of correctness; QUICK is too small for FP8, which cards have."""
+    return [*(QUICK if session.quick and not session.on_gpu else SMALL), *COMMON]
 
 
 def train(
@@ -124,6 +124,10 @@ def train(
     folder = session.work / name.replace(",", "").replace(" ", "_")
     device = device or session.device
     kept = [f"save={folder}"] if save else ["save=null", f"meap_metrics={folder}/metrics.jsonl"]
+    if device == "cuda" and session.machine().get("compiler") == "none" and NO_COMPILER not in words:
+        words = (*words, NO_COMPILER)
+    # Libraries may have read it in the process that forks, when they were loaded.
+    fresh = fresh or device == "cuda" and "NVIDIA_TF32_OVERRIDE" in (environ or {})
     argv = ["train", str(recipe), f"device={device}", *kept, f"meap_log={folder}/logs", *map(str, words)]
     threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}
     watch = None if micro_batches is None else (micro_batches, gate, profile_step)

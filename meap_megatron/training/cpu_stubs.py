@@ -86,6 +86,11 @@ def one(*args: Any, **kwargs: Any) -> int:
     return 1
 
 
+def no(*args: Any, **kwargs: Any) -> bool:
+    """Answer no to the question whether there is a GPU."""
+    return False
+
+
 def cpu_device(*args: Any, **kwargs: Any) -> torch.device:
     """Return the device on which tensors are made."""
     return CPU

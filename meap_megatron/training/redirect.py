@@ -157,6 +157,12 @@ CPU: tuple[Redirect, ...] = (
     Redirect(target="torch:autocast", make=autocast_on_cpu, why="schedules open torch.autocast('cuda')"),
     Redirect(target="torch.cuda:current_device", make=by(stubs.cpu_device), why="device of new tensors, everywhere"),
     Redirect(target="torch.cuda:device_count", make=by(stubs.one), why="0 would divide by zero in async checkpoints"),
+    Redirect(
+        target="torch.cuda:is_available",
+        make=by(stubs.no),
+        why="a GPU beside the CPU run, or that one device asked for by NVML's count, is not to be touched: torch's loader "
+        "would pin memory, Megatron time its kernels",
+    ),
     Redirect(target="torch.cuda:set_device", make=by(stubs.nothing), why="distributed initialisation"),
     Redirect(target="torch.cuda:synchronize", make=by(stubs.nothing), why="timers, checkpoints"),
     Redirect(target="torch.cuda:empty_cache", make=by(stubs.nothing), why="after loading a checkpoint"),

@@ -1,6 +1,7 @@
 """`make gpu-check`: every check runs in tiny form on a CPU, and what is known is on disk, within the budget, and resumed."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ import pytest
 
 from benchmarks.gpu import catalogue, page, process, results, schedule, speed
 from benchmarks.gpu.figure import Figure
-from benchmarks.gpu.session import NotApplicable
+from benchmarks.gpu.session import NotApplicable, Session
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -252,3 +253,51 @@ def test_the_page_in_the_documentation_is_what_the_script_makes():
         assert page.fill(text, None) == text, "run: python -m benchmarks.gpu --page --blank"
     for goal in speed.TOKENS_PER_SECOND.values():
         assert f"{goal:,.0f}" in text
+
+
+def say_whether_the_engine_is_there(out):
+    from meap_megatron.training import platform
+
+    Path(out).write_text(str(platform.is_importable("transformer_engine")))
+
+
+@pytest.mark.parametrize("said, there", [("loads", "True"), ("does not run: no kernel image is available", "False")])
+def test_an_engine_that_does_not_work_on_the_card_is_hidden_from_every_other_check(said, there, tmp_path, monkeypatch):
+    package = tmp_path / "site" / "transformer_engine"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    for name in (process.FRESH, process.NO_ENGINE):  # set below by the schedule, for its children
+        monkeypatch.setenv(name, "")
+    found = results.Results(tmp_path / "out", device="cuda", quick=True)
+    found.checks["machine"] = {"detail": {"machine": {"engine": said}}}
+    schedule.use_fresh_if_needed(found)
+    assert bool(os.environ[process.NO_ENGINE]) == (there == "False")
+    started = process.start(
+        say_whether_the_engine_is_there, tmp_path / "answer", device="cpu", log=tmp_path / "log", fresh=True
+    )
+    assert process.wait(started, 60) == 0, (tmp_path / "log").read_text()
+    assert (tmp_path / "answer").read_text() == there
+
+
+def test_a_card_gets_sizes_that_its_fp8_formats_take_in_tiny_form_too(tmp_path):
+    from benchmarks.gpu.trainer import settings
+    from meap_megatron.training import precision
+
+    session = Session(tmp_path, tmp_path, name="parity", device="cuda", quick=True, model=None)
+    sizes = {key: int(value) for key, value in (one.split("=") for one in settings(session)) if value.isdigit()}
+    for name in ("fp8-delayed", "fp8-tensorwise", "fp8-blockwise"):
+        precision.check(sizes | {"group_query_attention": True} | precision.PRECISIONS[name])
+
+
+@pytest.mark.parametrize("compiler, words", [("gcc", []), ("none", ["disable_jit_fuser=true"])])
+def test_without_a_c_compiler_no_run_on_the_card_compiles(compiler, words, tmp_path, monkeypatch):
+    from benchmarks.gpu import trainer
+    from benchmarks.gpu.session import record_path, write_json
+
+    write_json(record_path(tmp_path, "machine"), {"detail": {"machine": {"compiler": compiler}}})
+    seen = []
+    monkeypatch.setattr(process, "start", lambda function, argv, *rest, **options: seen.append(argv))
+    session = Session(tmp_path, tmp_path, name="whole_path", device="cuda", quick=True, model=None)
+    trainer.train(session, "run", "train_iters=4")
+    assert [word for word in seen[0] if word.startswith("disable_jit_fuser")] == words

@@ -129,22 +129,24 @@ def test_the_norm_is_that_of_float64(dtype):
 
 
 def test_masking_and_the_reported_losses_do_not_wait_for_the_gpu():
-    from meap_megatron.training.batch import decode, encode
-    from meap_megatron.training.step import token_losses
+    from meap_megatron.masking.loss import LossOn
+    from meap_megatron.training.batch import CHANGED_INPUT, decode
+    from meap_megatron.training.step import position_weights, token_losses
 
-    tokens = torch.randint(0, 8, (2, 64)).pin_memory()
+    changed = torch.arange(128).reshape(2, 64) % 5 == 0
+    marked = (1 + 2.0 * changed).pin_memory()  # as the dataset marks changed inputs, and the loader pins them
     losses = torch.rand(2, 64, device=DEVICE, requires_grad=True)
-    weights = torch.ones(2, 64, device=DEVICE)
+    loss = LossOn.parse("masked=0.5,unmasked=1", pair_weight=1.0)
     torch.cuda.synchronize()
     with no_waiting():
-        encoded = encode(weights, tokens.cuda(non_blocking=True), 7)
-        loss_mask, masked = decode(encoded)
-        total, count, report = token_losses(losses, loss_mask, masked, report_masked=True)
+        loss_mask, marks = decode(marked.to(DEVICE, non_blocking=True))
+        weights = position_weights(marks, loss)
+        total, count, report = token_losses(losses, loss_mask, (marks & CHANGED_INPUT) > 0, weights=weights)
         total.backward()
-    assert int(count) == 128
+    assert int(count) == int(weights.sum())
     part = report["masked loss"].tolist()
-    assert part[1] == int((tokens == 7).sum())
-    assert part[0] == pytest.approx(float(losses.detach().cpu()[tokens == 7].sum()), rel=1e-5)
+    assert part[1] == int(changed.sum())
+    assert part[0] == pytest.approx(float(losses.detach().cpu()[changed].sum()), rel=1e-5)
 
 
 def test_packed_attention_does_not_wait_for_the_gpu():

@@ -100,9 +100,13 @@ def machine(tmp_path):
     return tmp_path
 
 
-def bundle(folder, *, torch="2.11.0", damage=False):
+def bundle(folder, *, torch="2.11.0", damage=False, sources="none"):
     tag = "cp" + "".join(platform.python_version_tuple()[:2])
-    files = {"BUNDLE": f"torch=={torch} cuda 13.0 {tag}\n", "bundled_module.py": "VALUE = 7\n"}
+    files = {
+        "BUNDLE": f"torch=={torch} cuda 13.0 {tag}\ncsrc {sources}\n",
+        "bundled_module.py": "VALUE = 7\n",
+        "meap_megatron/_C.so": "native\n",
+    }
     sums = "".join(f"{hashlib.sha256(text.encode()).hexdigest()}  ./{name}\n" for name, text in files.items())
     if damage:
         files["bundled_module.py"] = "VALUE = 8\n"
@@ -166,6 +170,21 @@ def test_a_damaged_archive_a_damaged_file_and_another_torch_are_refused(machine)
     archive.unlink()
     done = shell(machine, ". carried/unpack.sh")
     assert done.returncode == 2 and "MEAP_BUNDLE" in done.stderr
+
+
+def test_a_checkout_gets_the_native_module_of_its_own_sources_only(machine):
+    for name, text in {"csrc/a.cpp": "int a;", "csrc/b/c.hpp": "int c;", "meap_megatron/__init__.py": ""}.items():
+        (machine / name).parent.mkdir(parents=True, exist_ok=True)
+        (machine / name).write_text(text)
+    done = shell(machine, ". carried/unpack.sh")
+    assert done.returncode == 2 and "of other sources than csrc" in done.stderr and "build_ext" in done.stderr
+    assert not (machine / "meap_megatron" / "_C.so").exists()
+    [line] = [line for line in BUNDLE.read_text().splitlines() if line.startswith("sources()")]
+    of_bundle_script = subprocess.run(["bash", "-c", f'{line}\nsources "{machine}"'], capture_output=True, text=True)
+    bundle(machine / "carried", sources=of_bundle_script.stdout.strip())
+    done = shell(machine, ". carried/unpack.sh")
+    assert done.returncode == 0, done.stderr
+    assert (machine / "meap_megatron" / "_C.so").read_text() == "native\n"
 
 
 def test_a_folder_with_other_files_is_not_emptied(machine):

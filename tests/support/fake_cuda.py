@@ -1,6 +1,8 @@
 """Build Megatron's configuration for `device=cuda` on a machine without a GPU, and print what came out as JSON.
 
-    python -m tests.support.fake_cuda absent|present|broken FLAG...
+    python -m tests.support.fake_cuda absent|present|broken FLAG... [:: FLAG...]
+
+Every command line (`::` is between two) gets a line of its own.
 
 The questions to the driver are answered as an H100 would. Transformer Engine is absent, or present as a package of empty
 classes that Megatron's import accepts (nothing of it computes), or broken: a library of it is missing.
@@ -9,6 +11,7 @@ classes that Megatron's import accepts (nothing of it computes), or broken: a li
 import importlib
 import importlib.abc
 import importlib.machinery
+import itertools
 import json
 import sys
 import types
@@ -16,7 +19,7 @@ from typing import Any
 
 SHOWN = (
     "transformer_impl apply_rope_fusion gradient_accumulation_fusion persist_layer_norm masked_softmax_fusion "
-    "create_attention_mask_in_dataloader local_rank"
+    "create_attention_mask_in_dataloader local_rank cross_entropy_loss_fusion fp8 fp8_recipe"
 ).split()
 
 
@@ -69,13 +72,22 @@ def answer_for_cuda() -> None:
 
 
 def main(engine: str, argv: list[str]) -> None:
-    """Print the configuration with which a run on a GPU would build its model, or why it is refused."""
+    """Print the configurations with which runs on a GPU would build their models, or why they are refused."""
     if engine != "absent":
         sys.meta_path.insert(0, Engine(broken=engine == "broken"))
     answer_for_cuda()
+    for is_line, words in itertools.groupby(argv, "::".__ne__):
+        if is_line:
+            show(list(words))
+
+
+def show(argv: list[str]) -> None:
+    """Print one configuration."""
     from meap_megatron.errors import UserError
     from meap_megatron.training import pretrain
 
+    if "megatron.training.global_vars" in sys.modules:
+        sys.modules["megatron.training.global_vars"].unset_global_variables()
     try:
         _, args, _, container = pretrain.configure([*argv, "--meap-device=cuda"])
     except UserError as error:

@@ -7,8 +7,13 @@ import sys
 
 import pytest
 
+from benchmarks.gpu import speed
+from benchmarks.gpu.catalogue import CHECKS
 from meap_megatron.errors import UserError
 from meap_megatron.training import environment, platform
+from meap_megatron.training.fitted import fitted
+from meap_megatron.training.flags import read_flags
+from meap_megatron.training.recipe import load
 from tests.support.fake_cuda import Engine
 from tests.support.runs import ROOT
 
@@ -23,8 +28,12 @@ H100 = "NVIDIA H100 80GB HBM3"
 
 
 def configuration(engine: str, *flags: str, **environ: str) -> dict:
+    return configurations(engine, *FLAGS, *flags, **environ)[-1]
+
+
+def configurations(engine: str, *argv: str, **environ: str) -> list[dict]:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.fake_cuda", engine, *FLAGS, *flags],
+        [sys.executable, "-m", "tests.support.fake_cuda", engine, *argv],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -32,7 +41,7 @@ def configuration(engine: str, *flags: str, **environ: str) -> dict:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
 def test_without_transformer_engine_no_fused_kernel_of_it_is_asked_for() -> None:
@@ -46,6 +55,9 @@ def test_without_transformer_engine_no_fused_kernel_of_it_is_asked_for() -> None
         "masked_softmax_fusion": False,
         "create_attention_mask_in_dataloader": False,
         "local_rank": 0,
+        "cross_entropy_loss_fusion": False,
+        "fp8": None,
+        "fp8_recipe": "delayed",
         "layers": "meap_megatron.training.torch_layers",
     }
 
@@ -79,6 +91,23 @@ def test_with_transformer_engine_its_kernels_are_used() -> None:
     assert built["gradient_accumulation_fusion"], "without Apex, through Transformer Engine's matrix product"
     assert not built["create_attention_mask_in_dataloader"]
     assert built["layers"] != "meap_megatron.training.torch_layers"
+
+
+def test_every_cell_that_gpu_check_measures_can_be_configured() -> None:
+    keywords = [check.run.keywords for name, check in CHECKS.items() if name.startswith("throughput")]
+    cells = [(one["size"], one["precision"]) for one in keywords] + [("0.1b", "fp8-blockwise")]
+    argv = []
+    for size, precision in cells:
+        mock = ["data_path=null", "mock_data=true", "tokenizer_type=NullTokenizer", "vocab_size=32000"]
+        recipe = load(str(speed.recipe(size, "meap")), [*speed.overrides(size), f"precision={precision}", *mock])
+        argv += ["::", *fitted(recipe, "cuda")[0].command_line(read_flags())]
+    built = configurations("present", *argv)
+    recipes = {"bf16": None, "fp8-tensorwise": "tensorwise", "fp8-delayed": "delayed", "fp8-blockwise": "blockwise"}
+    for (size, precision), one in zip(cells, built, strict=True):
+        assert "refused" not in one, (size, precision, one)
+        assert one["fp8"] == {"bf16": None, "fp8-blockwise": "e4m3"}.get(precision, "hybrid")
+        assert precision == "bf16" or one["fp8_recipe"] == recipes[precision]
+        assert one["gradient_accumulation_fusion"] and one["cross_entropy_loss_fusion"], (size, precision)
 
 
 def test_an_engine_that_cannot_be_loaded_is_refused_in_its_own_words() -> None:

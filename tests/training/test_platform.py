@@ -132,6 +132,21 @@ def test_nothing_of_cuda_is_replaced_when_a_gpu_is_used() -> None:
     assert done.stdout.strip() == str(len(redirect.ALWAYS))
 
 
+def test_a_gpu_beside_a_run_on_a_cpu_is_not_seen_by_torch_or_megatron() -> None:
+    code = (
+        "import torch; torch.cuda.is_available = lambda: True; torch.cuda.device_count = lambda: 1\n"
+        "assert torch.accelerator.is_available()  # what torch's loader asks before it pins memory\n"
+        "from meap_megatron.training import redirect\n"
+        "redirect.install(device='cpu')\n"
+        "print(torch.cuda.is_available(), torch.accelerator.is_available())\n"
+    )
+    environ = os.environ | {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=200, cwd=ROOT, env=environ
+    )
+    assert done.stdout.split() == ["False", "False"], done.stderr
+
+
 @pytest.mark.parametrize(("device", "message"), [("cuda", "no GPU"), ("tpu", "not one of auto, cpu, cuda")])
 def test_a_device_that_is_not_there_is_refused(device: str, message: str) -> None:
     with pytest.raises(UserError, match=message):

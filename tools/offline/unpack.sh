@@ -8,7 +8,7 @@
 # Verifies the archive and every file in it, unpacks, and sets the environment; run instead of sourced, it prints the lines to set.
 # A folder that was unpacked and verified before is used again. docs/offline.md says what is in it.
 _meap_unpack() {
-    local here archive site python own nvidia folder bundled
+    local here archive site python own nvidia folder bundled sources
     here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
     archive=${MEAP_BUNDLE:-} site=${MEAP_SITE:-${TMPDIR:-/tmp}/meap-site}
     if [ -z "$archive" ]; then
@@ -68,6 +68,13 @@ print(f"torch=={torch.__version__.partition(chr(43))[0]} cuda {torch.version.cud
     fi
     # A checkout that the archive travelled with is imported first, and needs the native module.
     if [ -d meap_megatron ] && ! "$python" -c 'import meap_megatron._C' 2>/dev/null; then
+        bundled=$(sed -n 's/^csrc //p' "$site/BUNDLE")
+        sources=$(cd csrc && find . -type f | LC_ALL=C sort | xargs sha256sum | sha256sum | cut -c1-12)
+        if [ "$bundled" != "$sources" ]; then
+            echo "unpack: error: the native module of the bundle is of other sources than csrc of $PWD; make the bundle again, or" >&2
+            echo "unpack: build the module (python setup.py build_ext --inplace, same Python) and carry meap_megatron/_C*.so along" >&2
+            return 2
+        fi
         cp --remove-destination "$site"/meap_megatron/_C*.so meap_megatron/ || return 1
         echo "unpack: the native module was copied into $PWD/meap_megatron" >&2
     fi
