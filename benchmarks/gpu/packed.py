@@ -100,6 +100,8 @@ def differences(device: str, prefix: str, flags: list[str], *, cache: str) -> di
     argv += platform.flags_for(device, argv)
     args = pretrain.parse(argv)
     args.meap_is_sft = True
+    if device == "cuda":
+        platform.obey_jit_fuser(disabled=args.disable_jit_fuser)
 
     import torch
     from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder

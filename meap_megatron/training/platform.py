@@ -258,6 +258,17 @@ def prepare(device: str, *, engine_optional: bool = False) -> None:
         import_megatron()
 
 
+def obey_jit_fuser(*, disabled: bool) -> None:
+    """Run Megatron's compiled functions uncompiled with --disable-jit-fuser, on a GPU.
+
+    Megatron's own switch changes the decorator, which its functions got when they were imported, and then warms them up.
+    """
+    if disabled:
+        import torch
+
+        torch.compiler.set_stance("force_eager")
+
+
 def flags_for(device: str, given: list[str]) -> list[str]:
     """Return the Megatron flags that `device` and the installed parts need and that `given` does not already hold.
 

@@ -179,6 +179,7 @@ def configure(argv: list[str]) -> tuple[str, Any, list[Sidecar], Any]:
     args, sidecars = settle(argv)
     if device == "cuda":
         args.local_rank = platform.local_device(os.environ, visible=torch.cuda.device_count())
+        platform.obey_jit_fuser(disabled=args.disable_jit_fuser)
     if args.fake_process_group:
         args.do_train = True  # rank 0 would tell the ranks that read no data
     with refusing():

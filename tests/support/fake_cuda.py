@@ -96,7 +96,19 @@ def show(argv: list[str]) -> None:
     model = container.model.transformer
     shown = {name: getattr(model, name, getattr(args, name, None)) for name in SHOWN}
     layers = container.model.transformer_layer_spec
+    if args.disable_jit_fuser:
+        shown["compiled"] = compiles()
     print(json.dumps(shown | {"layers": getattr(layers, "__module__", None)}))
+
+
+def compiles() -> bool:
+    """Tell whether a function that Megatron compiles is compiled when it is called."""
+    import torch
+    from megatron.core.fusions.fused_bias_swiglu import swiglu
+    from torch._dynamo.utils import counters
+
+    swiglu(torch.ones(2, 4))
+    return bool(counters["frames"])
 
 
 if __name__ == "__main__":

@@ -110,6 +110,10 @@ def test_every_cell_that_gpu_check_measures_can_be_configured() -> None:
         assert one["gradient_accumulation_fusion"] and one["cross_entropy_loss_fusion"], (size, precision)
 
 
+def test_with_the_jit_fuser_disabled_nothing_of_megatron_is_compiled() -> None:
+    assert configuration("absent", "--bf16", "--disable-jit-fuser")["compiled"] is False
+
+
 def test_an_engine_that_cannot_be_loaded_is_refused_in_its_own_words() -> None:
     refused = configuration("broken", "--bf16")["refused"]
     assert "installed but cannot be loaded (OSError: libcublasLt.so.13: cannot open shared object file)" in refused
