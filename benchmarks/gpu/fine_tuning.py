@@ -26,9 +26,10 @@ def run(session: Session) -> None:
     steps = 2 if session.quick else STEPS
     words = [
         f"data_path={prefix}", f"pretrained_checkpoint={imported}", f"seq_length={length}", f"train_iters={steps}",
-        f"max_position_embeddings={length}", f"global_batch_size={2 * micro_batches}", "micro_batch_size=2", "lr=1e-4", "min_lr=1e-5",
-        "eval_iters=1", "split=90,10,0", "meap_mask_ratio=0.10", f"meap_sft_min_answer={MIN_ANSWER}", "nproc=1", "log_interval=1",
-        f"precision={'bf16' if session.on_gpu else 'fp32'}", f"save_interval={steps}",
+        f"max_position_embeddings={length}", f"global_batch_size={2 * micro_batches}", "micro_batch_size=2",
+        "lr=1e-4", "min_lr=1e-5", "eval_iters=1", "split=90,10,0", "nproc=1", "log_interval=1",
+        "meap_mask_ratio=0.10", f"meap_sft_min_answer={MIN_ANSWER}", f"save_interval={steps}",
+        f"precision={'bf16' if session.on_gpu else 'fp32'}",
     ]  # fmt: skip
     run = train(session, "run", *words, recipe=imported / "model.yaml", micro_batches=micro_batches).wait()
     losses = run.field("lm_loss")
