@@ -15,16 +15,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from meap_megatron.errors import RunError
+from meap_megatron.errors import RunError, UserError
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux, <fcntl.h>
 
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn an `OSError` of writing (disk full, quota, no permission) into a `RunError` that names the path."""
+    """Turn an `OSError` of writing into an error of ours that names the path.
+
+    Raises:
+        UserError: the path leads through a file, where a folder can never be.
+        RunError: the disk is full, a quota is reached, there is no permission.
+    """
     try:
         yield
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"cannot write {path}: a file is where a folder should be; choose another folder") from error
     except OSError as error:
         reason = error.strerror or str(error)
         raise RunError(

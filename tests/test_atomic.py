@@ -7,7 +7,7 @@ import pytest
 
 from meap_megatron import atomic
 from meap_megatron.atomic import replace_file, replace_folder, replace_text
-from meap_megatron.errors import RunError
+from meap_megatron.errors import RunError, UserError
 from tests.support.kills import finishes_before_step
 
 
@@ -83,6 +83,14 @@ def test_an_error_keeps_the_old_file_and_leaves_nothing_else(tmp_path: Path) -> 
     assert (tmp_path / "a").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
     with pytest.raises(RunError, match="cannot write .*/no/"):
         replace_text(tmp_path / "no" / "a", "x")
+
+
+def test_a_file_where_a_folder_should_be_is_wrong_input(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    for write in (lambda: replace_text(tmp_path / "a" / "b", "x"), lambda: write_folder(tmp_path / "a" / "b", "x")):
+        with pytest.raises(UserError, match="cannot write .*/a/b: a file is where a folder should be"):
+            write()
+    assert (tmp_path / "a").read_text() == "old"
 
 
 def test_half_a_surrogate_pair_in_json_is_written_and_read_back(tmp_path: Path) -> None:

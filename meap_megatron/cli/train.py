@@ -3,6 +3,7 @@
 import argparse
 import os
 import shlex
+import tempfile
 from pathlib import Path
 
 HELP = """Train a recipe with Megatron's own trainer.
@@ -60,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
             words.append(f"--tensorboard-dir={Path(save) / 'tensorboard'}")
         if not args.verbose and recipe.get("meap_log") is None:
             words.append(f"--meap-log={Path(save) / 'logs'}")
+    elif not (args.verbose or args.dry_run) and recipe.get("meap_log") is None:
+        words.append(f"--meap-log={tempfile.mkdtemp(prefix='meap-')}")  # an error names it
     if args.dry_run:
         print(shlex.join(["python", "-m", "meap_megatron.training.pretrain", *words]))
         return 0

@@ -6,6 +6,7 @@ has no manifest. Rank 0 does this for all ranks: what it settles stands in the t
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from meap_megatron.checkpoint.check import LEVELS, Inspection, Level, inspect
@@ -135,6 +136,8 @@ def prepare(argv: list[str], *, show: Callable[[str], None]) -> None:
     """
     level: Level = next((name for name in LEVELS if name == one(argv, "--meap-check-checkpoint")), "auto")
     load, pretrained = one(argv, "--load"), one(argv, "--pretrained-checkpoint")
+    if load is not None and pretrained is None and not same_folder(load, one(argv, "--save")):
+        require_any(Path(load))
     if load is not None and Path(load).is_dir():
         prepare_load(Path(load), argv, level, show)
         step = count(argv, "--ckpt-step") or read_tracker(Path(load)).iteration
@@ -142,6 +145,24 @@ def prepare(argv: list[str], *, show: Callable[[str], None]) -> None:
             optimizer_state.require_same(iteration_folder(Path(load), step), argv)
     if pretrained is not None and (load is None or not (Path(load) / TRACKER).is_file()):
         require_good(Path(pretrained), level, "pretrained_checkpoint")
+
+
+def require_any(folder: Path) -> None:
+    """Refuse to load from a folder without checkpoints that is not this run's own, where its first start finds none.
+
+    Raises:
+        UserError: naming the folder that was meant, if its checkpoint was named instead.
+    """
+    if read_tracker(folder).text is not None or iterations(folder) or (folder / RELEASE).is_dir():
+        return
+    meant = "name the `save` folder of a run, or leave load out"
+    if folder.name == RELEASE or folder in map(partial(iteration_folder, folder.parent), iterations(folder.parent)):
+        meant = f"name the folder that contains it, load={folder.parent}"
+        meant += "" if folder.name == RELEASE else f" with ckpt_step={int(folder.name.rpartition('_')[2])}"
+    raise UserError(
+        f"load={folder} holds no checkpoint (no {TRACKER}, no iter_NNNNNNN), and the run would begin with random weights; "
+        f"{meant}"
+    )
 
 
 def origin(argv: list[str]) -> str:

@@ -7,7 +7,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from meap_megatron.training.metrics import RunMetrics, RunShape, clock_time, read_metrics
+import pytest
+
+from meap_megatron.training.metrics import (
+    STEP_FIELDS,
+    VALIDATION_FIELDS,
+    RunMetrics,
+    RunShape,
+    clock_time,
+    read_metrics,
+)
 
 SHAPE = RunShape(train_steps=4, tokens_per_step=1000, flops_of_step=lambda: 3e9, peak_flops=1e10, log_interval=2)
 
@@ -22,11 +31,19 @@ class Clock:
         return self.now
 
 
-def metrics_of(path: Path, *, start: int = 0, screen: Any = None, inner: Any = None, clock: Any = None) -> RunMetrics:
+def metrics_of(
+    path: Path,
+    *,
+    start: int = 0,
+    screen: Any = None,
+    inner: Any = None,
+    clock: Any = None,
+    settings: dict[str, Any] | None = None,
+) -> RunMetrics:
     return RunMetrics(
         path=path,
         shape=SHAPE,
-        settings={"seed": 1},
+        settings=settings or {"seed": 1},
         start_step=start,
         screen=screen,
         inner=inner,
@@ -157,11 +174,24 @@ def test_a_record_that_stands_for_several_steps_is_timed_per_step(tmp_path: Path
     assert [(r["seconds"], r["tokens_per_second"]) for r in read_metrics(tmp_path / "m.jsonl")[1:]] == [(2.0, 500.0)]
 
 
-def test_not_a_number_becomes_null_because_json_has_none(tmp_path: Path) -> None:
-    metrics = metrics_of(tmp_path / "m.jsonl")
-    log_step(metrics, 1, float("nan"))
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_no_number_that_json_lacks_is_ever_written(tmp_path: Path, value: float) -> None:
+    """Whichever scalar, setting or time is not finite: other programs read the file too."""
+    metrics = metrics_of(tmp_path / "m.jsonl", settings={"lr": value, "betas": [0.9, value], "data": {"share": value}})
+    for tag in STEP_FIELDS:
+        metrics.add_scalar(tag, value, 1)
+    for tag in VALIDATION_FIELDS:
+        metrics.add_scalar(tag, value, 1)
     metrics.close()
-    assert read_metrics(tmp_path / "m.jsonl")[1]["lm_loss"] is None
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    text = (tmp_path / "m.jsonl").read_text()
+    found = [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+    assert [record["event"] for record in found] == ["start", "step", "validation", "end"]
+    assert found[0]["run"] == {"lr": None, "betas": [0.9, None], "data": {"share": None}}
+    assert {found[1][name] for name in STEP_FIELDS.values()} == {None}
 
 
 def test_every_scalar_still_reaches_tensorboard(tmp_path: Path) -> None:

@@ -136,6 +136,31 @@ def test_the_folder_of_another_run_is_read_but_never_changed(run: Path, tmp_path
     assert names(run) == before and read_tracker(run).iteration == 8
 
 
+@pytest.mark.parametrize(
+    ("load", "reason"),
+    [
+        ("nowhere", "nowhere holds no checkpoint .*begin with random weights; name the `save` folder of a run"),
+        ("empty", "empty holds no checkpoint"),
+        ("run/iter_0000004", "name the folder that contains it, load=.*/run with ckpt_step=4"),
+        ("file", "cannot read the checkpoint folder .*/file: Not a directory"),
+    ],
+)
+def test_a_run_that_is_to_load_what_is_not_there_does_not_begin_with_random_weights(
+    run: Path, tmp_path: Path, load: str, reason: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=reason):
+        prepared([f"--save={tmp_path / 'new'}", f"--load={tmp_path / load}"])
+
+
+def test_a_first_start_finds_nothing_in_its_own_folder_or_begins_from_pretrained_weights(
+    run: Path, tmp_path: Path
+) -> None:
+    assert prepared(own(tmp_path / "new")) == []
+    assert prepared([f"--save={tmp_path / 'a'}", f"--load={tmp_path / 'b'}", f"--pretrained-checkpoint={run}"]) == []
+
+
 def test_one_step_asked_for_is_checked_alone(run: Path) -> None:
     flip_a_byte(run / "iter_0000004" / "__0_0.distcp")
     assert prepared(own(run, "--ckpt-step=8")) == []

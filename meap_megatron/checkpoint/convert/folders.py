@@ -21,9 +21,10 @@ def check_free(target: Path, *, overwrite: bool, marker: str) -> None:
         restore_folder(target)
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
-    if not overwrite:
-        raise UserError(f"{target} exists already; --overwrite replaces it")
     if not (target / marker).is_file():
         raise UserError(
-            f"{target} was not made by this command (it has no {marker}), so --overwrite does not replace it"
+            f"{target} was not made by this command (it has no {marker}), so --overwrite does not replace it; "
+            "name another folder"
         )
+    if not overwrite:
+        raise UserError(f"{target} exists already; --overwrite replaces it")

@@ -77,7 +77,7 @@ def read_record(folder: Path) -> ImportRecord | None:
     path = folder / RECORD
     try:
         return ImportRecord(**json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
