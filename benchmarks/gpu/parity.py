@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from benchmarks.gpu import data
+from benchmarks.gpu.process import TORCH_ALONE
 from benchmarks.gpu.session import Session
 from benchmarks.gpu.trainer import NO_COMPILER, NO_TF32, Run, settings, train
 
@@ -21,7 +22,6 @@ class Way:
 
 
 DISTRIBUTED = "use_distributed_optimizer=true"
-TORCH_ONLY = "transformer_impl=local"
 
 
 def ways(session: Session) -> dict[str, Way]:
@@ -30,8 +30,8 @@ def ways(session: Session) -> dict[str, Way]:
         return {"CPU bf16": Way(words=("precision=bf16",), device="cpu", tolerance=2e-3)}
     machine = session.machine()
     found = {
-        "GPU fp32, torch only": Way(words=("precision=fp32", TORCH_ONLY), environ=NO_TF32, tolerance=1e-5),
-        "GPU bf16, torch only": Way(words=("precision=bf16", TORCH_ONLY, DISTRIBUTED), tolerance=2e-3),
+        "GPU fp32, torch only": Way(words=("precision=fp32",), environ=NO_TF32 | TORCH_ALONE, tolerance=1e-5),
+        "GPU bf16, torch only": Way(words=("precision=bf16", DISTRIBUTED), environ=TORCH_ALONE, tolerance=2e-3),
     }
     if machine.get("engine") == "loads":
         found |= {

@@ -22,6 +22,8 @@ FRESH = "MEAP_GPU_CHECK_FRESH"
 """Set for this process and its children when forks cannot use CUDA."""
 NO_ENGINE = "MEAP_GPU_CHECK_NO_ENGINE"
 """Set for this process and its children when Transformer Engine is not to be used; holds the reason."""
+TORCH_ALONE = {NO_ENGINE: "hidden"}
+"""Variables of a run in an interpreter of its own that is as if Transformer Engine were not installed."""
 
 
 def warm(device: str) -> None:

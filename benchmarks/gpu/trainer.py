@@ -126,8 +126,8 @@ def train(
     kept = [f"save={folder}"] if save else ["save=null", f"meap_metrics={folder}/metrics.jsonl"]
     if device == "cuda" and session.machine().get("compiler") == "none" and NO_COMPILER not in words:
         words = (*words, NO_COMPILER)
-    # Libraries may have read it in the process that forks, when they were loaded.
-    fresh = fresh or device == "cuda" and "NVIDIA_TF32_OVERRIDE" in (environ or {})
+    # The process that forks has imported the engine, and its libraries may have read the variable when they were loaded.
+    fresh = fresh or device == "cuda" and bool({"NVIDIA_TF32_OVERRIDE", process.NO_ENGINE} & set(environ or {}))
     argv = ["train", str(recipe), f"device={device}", *kept, f"meap_log={folder}/logs", *map(str, words)]
     threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}
     watch = None if micro_batches is None else (micro_batches, gate, profile_step)

@@ -301,3 +301,25 @@ def test_without_a_c_compiler_no_run_on_the_card_compiles(compiler, words, tmp_p
     session = Session(tmp_path, tmp_path, name="whole_path", device="cuda", quick=True, model=None)
     trainer.train(session, "run", "train_iters=4")
     assert [word for word in seen[0] if word.startswith("disable_jit_fuser")] == words
+
+
+def test_on_a_card_torch_alone_means_that_transformer_engine_is_hidden(tmp_path, monkeypatch):
+    from benchmarks.gpu import parity, trainer
+
+    session = Session(tmp_path, tmp_path, name="parity", device="cuda", quick=True, model=None)
+    started = []
+    monkeypatch.setattr(process, "start", lambda *args, **options: started.append(options))
+    ways = parity.ways(session)
+    assert set(ways) == {"GPU fp32, torch only", "GPU bf16, torch only"}, "without an engine nothing else"
+    for way in ways.values():
+        trainer.train(session, "run", *way.words, environ=way.environ)
+    assert all(one["fresh"] and one["environ"][process.NO_ENGINE] for one in started)
+
+
+def test_the_model_of_packed_rows_has_gradients_of_its_own_with_transformer_engine(monkeypatch):
+    from benchmarks.gpu import packed
+    from meap_megatron.training import platform
+
+    monkeypatch.setattr(platform, "is_importable", lambda name: True)
+    flags = [*packed.MODEL, *platform.flags_for("cuda", packed.MODEL)]
+    assert flags.count("--no-gradient-accumulation-fusion") == 1
