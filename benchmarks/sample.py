@@ -52,6 +52,16 @@ GPT_BATCH = f"GPTDataset, micro-batch of {BATCH}"
 OUR_BATCH = f"MEAPGPTDataset, micro-batch of {BATCH}"
 COPY = {"all": "copy of all bytes that leave", "new": "copy of the bytes written anew"}
 COPY_BATCH = f"copy of all bytes of a batch of {BATCH}"
+FAMILY: dict[str, dict[str, object]] = {
+    "masked and marked": {},
+    "random tokens": {"corruption": "random"},
+    "mix of 80, 10 and 10 %": {"corruption": "mix"},
+    "ratio drawn from 0.1 to 0.2": {"ratio": "0.1:0.2"},
+    "spans of 5": {"strategy": "span", "span_length": 5},
+    "first 16 positions left alone": {"skip_first": 16},
+    "short documents left alone": {"min_document_tokens": 400},
+}
+"""The family of masked inputs (docs/masked_inputs.md), each with marked changes, as training reads samples."""
 DIVISORS = {GPT_BATCH: BATCH, OUR_BATCH: BATCH, COPY_BATCH: BATCH}
 
 
@@ -61,8 +71,16 @@ def write_data(prefix: Path, *, num_documents: int) -> None:
     random_data.write_data(prefix, num_documents=num_documents, mask_id=MASK_ID, **lengths)
 
 
-def build(prefix: Path, *, masked: bool, ours: bool = True, sequence_length: int = SEQUENCE_LENGTH):
-    """Return the train split: MEAPGPTDataset, masked or not, or Megatron's GPTDataset."""
+def build(
+    prefix: Path,
+    *,
+    masked: bool,
+    ours: bool = True,
+    sequence_length: int = SEQUENCE_LENGTH,
+    mark: bool = False,
+    **settings: object,
+):
+    """Return the train split: MEAPGPTDataset, masked (`settings` beside the ratio) or not, or Megatron's GPTDataset."""
     from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
     from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 
@@ -70,8 +88,9 @@ def build(prefix: Path, *, masked: bool, ours: bool = True, sequence_length: int
     from meap_megatron.corpus.sidecar import read_sidecar
     from meap_megatron.datasets.gpt import MEAPGPTDataset, MEAPGPTDatasetConfig
     from meap_megatron.datasets.tokenizer import DatasetTokenizer
+    from meap_megatron.masking.corruption import OrdinaryIds
 
-    settings = {
+    dataset = {
         "random_seed": 1234,
         "sequence_length": sequence_length,
         "blend": ([str(prefix)], None),
@@ -84,10 +103,11 @@ def build(prefix: Path, *, masked: bool, ours: bool = True, sequence_length: int
         "create_attention_mask": False,
     }
     if ours:
-        mask = MaskConfig(mask_id=MASK_ID, ratio=RATIO) if masked else None
-        config = MEAPGPTDatasetConfig(**settings, meap=mask)
+        ordinary = OrdinaryIds.without(MASK_ID, range(3))
+        fields = {"mask_id": MASK_ID, "ratio": RATIO, "ordinary": ordinary} | settings
+        config = MEAPGPTDatasetConfig(**dataset, meap=MaskConfig(**fields) if masked else None, mark_changes=mark)
         return BlendedMegatronDatasetBuilder(MEAPGPTDataset, [None] * 3, lambda: True, config).build()[0]
-    config = GPTDatasetConfig(**settings)
+    config = GPTDatasetConfig(**dataset)
     return BlendedMegatronDatasetBuilder(GPTDataset, [None] * 3, lambda: True, config).build()[0]
 
 
@@ -130,7 +150,12 @@ def sample_contestants(prefix: Path, *, length: int) -> tuple[dict[str, Callable
             ),
             "GPTDataset + torch randperm": with_positions(lambda i: torch.randperm(length - 1)[:num_masked]),
         }
+        for what, settings in FAMILY.items():
+            one = build(prefix, masked=True, sequence_length=length, mark=True, **settings)
+            contestants[f"MEAPGPTDataset, {what}"] = lambda i, one=one: one[i % num_samples]
     for name, call in contestants.items():
+        if name.removeprefix("MEAPGPTDataset, ") in FAMILY:
+            continue  # tests/masking/test_family.py says what they hold
         made = call(0)["tokens"]
         masked = int((made == MASK_ID).sum())
         expected = 0 if name in ("GPTDataset", "MEAPGPTDataset, nothing masked", GPT_BATCH) else num_masked
@@ -287,6 +312,8 @@ def main(argv: list[str] | None = None) -> int:
         "official_over_gpt": short["GPTDataset + official masking"].median / short["GPTDataset"].median,
         "official_over_ours": short["GPTDataset + official masking"].median / short["MEAPGPTDataset"].median,
         "official_choice_over_ours": positions["official random.sample"].median / positions["ours, C++ loop"].median,
+        "slowest_of_family_over_masked": max(short[f"MEAPGPTDataset, {what}"].median for what in FAMILY)
+        / short["MEAPGPTDataset, masked and marked"].median,
         "two_threads_over_one": rates["MEAPGPTDataset"][2] / rates["MEAPGPTDataset"][1],
     }
     print("\nratios")

@@ -24,33 +24,45 @@ struct Replacement {
 
     std::int64_t nth_ordinary(std::int64_t number) const {
         if (offsets.empty() || number < offsets.front()) return number;
+        if (number >= offsets.back()) return number + static_cast<std::int64_t>(offsets.size());
         return number + (std::upper_bound(offsets.begin(), offsets.end(), number) - offsets.begin());
     }
 };
 
-// The ids for chosen positions, to be asked for in ascending order of the positions.
-class Replacer {
-  public:
-    Replacer(const Replacement& rules, Key key, std::uint64_t sample_index)
-        : rules_(rules), words_(key, kReplaceStream, sample_index), is_mixed_(rules.is_mixed()) {}
+constexpr std::int64_t kKept = -1;
 
-    // Overwrite a token; false: it is kept.
-    bool replace(std::int64_t* token) {
-        const std::uint64_t word = is_mixed_ ? words_.next() : 0;
-        if (word < rules_.mask_below) {
-            *token = rules_.mask_id;
-        } else if (word < rules_.random_below) {
-            *token = rules_.nth_ordinary(words_.below(rules_.num_ordinary));
-        } else {
-            return false;
-        }
-        return true;
+// Write ids: int64[count], what takes the place of each chosen position in ascending order, or kKept. Words of the
+// shares come first, one for each position, then the random tokens.
+inline void replacements(const Replacement& rules, Key key, std::uint64_t sample_index, std::size_t count,
+                         std::int64_t* ids) {
+    if (rules.is_mask()) {
+        std::fill_n(ids, count, rules.mask_id);
+        return;
     }
-
-  private:
-    const Replacement& rules_;
-    WordStream words_;
-    bool is_mixed_;
-};
+    thread_local std::vector<std::uint32_t> kept;  // between calls: allocating costs as much
+    kept.resize(3 * count + 1);
+    std::uint32_t* const drawn = kept.data();
+    WordStream words(key, kReplaceStream, sample_index);
+    if (!rules.is_mixed()) {
+        words.below_many(rules.num_ordinary, count, drawn);
+        for (std::size_t i = 0; i < count; ++i) ids[i] = rules.nth_ordinary(drawn[i]);
+        return;
+    }
+    std::uint32_t *const shares = drawn + count, *const places = shares + count;  // places of the random tokens
+    words.next_many(count, shares);
+    // Copies: ids might be anywhere, so the rules would be read again after every write. No branches: which share a
+    // word falls into cannot be foreseen.
+    const std::uint64_t mask_below = rules.mask_below, random_share = rules.random_below - mask_below;
+    const std::int64_t mask_id = rules.mask_id;
+    std::size_t num_drawn = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+        ids[i] = shares[i] < mask_below ? mask_id : kKept;
+        places[num_drawn] = static_cast<std::uint32_t>(i);
+        num_drawn += static_cast<std::size_t>(shares[i] - mask_below < random_share);
+    }
+    if (num_drawn == 0) return;
+    words.below_many(rules.num_ordinary, num_drawn, drawn);
+    for (std::size_t i = 0; i < num_drawn; ++i) ids[places[i]] = rules.nth_ordinary(drawn[i]);
+}
 
 }  // namespace meap

@@ -32,20 +32,33 @@ using Ranges = std::vector<std::pair<std::int64_t, std::int64_t>>;  // positions
 
 namespace detail {
 
-// The positions that may be chosen, ascending, where they are not all from skip_first on.
-inline void find_eligible(const MaskRules& rules, std::int64_t num_real, const Ranges& barred,
-                          const std::int64_t* tokens, std::vector<std::int64_t>& eligible) {
-    eligible.resize(static_cast<std::size_t>(num_real));
+// Write the positions that may be chosen, ascending, and return how many there are.
+inline std::int64_t find_eligible(const MaskRules& rules, std::int64_t num_real, const Ranges& barred,
+                                  const std::int64_t* tokens, std::vector<std::int64_t>& eligible) {
+    if (static_cast<std::int64_t>(eligible.size()) < num_real) eligible.resize(static_cast<std::size_t>(num_real));
     std::int64_t count = 0;
-    std::size_t range = 0;
-    for (std::int64_t position = rules.skip_first; position < num_real - 1; ++position) {
-        while (range < barred.size() && barred[range].second <= position) ++range;
-        bool is_barred = range < barred.size() && barred[range].first <= position;
-        for (const std::int64_t id : rules.protected_ids) is_barred |= tokens[position] == id;
-        eligible[static_cast<std::size_t>(count)] = position;
-        count += is_barred ? 0 : 1;
+    const auto take = [&](std::int64_t start, std::int64_t stop) {
+        if (rules.protected_ids.empty()) {
+            for (std::int64_t position = start; position < stop; ++position) {
+                eligible[static_cast<std::size_t>(count + position - start)] = position;
+            }
+            count += std::max<std::int64_t>(0, stop - start);
+            return;
+        }
+        for (std::int64_t position = start; position < stop; ++position) {
+            bool is_protected = false;
+            for (const std::int64_t id : rules.protected_ids) is_protected |= tokens[position] == id;
+            eligible[static_cast<std::size_t>(count)] = position;
+            count += is_protected ? 0 : 1;
+        }
+    };
+    std::int64_t start = rules.skip_first;
+    for (const auto& [first, second] : barred) {
+        take(start, std::min(first, num_real - 1));
+        start = std::max(start, second);
     }
-    eligible.resize(static_cast<std::size_t>(count));
+    take(start, num_real - 1);
+    return count;
 }
 
 }  // namespace detail
@@ -56,7 +69,7 @@ inline void corrupt(const MaskRules& rules, std::int64_t sample_index, std::int6
                     std::int64_t sequence_length, const Ranges& barred, std::int64_t* tokens, float* loss_mask) {
     if (rules.strategy == nullptr || num_real < 2) return;
     // Kept between calls: allocating costs as much as choosing.
-    thread_local std::vector<std::int64_t> eligible, chosen;
+    thread_local std::vector<std::int64_t> eligible, chosen, ids;
     Draw draw;
     draw.key = rules.key;
     draw.sample_index = static_cast<std::uint64_t>(sample_index);
@@ -67,8 +80,7 @@ inline void corrupt(const MaskRules& rules, std::int64_t sample_index, std::int6
     const bool is_listed = !rules.protected_ids.empty() || rules.min_document_tokens > 0;
     std::int64_t first = rules.skip_first;
     if (is_listed) {
-        detail::find_eligible(rules, num_real, barred, tokens, eligible);
-        draw.num_eligible = static_cast<std::int64_t>(eligible.size());
+        draw.num_eligible = detail::find_eligible(rules, num_real, barred, tokens, eligible);
         first = 0;
     } else {
         draw.num_eligible =
@@ -79,19 +91,20 @@ inline void corrupt(const MaskRules& rules, std::int64_t sample_index, std::int6
     draw.span_length = std::min(rules.span_length, draw.num_eligible);
     chosen.resize(static_cast<std::size_t>(draw.count));
     rules.strategy->choose(draw, chosen.data());
-    Replacer replacer(rules.replacement, rules.key, draw.sample_index);
     const bool is_mask = rules.replacement.is_mask();
-    for (const std::int64_t integer : chosen) {
-        const std::int64_t position = is_listed ? eligible[static_cast<std::size_t>(integer)] : first + integer;
+    if (!is_mask) {
+        ids.resize(chosen.size());
+        replacements(rules.replacement, rules.key, draw.sample_index, ids.size(), ids.data());
+    }
+    for (std::size_t i = 0; i < chosen.size(); ++i) {
+        const std::int64_t position = is_listed ? eligible[static_cast<std::size_t>(chosen[i])] : first + chosen[i];
         if (position >= num_real - 1) continue;
-        if (is_mask) {
-            tokens[position] = rules.replacement.mask_id;
-        } else if (!replacer.replace(tokens + position)) {
-            continue;
-        }
+        const std::int64_t id = is_mask ? rules.replacement.mask_id : ids[i];
+        const bool is_changed = id != kKept;
+        tokens[position] = is_changed ? id : tokens[position];
         if (loss_mask == nullptr) continue;
-        loss_mask[position] += kChangedInput;
-        if (position > 0) loss_mask[position - 1] += kChangedTarget;
+        loss_mask[position] += is_changed ? kChangedInput : 0.0f;
+        if (position > 0) loss_mask[position - 1] += is_changed ? kChangedTarget : 0.0f;
     }
 }
 

@@ -41,32 +41,55 @@ class WordStream {
         return detail::high_word(product);
     }
 
-    // out[i] = below(first_range + i) for i in 0..count-1. The loop has no branch: a piece in which a word may have to
-    // be rejected (one in some thousands) is drawn again from its first word, one by one.
+    void next_many(std::size_t count, std::uint32_t* out) {
+        while (count > 0) {
+            if (used_ == kWords) refill();
+            const std::size_t piece = std::min(count, kWords - used_);
+            std::copy_n(words_ + used_, piece, out);
+            used_ += piece;
+            out += piece;
+            count -= piece;
+        }
+    }
+
+    // out[i] = below(range) for i in 0..count-1.
+    void below_many(std::uint32_t range, std::size_t count, std::uint32_t* out) { fill_below<0>(range, count, out); }
+
+    // out[i] = below(first_range + i) for i in 0..count-1.
     void below_ascending(std::uint32_t first_range, std::size_t count, std::uint32_t* out) {
+        fill_below<1>(first_range, count, out);
+    }
+
+  private:
+    // out[i] = below(first_range + kStep * i). The loop has no branch: a piece in which a word may have to be rejected
+    // (one in some thousands) is drawn again from its first word, one by one.
+    template <std::uint32_t kStep>
+    void fill_below(std::uint32_t first_range, std::size_t count, std::uint32_t* out) {
         while (count > 0) {
             if (used_ == kWords) refill();
             const std::size_t piece = std::min(count, kWords - used_);
             const std::uint32_t* const words = words_ + used_;
             std::uint32_t smallest = 0xFFFFFFFFu;
             for (std::size_t i = 0; i < piece; ++i) {
-                const std::uint32_t range = first_range + static_cast<std::uint32_t>(i);
+                const std::uint32_t range = first_range + kStep * static_cast<std::uint32_t>(i);
                 const std::uint64_t product = std::uint64_t{words[i]} * range;
                 out[i] = detail::high_word(product);
                 smallest = std::min(smallest, detail::low_word(product));
             }
-            if (smallest < first_range + static_cast<std::uint32_t>(piece)) {
-                for (std::size_t i = 0; i < piece; ++i) out[i] = below(first_range + static_cast<std::uint32_t>(i));
+            const auto last_range = first_range + kStep * static_cast<std::uint32_t>(piece);
+            if (smallest < last_range) {
+                for (std::size_t i = 0; i < piece; ++i) {
+                    out[i] = below(first_range + kStep * static_cast<std::uint32_t>(i));
+                }
             } else {
                 used_ += piece;
             }
-            first_range += static_cast<std::uint32_t>(piece);
+            first_range += kStep * static_cast<std::uint32_t>(piece);
             out += piece;
             count -= piece;
         }
     }
 
-  private:
     static constexpr std::uint32_t kBlocks = 16;  // made at once
     static constexpr std::size_t kWords = std::size_t{4} * kBlocks;
 

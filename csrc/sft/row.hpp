@@ -111,7 +111,7 @@ inline std::int32_t make_row(const Source& source, const RowRules& rules, const 
     std::int64_t start = 0, longest = 0;
     row.cu_seqlens[0] = 0;
     std::int64_t num_segments = 0;
-    thread_local std::vector<std::int64_t> masked;
+    thread_local std::vector<std::int64_t> masked, ids;
     const auto close = [&](std::int64_t length) {
         for (std::int64_t i = 0; i < length; ++i) row.position_ids[start + i] = i;
         longest = std::max(longest, length);
@@ -151,12 +151,13 @@ inline std::int32_t make_row(const Source& source, const RowRules& rules, const 
                     if (place > 0) out.loss_mask[place - 1] = 1.0f;
                 }
             }
-            Replacer replacer(rules.replacement, rules.key, static_cast<std::uint64_t>(number) + (epoch << 32));
-            for (const std::int64_t place : masked) {
-                std::int64_t token = 0;
-                const bool is_replaced = replacer.replace(&token);
-                if (place >= size - 1 || !is_replaced) continue;  // the last token is a label only
-                out.tokens[place] = token;
+            ids.resize(masked.size());
+            replacements(rules.replacement, rules.key, static_cast<std::uint64_t>(number) + (epoch << 32), ids.size(),
+                         ids.data());
+            for (std::size_t i = 0; i < masked.size(); ++i) {
+                const std::int64_t place = masked[i];
+                if (place >= size - 1 || ids[i] == kKept) continue;  // the last token is a label only
+                out.tokens[place] = ids[i];
                 if (!rules.mark_changes) continue;
                 out.loss_mask[place] += gpt::kChangedInput;
                 if (place > 0) out.loss_mask[place - 1] += gpt::kChangedTarget;

@@ -6,8 +6,8 @@
     mix:0.5,0.5,0     shares of [MASK], random and kept, which add up to 1
 
 A position counts as changed if it was given [MASK] or a drawn token, also where the draw was the token itself; kept
-positions are not changed. The words come from a stream of the sample of their own, position after position in
-ascending order: one to choose between the shares (none where one share is 1), then those of the token (`below`).
+positions are not changed. The words come from a stream of the sample of their own: first one for each position, in ascending
+order, to choose between the shares (none where one share is 1), then one token after the other (`below`).
 """
 
 from bisect import bisect_right
@@ -118,13 +118,13 @@ def replacements(
         mask_id: id of [MASK].
         ordinary: what random tokens are drawn of; not needed without them.
     """
-    ids = np.full(num_positions, KEPT, dtype=np.int64)
     is_mixed = corruption.mask_below not in (0, WORD) or corruption.random_below != WORD
-    for position in range(num_positions):
-        word = next(words) if is_mixed else 0
-        if word < corruption.mask_below:
+    shares = [next(words) if is_mixed else 0 for _ in range(num_positions)]
+    ids = np.full(num_positions, KEPT, dtype=np.int64)
+    for position, share in enumerate(shares):
+        if share < corruption.mask_below:
             ids[position] = mask_id
-        elif word < corruption.random_below:
+        elif share < corruption.random_below:
             assert ordinary is not None, "MaskConfig requires it"
             ids[position] = ordinary.nth(below(words, ordinary.count))
     return ids

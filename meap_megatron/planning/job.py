@@ -134,6 +134,8 @@ def read(
             f"{where} is not here: a vocabulary of {vocabulary:,} ids ({name}'s and [MASK]) is assumed; --vocabulary N says "
             "otherwise"
         )
+    if settings.get("meap_pair") == "clean+masked":
+        notes.append("meap_pair=clean+masked: a sample is two sequences of a step, so a token of data costs twice")
     if fine_tuning:
         notes.append(
             "attention is counted over whole rows; packed conversations attend within themselves, so steps are shorter"

@@ -1,6 +1,7 @@
 // What test_native.py counts instructions of: WHAT, done NUM times over the same made-up data.
 //
-//   instructions (sample | sample_unmasked | sample_segments | positions | span) NUM
+//   instructions (sample | sample_unmasked | sample_segments | sample_random | sample_mix | sample_documents |
+//   positions | span) NUM
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -54,6 +55,15 @@ int main(int argc, char** argv) {
     rules.mask.ratio.points = {{0, 0.15, 0.15}};
     rules.mask.key = mask_key(1234, 5678);
     if (what != "sample_unmasked") rules.mask.strategy = &kRandom;
+
+    if (what == "sample_random" || what == "sample_mix") {
+        rules.mask.replacement.mask_below = what == "sample_mix" ? 3435973837 : 0;   // 80 % of 2^32
+        if (what == "sample_mix") rules.mask.replacement.random_below = 3865470566;  // 90 %
+        rules.mask.replacement.num_ordinary = 31'997;
+        rules.mask.replacement.offsets = {0, 0, 0};
+        rules.mark_changes = true;
+    }
+    rules.mask.min_document_tokens = what == "sample_documents" ? 500 : 0;
 
     std::vector<std::int64_t> tokens(kLength + 1), labels(kLength), position_ids(kLength), chosen(kLength);
     std::vector<float> loss_mask(kLength);

@@ -56,6 +56,8 @@ class Row(NamedTuple):
     """int32[sequence_length + 1]: where segments start, then sequence_length as often as needed."""
     max_seqlen: int
     """Positions of the longest segment, the padding too."""
+    num_segments: int
+    """Segments without the padding."""
 
 
 def find_items(
@@ -217,4 +219,4 @@ def make_row(
     position_ids = np.concatenate([np.arange(length, dtype=np.int64) for length in lengths])
     cu_seqlens = np.full(sequence_length + 1, sequence_length, dtype=np.int32)
     cu_seqlens[: len(bounds)] = bounds
-    return Row(tokens, labels, loss_mask, position_ids, cu_seqlens, int(lengths.max()))
+    return Row(tokens, labels, loss_mask, position_ids, cu_seqlens, int(lengths.max()), len(items))
