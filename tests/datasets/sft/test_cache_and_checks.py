@@ -67,7 +67,7 @@ def test_a_cache_that_is_being_written_is_not_read(tools, monkeypatch):
     def full_disk(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("meap_megatron.datasets.sft.cache.os.replace", full_disk)
+    monkeypatch.setattr("meap_megatron.atomic.os.replace", full_disk)
     with pytest.raises(RunError, match="No space left on device"):
         tools.train(prefix)
     monkeypatch.undo()
