@@ -94,3 +94,26 @@ def test_an_import_without_a_row_for_the_mask_token_is_named(model: Path, tmp_pa
     (tmp_path / "old").mkdir()
     write_record(tmp_path / "old", replace(record, tokenizer=None))
     check(tmp_path / "old", data(tmp_path, write_tokenizer(tmp_path / "other", [*WORDS[:3], *reversed(WORDS[3:])])))
+
+
+@pytest.mark.parametrize(("name", "apart"), [("LlamaTokenizer", True), ("PreTrainedTokenizerFast", False)])
+def test_a_class_that_drops_a_space_before_a_text_is_named(tmp_path: Path, name: str, apart: bool) -> None:
+    """As transformers 5 does with Llama-2's own files: training reads the tokenizer.json."""
+    from tokenizers import Tokenizer, models, normalizers
+
+    from meap_megatron.checkpoint.convert.verifying import SAMPLES, tokenizer_problem
+
+    letters = sorted({*"".join(SAMPLES).replace(" ", "▁")})
+    vocabulary = {text: index for index, text in enumerate(["<unk>", "<s>", "</s>", *letters, "▁▁"])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [("▁", "▁")], unk_token="<unk>", fuse_unk=True))
+    steps = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    tokenizer.normalizer = normalizers.Sequence(steps)  # type: ignore[assignment]
+    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    roles = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "tokenizer_class": name, "legacy": True}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(roles))
+    problem = tokenizer_problem(tmp_path)
+    assert (
+        problem is not None and "other ids than its tokenizer.json" in problem and "' a space'" in problem
+    ) == apart
+    assert apart or problem is None
