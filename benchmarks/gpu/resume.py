@@ -3,6 +3,7 @@
 from benchmarks.gpu import data
 from benchmarks.gpu.session import Session
 from benchmarks.gpu.trainer import NO_COMPILER, settings, train
+from meap_megatron.training.environment import SCALING_HISTORY
 
 STEPS = 20
 FIELDS = ("lm_loss", "masked_loss", "other_loss", "grad_norm", "learning_rate")
@@ -22,9 +23,12 @@ def run(session: Session) -> None:
     for one in whole.values():
         one.wait()
     resumed = {
-        name: train(session, f"{name} resumed", *words, f"precision={name}", f"load={one.folder}", f"ckpt_step={half}")
+        name: train(
+            session, f"{name} resumed", *words, f"precision={name}", f"load={one.folder}", f"ckpt_step={half}",
+            environ={SCALING_HISTORY: "1"},
+        )
         for name, one in whole.items()
-    }
+    }  # fmt: skip
     for name, one in resumed.items():
         again = one.wait().steps()
         expected = {step: record for step, record in whole[name].steps().items() if step > half}

@@ -19,6 +19,8 @@ WORLD = {
     "NVTE_BWD_LAYERNORM_SM_MARGIN": "20",
 }
 """With several GPUs: communication goes first, and the norms leave it 20 of the multiprocessors."""
+SCALING_HISTORY = "NVTE_ALLOW_UNSAFE_PICKLE_EXTRA_STATE"
+"""Transformer Engine saves the history of delayed scaling as a pickle, and newer versions load no pickle without this."""
 
 
 def defaults(argv: list[str], environ: Mapping[str, str]) -> dict[str, str]:
@@ -37,7 +39,15 @@ def defaults(argv: list[str], environ: Mapping[str, str]) -> dict[str, str]:
         if "--use-nccl-ub" not in argv:
             # Its buffers take memory from the model, and its sums have an order of their own.
             wanted["NCCL_NVLS_ENABLE"] = "0"
+    if continues_itself(argv):
+        wanted[SCALING_HISTORY] = "1"
     return {name: value for name, value in wanted.items() if name not in environ}
+
+
+def continues_itself(argv: list[str]) -> bool:
+    """Tell whether checkpoints come from the run's own folder; it may have had another precision when it saved them."""
+    folders = [flag_values(argv, flag)[-1:] for flag in ("--save", "--load")]
+    return bool(folders[0]) and folders[1] in ([], folders[0])
 
 
 def connections(argv: list[str]) -> str:

@@ -192,6 +192,24 @@ def test_settings_of_communication_are_for_several_ranks() -> None:
     assert "NCCL_NVLS_ENABLE" not in environment.defaults(["--use-nccl-ub"], {"WORLD_SIZE": "8"})
 
 
+@pytest.mark.parametrize(
+    ("flags", "trusted"),
+    [
+        ("--fp8-format=hybrid --fp8-recipe=delayed --save=a", True),
+        ("--bf16 --save a --load a", True),  # it may have begun with delayed scaling
+        ("--save=a --load=b", False),
+        ("--load=b", False),
+        ("--bf16", False),
+    ],
+)
+def test_transformer_engine_may_load_the_scaling_history_of_the_runs_own_folder_only(
+    flags: str, trusted: bool
+) -> None:
+    name = "NVTE_ALLOW_UNSAFE_PICKLE_EXTRA_STATE"
+    assert (environment.defaults(flags.split(), {}).get(name) == "1") == trusted
+    assert name not in environment.defaults(flags.split(), {name: "0"})
+
+
 STARTS = """
 import os, sys, torch
 def asked():
