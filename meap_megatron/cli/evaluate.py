@@ -139,6 +139,8 @@ def run(args: argparse.Namespace) -> int:
     if all(SUITES[name].local for name in names):
         # Read when the libraries are imported: with it they ask no server about files that are here.
         os.environ["HF_HUB_OFFLINE"] = "1"
+    # Read when tqdm is imported: progress is shown in our words (`ledger.AnswerProgress`), without the libraries' bars.
+    os.environ.setdefault("TQDM_DISABLE", "1")
     set_thread_policy()
     try:
         import lm_eval  # noqa: F401

@@ -37,12 +37,18 @@ class Progress:
 
     def line(self) -> str:
         """Return the text of the line."""
-        seconds = max(time.monotonic() - self.started, 1e-9)
+        seconds = self._seconds()
         share = min(1.0, self.consumed / self.total) if self.total else 1.0
-        rate = (self.consumed - self.skipped) / seconds
-        left = (self.total - self.consumed) / rate if rate and self.consumed < self.total else 0.0
         documents = f"{self.documents:,} documents  {self.documents / seconds:,.0f} docs/s  " if self.documents else ""
-        return f"{self.verb}: {share:6.1%}  {documents}{self.text_bytes / 1e6 / seconds:,.1f} MB/s  ETA {_clock(left)}"
+        return f"{self.verb}: {share:6.1%}  {documents}{self.text_bytes / 1e6 / seconds:,.1f} MB/s  ETA {self.time_left()}"
+
+    def time_left(self) -> str:
+        """Return the time that the rest takes at the pace so far."""
+        rate = (self.consumed - self.skipped) / self._seconds()
+        return _clock((self.total - self.consumed) / rate if rate and self.consumed < self.total else 0.0)
+
+    def _seconds(self) -> float:
+        return max(time.monotonic() - self.started, 1e-9)
 
     def _print(self, start: str, end: str) -> None:
         self.stream.write(start + self.line() + end)

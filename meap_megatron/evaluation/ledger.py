@@ -15,6 +15,8 @@ from typing import Any
 from lm_eval.api.model import LM
 
 from meap_megatron.atomic import disk_errors
+from meap_megatron.corpus.progress import Progress
+from meap_megatron.corpus.shard import Advance
 from meap_megatron.errors import UserError
 
 FORMAT = 1
@@ -98,15 +100,26 @@ def _plain(answer: Any) -> Any:
     return [_plain(one) for one in answer] if isinstance(answer, (list, tuple)) else answer
 
 
+class AnswerProgress(Progress):
+    """The line of progress, in answers."""
+
+    def line(self) -> str:
+        """Return the text of the line."""
+        return f"{self.verb}: {min(self.consumed, self.total):,} of {self.total:,} answers  ETA {self.time_left()}"
+
+
 class Hook:
     """What a harness model calls after every answer, before its batch returns."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
+        self.progress: AnswerProgress | None = None
 
     def add_partial(self, kind: str, arguments: Sequence[Any], answer: Any) -> None:
         """Record one answer."""
         self.ledger.record(request_key(kind, arguments), answer)
+        if self.progress is not None:
+            self.progress.advance(Advance(input_bytes=1, text_bytes=0, num_documents=0))
 
 
 class RecordingLM(LM):
@@ -117,7 +130,8 @@ class RecordingLM(LM):
         self.inner, self.ledger = inner, ledger
         self.asked = 0
         """Requests that went to the model in this run."""
-        inner.set_cache_hook(Hook(ledger))
+        self.hook = Hook(ledger)
+        inner.set_cache_hook(self.hook)
 
     def _answer(self, kind: str, requests: list[Any]) -> list[Any]:
         keys = [request_key(kind, request.args) for request in requests]
@@ -129,7 +143,9 @@ class RecordingLM(LM):
         }
         if missing:
             self.asked += len(missing)
-            answers = getattr(self.inner, kind)(list(missing.values()))
+            self.hook.progress = AnswerProgress(len(missing), verb="evaluate")
+            answers = getattr(self.inner, kind)(list(missing.values()), disable_tqdm=True)
+            self.hook.progress.finish()
             for key, answer in zip(missing, answers, strict=True):
                 self.ledger.record(key, answer)
         return [self.ledger.answers.get(key, "") for key in keys]

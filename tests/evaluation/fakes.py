@@ -23,7 +23,7 @@ class Fake(LM, ABC):
     def reply(self, document: dict[str, Any], prompt: str) -> str:
         """Answer one sample."""
 
-    def generate_until(self, requests: list[Any]) -> list[str]:
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         answers = []
         for request in requests:
             prompt, options = request.args
@@ -31,10 +31,10 @@ class Fake(LM, ABC):
             self.cache_hook.add_partial("generate_until", (prompt, options), answers[-1])
         return answers
 
-    def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         raise AssertionError("these tasks only generate")
 
-    def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         raise AssertionError("these tasks only generate")
 
 

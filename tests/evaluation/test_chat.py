@@ -155,7 +155,7 @@ def test_many_empty_answers_are_a_warning(
     from lm_eval.models.huggingface import HFLM
 
     assert chat.empty_answers(["a", "b", "c", "d", " "], applied=True) is None
-    monkeypatch.setattr(HFLM, "generate_until", lambda self, requests: [" \n"] * len(requests))
+    monkeypatch.setattr(HFLM, "generate_until", lambda self, requests, disable_tqdm: [" \n"] * len(requests))
     content = needle(chat_model, essays, tmp_path / "out", "--no-apply-chat-template")
     assert content["warnings"][0].startswith("2 of 2 answers are empty; a model trained on conversations")
     assert "(--apply-chat-template)" in capsys.readouterr().err

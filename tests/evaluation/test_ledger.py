@@ -48,6 +48,20 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert len(path.read_text().splitlines()) == 1 + 4
 
 
+def test_progress_is_one_line_of_ours_instead_of_the_harness_bars(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Barred(Dying):
+        def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+            assert disable_tqdm, "the harness draws its own bar"
+            return super().generate_until(requests, disable_tqdm)
+
+    RecordingLM(Barred(), Ledger(tmp_path / "x", identity=IDENTITY)).generate_until(requests("a", "bb"))
+    RecordingLM(Barred(), Ledger(tmp_path / "x", identity=IDENTITY)).generate_until(requests("a", "bb", "ccc"))
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["evaluate: 2 of 2 answers  ETA 0:00:00", "evaluate: 1 of 1 answers  ETA 0:00:00"]
+
+
 def test_a_line_cut_by_the_kill_is_asked_again(tmp_path: Path) -> None:
     path = tmp_path / "x.responses.jsonl"
     RecordingLM(Dying(), Ledger(path, identity=IDENTITY)).generate_until(requests("a", "bb"))
@@ -83,7 +97,7 @@ def test_an_infinite_likelihood_is_valid_json_and_comes_back(tmp_path: Path) -> 
     import json
 
     class Certain(Dying):
-        def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+        def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
             self.heard.append("asked")
             return [(float("-inf"), False)] * len(requests)
 

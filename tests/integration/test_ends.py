@@ -67,6 +67,19 @@ def test_the_remedies_for_a_loss_that_is_not_finite_work(data: Path, tmp_path: P
     assert "complete" in run(data, tmp_path, *lower, "ckpt_step=2").stdout
 
 
+def test_the_data_of_a_step_is_skipped_as_the_message_for_a_loss_that_is_not_finite_says(
+    data: Path, tmp_path: Path
+) -> None:
+    run(data, tmp_path, "train_iters=3")
+    longer = ["train_iters=5", "override_opt_param_scheduler=true"]
+    done = run(data, tmp_path, *longer, "iterations_to_skip=[4]")
+    assert f"continuing from {tmp_path} after step 3" in done.stdout
+    assert f"meap: complete; saved {tmp_path / 'iter_0000005'}" in done.stdout
+    steps = records(tmp_path / "metrics.jsonl", "step")
+    assert [record["step"] for record in steps] == [1, 2, 3, 5]
+    assert all(record["lm_loss"] and record["grad_norm"] for record in steps)
+
+
 def test_exit_interval_ends_quietly_and_says_what_is_saved(data: Path, tmp_path: Path) -> None:
     done = run(data, tmp_path, "train_iters=9", "exit_interval=3")
     assert done.stderr == ""

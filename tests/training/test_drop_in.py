@@ -1,6 +1,9 @@
 """A Megatron command line with MEAP's flag added does all that it says, or is refused by the flag that it cannot do."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -123,3 +126,21 @@ def test_another_tokenizer_is_refused(data: Path, tmp_path: Path, kind: str) -> 
         named = ["--vocab-file", tmp_path / "vocab.json"]
     with pytest.raises(UserError, match="is not the tokenizer that made .*'w4' is 3, in the data 4"):
         run("--data-path", data, "--split", "100,0,0", "--tokenizer-type", kind, *named)
+
+
+def test_under_an_ascii_locale_paths_with_accents_are_found_and_named(data: Path, tmp_path: Path) -> None:
+    accented = tmp_path / "d\u00e9j\u00e0"
+    accented.mkdir()
+    for path in (*tmp_path.glob("data.*"),):
+        path.rename(accented / path.name)
+    environ = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+    def said_of(*words: str) -> str:
+        command = [sys.executable, "-m", "meap_megatron.training.pretrain", *MODEL, "--split", "100,0,0", *words]
+        done = subprocess.run(command, capture_output=True, env=environ, timeout=120, check=False)
+        assert done.returncode == 2 and b"Traceback" not in done.stderr
+        return done.stderr.decode("ascii")
+
+    assert "nothing.meap.json does not exist" in said_of("--data-path", str(accented / "nothing"))
+    # The data is found and read: what is refused is looked at after it.
+    assert "holds no checkpoint" in said_of("--data-path", str(accented / "data"), "--load", str(accented))
