@@ -1,6 +1,7 @@
 # Each target is complete on its own: the environment is made first if it is not there.
 #   make demo    the main job, end to end, on this machine      make test   all tests
-#   make lint    style and types                                make bench  all benchmarks, 15 minutes
+#   make lint    style and types                                make test-fast  every package in two minutes
+#   make bench   all benchmarks, 15 minutes
 #   make docs    the documentation as a site in build/site; a broken link is an error
 #   make fuzz    a million inputs each for C++ and .idx reader  make sanitize  its tests under ASan and UBSan
 #   make gpu-check    every check of the GPU path on one card, 9 minutes; GPU_CHECK_FLAGS="--device cpu --quick": in tiny form
@@ -25,15 +26,27 @@ endif
 TEST_WORKERS ?= 2
 DEMO_FLAGS ?= --overwrite
 BENCH_FLAGS ?=
+FAST := tests/masking/test_arguments.py tests/masking/test_known_answers.py tests/datasets/test_gpt_dataset.py \
+    tests/datasets/test_pair.py tests/datasets/sft/test_dataset.py tests/corpus/test_readers.py tests/corpus/test_verify.py \
+    tests/corpus/sft/test_records.py tests/checkpoint/test_choose.py tests/checkpoint/test_check.py \
+    tests/checkpoint/convert/test_tensors.py tests/training/test_batch.py tests/training/test_host_waits.py \
+    tests/training/test_recipe.py tests/training/test_wrong_settings.py tests/training/test_metrics.py tests/planning/test_step.py \
+    tests/planning/test_search.py tests/sweep/test_plan.py tests/watching tests/evaluation/test_metrics.py \
+    tests/evaluation/test_ledger.py tests/evaluation/test_needle.py tests/training/test_parallelism.py tests/doctor/test_packages.py \
+    tests/demo/test_figures.py tests/collators tests/test_imports.py
 GPU_CHECK_FLAGS ?=
 
-.PHONY: demo test lint format docs bench gpu-check fuzz libfuzzer sanitize slurm-test clean
+.PHONY: demo test test-fast lint format docs bench gpu-check fuzz libfuzzer sanitize slurm-test clean
 
 demo: $(STAMP)
 	$(BIN)/meap demo $(DEMO_FLAGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile
+
+# Every package, nothing that starts Megatron's trainer or a long comparison.
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile -m "not slow" $(FAST)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
