@@ -22,6 +22,7 @@ PLANES = (0xF0000, 0x100000)
 PLANE = 65_534
 PRIVATE = re.compile(f"[{chr(PLANES[0])}-{chr(0x10FFFF)}]")
 MARKS = 8192  # characters by which answers are located
+SHORT = 16  # characters
 
 
 class ChatRenderer:
@@ -45,9 +46,11 @@ class ChatRenderer:
             "": specials.pattern,
         }
         self.locator = Locator(anatomy, self.typed["assistant"], num_marks=MARKS)
+        self.unused: tuple[str, ...] = ()
 
     def render(self, conversation: Conversation) -> list[list[Piece]] | str:
         """Return the pieces of each row, or the reason why the template does not fit."""
+        self.unused = ()
         try:
             return [self._row(messages, conversation) for messages in rows_of(conversation, self.options)]
         except UserError as error:
@@ -63,6 +66,7 @@ class ChatRenderer:
         tools = None if conversation.tools is None else list(conversation.tools)
         base = _free([given, tools, dict(conversation.template_kwargs)], len(self.numbers) + MARKS)
         shown = {base + number: text for text, number in self.numbers.items()}
+        first_mark = chr(base + len(self.numbers))
 
         def hide(value: Any, pattern: re.Pattern[str]) -> Any:
             return _mapped(value, lambda text: pattern.sub(lambda match: chr(base + self.numbers[match[0]]), text))
@@ -83,10 +87,10 @@ class ChatRenderer:
             # Null beside calls: transformers leaves the key out, and many templates then fail that take an empty text.
             given = spoken
             text, blocks = self.template.render(given, tools=tools, variables=variables)
+        self.unused += tuple(f"messages[role={role}]" for role in _left_out(text, given, render, first_mark))
         answers = [number for number, one in enumerate(messages) if one.role == "assistant"]
         wanted = [number for number in answers if messages[number].train]
         if blocks is None:
-            first_mark = chr(base + len(self.numbers))
             found = self.locator.find(text, given, wanted=set(wanted), render=render, first_mark=first_mark)
         else:
             generation = list(generated(text, blocks, self.locator.ends))
@@ -119,6 +123,32 @@ class ChatRenderer:
             done = answer.end
         put(done, len(text), PROMPT)
         return builder.finish()
+
+
+def _left_out(text: str, given: Messages, render: Callable[[Messages], str], mark: str) -> list[str]:
+    """Return the roles of messages that the template does not write, such as Qwen3's of a developer; not the assistant's.
+
+    Args:
+        text: the rendered conversation.
+        given: its messages.
+        render: messages to text; raises UserError.
+        mark: a character that no text has.
+    """
+    found = []
+    for number, one in enumerate(given):
+        role, content = one["role"], one["content"]
+        if role == "assistant" or role in found or not content:
+            continue
+        # Most templates write a text as it is. A short one may be in the text by chance.
+        if content.strip() in text and (len(content) > SHORT or role in ("user", "tool")):
+            continue
+        try:
+            shown = render([*given[:number], {**one, "content": mark}, *given[number + 1 :]])
+        except UserError:
+            continue
+        if mark not in shown:
+            found.append(role)
+    return found
 
 
 def _mapped(value: Any, change: Callable[[str], str]) -> Any:

@@ -41,7 +41,13 @@ class RenderOptions:
 
 
 class Renderer(Protocol):
-    """A template ready for a tokenizer."""
+    """A template ready for a tokenizer.
+
+    Attributes:
+        unused: names of what the last conversation contained and the template did not write.
+    """
+
+    unused: tuple[str, ...]
 
     def render(self, conversation: Conversation) -> list[list[Piece]] | str:
         """Return the pieces of each row of a conversation, or the reason why it cannot be rendered."""
@@ -76,6 +82,8 @@ class TemplateRenderer:
     BOS opens the first turn, unless the template writes it itself; a later turn has none. Source, answer and a plain
     text end are encoded apart.
     """
+
+    unused: tuple[str, ...] = ()
 
     def __init__(
         self,

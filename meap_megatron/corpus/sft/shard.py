@@ -172,6 +172,9 @@ class _State:
             if functions and not all(shows(pieces, functions) for pieces in rendered):
                 note(self.dropped, "functions", reader, number)
                 continue
+            for name in self.owner.renderer.unused:
+                if name not in self.job.rows.ignored:
+                    note(self.unused, name, reader, number)
             self.note_empty(reader, number, found)
             batch += [(number, pieces) for pieces in rendered]
             size += sum(len(message.content or "") for message in found.messages)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from meap_megatron.corpus.sft.preprocess import preprocess_sft
+from meap_megatron.errors import UserError
 from tests.corpus.sft.sft_samples import config, rows
 from tests.support.conversations import write_rows
 
@@ -168,3 +169,29 @@ def test_what_the_template_does_not_use_of_a_message_is_named(
     )
     preprocess_sft(config(source, tmp_path / "used", with_template(tokenizer, used), template="tokenizer"))
     assert "not used" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("role", ["developer", "system", "ipython"])
+def test_messages_that_the_template_leaves_out_are_named(
+    tmp_path: Path, tokenizer: Path, role: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not those that it only writes otherwise."""
+    left_out = PLAIN.replace("in messages %}", "in messages if message.role in ('user', 'assistant') %}")
+    words = {"role": role, "content": "e"}
+    data = [{"messages": [ASK, DIALOGUE[3]]}, {"messages": [words, ASK, DIALOGUE[3]]}]
+    source = write_rows(tmp_path / "in.jsonl", data)
+    whole = [{"messages": [words, ASK, DIALOGUE[3]]}]
+    upper = PLAIN.replace("message.content +", "message.content | upper +")
+    for template, rows_of in ((upper, whole), (left_out, data)):
+        write_rows(source, rows_of)
+        settings = config(source, tmp_path / "out", with_template(tokenizer, template), overwrite=True)
+        assert preprocess_sft(settings).num_documents == len(rows_of)
+        assert (f"  messages[role={role}] (1): first {source}:2" in capsys.readouterr().err) == (rows_of is data)
+    with pytest.raises(UserError, match=rf"--strict: rows .*\n  messages\[role={role}\] \(1\): first"):
+        preprocess_sft(config(source, tmp_path / "strict", tokenizer, strict=True))
+    assert (
+        preprocess_sft(
+            config(source, tmp_path / "known", tokenizer, strict=True, ignore_keys=(f"messages[role={role}]",))
+        ).num_documents
+        == 2
+    )
