@@ -23,6 +23,8 @@ def reason_of(error: BaseException, log: Path | None) -> str:
         log: of this rank; its folder is on the disk that the run fills.
     """
     folder = log.parent if log is not None else Path.cwd()
+    if folder.name == "logs":
+        folder = folder.parent  # what is large is beside it
     for reason in (open_files, shared_memory, quota, file_size):
         if (found := reason(error, folder)) is not None:
             return found

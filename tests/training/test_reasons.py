@@ -76,3 +76,9 @@ def test_a_failure_that_does_not_say_why_is_tried_again_in_the_folder(tmp_path: 
 def test_of_the_traceback_of_another_process_the_last_line_is_told(tmp_path: Path) -> None:
     words = "ranks:dict_keys([0])\nTraceback (most recent call last): (RANK 0)\n  File x\nKeyError: 'step'\n"
     assert reason_of(RuntimeError(words), tmp_path / "rank-0.log") == "KeyError: 'step'"
+
+
+def test_the_place_that_is_named_is_the_run_not_the_folder_of_its_logs(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    said = reason_of(OSError(errno.EDQUOT, "Disk quota exceeded"), tmp_path / "logs" / "rank-0.log")
+    assert said.startswith(f"disk quota exceeded in {tmp_path};")
