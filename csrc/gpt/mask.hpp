@@ -91,20 +91,34 @@ inline void corrupt(const MaskRules& rules, std::int64_t sample_index, std::int6
     draw.span_length = std::min(rules.span_length, draw.num_eligible);
     chosen.resize(static_cast<std::size_t>(draw.count));
     rules.strategy->choose(draw, chosen.data());
-    const bool is_mask = rules.replacement.is_mask();
-    if (!is_mask) {
+    // From numbers to positions.
+    if (is_listed) {
+        for (std::int64_t& number : chosen) number = eligible[static_cast<std::size_t>(number)];
+    } else if (first > 0) {
+        for (std::int64_t& number : chosen) number += first;
+    }
+    if (rules.strategy->follows_step) {  // ascending, and of the whole length
+        chosen.erase(std::lower_bound(chosen.begin(), chosen.end(), num_real - 1), chosen.end());
+    }
+    if (rules.replacement.is_mask()) {
+        for (const std::int64_t position : chosen) tokens[position] = rules.replacement.mask_id;
+    } else {
         ids.resize(chosen.size());
         replacements(rules.replacement, rules.key, draw.sample_index, ids.size(), ids.data());
+        std::size_t num_changed = 0;
+        for (std::size_t i = 0; i < chosen.size(); ++i) {
+            const std::int64_t position = chosen[i];
+            const bool is_changed = ids[i] != kKept;
+            tokens[position] = is_changed ? ids[i] : tokens[position];
+            chosen[num_changed] = position;
+            num_changed += is_changed ? 1 : 0;
+        }
+        chosen.resize(num_changed);
     }
-    for (std::size_t i = 0; i < chosen.size(); ++i) {
-        const std::int64_t position = is_listed ? eligible[static_cast<std::size_t>(chosen[i])] : first + chosen[i];
-        if (position >= num_real - 1) continue;
-        const std::int64_t id = is_mask ? rules.replacement.mask_id : ids[i];
-        const bool is_changed = id != kKept;
-        tokens[position] = is_changed ? id : tokens[position];
-        if (loss_mask == nullptr) continue;
-        loss_mask[position] += is_changed ? kChangedInput : 0.0f;
-        if (position > 0) loss_mask[position - 1] += is_changed ? kChangedTarget : 0.0f;
+    if (loss_mask == nullptr) return;
+    for (const std::int64_t position : chosen) {
+        loss_mask[position] += kChangedInput;
+        if (position > 0) loss_mask[position - 1] += kChangedTarget;
     }
 }
 

@@ -85,7 +85,7 @@ def parse(argv: list[str], *, validate: bool = True) -> Any:
         with contextlib.redirect_stderr(said), refusing():
             return (parse_and_validate_args if validate else parse_args)(extra_args_provider=add_meap_arguments)
     except SystemExit as stop:
-        if stop.code == 0:
+        if stop.code != 2:  # not argparse's: help, or a signal
             raise
         message = said.getvalue().strip().splitlines()
         raise UserError(f"Megatron refuses the command line: {message[-1] if message else stop}") from None
