@@ -53,7 +53,7 @@ def as_text(findings: list[Finding], *, seconds: float) -> str:
             if finding.cost:
                 lines.append(f"{indent}costs: {finding.cost}")
             if finding.mend:
-                lines.append(f"{indent}mend:  {finding.mend}")
+                lines.append(f"{indent}fix:   {finding.mend}")
     return "\n".join([*lines, "", f"{verdict(findings)} ({seconds:.1f} s)"])
 
 
