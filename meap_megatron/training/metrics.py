@@ -249,7 +249,10 @@ def progress_line(record: dict[str, Any], shape: RunShape, recent: list[float], 
     """Return the line that a person reads; `recent` holds the seconds of the last steps, `flops` those of the last one."""
     parts = [f"step {record['step']:>6}/{shape.train_steps}", f"loss {number_text(record['lm_loss'])}"]
     if record["masked_loss"] is not None:
-        parts.append(f"(masked {number_text(record['masked_loss'])}, other {number_text(record['other_loss'])})")
+        # A step may have no position of one kind: that mean does not exist, and nothing is wrong.
+        empty = "-" if record["lm_loss"] is not None else "nan"
+        masked, other = (number_text(record[f"{part}_loss"], empty) for part in ("masked", "other"))
+        parts.append(f"(masked {masked}, other {other})")
     if record["grad_norm"] is not None:
         parts.append(f"grad {record['grad_norm']:.3f}")
     if record["learning_rate"] is not None:
@@ -262,9 +265,9 @@ def progress_line(record: dict[str, Any], shape: RunShape, recent: list[float], 
     return "  ".join(parts)
 
 
-def number_text(value: float | None) -> str:
-    """Return a loss with four digits, or "nan"."""
-    return "nan" if value is None else f"{value:.4f}"
+def number_text(value: float | None, missing: str = "nan") -> str:
+    """Return a loss with four digits, or what is written for None."""
+    return missing if value is None else f"{value:.4f}"
 
 
 def clock_time(seconds: float) -> str:

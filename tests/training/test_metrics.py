@@ -5,6 +5,7 @@ import io
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from meap_megatron.training.metrics import (
     RunMetrics,
     RunShape,
     clock_time,
+    progress_line,
     read_metrics,
 )
 
@@ -217,3 +219,17 @@ def test_every_scalar_still_reaches_tensorboard(tmp_path: Path) -> None:
 
 def test_times_are_written_as_clocks_show_them() -> None:
     assert [clock_time(s) for s in (0.4, 61, 3725)] == ["0:00", "1:01", "1:02:05"]
+
+
+@pytest.mark.parametrize(("loss", "shown"), [(2.0, "other -)"), (None, "other nan)")])
+def test_a_mean_over_no_position_is_a_dash_and_no_alarm(loss: float | None, shown: str) -> None:
+    shape = SimpleNamespace(train_steps=4, tokens_per_step=10, peak_flops=None)
+    record = {
+        "step": 1,
+        "lm_loss": loss,
+        "masked_loss": 2.0,
+        "other_loss": None,
+        "grad_norm": None,
+        "learning_rate": None,
+    }
+    assert shown in progress_line(record, shape, [1.0], flops=1.0)
