@@ -6,6 +6,7 @@ given) is stood in for by a module of the same names.
 
 import dataclasses
 import importlib
+import importlib.util
 import sys
 import types
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from meap_megatron.errors import UserError
+from tests.support.runs import ROOT
 
 
 def contract() -> types.ModuleType:
@@ -65,3 +67,21 @@ def test_the_provider_builds_the_samples_of_our_own_trainer(tools, bridge):
     assert set(train[0]["loss_mask"].tolist()) == {1.0}, "Bridge takes the loss mask as weights: no marks in it"
     with pytest.raises(UserError, match="the tokenizer of .* is not beside it"):
         bridge.MEAPDataset(prefixes=[prefix], corruption="random").build_datasets(SimpleNamespace())
+
+
+def test_the_recipe_is_that_of_bridge_with_our_data_and_a_row_for_mask(tools, bridge, monkeypatch):
+    theirs = SimpleNamespace(
+        dataset=None, model=SimpleNamespace(seq_length=32, vocab_size=7), tokenizer=SimpleNamespace(vocab_size=7)
+    )
+    module = types.ModuleType("megatron.bridge.recipes.llama.h100.llama3")
+    module.llama32_1b_pretrain_1gpu_h100_bf16_config = lambda: theirs
+    for name in ("megatron.bridge.recipes", "megatron.bridge.recipes.llama", "megatron.bridge.recipes.llama.h100"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    spec = importlib.util.spec_from_file_location("recipe", ROOT / "examples/bridge/llama32_1b_meap.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    config = example.recipe([tools.write()], mask_ratio="0:0.5")
+    assert isinstance(config.dataset, bridge.MEAPDataset)
+    assert (config.dataset.seq_length, config.dataset.mask_ratio) == (32, "0:0.5")
+    assert config.model.vocab_size == config.tokenizer.vocab_size == 101
