@@ -39,17 +39,8 @@ def disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames inside a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_file(path: Path) -> None:
-    """Flush one file to the disk."""
+def sync(path: Path) -> None:
+    """Flush a file to the disk; of a folder, the names in it, so that renames are durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -80,7 +71,7 @@ def replace_file(path: Path, *, shared: bool = False) -> Iterator[IO[bytes]]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        sync_folder(path.parent)
+        sync(path.parent)
 
 
 def replace_text(path: Path, text: str, *, shared: bool = False) -> None:
@@ -112,8 +103,8 @@ def replace_folder(target: Path) -> Iterator[Path]:
         try:
             yield temporary
             for path in temporary.rglob("*"):
-                sync_file(path) if path.is_file() else sync_folder(path)
-            sync_folder(temporary)
+                sync(path)
+            sync(temporary)
             _take_place(temporary, target)
         finally:
             if temporary.exists():
@@ -140,7 +131,7 @@ def _take_place(new: Path, target: Path) -> None:
         os.rename(target, old)
         os.rename(new, target)
         shutil.rmtree(old)
-    sync_folder(target.parent)
+    sync(target.parent)
 
 
 def _aside(target: Path) -> Path:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from meap_megatron.atomic import replace_text, sync_folder
+from meap_megatron.atomic import replace_text, sync
 from meap_megatron.errors import UserError
 
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -95,5 +95,5 @@ def set_aside(checkpoint: Path, reason: str) -> Path:
             break
         number += 1
     checkpoint.rename(target)
-    sync_folder(checkpoint.parent)
+    sync(checkpoint.parent)
     return target

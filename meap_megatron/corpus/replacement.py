@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from meap_megatron.atomic import disk_errors, sync_file, sync_folder
+from meap_megatron.atomic import disk_errors, sync
 from meap_megatron.errors import UserError
 
 SUPERSEDED = ".superseded.json"
@@ -44,12 +44,12 @@ def replacement(prefix: Path, *, old: list[Path], last: Path) -> Iterator[Path]:
             gone = {path.relative_to(prefix.parent) for path in _expanded(old)} - new
             (making / SUPERSEDED).write_text(json.dumps(sorted(map(str, gone))))
             for path in making.rglob("*"):
-                sync_file(path) if path.is_file() else sync_folder(path)
-            sync_folder(making)
+                sync(path)
+            sync(making)
             os.rename(making, complete)
         finally:
             shutil.rmtree(making, ignore_errors=True)
-        sync_folder(prefix.parent)
+        sync(prefix.parent)
     finish(prefix, last=last)
 
 
@@ -72,7 +72,7 @@ def finish(prefix: Path, *, last: Path) -> None:
                 (prefix.parent / name).parent.mkdir(exist_ok=True)
                 with contextlib.suppress(FileNotFoundError):
                     os.replace(complete / name, prefix.parent / name)
-        sync_folder(prefix.parent)
+        sync(prefix.parent)
         shutil.rmtree(complete, ignore_errors=True)
     except OSError as error:
         raise UserError(

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from meap_megatron.atomic import disk_errors, replace_text, sync_file, sync_folder
+from meap_megatron.atomic import disk_errors, replace_text, sync
 from meap_megatron.errors import RunError
 
 MANIFEST = "entry.json"
@@ -122,7 +122,7 @@ def obtain(root: Path, key: str, build: Callable[[Path], dict[str, Any]], *, say
                 if (entry := sound(path, say=say)) is not None:
                     return entry  # another process was first
                 continue
-            sync_folder(root)
+            sync(root)
             published = read(path, contents=False)
             assert published is not None, f"{path} was published by this process"
             return replace(published, built=True)
@@ -155,7 +155,7 @@ def write_manifest(folder: Path, facts: dict[str, Any], *, seconds: float) -> No
     paths = sorted(folder.iterdir())
     # A blend of 100 sources has 800 files; flushed together they share the commits of the file system's journal.
     with ThreadPoolExecutor(FLUSHED_TOGETHER) as threads:
-        list(threads.map(sync_file, paths))
+        list(threads.map(sync, paths))
     for path in paths:
         files[path.name] = {"bytes": path.stat().st_size, "crc32": crc32(path)}
     manifest = {"format": FORMAT, "files": files, "facts": facts, "seconds": seconds, "host": socket.gethostname()}
