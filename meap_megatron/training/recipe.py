@@ -137,7 +137,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     Raises:
         UserError: the file is missing or is not a recipe; an override is not key=value.
     """
-    settings, layouts = read_settings(Path(path), seen=())
+    settings, layouts = read_settings(Path(path))
     given: dict[str, Setting] = {}
     for word in overrides or []:
         key, equals, text = word.partition("=")
@@ -170,17 +170,22 @@ def settings_of_layout(layout: Setting, layouts: Layouts, *, path: Path) -> dict
     return layouts[str(layout.value)]
 
 
-def read_settings(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Setting], Layouts]:
+def read_settings(path: Path, via: tuple[tuple[Path, str], ...] = ()) -> tuple[dict[str, Setting], Layouts]:
     """Return the flattened settings and the layouts of one file and of the files it extends.
 
-    A file's own `layouts` take the place of those of the file it extends. `seen` guards against a circle.
+    A file's own `layouts` take the place of those of the file it extends.
+
+    Args:
+        path: of the file.
+        via: the files that led here, outermost first, each with the "FILE:LINE" of the `extends` that names the next one.
+
+    Raises:
+        UserError: it is missing or is not a recipe; it extends itself; it names a file or a key twice.
     """
-    if path.resolve() in seen:
-        raise UserError(f"{path}: circular 'extends': {' -> '.join(map(str, (*seen, path.resolve())))}")
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"cannot read recipe {path}: {error.strerror}{moved_import(path, seen)}") from None
+        raise UserError(f"cannot read recipe {path}: {error.strerror}{moved_import(path, via)}") from None
     except UnicodeDecodeError:
         raise UserError(f"recipe {path} is not UTF-8 text") from None
     try:
@@ -195,13 +200,16 @@ def read_settings(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Setting
     own: dict[str, Setting] = {}
     inherited: Layouts = {}
     layouts: Layouts = {}
+    first: dict[str, int] = {}
     for key_node, value_node in root.value:
         key, line = str(key_node.value), key_node.start_mark.line + 1
+        if key in ("extends", "layouts") and first.setdefault(key, line) != line:
+            raise UserError(f"{path}:{line}: duplicate key '{key}' (first at {path}:{first[key]}); keep one")
         if key == "description":
             continue
         if key == "extends":
-            for name in extended(path, value_node):
-                base, layouts_of_base = read_settings(path.parent / name, (*seen, path.resolve()))
+            for base_path, place in extended(path, value_node, via):
+                base, layouts_of_base = read_settings(base_path, (*via, (path, place)))
                 settings, inherited = settings | base, layouts_of_base or inherited
         elif key == "layouts":
             layouts = read_layouts(path, line, value_node)
@@ -213,27 +221,37 @@ def read_settings(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Setting
     return settings | own, layouts or inherited
 
 
-def moved_import(path: Path, seen: tuple[Path, ...]) -> str:
+def moved_import(path: Path, via: tuple[tuple[Path, str], ...]) -> str:
     """Return what to say of a recipe that is not there: which file names it, and where it may be."""
-    if not seen:
+    if not via:
         return "; examples/recipes contains some"
     what = "the folder of the import was moved" if path.name == "model.yaml" else "the file was moved"
-    return f"; {seen[-1]} extends it: if {what}, correct its path there"
+    return f"; {via[-1][1]} extends it: if {what}, correct its path there"
 
 
-def extended(path: Path, node: yaml.Node) -> list[str]:
-    """Return the files that `extends` names, one or a list.
+def extended(path: Path, node: yaml.Node, via: tuple[tuple[Path, str], ...]) -> list[tuple[Path, str]]:
+    """Return the files that `extends` names, one or a list, each with the "FILE:LINE" where it does.
 
     Raises:
-        UserError: it is neither.
+        UserError: it is neither; a file is named twice, or leads back to itself.
     """
     nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
-    if not all(isinstance(one, yaml.ScalarNode) and one.value for one in nodes):
+    if not nodes or not all(isinstance(one, yaml.ScalarNode) and one.value for one in nodes):
         raise UserError(
             f"{path}:{node.start_mark.line + 1}: extends takes a file or a list of files, for example "
             "extends: [checkpoints/mine/model.yaml, base/sft.yaml]"
         )
-    return [str(one.value) for one in nodes]
+    found: dict[Path, tuple[Path, str]] = {}
+    chain = [*(outer for outer, _ in via), path]
+    for one in nodes:
+        name, place = path.parent / str(one.value), f"{path}:{one.start_mark.line + 1}"
+        if (file := name.resolve()) in [outer.resolve() for outer in chain]:
+            circle = " -> ".join(str(outer) for outer in [*chain, name])
+            raise UserError(f"{place}: circular 'extends': {circle}; remove {one.value} here")
+        if file in found:
+            raise UserError(f"{place}: 'extends' names {one.value} twice (first at {found[file][1]}); keep one")
+        found[file] = (name, place)
+    return list(found.values())
 
 
 def read_layouts(path: Path, line: int, node: yaml.Node) -> Layouts:

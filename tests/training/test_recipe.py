@@ -24,6 +24,7 @@ FLAGS = {
 
 def words(tmp_path: Path, text: str, *overrides: str) -> list[str]:
     (tmp_path / "r.yaml").write_text(text)
+    (tmp_path / "a.yaml").write_text("lr: 1\n")
     return load(tmp_path / "r.yaml", list(overrides)).command_line(FLAGS)
 
 
@@ -64,7 +65,10 @@ def test_a_recipe_stands_on_the_one_it_extends(tmp_path: Path) -> None:
         ("lr: 1\n", ["lr=[1"], "is not a YAML value"),
         ("- 1\n", [], "a recipe is a mapping"),
         ("lr: [1\n", [], "r.yaml:2: not YAML"),
-        ("extends: r.yaml\n", [], "circular 'extends'"),
+        ("lr: 1\nextends: r.yaml\n", [], "r.yaml:2: circular 'extends': "),
+        ("extends:\n  - a.yaml\n  - ./a.yaml\n", [], "r.yaml:3: 'extends' names ./a.yaml twice (first at "),
+        ("extends: a.yaml\nlr: 1\nextends: b.yaml\n", [], "r.yaml:3: duplicate key 'extends' (first at "),
+        ("extends: []\n", [], "r.yaml:1: extends takes a file or a list of files"),
         ("extends: none.yaml\n", [], "cannot read recipe"),
     ],
 )
@@ -108,6 +112,14 @@ def test_of_several_files_that_a_recipe_extends_the_later_wins(tmp_path: Path) -
     text = "extends: [model.yaml, base.yaml]\nrun: {train_iters: 7}\n"
     assert words(tmp_path, text) == ["--num-layers=2", "--lr=0.2", "--train-iters=7"]
     assert words(tmp_path, text, "layout=2") == ["--num-layers=3", "--lr=0.2", "--train-iters=7"]
+
+
+def test_a_circle_of_files_is_named_where_it_closes(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("lr: 1\nextends:\n- a.yaml\n- r.yaml\n")
+    with pytest.raises(UserError) as caught:
+        words(tmp_path, "extends: [a.yaml, base.yaml]\n")
+    named = [str(tmp_path / name) for name in ("r.yaml", "base.yaml", "r.yaml")]
+    assert str(caught.value) == f"{named[1]}:4: circular 'extends': {' -> '.join(named)}; remove r.yaml here"
 
 
 def test_extends_takes_files_only(tmp_path: Path) -> None:
