@@ -11,7 +11,7 @@ MODEL = (
     "--num-layers 2 --num-attention-heads 4 --group-query-attention --num-query-groups 2 --swiglu --disable-bias-linear "
     "--normalization RMSNorm --position-embedding-type rope --disable-jit-fuser --untie-embeddings-and-output-weights "
     "--micro-batch-size 1 --global-batch-size 8 --train-iters 1 --lr 1e-3 --hidden-dropout 0 --attention-dropout 0 "
-    "--eval-iters 0 --make-vocab-size-divisible-by 128 --meap-mask-ratio 0.1 --split 98,2,0 "
+    "--eval-iters 0 --make-vocab-size-divisible-by 128 --meap-mask-ratio 0.1 --meap-sft --split 98,2,0 "
     "--no-check-for-nan-in-loss-and-grad --no-gradient-accumulation-fusion"
 ).split()
 """The model is used as it is, outside of what holds the buffer that fused gradients are added to."""

@@ -11,6 +11,7 @@ from meap_megatron.errors import UserError
 from meap_megatron.planning.layout import FULL, NONE, SELECTIVE, Layout
 from meap_megatron.planning.model import Model
 from meap_megatron.training.blend import is_number, words_of
+from meap_megatron.training.data_rules import FINE_TUNING
 from meap_megatron.training.fitted import fitted
 from meap_megatron.training.recipe import Recipe, load
 
@@ -121,7 +122,7 @@ def read(
     if settings.get("device") == "cpu":
         notes.append("the recipe runs on a CPU; planned, and written down, with device=cuda")
     sidecars = [read_sidecar(prefix) for prefix in prefixes(settings) if sidecar_path(prefix).exists()]
-    fine_tuning = any(sidecar.kind == "sft" for sidecar in sidecars) or "meap_epochs" in settings
+    fine_tuning = any(sidecar.kind == "sft" for sidecar in sidecars) or any(settings.get(name) for name in FINE_TUNING)
     if vocabulary is None:
         vocabulary = settings.get("padded_vocab_size") or settings.get("vocab_size")
     if vocabulary is None and sidecars:

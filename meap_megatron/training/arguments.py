@@ -121,10 +121,15 @@ def mask_ratio(text: str) -> float | str:
     return text if found.constant is None else found.constant
 
 
-def add_sft_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags for data made by `meap preprocess sft`; which kind it is, the sidecar of the data says."""
+def add_sft_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the flags for data made by `meap preprocess sft`; any of them says that a run fine-tunes."""
     group = parser.add_argument_group(
         "MEAP fine-tuning", "on data of `meap preprocess sft`; ratio 0 is plain fine-tuning"
+    )
+    group.add_argument(
+        "--meap-sft",
+        action="store_true",
+        help="fine-tune: data_path names data of `meap preprocess sft`; another --meap-sft-... or --meap-epochs says it too",
     )
     group.add_argument(
         "--meap-sft-layout",
@@ -176,6 +181,7 @@ def add_sft_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--meap-epochs", type=float, default=None, help="passes over the fine-tuning data, instead of --train-iters"
     )
+    return parser
 
 
 def check(args: Any) -> None:

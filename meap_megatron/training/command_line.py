@@ -7,7 +7,7 @@ from pathlib import Path
 
 from meap_megatron.corpus.sidecar import Sidecar
 from meap_megatron.errors import UserError
-from meap_megatron.training import blend, named_tokenizer
+from meap_megatron.training import blend, data_rules, named_tokenizer
 from meap_megatron.training.arguments import add_meap_arguments
 from meap_megatron.training.blend import DATA_KEYS, folder_hint, is_number
 from meap_megatron.training.flags import read_flags
@@ -62,6 +62,7 @@ def data_flags(argv: list[str]) -> list[str]:
     sidecars = check_named_data(argv)
     if not sidecars:
         return []
+    from meap_megatron.training import sft
     from meap_megatron.training.data import is_sft
 
     flags = tokenizer_flags(argv, sidecars, prefixes)
@@ -70,7 +71,7 @@ def data_flags(argv: list[str]) -> list[str]:
         flags.append("--dataloader-inter-document-masking")
         if flag_values(argv, "--meap-sft-loss") != ["microbatch_mean"]:
             flags.append("--calculate-per-token-loss")
-    check_kind([*argv, *flags], sft_data=is_sft(sidecars))
+        sft.check(of_argv([*argv, *flags], read_flags()).namespace())
     if flag_values(argv, "--meap-epochs"):
         flags.append(f"--train-iters={steps_of_epochs(argv, sidecars, prefixes)}")
     return flags
@@ -86,17 +87,21 @@ def check_named_data(argv: list[str]) -> list[Sidecar]:
     if not prefixes:
         if not any(word.split("=")[0] == "--mock-data" for word in argv):
             raise UserError("no training data: give data_path, the prefix that `meap preprocess` wrote")
+        if flag_values(argv, "--meap-epochs"):
+            raise UserError("meap_epochs counts passes over data, and mock data has no end; give train_iters instead")
         return []
     from meap_megatron.checkpoint.convert.tokenizer_check import check_imports
-    from meap_megatron.training.data import read_sidecars
+    from meap_megatron.training.data import is_sft, read_sidecars
 
     for prefix in prefixes:
         if (hint := folder_hint(prefix)) is not None:
             raise UserError(hint)
     sidecars = read_sidecars(prefixes)
+    settings = of_argv(argv, read_flags())
+    data_rules.check_kind(settings, prefixes, sft_data=is_sft(sidecars))
     check_imports([*flag_values(argv, "--pretrained-checkpoint"), *flag_values(argv, "--load")], sidecars, prefixes)
     check_shape(argv)
-    check_data(of_argv(argv, read_flags()), dict(zip(prefixes, sidecars, strict=True)))
+    check_data(settings, dict(zip(prefixes, sidecars, strict=True)))
     return sidecars
 
 
@@ -167,18 +172,6 @@ def remedy_of_rows(settings: Settings) -> str:
         )
     names = [name for name in ("vocab_size", "padded_vocab_size", "tokenizer_type") if settings.has(name)]
     return f"leave {', '.join(names)} out: the number then follows from the data"
-
-
-def check_kind(argv: list[str], *, sft_data: bool) -> None:
-    """Refuse settings of fine-tuning on text, and those that fine-tuning cannot be combined with.
-
-    Raises:
-        UserError: naming the setting.
-    """
-    from meap_megatron.training import sft
-
-    args = of_argv(argv, read_flags()).namespace()
-    (sft.check if sft_data else sft.check_unused)(args)
 
 
 def steps_of_epochs(argv: list[str], sidecars: list[Sidecar], prefixes: list[str]) -> int:

@@ -1,8 +1,11 @@
 """Megatron's data settings that our datasets do not read, refused by name before anything trains on something else."""
 
+import argparse
 from collections.abc import Iterator
 
+from meap_megatron.errors import UserError
 from meap_megatron.training import blend
+from meap_megatron.training.arguments import add_sft_arguments
 from meap_megatron.training.settings import Settings
 
 UNREAD: tuple[tuple[str, str, str], ...] = (
@@ -14,7 +17,7 @@ UNREAD: tuple[tuple[str, str, str], ...] = (
     (
         "sft",
         "this is Megatron's own fine-tuning on conversations, which these datasets do not read",
-        "make the data with `meap preprocess sft`; the run then knows by itself that it fine-tunes",
+        "make the data with `meap preprocess sft` and give --meap-sft",
     ),
     (
         "per_dataset_sequences_path",
@@ -44,6 +47,9 @@ UNREAD: tuple[tuple[str, str, str], ...] = (
     ("logits_save_dir", "logits of masked inputs are not those of the text", "leave it out"),
 )
 """Setting, why it would do nothing or something else, and what to do."""
+
+FINE_TUNING = tuple(vars(add_sft_arguments(argparse.ArgumentParser(allow_abbrev=False)).parse_args([])))
+"""Settings of which one says that a run fine-tunes: meap_sft, meap_sft_..., meap_epochs."""
 
 REMOTE = ("s3://", "msc://")
 PATHS = (*blend.DATA_KEYS, "data_args_path", "per_split_data_args_path", "data_cache_path")
@@ -75,3 +81,31 @@ def of_data(settings: Settings) -> Iterator[str]:
 def flag(name: str) -> str:
     """Return a setting as it is typed on the command line."""
     return f"--{name.replace('_', '-')}"
+
+
+def check_kind(settings: Settings, prefixes: list[str], *, sft_data: bool) -> None:
+    """Refuse text for a run that fine-tunes, and conversations for one that does not.
+
+    The sidecar says which kind the data is. What the user means must be said too: either kind trains without an error, and
+    a wrong `data_path` would show in the answers of the trained model only.
+
+    Args:
+        settings: of the run.
+        prefixes: of the data.
+        sft_data: whether it is data of `meap preprocess sft`.
+
+    Raises:
+        UserError: the two differ.
+    """
+    said = next((name for name in FINE_TUNING if settings.has(name)), None)
+    if said is not None and not sft_data:
+        value = str(settings.get(said)).lower() if settings.on(said) else settings.get(said)
+        raise UserError(
+            f"{said}={value} is for fine-tuning, and {prefixes[0]} is text; make the data with `meap preprocess sft`, "
+            "or use a pre-training recipe"
+        )
+    if said is None and sft_data:
+        raise UserError(
+            f"{prefixes[0]} is data of `meap preprocess sft`, and no setting says that this run fine-tunes; use a "
+            "fine-tuning recipe, or set meap_sft=true"
+        )

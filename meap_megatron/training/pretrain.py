@@ -126,8 +126,6 @@ def settle(argv: list[str]) -> tuple[Any, list[Sidecar]]:
     args.meap_is_sft = data.is_sft(sidecars)
     if args.meap_is_sft:
         sft.check(args)
-    else:
-        sft.check_unused(args)
     # Megatron divides by the tokens itself where the loss is per token, and gloo cannot average.
     args.ddp_average_in_collective &= not args.calculate_per_token_loss and args.distributed_backend != "gloo"
     data.check_vocabulary(args, sidecars, data.data_prefixes(args) if sidecars else [])

@@ -1,6 +1,5 @@
 """Fine-tuning: from the arguments to the rows, and from epochs to steps."""
 
-import argparse
 import math
 from typing import Any
 
@@ -10,7 +9,6 @@ from meap_megatron.datasets.sft.config import SFTConfig
 from meap_megatron.errors import UserError
 from meap_megatron.masking.corruption import Corruption
 from meap_megatron.masking.ratio import MaskRatio, masks_anything
-from meap_megatron.training.arguments import add_sft_arguments
 from meap_megatron.training.blend import data_prefixes
 
 
@@ -134,22 +132,6 @@ def epoch_steps(args: Any, sidecar: Sidecar, prefix: str) -> int:
     )
     rows = int(summary["rows_per_epoch"])
     return steps_for(args.meap_epochs, rows_per_epoch=rows, global_batch_size=args.global_batch_size)
-
-
-def check_unused(args: Any) -> None:
-    """Refuse fine-tuning settings on pre-training data, where nothing would read them.
-
-    Raises:
-        UserError: naming the setting.
-    """
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    add_sft_arguments(parser)
-    for name, default in vars(parser.parse_args([])).items():
-        if getattr(args, name) != default:
-            raise UserError(
-                f"{name}={getattr(args, name)} is for data of `meap preprocess sft`, and this data is text; "
-                "leave it out"
-            )
 
 
 def steps_for(epochs: float, *, rows_per_epoch: int, global_batch_size: int) -> int:

@@ -254,7 +254,7 @@ def test_a_base_model_that_was_fine_tuned_stops_after_its_answer(
         steps=40,
         ratio=0.0,
     )
-    meap("train", path, "lr=0.01", "min_lr=0.01", timeout=600)
+    meap("train", path, "meap_sft=true", "lr=0.01", "min_lr=0.01", timeout=600)
     assert convert("export", tmp_path / "run", tmp_path / "out") == 0
     assert "warning" not in capsys.readouterr().err
 

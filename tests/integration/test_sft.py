@@ -22,7 +22,7 @@ MODEL = (
     "--ffn-hidden-size 176 --swiglu --disable-bias-linear --normalization RMSNorm --position-embedding-type rope "
     "--untie-embeddings-and-output-weights --seq-length 512 --max-position-embeddings 512 --micro-batch-size 1 "
     "--global-batch-size 8 --train-iters 1 --lr 1e-3 --hidden-dropout 0 --attention-dropout 0 --eval-iters 0 "
-    "--make-vocab-size-divisible-by 8 --meap-mask-ratio 0.1 --split 98,2,0"
+    "--make-vocab-size-divisible-by 8 --meap-mask-ratio 0.1 --meap-sft --split 98,2,0"
 ).split()
 
 

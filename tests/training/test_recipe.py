@@ -142,6 +142,11 @@ def test_a_base_recipe_lacks_nothing_but_model_and_data(tmp_path: Path, base: st
     assert said == []
 
 
+def test_every_recipe_says_whether_it_fine_tunes_by_a_key_that_no_length_replaces() -> None:
+    said = {str(path.relative_to(RECIPES)): load(path).get("meap_sft", False) for path in RECIPES.rglob("*.yaml")}
+    assert said == {name: "sft" in name for name in said}
+
+
 def test_a_run_that_saves_has_intervals_though_its_recipe_names_none(tmp_path: Path) -> None:
     text = (
         "num_layers: 2\nhidden_size: 64\nnum_attention_heads: 4\nseq_length: 64\nlr: 1.0e-3\ntrain_iters: 9\n"

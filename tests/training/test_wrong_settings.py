@@ -125,7 +125,15 @@ CASES: dict[str, tuple[str, str, str]] = {
     "hierarchical_context_parallel_sizes=[2,2]": ("hierarchical_context_parallel_sizes=[2, 2]", "product 4", "=1"),
     "mtp_num_layers=1": ("mtp-num-layers", "not wired", "leave it out"),
     "split=50,50,0 meap_sft_loss=microbatch_mean": ("meap_sft_loss=microbatch_mean", "meap preprocess sft", "text"),
-    "split=50,50,0 meap_epochs=2 train_iters=null": ("meap_epochs", "meap preprocess sft", "leave it out"),
+    "split=50,50,0 meap_epochs=2 train_iters=null": ("meap_epochs", "{data} is text", "pre-training recipe"),
+    "split=50,50,0 meap_sft=true": ("meap_sft=true", "{data} is text", "pre-training recipe"),
+    "split=50,50,0 meap_sft_layout=separate": ("meap_sft_layout=separate", "{data} is text", "pre-training recipe"),
+    "split=50,50,0 data_path={talk}": ("{talk} is data of", "no setting says", "set meap_sft=true"),
+    "data_path=null mock_data=true meap_epochs=2 train_iters=null": (
+        "meap_epochs",
+        "mock data has no end",
+        "train_iters",
+    ),
 }
 LAST = "split=80,20,0"
 
@@ -162,7 +170,7 @@ def run_without_megatron(commands: list[list[str]]) -> list[list[Any]]:
 
 @pytest.fixture(scope="module")
 def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Return the places that cases name; {data} has 9 documents, {short} of 40 characters each."""
+    """Return the places that cases name; {talk} conversations, {data} has 9 documents, {short} of 40 characters each."""
     root = tmp_path_factory.mktemp("wrong_settings")
     texts = library_texts(60_000)
     write_jsonl(root / "data.jsonl", texts)
@@ -174,7 +182,12 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         meap(
             "preprocess", "text", root / f"{name}.jsonl", "--tokenizer", root / "tokenizer", "--output", folder / name
         )
+    rows = [{"instruction": "Say a word", "output": "word"}] * 8
+    (root / "talk.json").write_text(json.dumps(rows))
+    words = ["--tokenizer", root / "tokenizer", "--template", "alpaca", "--max-length", "257"]
+    meap("preprocess", "sft", root / "talk.json", *words, "--output", root / "talk")
     return {
+        "talk": str(root / "talk"),
         "data": str(folder / "data"),
         "short": str(folder / "short"),
         "folder": str(folder),
