@@ -6,11 +6,12 @@ from pathlib import Path
 HELP = """Turn a Hugging Face folder (Llama, Mistral, Qwen2; safetensors) into a checkpoint of Megatron.
 
   meap convert import Llama-3-8B checkpoints/llama3_8b --add-mask-token
-  meap train RECIPE.yaml pretrained_checkpoint=checkpoints/llama3_8b
+  meap train checkpoints/llama3_8b/sft_meap.yaml data_path=data/mine
 
-The checkpoint trains at any tensor and pipeline parallel size, with local layers and with Transformer Engine. OUT/model.yaml
-holds the recipe keys of the model (`extends: OUT/model.yaml`). No model is built: tensors are copied one at a time. The
-logits of both sides are compared at the end; nothing stays if they differ."""
+The checkpoint trains at any tensor and pipeline parallel size, with local layers and with Transformer Engine. Beside it are
+recipes that need nothing but data: sft_meap.yaml and sft_ntp.yaml for fine-tuning, continue.yaml for more pre-training, and
+model.yaml, the keys of the model, for recipes of your own (`extends: OUT/model.yaml`). No model is built: tensors are copied
+one at a time. The logits of both sides are compared at the end; nothing stays if they differ."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,7 +88,11 @@ def run(args: argparse.Namespace) -> int:
     from meap_megatron.checkpoint.convert.folders import check_free
     from meap_megatron.checkpoint.convert.importing import ImportSettings, plan_import, write_import
     from meap_megatron.checkpoint.convert.megatron_config import command_words, recipe_settings
-    from meap_megatron.checkpoint.convert.record import RECORD
+    from meap_megatron.checkpoint.convert.recipes import longest_row
+    from meap_megatron.checkpoint.convert.record import RECORD, TOKENIZER_FOLDER
+
+    def quote(path: Path) -> str:
+        return shlex.quote(str(path))
 
     check_free(args.output, overwrite=args.overwrite, marker=RECORD)
     plan = plan_import(
@@ -125,4 +130,12 @@ def run(args: argparse.Namespace) -> int:
         print(f"{args.mask_token} is id {plan.mask.mask_id}; the tokenizer with it: {args.output / 'tokenizer'}")
     print(f"recipe keys of the model: {args.output / 'model.yaml'}; as Megatron's flags:")
     print(shlex.join(command_words(recipe_settings(spec))))
+    tokenizer = args.output / TOKENIZER_FOLDER if plan.mask is not None else args.tokenizer or args.source
+    if plan.tokenizer is not None and plan.tokenizer.info.mask_id >= spec.vocab_rows:
+        print(f"it has no row for {args.mask_token}, which MEAP needs: import it with --add-mask-token to train it so")
+        return 0
+    print("to fine-tune it (to pre-train it further: meap preprocess text and continue.yaml):")
+    data = f"--max-length {longest_row(spec) + 1} --output data/mine"
+    print(f"  meap preprocess sft CONVERSATIONS --tokenizer {quote(tokenizer)} {data}")
+    print(f"  meap train {quote(args.output / 'sft_meap.yaml')} data_path=data/mine")
     return 0

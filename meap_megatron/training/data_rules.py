@@ -51,12 +51,19 @@ UNREAD: tuple[tuple[str, str, str], ...] = (
 FINE_TUNING = tuple(vars(add_sft_arguments(argparse.ArgumentParser(allow_abbrev=False)).parse_args([])))
 """Settings of which one says that a run fine-tunes: meap_sft, meap_sft_..., meap_epochs."""
 
+OTHER_SOURCES = ("data_args_path", "per_split_data_args_path")
 REMOTE = ("s3://", "msc://")
 PATHS = (*blend.DATA_KEYS, "data_args_path", "per_split_data_args_path", "data_cache_path")
 
 
 def of_data(settings: Settings) -> Iterator[str]:
     """Yield settings of data that would silently do nothing, or end in a bare assert."""
+    data = settings.table.get("data_path")
+    if data is not None and data.value is None and not settings.has("mock_data", *blend.DATA_KEYS, *OTHER_SOURCES):
+        yield (
+            f"{data.origin}: no training data: set data_path to the prefix that `meap preprocess` wrote, there or on the "
+            "command line (data_path=data/mine)"
+        )
     for name, why, remedy in UNREAD:
         if settings.has(name):
             yield f"{settings.where(name)}{flag(name)} is not supported: {why}; {remedy}"

@@ -1,16 +1,15 @@
 """Hugging Face -> Megatron: check everything, then write one tensor after the other."""
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Iterator
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from meap_megatron.checkpoint.convert import recipes
 from meap_megatron.checkpoint.convert import tensors as ops
 from meap_megatron.checkpoint.convert.families import (
     EMBEDDING,
@@ -26,7 +25,7 @@ from meap_megatron.checkpoint.convert.families import (
 from meap_megatron.checkpoint.convert.hf_config import read_config, spec_from_config
 from meap_megatron.checkpoint.convert.hf_files import HfTensors, open_folder
 from meap_megatron.checkpoint.convert.mask_token import BLOCK, MaskRow, parse_init
-from meap_megatron.checkpoint.convert.megatron_config import checkpoint_args, recipe_settings
+from meap_megatron.checkpoint.convert.megatron_config import checkpoint_args
 from meap_megatron.checkpoint.convert.megatron_files import LAYERS, Chunk, write_checkpoint
 from meap_megatron.checkpoint.convert.record import (
     ADAPTER,
@@ -341,7 +340,9 @@ def write_import(plan: ImportPlan, folder: Path) -> None:
     if plan.mask is not None and plan.tokenizer is not None:
         save_tokenizer(plan.tokenizer, folder / TOKENIZER_FOLDER)
         _check_tokenizer(plan.settings.tokenizer or plan.settings.source, folder / TOKENIZER_FOLDER)
-    (folder / "model.yaml").write_text(recipe_text(plan), encoding="utf-8")
+    tokenizer = "OUT/tokenizer" if plan.mask is not None else "TOKENIZER"
+    for name, text in recipes.files(spec, model=model_name(plan.settings.source), tokenizer=tokenizer).items():
+        (folder / name).write_text(text, encoding="utf-8")
     write_record(
         folder,
         ImportRecord(
@@ -368,19 +369,6 @@ def _check_tokenizer(original: Path, saved: Path) -> None:
         raise RunError(f"the tokenizer with [MASK] is not the one of {original}: {'; '.join(found)}")
 
 
-def recipe_text(plan: ImportPlan) -> str:
-    """Return model.yaml: the recipe settings of the model, and that its weights are beside it, wherever that is."""
-    lines = [
-        f"description: the model of {plan.settings.source.name}, as `meap convert import` wrote it",
-        "model:",
-        *(f"  {key}: {_yaml(value)}" for key, value in recipe_settings(plan.spec).items()),
-        "run:",
-        "  pretrained_checkpoint: .  # the folder of this file",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _yaml(value: Any) -> str:
-    text = json.dumps(value)
-    # YAML 1.1 takes 1e-05 for a word, 1.0e-05 for a number.
-    return text.replace("e", ".0e", 1) if isinstance(value, float) and "e" in text and "." not in text else text
+def model_name(source: Path) -> str:
+    """Return what a model is called: the name of its folder."""
+    return source.resolve().name or "model"

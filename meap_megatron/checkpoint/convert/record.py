@@ -3,6 +3,7 @@
 OUT/latest_checkpointed_iteration.txt   "release"
 OUT/release/                            the checkpoint
 OUT/model.yaml                          a recipe's first lines: `extends: OUT/model.yaml`
+OUT/sft_meap.yaml, sft_ntp.yaml, continue.yaml   recipes that need nothing but data_path
 OUT/meap_import.json                    this record
 OUT/hf/                                 config.json, generation_config.json, tokenizer: everything but weights
 OUT/tokenizer/                          the tokenizer with [MASK], if it was added

@@ -211,6 +211,33 @@ def test_the_recipe_builds_the_model_and_names_the_weights(tmp_path: Path) -> No
     assert f"--pretrained-checkpoint={tmp_path / 'moved'}" in moved
 
 
+def test_an_import_leaves_recipes_that_lack_nothing_but_data(tmp_path: Path) -> None:
+    from meap_megatron.training import preflight
+    from meap_megatron.training.flags import read_flags
+    from meap_megatron.training.recipe import load
+    from meap_megatron.training.settings import of_recipe
+    from tests.support.runs import RECIPES
+
+    source = write_model(tmp_path / "it's: 1 # model", "llama2", max_position_embeddings=64)
+    mc = imported(source, tmp_path / "mc")
+
+    def settings(name: str, *overrides: str) -> dict[str, object]:
+        recipe = load(mc / name, list(overrides))
+        given = of_recipe(recipe.resolved(), read_flags())
+        preflight.complete(recipe.command_line(read_flags()), given, world=1, show=print)
+        return {key: setting.value for key, setting in recipe.settings.items()}
+
+    model = {key: setting.value for key, setting in load(mc / "model.yaml").settings.items()}
+    for name, base in (("sft_meap", "sft"), ("continue", "continue")):
+        with pytest.raises(UserError, match=rf"mc/{name}.yaml:\d+: no training data: set data_path to the prefix"):
+            settings(f"{name}.yaml")
+        expected = {key: setting.value for key, setting in load(RECIPES / "base" / f"{base}.yaml").settings.items()}
+        own = {"data_path": "data/x", "save": f"runs/it_s__1___model_{name}", "seq_length": 64}
+        assert settings(f"{name}.yaml", "data_path=data/x") == expected | model | own
+    meap, ntp = (settings(f"sft_{arm}.yaml", "data_path=data/x") for arm in ("meap", "ntp"))
+    assert {key for key in meap if meap[key] != ntp[key]} == {"save", "meap_mask_ratio"} and meap.keys() == ntp.keys()
+
+
 def test_another_model_is_not_taken_for_the_import(tmp_path: Path) -> None:
     one = imported(write_model(tmp_path / "a", "llama2"), tmp_path / "one")
     other = imported(write_model(tmp_path / "b", "llama2", num_hidden_layers=2), tmp_path / "other")
