@@ -17,6 +17,7 @@ ALLOWED = {
     "training": {"masking", "corpus", "datasets", "checkpoint"},
     "watching": {"corpus", "checkpoint"},
     "evaluation": {"masking", "corpus", "watching"},
+    "generation": {"checkpoint", "evaluation"},
     "sweep": {"training", "evaluation"},
     "demo": {"masking", "corpus", "datasets", "training", "evaluation"},
     "doctor": {"training"},

@@ -265,6 +265,10 @@ def test_a_base_model_that_was_fine_tuned_stops_after_its_answer(
     new = model.generate(**asked, max_new_tokens=60, do_sample=False)[0, asked["input_ids"].shape[1] :]
     assert tokenizer.decode(new) == "All right, here it is.<|im_end|>"
     assert model.generation_config.eos_token_id == [6, 1] and tokenizer.eos_token == "<|im_end|>"
+    # The run itself answers as its export does.
+    capsys.readouterr()
+    assert main(["generate", str(tmp_path / "run"), "Say it.", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out == "All right, here it is.\n"
     # The evaluation takes the folder as it is, and asks through the template.
     from meap_megatron.evaluation import bos, chat, identity
 
