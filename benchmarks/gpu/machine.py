@@ -31,6 +31,8 @@ def run(session: Session) -> None:
     if status != 0 and session.on_gpu:
         # Importing something has started CUDA in the process that forks: from here on every run imports for itself.
         session.detail("fresh", True)
+        session.detail("why a fork cannot use CUDA", tail(log))
+        log.unlink(missing_ok=True)
         started = process.start(look, *arguments, device=session.device, log=log, fresh=True)
         status = process.wait(started, 90)
     found = read_json(report)

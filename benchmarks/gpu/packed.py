@@ -52,6 +52,7 @@ def run(session: Session) -> None:
         if status != 0 or found is None:
             failures.append(f"{name} (status {status})\n{tail(report.with_suffix('.log'))}")
             continue
+        session.add(f"{name}: attention", found["attention"])
         session.add(f"{name}: leak between segments", found["leak"], "nats", equals=0.0)
         session.add(f"{name}: the changed segment moves", found["changed"] > 0, equals=True)
         session.add(f"{name}: losses", found["loss_difference"], "nats", at_most=TOLERANCES[number])
@@ -86,7 +87,7 @@ def differences(device: str, prefix: str, flags: list[str], *, cache: str) -> di
         cache: folder of the index.
 
     Returns:
-        `loss_difference` in nats, `grad_difference` relative to the largest gradient, `leak` and `changed`: the
+        `attention`: classes of the attention layers; `loss_difference` in nats, `grad_difference` relative to the largest gradient, `leak` and `changed`: the
         largest change of a loss outside and inside the changed segment.
     """
     import os
@@ -175,6 +176,7 @@ def differences(device: str, prefix: str, flags: list[str], *, cache: str) -> di
     outside[a:b] = False
     return {
         "segments": len(trained),
+        "attention": " ".join(sorted({type(one).__name__ for one in model.modules() if "Attention" in type(one).__name__})),
         "loss_difference": max(
             float((whole[x:y] - single[: y - x])[row["loss_mask"][x:y] > 0].abs().max())
             for (x, y), single in zip(trained, singles, strict=True)

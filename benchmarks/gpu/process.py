@@ -117,6 +117,8 @@ def _be(function: Callable[..., None], args: tuple[Any, ...], log: str, environ:
     os.dup2(stream, 2)
     os.close(stream)
     os.environ.update(environ)
+    # Processes of its own, such as loader workers, are forks, as in a run that a user starts; a spawned one would spawn.
+    multiprocessing.set_start_method("fork", force=True)
     if os.environ.get(NO_ENGINE):
         sys.modules["transformer_engine"] = None  # type: ignore[assignment]
     try:

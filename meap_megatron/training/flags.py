@@ -8,6 +8,8 @@ import argparse
 import json
 import math
 import os
+import subprocess
+import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -108,14 +110,32 @@ def cache_file() -> Path:
 
 
 def megatron_flags() -> dict[str, Flag]:
-    """Read the flags from Megatron's real parser; imports Megatron."""
+    """Read the flags from Megatron's real parser, in an interpreter of its own.
+
+    Here it must not be imported before `platform.prepare`: it would bind Transformer Engine and CUDA as it finds them.
+
+    Raises:
+        RunError: Megatron cannot be imported.
+    """
+    done = subprocess.run([sys.executable, "-m", "meap_megatron.training.flags"], capture_output=True, text=True)
+    try:
+        return {name: Flag(**fields) for name, fields in json.loads(done.stdout.splitlines()[-1]).items()}
+    except (IndexError, ValueError, TypeError):
+        reason = (done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"])[-1]
+        raise RunError(f"Megatron's flags cannot be read: {reason}; `meap doctor` shows what is installed") from None
+
+
+def print_megatron_flags() -> None:
+    """Be that interpreter."""
     from meap_megatron.training import platform
 
     platform.set_thread_policy()
+    sys.modules.setdefault(platform.ENGINE, None)  # type: ignore[arg-type]
     platform.import_megatron()
     from megatron.training.arguments import add_megatron_arguments
 
-    return options_of(add_megatron_arguments(argparse.ArgumentParser(allow_abbrev=False)))
+    flags = options_of(add_megatron_arguments(argparse.ArgumentParser(allow_abbrev=False)))
+    print(json.dumps({name: asdict(flag) for name, flag in flags.items()}))
 
 
 def options_of(parser: argparse.ArgumentParser) -> dict[str, Flag]:
@@ -158,3 +178,7 @@ def kind_of(action: argparse.Action) -> str:
     if action.nargs == 0:
         return "switch"
     return "one" if action.nargs in (None, "?") else "many"
+
+
+if __name__ == "__main__":
+    print_megatron_flags()

@@ -172,9 +172,13 @@ def configure(argv: list[str]) -> tuple[str, Any, list[Sidecar], Any]:
     import torch
     from megatron.training.argument_utils import pretrain_cfg_container_from_args
 
+    from meap_megatron.training import generators
     from meap_megatron.training.model import model_config
 
     args, sidecars = settle(argv)
+    if generators.of_another_device(args):
+        args.no_load_rng = True
+        print(f"random generators begin anew: those in {args.load} are of another kind of device", flush=True)
     if device == "cuda":
         args.local_rank = platform.local_device(os.environ, visible=torch.cuda.device_count())
         platform.obey_jit_fuser(disabled=args.disable_jit_fuser)
