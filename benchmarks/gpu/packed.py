@@ -176,7 +176,9 @@ def differences(device: str, prefix: str, flags: list[str], *, cache: str) -> di
     outside[a:b] = False
     return {
         "segments": len(trained),
-        "attention": " ".join(sorted({type(one).__name__ for one in model.modules() if "Attention" in type(one).__name__})),
+        "attention": " ".join(
+            sorted({type(one).__name__ for one in model.modules() if "Attention" in type(one).__name__})
+        ),
         "loss_difference": max(
             float((whole[x:y] - single[: y - x])[row["loss_mask"][x:y] > 0].abs().max())
             for (x, y), single in zip(trained, singles, strict=True)
