@@ -87,8 +87,8 @@ def differences(device: str, prefix: str, flags: list[str], *, cache: str) -> di
         cache: folder of the index.
 
     Returns:
-        `attention`: classes of the attention layers; `loss_difference` in nats, `grad_difference` relative to the largest gradient, `leak` and `changed`: the
-        largest change of a loss outside and inside the changed segment.
+        `attention`: classes of the attention layers; `loss_difference` in nats; `grad_difference` relative to the
+        largest gradient; `leak` and `changed`: the largest change of a loss outside and inside the changed segment.
     """
     import os
 
