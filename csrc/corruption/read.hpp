@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -53,8 +54,14 @@ inline Replacement read_replacement(const pybind11::object& settings) {
         return rules;
     }
     rules.num_ordinary = read<std::uint32_t>(ordinary, "count");
-    rules.offsets = read<std::vector<std::int64_t>>(ordinary, "offsets");
     if (rules.num_ordinary < 1) throw std::invalid_argument("there is no ordinary id");
+    const auto offsets = read<std::vector<std::uint32_t>>(ordinary, "offsets");
+    for (std::size_t i = 0; i < offsets.size() && offsets[i] < rules.num_ordinary; ++i) {
+        if (i == 0 || offsets[i] != offsets[i - 1]) {
+            rules.excluded.emplace_back(offsets[i] + static_cast<std::uint32_t>(i), 0);
+        }
+        ++rules.excluded.back().second;
+    }
     return rules;
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "random/word_stream.hpp"
@@ -11,58 +12,63 @@
 namespace meap {
 
 struct Replacement {
+    static constexpr std::uint64_t kAll = std::uint64_t{1} << 32;
+
     std::int64_t mask_id = 0;
     std::uint64_t mask_below = kAll;    // words below it give [MASK]
     std::uint64_t random_below = kAll;  // words from there to below it give a random token, others keep theirs
     std::uint32_t num_ordinary = 0;     // ids of which random tokens are drawn
-    std::vector<std::int64_t> offsets;  // excluded[i] - i of the excluded ids, ascending
-
-    static constexpr std::uint64_t kAll = std::uint64_t{1} << 32;
+    std::vector<std::pair<std::uint32_t, std::uint32_t>> excluded;  // runs of other ids between them: (first, size)
 
     bool is_mask() const { return mask_below == kAll; }
     bool is_mixed() const { return (mask_below != 0 && mask_below != kAll) || random_below != kAll; }
-
-    std::int64_t nth_ordinary(std::int64_t number) const {
-        if (offsets.empty() || number < offsets.front()) return number;
-        if (number >= offsets.back()) return number + static_cast<std::int64_t>(offsets.size());
-        return number + (std::upper_bound(offsets.begin(), offsets.end(), number) - offsets.begin());
-    }
 };
 
-constexpr std::int64_t kKept = -1;
+constexpr std::int32_t kKept = -1;
 
-// Write ids: int64[count], what takes the place of each chosen position in ascending order, or kKept. Words of the
+namespace detail {
+
+// Write `count` uniformly drawn ordinary ids. One pass for every run, of which vocabularies have few: the compiler
+// makes SIMD of it, whereas a search for each id would branch on what cannot be foreseen.
+inline void draw_ordinary(const Replacement& rules, WordStream& words, std::size_t count, std::uint32_t* ids) {
+    words.below_many(rules.num_ordinary, count, ids);
+    for (const auto& run : rules.excluded) {
+        const std::uint32_t first = run.first, size = run.second;
+        for (std::size_t i = 0; i < count; ++i) ids[i] += ids[i] >= first ? size : 0;
+    }
+}
+
+}  // namespace detail
+
+// Write ids: int32[count], what takes the place of each chosen position in ascending order, or kKept. Words of the
 // shares come first, one for each position, then the random tokens.
 inline void replacements(const Replacement& rules, Key key, std::uint64_t sample_index, std::size_t count,
-                         std::int64_t* ids) {
+                         std::int32_t* ids) {
     if (rules.is_mask()) {
-        std::fill_n(ids, count, rules.mask_id);
+        std::fill_n(ids, count, static_cast<std::int32_t>(rules.mask_id));
+        return;
+    }
+    WordStream words(key, kReplaceStream, sample_index);
+    if (!rules.is_mixed()) {
+        detail::draw_ordinary(rules, words, count, reinterpret_cast<std::uint32_t*>(ids));
         return;
     }
     thread_local std::vector<std::uint32_t> kept;  // between calls: allocating costs as much
     kept.resize(3 * count + 1);
-    std::uint32_t* const drawn = kept.data();
-    WordStream words(key, kReplaceStream, sample_index);
-    if (!rules.is_mixed()) {
-        words.below_many(rules.num_ordinary, count, drawn);
-        for (std::size_t i = 0; i < count; ++i) ids[i] = rules.nth_ordinary(drawn[i]);
-        return;
-    }
-    std::uint32_t *const shares = drawn + count, *const places = shares + count;  // places of the random tokens
+    std::uint32_t *const shares = kept.data(), *const drawn = shares + count, *const places = drawn + count;
     words.next_many(count, shares);
-    // Copies: ids might be anywhere, so the rules would be read again after every write. No branches: which share a
-    // word falls into cannot be foreseen.
-    const std::uint64_t mask_below = rules.mask_below, random_share = rules.random_below - mask_below;
-    const std::int64_t mask_id = rules.mask_id;
+    const auto mask_below = static_cast<std::uint32_t>(rules.mask_below);
+    const auto random_share = static_cast<std::uint32_t>(rules.random_below - rules.mask_below);
+    const auto mask_id = static_cast<std::int32_t>(rules.mask_id);
+    for (std::size_t i = 0; i < count; ++i) ids[i] = shares[i] < mask_below ? mask_id : kKept;
     std::size_t num_drawn = 0;
-    for (std::size_t i = 0; i < count; ++i) {
-        ids[i] = shares[i] < mask_below ? mask_id : kKept;
+    for (std::size_t i = 0; i < count; ++i) {  // no branch: which share a word falls into cannot be foreseen
         places[num_drawn] = static_cast<std::uint32_t>(i);
-        num_drawn += static_cast<std::size_t>(shares[i] - mask_below < random_share);
+        num_drawn += shares[i] - mask_below < random_share ? 1 : 0;
     }
     if (num_drawn == 0) return;
-    words.below_many(rules.num_ordinary, num_drawn, drawn);
-    for (std::size_t i = 0; i < num_drawn; ++i) ids[places[i]] = rules.nth_ordinary(drawn[i]);
+    detail::draw_ordinary(rules, words, num_drawn, drawn);
+    for (std::size_t i = 0; i < num_drawn; ++i) ids[places[i]] = static_cast<std::int32_t>(drawn[i]);
 }
 
 }  // namespace meap

@@ -69,7 +69,8 @@ inline void corrupt(const MaskRules& rules, std::int64_t sample_index, std::int6
                     std::int64_t sequence_length, const Ranges& barred, std::int64_t* tokens, float* loss_mask) {
     if (rules.strategy == nullptr || num_real < 2) return;
     // Kept between calls: allocating costs as much as choosing.
-    thread_local std::vector<std::int64_t> eligible, chosen, ids;
+    thread_local std::vector<std::int64_t> eligible, chosen;
+    thread_local std::vector<std::int32_t> ids;
     Draw draw;
     draw.key = rules.key;
     draw.sample_index = static_cast<std::uint64_t>(sample_index);
@@ -105,15 +106,16 @@ inline void corrupt(const MaskRules& rules, std::int64_t sample_index, std::int6
     } else {
         ids.resize(chosen.size());
         replacements(rules.replacement, rules.key, draw.sample_index, ids.size(), ids.data());
-        std::size_t num_changed = 0;
-        for (std::size_t i = 0; i < chosen.size(); ++i) {
-            const std::int64_t position = chosen[i];
-            const bool is_changed = ids[i] != kKept;
-            tokens[position] = is_changed ? ids[i] : tokens[position];
-            chosen[num_changed] = position;
-            num_changed += is_changed ? 1 : 0;
+        if (rules.replacement.random_below != Replacement::kAll) {  // some keep their token
+            std::size_t num_changed = 0;
+            for (std::size_t i = 0; i < ids.size(); ++i) {
+                chosen[num_changed] = chosen[i];
+                ids[num_changed] = ids[i];
+                num_changed += ids[i] != kKept ? 1 : 0;
+            }
+            chosen.resize(num_changed);
         }
-        chosen.resize(num_changed);
+        for (std::size_t i = 0; i < chosen.size(); ++i) tokens[chosen[i]] = ids[i];
     }
     if (loss_mask == nullptr) return;
     for (const std::int64_t position : chosen) {

@@ -111,7 +111,8 @@ inline std::int32_t make_row(const Source& source, const RowRules& rules, const 
     std::int64_t start = 0, longest = 0;
     row.cu_seqlens[0] = 0;
     std::int64_t num_segments = 0;
-    thread_local std::vector<std::int64_t> masked, ids;
+    thread_local std::vector<std::int64_t> masked;
+    thread_local std::vector<std::int32_t> ids;
     const auto close = [&](std::int64_t length) {
         for (std::int64_t i = 0; i < length; ++i) row.position_ids[start + i] = i;
         longest = std::max(longest, length);
