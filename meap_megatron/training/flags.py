@@ -39,6 +39,8 @@ class Flag:
     """Of that attribute, if JSON can hold it."""
     const: Any = None
     """What a switch sets."""
+    count: int | None = None
+    """How many values it takes, where that is a fixed number above 1."""
 
     def words(self, value: Any, *, origin: str) -> list[str]:
         """Return the command-line words that set this option to `value`; none for None and for a switch that is off.
@@ -56,6 +58,10 @@ class Flag:
             return [self.option] if value else off
         if self.kind == "many":
             values = value if isinstance(value, list) else [value]
+            if self.type == "int" and values != value:  # a number alone looks like a count of them
+                raise UserError(f"{origin}: {name}={value!r} must be a list, for example {name}=[{value}]")
+            if self.count is not None and len(values) != self.count:
+                raise UserError(f"{origin}: {name}={values} must have {self.count} values")
             return [self.option, *(self.text(v, name, origin) for v in values)]
         if isinstance(value, list | dict):
             raise UserError(f"{origin}: {name} takes one value, got {value!r}")
@@ -106,7 +112,7 @@ def cache_file() -> Path:
     except PackageNotFoundError:
         raise UserError("megatron-core is not installed; run `make demo` or `pip install meap-megatron`") from None
     root = os.environ.get("MEAP_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(root) / "meap_megatron" / f"flags-2-megatron-core-{megatron}.json"
+    return Path(root) / "meap_megatron" / f"flags-3-megatron-core-{megatron}.json"
 
 
 def megatron_flags() -> dict[str, Flag]:
@@ -158,6 +164,7 @@ def options_of(parser: argparse.ArgumentParser) -> dict[str, Flag]:
                 dest=action.dest,
                 default=plain(action.default),
                 const=plain(action.const),
+                count=action.nargs if isinstance(action.nargs, int) and action.nargs > 1 else None,
             )
     return flags
 

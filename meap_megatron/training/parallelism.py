@@ -149,6 +149,14 @@ def virtual_stages(settings: Settings, layout: Layout) -> int:
     return layers // layout.pipeline // size if size and layers and layers // layout.pipeline >= size else 1
 
 
+def feed_forward_width(settings: Settings) -> int | None:
+    """Return the ffn_hidden_size that Megatron takes where none is given; None without a hidden size."""
+    hidden = settings.whole("hidden_size")
+    if hidden is None:
+        return None
+    return int((4 * hidden * 2 / 3) / 64) * 64 if settings.on("swiglu") else 4 * hidden
+
+
 def of_widths(settings: Settings, layout: Layout) -> list[str]:
     """Return what tensor and expert parallel cannot split outside attention."""
     tensor, found = layout.tensor, []
@@ -156,7 +164,7 @@ def of_widths(settings: Settings, layout: Layout) -> list[str]:
         ("ffn_hidden_size", "the feed-forward layer"),
         ("padded_vocab_size", "the rows of the embedding"),
     ):
-        size = settings.whole(name)
+        size = settings.whole(name, feed_forward_width(settings) if name == "ffn_hidden_size" else None)
         if size is not None and size % tensor:
             found.append(
                 f"{settings.where(name)}{name}={size} ({what}) is not divisible by tensor_model_parallel_size={tensor}; "

@@ -71,8 +71,9 @@ def findings(settings: Settings, *, world: int | None) -> list[str]:
 def of_numbers(settings: Settings) -> Iterator[str]:
     """Yield numbers out of their range."""
     for name, setting in settings.table.items():
-        if (rule := limits.broken(name, setting.value)) is not None:
-            yield f"{settings.where(name)}{rule}"
+        for value in setting.value if isinstance(setting.value, list) else [setting.value]:
+            if (rule := limits.broken(name, value)) is not None:
+                yield f"{settings.where(name)}{rule}"
 
 
 def given(settings: Settings, name: str) -> str:
@@ -119,6 +120,11 @@ def of_model(settings: Settings) -> Iterator[str]:
         yield (
             f"{given(settings, 'num_query_groups')} has no effect without group_query_attention=true, and the model would "
             f"have {heads} key-value heads; set it, or leave num_query_groups out"
+        )
+    if settings.get("ffn_hidden_size") is None and parallelism.feed_forward_width(settings) == 0:
+        yield (
+            f"{given(settings, 'hidden_size')} with swiglu gives a feed-forward layer of width 0: where ffn_hidden_size is "
+            "not given, it is 8/3 of hidden_size, rounded down to a multiple of 64; set ffn_hidden_size"
         )
     if settings.get("position_embedding_type") not in (None, "rope", "mrope", "yarn") and settings.has("rotary_base"):
         yield (

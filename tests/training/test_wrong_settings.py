@@ -126,6 +126,16 @@ CASES: dict[str, tuple[str, str, str]] = {
     "mtp_num_layers=1": ("mtp-num-layers", "not wired", "leave it out"),
     "split=50,50,0 meap_sft_loss=microbatch_mean": ("meap_sft_loss=microbatch_mean", "meap preprocess sft", "text"),
     "split=50,50,0 meap_epochs=2 train_iters=null": ("meap_epochs", "{data} is text", "pre-training recipe"),
+    "num_query_groups=4 hidden_size=16 ffn_hidden_size=null": ("hidden_size=16", "width 0", "set ffn_hidden_size"),
+    "nproc=3 tensor_model_parallel_size=3 kv_channels=9 hidden_size=64 num_attention_heads=3 group_query_attention=false "
+    "num_query_groups=null swiglu=false ffn_hidden_size=null": (
+        "ffn_hidden_size=256",
+        "tensor_model_parallel_size=3",
+        "",
+    ),
+    "iterations_to_skip=4": ("iterations_to_skip=4 must be a list", "iterations_to_skip=[4]", ""),
+    "iterations_to_skip=[4,0]": ("iterations_to_skip=0", "at least 1", ""),
+    "rampup_batch_size=[4,4]": ("rampup_batch_size=[4, 4]", "must have 3 values", ""),
     "split=50,50,0 meap_sft=true": ("meap_sft=true", "{data} is text", "pre-training recipe"),
     "split=50,50,0 meap_sft_layout=separate": ("meap_sft_layout=separate", "{data} is text", "pre-training recipe"),
     "split=50,50,0 data_path={talk}": ("{talk} is data of", "no setting says", "set meap_sft=true"),
