@@ -21,6 +21,8 @@ PLANES = (0xF0000, 0x100000)
 """Starts of the two private-use planes, 65,534 characters each."""
 PLANE = 65_534
 PRIVATE = re.compile(f"[{chr(PLANES[0])}-{chr(0x10FFFF)}]")
+ESCAPED = re.compile(r"\\U(000f[0-9a-f]{4}|0010[0-9a-f]{4})")
+"""The same characters in what Python writes of data."""
 MARKS = 8192  # characters by which answers are located
 SHORT = 16  # characters
 
@@ -111,7 +113,7 @@ class ChatRenderer:
         def put(start: int, stop: int, role: int) -> None:
             for part in self.specials.split(text[start:stop]):
                 if isinstance(part, str):
-                    builder.text(part.translate(shown) if PRIVATE.search(part) else part, role)
+                    builder.text(_shown(part, shown), role)
                 else:
                     builder.special(part, role)
 
@@ -123,6 +125,13 @@ class ChatRenderer:
             done = answer.end
         put(done, len(text), PROMPT)
         return builder.finish()
+
+
+def _shown(text: str, shown: dict[int, str]) -> str:
+    """Return a text with the hidden special tokens put back, also where a template wrote data as Python does."""
+    if PRIVATE.search(text):
+        text = text.translate(shown)
+    return ESCAPED.sub(lambda match: shown.get(int(match[1], 16), match[0]), text) if "\\U00" in text else text
 
 
 def _left_out(text: str, given: Messages, render: Callable[[Messages], str], mark: str) -> list[str]:
@@ -140,7 +149,7 @@ def _left_out(text: str, given: Messages, render: Callable[[Messages], str], mar
         if role == "assistant" or role in found or not content:
             continue
         # Most templates write a text as it is. A short one may be in the text by chance.
-        if content.strip() in text and (len(content) > SHORT or role in ("user", "tool")):
+        if isinstance(content, str) and content.strip() in text and (len(content) > SHORT or role in ("user", "tool")):
             continue
         try:
             shown = render([*given[:number], {**one, "content": mark}, *given[number + 1 :]])

@@ -11,15 +11,21 @@ class Message:
 
     Attributes:
         role: system, developer, user, assistant, tool, or another name that the template knows.
-        content: its text, the parts of a list joined; None where a row has null beside tool calls.
+        content: its text, the parts of a list joined; None where a row has null beside tool calls. What a tool returned may
+            be any JSON value, which the template gets as it is.
         train: an assistant's words are learned; without meaning for other roles.
         fields: what else the row says of it (tool_calls, reasoning_content, name, ...), given to the template as it is.
     """
 
     role: str
-    content: str | None
+    content: Any
     train: bool = True
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The content where it is text, else ""."""
+        return self.content if isinstance(self.content, str) else ""
 
     @property
     def trained(self) -> bool:

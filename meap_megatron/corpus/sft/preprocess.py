@@ -244,7 +244,7 @@ class SftWork(Work[SftResult]):
                 found = to_record(row, options) if isinstance(row, dict) else row
                 if isinstance(found, Record):
                     messages = found.conversation.messages
-                    texts += [message.content or "" for message in messages if message.role != "system"]
+                    texts += [message.text for message in messages if message.role != "system"]
             if len(texts) >= 2 * SAMPLE_ROWS:
                 break
         return [text[:SAMPLE_CHARACTERS].encode("utf-8") for text in texts if text]

@@ -147,9 +147,10 @@ def to_record(row: dict[str, Any], options: RowOptions) -> Record | Dropped | st
         conversation, used = _conversation(row, options, unused)
     except BadRow as error:
         return str(error)
-    contents = [message.content or "" for message in conversation.messages]
-    fields = [message.fields for message in conversation.messages if message.fields]
-    if not encodes("".join(contents)) or not encodes([*fields, conversation.tools, conversation.template_kwargs]):
+    texts = "".join(message.text for message in conversation.messages)
+    data = [message.fields for message in conversation.messages if message.fields]
+    data += [message.content for message in conversation.messages if not isinstance(message.content, str)]
+    if not encodes(texts) or not encodes([*data, conversation.tools, conversation.template_kwargs]):
         return "a text contains half of a surrogate pair, which is not text"
     unused.update(str(key) for key in row if key not in used and not is_empty(row[key]))
     named = tuple(sorted(name for name in unused if name not in options.ignored))

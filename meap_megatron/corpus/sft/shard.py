@@ -177,7 +177,7 @@ class _State:
                     note(self.unused, name, reader, number)
             self.note_empty(reader, number, found)
             batch += [(number, pieces) for pieces in rendered]
-            size += sum(len(message.content or "") for message in found.messages)
+            size += sum(len(message.text) for message in found.messages)
             if size >= BATCH_CHARACTERS or len(batch) >= BATCH_ROWS:
                 self.encode(reader, batch)
                 batch, size = [], 0

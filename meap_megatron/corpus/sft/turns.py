@@ -78,16 +78,18 @@ def read_turn(turn: Any, where: str, unused: set[str]) -> Message:
     fields = {key: value for key, value in turn.items() if key not in (role_key, content_key, *WEIGHTS, *REFUSED)}
     train = _trained(turn, role, where)
     content = turn.get(content_key)
-    if isinstance(content, list):
+    is_call = named.lower() in CALLS
+    is_data = (is_call or role == "tool") and _is_data(content)
+    if isinstance(content, list) and not is_data:
         content = _joined(content, role, fields, where, unused)
     calls = fields.pop("function_call", None)
-    if named.lower() in CALLS:
-        calls, content = text_under(turn, content_key, where), ""
+    if is_call:
+        calls, content = content if is_data else text_under(turn, content_key, where), ""
     if calls:
         fields["tool_calls"] = read_calls(calls, where)
     elif isinstance(fields.get("tool_calls"), str):
         fields["tool_calls"] = parsed(fields["tool_calls"], f"{where}: 'tool_calls'")
-    if not (content is None and role == "assistant" and fields.get("tool_calls")):
+    if not is_data and not (content is None and role == "assistant" and fields.get("tool_calls")):
         content = text_under({**turn, content_key: content} if content_key in turn else turn, content_key, where)
     return Message(role=role, content=content, train=train, fields=fields)
 
@@ -224,6 +226,13 @@ def _trained(turn: dict[str, Any], role: str, where: str) -> bool:
             )
         train = train and bool(weight)
     return train
+
+
+def _is_data(content: Any) -> bool:
+    """Tell whether a content is a JSON value that a function took or returned, not text or a list of parts with types."""
+    if isinstance(content, list):
+        return not all(isinstance(part, dict) and "type" in part for part in content) or not content
+    return isinstance(content, dict | bool | int | float)
 
 
 def _joined(parts: list[Any], role: str, fields: dict[str, Any], where: str, unused: set[str]) -> str:

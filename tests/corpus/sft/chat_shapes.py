@@ -25,7 +25,7 @@ def call(name: str = "tide", number: int = 1, arguments: Any = None) -> dict[str
     return {"id": f"call{number:05d}", "type": "function", "function": {"name": name, "arguments": given}}
 
 
-def result(text: str, number: int = 1) -> dict[str, Any]:
+def result(text: Any, number: int = 1) -> dict[str, Any]:
     return {"role": "tool", "content": text, "tool_call_id": f"call{number:05d}", "name": "tide"}
 
 
@@ -95,6 +95,10 @@ SHAPES: dict[str, dict[str, Any]] = {
         "a call without arguments": {"messages": [Q, bot(None, tool_calls=[call(arguments={})])], "tools": [TOOL]},
         "a call and its result": {
             "messages": [Q, bot(None, tool_calls=[call()]), result('{"m": 4.2}'), bot("4.2 metres.")],
+            "tools": [TOOL],
+        },
+        "a result that is an object": {
+            "messages": [Q, bot(None, tool_calls=[call()]), result({"m": [4.2, "é"]}), bot("4.2 metres.")],
             "tools": [TOOL],
         },
         "two calls at once": {

@@ -48,6 +48,11 @@ SHAREGPT = {
 }
 
 
+def as_data(turn: dict[str, Any]) -> Any:
+    """What a turn says, a call not as JSON of it."""
+    return json.loads(turn["value"]) if turn["from"] == "function_call" else turn["value"]
+
+
 @pytest.fixture
 def tokenizer(tmp_path: Path, chat_bytes: Path) -> Path:
     import shutil
@@ -67,6 +72,7 @@ def with_template(tokenizer: Path, template: str) -> Path:
         {"messages": [ASK, {**DIALOGUE[1], "content": None}, *DIALOGUE[2:]], "tools": [TOOL]},
         {"messages": json.dumps(DIALOGUE), "functions": [TOOL["function"]]},
         SHAREGPT,
+        {**SHAREGPT, "conversations": [{**one, "value": as_data(one)} for one in SHAREGPT["conversations"]]},
     ],
 )
 def test_functions_are_what_apply_chat_template_makes_of_them(
@@ -84,6 +90,24 @@ def test_functions_are_what_apply_chat_template_makes_of_them(
     call = '<call>{"name": "tide_table", "arguments": {"port": "Brest"}}</call>'
     assert trained == f"{call}<|im_end|>4.2 metres.<|im_end|>"
     assert "answers are empty" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("template", ["tojson", "string"])
+@pytest.mark.parametrize(
+    "said", [{"m": [4.2, "<|im_start|>"]}, ["a", 1], [{"type": "text", "text": "4"}, 1], [], {}, 4.2, 0, True]
+)
+def test_what_a_tool_returned_may_be_any_value(tmp_path: Path, tokenizer: Path, said: Any, template: str) -> None:
+    from transformers import AutoTokenizer
+
+    source = PLAIN.replace(
+        "message.content", f"(message.content if message.role != 'tool' else message.content | {template})"
+    )
+    dialogue = [ASK, {"role": "assistant", "content": "I look."}, {"role": "tool", "content": said}, DIALOGUE[3]]
+    rows_in = write_rows(tmp_path / "in.jsonl", [{"messages": dialogue}])
+    preprocess_sft(config(rows_in, tmp_path / "out", with_template(tokenizer, source), template="tokenizer"))
+    original = AutoTokenizer.from_pretrained(tokenizer)
+    ((ids, _),) = rows(tmp_path / "out")
+    assert original.decode(ids) == original.apply_chat_template(dialogue, tokenize=False)
 
 
 def named_in_configuration(tokenizer: Path) -> None:
