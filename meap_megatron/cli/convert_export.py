@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from meap_megatron.checkpoint.convert.families import FAMILIES
 from meap_megatron.cli.convert_import import add_verification
 
 HELP = """Turn a checkpoint of Megatron into a Hugging Face folder: config, safetensors, tokenizer.
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokenizer", type=Path, default=None, help="tokenizer folder (default: that of the data)")
     parser.add_argument("--data", metavar="PREFIX", default=None, help="training data (default: as the run names it)")
     parser.add_argument(
-        "--family", default=None, help="llama, mistral or qwen2 (default: that of the import, else llama)"
+        "--family", default=None, help=f"{', '.join(FAMILIES)} (default: that of the import, else by its parts)"
     )
     parser.add_argument(
         "--rows",

@@ -23,6 +23,7 @@ def kept_per_token(model: Model) -> dict[str, float]:
         "inputs of both norms": 2 * h,
         "outputs of both norms": 2 * h,
         "query, key, value": q + 2 * kv,
+        "inputs of the norms of query and key": q + kv if model.qk_norm else 0,
         "output of attention": q,
         "softmax statistics": 2 * model.num_attention_heads,  # one in float32 per head counts as two
         "output of the first linear layer": model.ffn_inputs,

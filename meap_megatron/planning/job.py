@@ -73,6 +73,7 @@ class Job:
             gated=gated,
             tied=not get("untie_embeddings_and_output_weights"),
             qkv_bias=bool(get("add_qkv_bias")),
+            qk_norm=bool(get("qk_layernorm")),
             linear_bias=not get("disable_bias_linear"),
             layer_norm=get("normalization") != "RMSNorm",
             learned_positions=int(get("max_position_embeddings") or 0) if positions == "learned_absolute" else 0,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """Ten numbers of a model, and its choices."""
+    """The numbers of a model, and its choices."""
 
     num_layers: int
     hidden_size: int
@@ -25,6 +25,8 @@ class Model:
     tied: bool = False
     """One table for embedding and output."""
     qkv_bias: bool = False
+    qk_norm: bool = False
+    """A norm over each query head and one over each key head."""
     linear_bias: bool = False
     """A bias on every linear layer of a block (GPT-3)."""
     layer_norm: bool = False
@@ -66,7 +68,8 @@ class Model:
     @property
     def layer_replicated(self) -> int:
         """Parameters of one layer that every tensor-parallel rank holds: norms, and biases of row-parallel layers."""
-        return 2 * self.norm + (2 * self.hidden_size if self.linear_bias else 0)
+        of_heads = 2 * self.kv_channels * (2 if self.layer_norm else 1) if self.qk_norm else 0
+        return 2 * self.norm + of_heads + (2 * self.hidden_size if self.linear_bias else 0)
 
     @property
     def norm(self) -> int:

@@ -15,8 +15,8 @@ from meap_megatron.training.settings import Settings, of_argv
 from meap_megatron.training.splits import Need, check_splits
 
 SHAPE = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "kv_channels")
-UNTIED = "untie_embeddings_and_output_weights"
-"""Settings that decide the shapes of a model's tensors."""
+PARTS = ("untie_embeddings_and_output_weights", "add_qkv_bias", "qk_layernorm", "no_rope_freq")
+"""Settings that decide which tensors a model has, of which shape, and which layers rotate queries and keys."""
 DATA_FLAGS = tuple(f"--{key.replace('_', '-')}" for key in DATA_KEYS)
 
 
@@ -121,12 +121,12 @@ def check_shape(argv: list[str]) -> None:
         model = recipe_settings(record.spec)
         given = {name: settings.whole(name) for name in SHAPE}
         differing = [name for name in SHAPE if name in model and given[name] not in (None, model[name])]
-        if bool(model.get(UNTIED)) != settings.on(UNTIED):
-            differing.append(UNTIED)
+        # Megatron skips in silence a tensor of the checkpoint that the model does not have.
+        differing += [name for name in PARTS if str(model.get(name, False)) != str(settings.get(name) or False)]
         if differing:
             name = differing[0]
             more = f" (also different: {', '.join(differing[1:])})" if differing[1:] else ""
-            mine = settings.get(name) if name in SHAPE else str(settings.on(name)).lower()
+            mine = settings.get(name) if name in SHAPE else str(settings.get(name) or False).lower()
             raise UserError(
                 f"the recipe has {name}={mine}, the model in {folder} {model.get(name, False)}{more}; take its settings: "
                 f"extends: {Path(folder) / 'model.yaml'}"

@@ -2,10 +2,10 @@
 
     python -m meap_megatron.training.logits REQUEST.json
 
-REQUEST holds `checkpoint` (an iter_* or release folder), `settings` (recipe keys that build the model), `layers` (how many
-are built, from the first), `sequences` (ids and positions) and `output`. Written is a file of torch.save with, per sequence,
-the logits and what leaves the embedding and every layer. Megatron loads the checkpoint as its trainer does; everything is
-computed in float32.
+REQUEST holds `checkpoint` (an iter_* or release folder), `settings` (recipe keys that build the model, or its first layers),
+`layers` (those of the checkpoint), `sequences` (ids and positions) and `output`. Written is a file of torch.save with, per
+sequence, the logits and what leaves the embedding and every layer. Megatron loads the checkpoint as its trainer does;
+everything is computed in float32.
 """
 
 import dataclasses
@@ -37,7 +37,6 @@ def compute(request: dict[str, Any]) -> list[dict[str, Any]]:
     os.environ["MASTER_PORT"] = str(platform.free_port())
     platform.prepare("cpu")
     settings = dict(request["settings"])
-    all_layers, settings["num_layers"] = settings["num_layers"], request["layers"]
     longest = max(len(sequence["ids"]) for sequence in request["sequences"])
     words = [f"--seq-length={longest}", f"--vocab-size={settings['padded_vocab_size'] - 1}", *ONE_STEP]
     settings["max_position_embeddings"] = max(settings["max_position_embeddings"], longest)
@@ -58,7 +57,7 @@ def compute(request: dict[str, Any]) -> list[dict[str, Any]]:
     common = dist_checkpointing.load_common_state_dict(request["checkpoint"])
     metadata = {**(common.get("content_metadata") or {}), "dp_cp_group": groups.dp_cp}
     wanted = {"model": model.sharded_state_dict(metadata=metadata)}
-    if request["layers"] < all_layers:
+    if settings["num_layers"] < request["layers"]:
         wanted = {"model": first_layers(wanted["model"])}
     loaded = dist_checkpointing.load(wanted, request["checkpoint"], validate_access_integrity=False)
     missing, unexpected = model.load_state_dict(loaded["model"], strict=False)
@@ -123,7 +122,9 @@ def gathered(rope: Any, positions: Any) -> Any:
     class Gathered(torch.nn.Module):
         def forward(self, length: int, *args: Any, **kwargs: Any) -> Any:
             del length
-            return rope(int(positions.max()) + 1, *args, **kwargs)[positions]
+            found = rope(int(positions.max()) + 1, *args, **kwargs)
+            # YaRN's comes with its factor of attention.
+            return (found[0][positions], found[1]) if isinstance(found, tuple) else found[positions]
 
         def get_rotary_seq_len(self, *args: Any, **kwargs: Any) -> int:
             return int(rope.get_rotary_seq_len(*args, **kwargs))

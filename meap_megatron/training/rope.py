@@ -64,14 +64,18 @@ def check_built(args: Any) -> Callable[[list[Any]], list[Any]]:
     """
 
     def check(parts: list[Any]) -> list[Any]:
-        if args.position_embedding_type != "rope" or args.multi_latent_attention:
+        if args.position_embedding_type not in ("rope", "yarn") or args.multi_latent_attention:
             return parts
         for part in parts:
-            base = effective_base(part.rotary_pos_emb.inv_freq, scaled=bool(args.use_rope_scaling))
+            # YaRN's embedding keeps the frequencies of the base and scales them when it is called.
+            llama3 = bool(args.use_rope_scaling) and args.position_embedding_type == "rope"
+            base = effective_base(part.rotary_pos_emb.inv_freq, scaled=llama3)
             if abs(base - args.rotary_base) > TOLERANCE * args.rotary_base:
                 raise RunError(f"the model was built with the rotary base {base:,.0f} instead of {args.rotary_base:,}")
         if args.rank == 0:
-            scaling = f", scaled by {args.rope_scaling_factor:g} as Llama 3" if args.use_rope_scaling else ""
+            scaling = f", scaled by {args.rope_scaling_factor:g} as Llama 3" if llama3 else ""
+            if args.position_embedding_type == "yarn":
+                scaling = f", scaled by {args.rotary_scaling_factor:g} as YaRN"
             positions = f"up to {args.max_position_embeddings:,} positions, sequences of {args.seq_length:,}"
             print(f"meap: rotary base of the built model {base:,.0f}{scaling}; {positions}", flush=True)
         return parts

@@ -42,12 +42,12 @@ def rotary(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]
             and cpu_kernels.takes(t)
             and t.dim() == 4
             and freqs.size(-1) == t.size(-1)
-            and kwargs.get("mscale", 1.0) == 1.0
             and not config.rotary_interleaved
         )
         if not plain:
             return original(t, freqs, config, **kwargs)
         half = freqs[..., : t.size(-1) // 2]  # the second half repeats the first
-        return cpu_kernels.Rotate.apply(t, half.cos(), half.sin())
+        scale = kwargs.get("mscale", 1.0)  # YaRN's
+        return cpu_kernels.Rotate.apply(t, half.cos() * scale, half.sin() * scale)
 
     return apply_rotary_pos_emb

@@ -253,8 +253,8 @@ class TorchMLP(MLP):
         return self.linear_fc2(cpu_kernels.SwiGLU.apply(both))
 
 
-class TorchFinalNorm(TorchRMSNorm):
-    """The norm behind the last layer, with the empty extra state that Transformer Engine's loader asks for.
+class TorchLoneNorm(TorchRMSNorm):
+    """A norm that Transformer Engine does not fuse with a linear layer, with the empty extra state that its loader asks for.
 
     Megatron's local linear layers save one for the same reason; so a checkpoint made here loads with Transformer Engine.
     """
@@ -291,10 +291,10 @@ def block_spec(model_config: Any, vp_stage: int | None = None) -> TransformerBlo
     attention = layer.submodules.self_attention.submodules
     attention.core_attention = TorchAttention
     if config.qk_layernorm:
-        attention.q_layernorm = attention.k_layernorm = TorchRMSNorm  # Megatron's refuses sequence parallel
+        attention.q_layernorm = attention.k_layernorm = TorchLoneNorm  # Megatron's refuses sequence parallel
     layer.submodules.input_layernorm = TorchRMSNorm
     layer.submodules.pre_mlp_layernorm = TorchRMSNorm
     layer.submodules.mlp = partial(TorchMLP.as_mlp_submodule, submodules=layer.submodules.mlp.keywords["submodules"])
     return TransformerBlockSubmodules(
-        layer_specs=[layer] * get_num_layers_to_build(config, vp_stage), layer_norm=TorchFinalNorm
+        layer_specs=[layer] * get_num_layers_to_build(config, vp_stage), layer_norm=TorchLoneNorm
     )

@@ -1,6 +1,6 @@
 """Build Megatron's GPT model on the meta device and print the names and shapes of its parameters as JSON.
 
-    python -m tests.support.build_on_meta transformer_engine|local qkv_bias|plain tied|untied
+    python -m tests.support.build_on_meta transformer_engine|local qkv_bias|plain qk_norm|plain tied|untied
 
 With Transformer Engine the real layer spec is built without a GPU: its constructors ask the CUDA runtime a few questions,
 which are answered here, and allocate nothing on the meta device.
@@ -42,7 +42,7 @@ def answer_for_cuda() -> None:
     random.CudaRNGStatesTracker.fork = lambda self, name=None: contextlib.nullcontext()
 
 
-def build(engine: str, *, qkv_bias: bool, tied: bool) -> dict[str, tuple[int, ...]]:
+def build(engine: str, *, qkv_bias: bool, qk_norm: bool, tied: bool) -> dict[str, tuple[int, ...]]:
     """Return name -> shape of the parameters of a model with Megatron's own layer spec."""
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
     from meap_megatron.training import platform
@@ -65,9 +65,9 @@ def build(engine: str, *, qkv_bias: bool, tied: bool) -> dict[str, tuple[int, ..
         from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
         model_parallel_cuda_manual_seed(1)
-        spec = specs.get_gpt_layer_local_spec(normalization="RMSNorm")
+        spec = specs.get_gpt_layer_local_spec(normalization="RMSNorm", qk_layernorm=qk_norm)
     else:
-        spec = specs.get_gpt_layer_with_transformer_engine_spec()
+        spec = specs.get_gpt_layer_with_transformer_engine_spec(qk_layernorm=qk_norm)
     config = TransformerConfig(
         **SIZES,
         normalization="RMSNorm",
@@ -75,6 +75,7 @@ def build(engine: str, *, qkv_bias: bool, tied: bool) -> dict[str, tuple[int, ..
         activation_func=torch.nn.functional.silu,
         add_bias_linear=False,
         add_qkv_bias=qkv_bias,
+        qk_layernorm=qk_norm,
         hidden_dropout=0.0,
         attention_dropout=0.0,
         gradient_accumulation_fusion=False,
@@ -96,5 +97,5 @@ def build(engine: str, *, qkv_bias: bool, tied: bool) -> dict[str, tuple[int, ..
 
 
 if __name__ == "__main__":
-    engine, bias, head = sys.argv[1:]
-    print(json.dumps(build(engine, qkv_bias=bias == "qkv_bias", tied=head == "tied")))
+    engine, bias, norm, head = sys.argv[1:]
+    print(json.dumps(build(engine, qkv_bias=bias == "qkv_bias", qk_norm=norm == "qk_norm", tied=head == "tied")))

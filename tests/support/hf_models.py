@@ -19,6 +19,15 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 8192,
     "rope_theta": 500000.0,
 }
+TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}  # SmolLM3's own are not in so small a vocabulary
+YARN = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 4096,
+    "beta_fast": 24.0,
+    "attention_factor": 1.2,
+    "rope_theta": 1000000.0,
+}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama2": ("Llama", {"num_key_value_heads": 4, "rms_norm_eps": 1e-5}),
     "llama3": ("Llama", {"rope_parameters": LLAMA3_ROPE, "max_position_embeddings": 131072}),
@@ -34,6 +43,22 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("Mistral", {"sliding_window": None, "rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}),
     "qwen2": ("Qwen2", {"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}),
     "qwen2-tied": ("Qwen2", {"tie_word_embeddings": True}),
+    # A head of its own size, so that heads x size is not the width.
+    "qwen3": ("Qwen3", {"head_dim": 32, "rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}),
+    "qwen3-yarn": (
+        "Qwen3",
+        {"head_dim": 32, "tie_word_embeddings": True, "rope_parameters": YARN, "max_position_embeddings": 8192},
+    ),
+    "smollm3": ("SmolLM3", {**TOKENS, "rope_parameters": {"rope_theta": 5e6, "rope_type": "default"}}),
+    "smollm3-untied": (
+        "SmolLM3",
+        {
+            **TOKENS,
+            "tie_word_embeddings": False,
+            "no_rope_layers": [1, 0, 0, 1],
+            "rope_parameters": {"rope_theta": 1e5, "rope_type": "linear", "factor": 4.0},
+        },
+    ),
 }
 """Name -> (class of transformers, config fields beside `SIZES`)."""
 

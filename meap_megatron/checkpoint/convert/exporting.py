@@ -27,7 +27,7 @@ EVAL_RECORD = "meap_eval.json"
 GENERATION = "generation_config.json"
 SHARD_BYTES = 5 * 10**9
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-CHANGEABLE = ("family", "vocab_rows", "rotary_base", "rope_factor", "max_positions")
+CHANGEABLE = ("family", "vocab_rows", "rotary_base", "scaling", "max_positions")
 """What training may change in an imported model: rows for [MASK], and positions for longer contexts."""
 
 

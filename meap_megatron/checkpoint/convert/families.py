@@ -19,15 +19,32 @@ class Family:
 
     Attributes:
         architecture: class name in `architectures`.
+        models: published models of the family, for the documentation.
+        carried: what is carried over beside the shape and the scaling of the rotary frequencies, likewise.
         qkv_bias: whether query, key and value have a bias.
+        qk_norm: whether each query head and each key head is normalised.
+        skips_rope: whether layers without rotation are possible.
         refused: config field -> (values that change nothing, why another value is refused).
         defaults: config field -> what transformers takes where the field is absent, if that is not "none".
+        rotary_base: what transformers takes where the config names none.
+        written: config fields beside those of every family, in a config that is made anew.
     """
 
     architecture: str
-    qkv_bias: bool
+    models: str
+    carried: str
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    skips_rope: bool = False
     refused: dict[str, tuple[tuple[Any, ...], str]]
     defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
+    rotary_base: float = 10_000.0
+    written: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def builds(self, *, qkv_bias: bool, qk_norm: bool, no_rope: bool) -> bool:
+        """Tell whether a model with these parts is one of the family."""
+        same = qkv_bias == self.qkv_bias and qk_norm == self.qk_norm
+        return same and (self.skips_rope or not no_rope)
 
 
 SWIGLU = {"hidden_act": (("silu",), "the MLP must be SwiGLU")}
@@ -44,23 +61,68 @@ UNSUPPORTED = {
     "add_cross_attention": ((False, None), "cross attention is not converted"),
 }
 
+WINDOW = {"use_sliding_window": ((False, None), "a sliding window is not converted; this model attends within one")}
+
 FAMILIES: dict[str, Family] = {
-    "llama": Family(architecture="LlamaForCausalLM", qkv_bias=False, refused=SWIGLU | UNSUPPORTED),
+    "llama": Family(
+        architecture="LlamaForCausalLM",
+        models="Llama 2, 3, 3.1, 3.2, 3.3, TinyLlama, SmolLM 1 and 2, every MEAP pre-training size",
+        carried="grouped queries, tied embeddings, own head size",
+        refused=SWIGLU | UNSUPPORTED,
+        written={"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1},
+    ),
     "mistral": Family(
         architecture="MistralForCausalLM",
-        qkv_bias=False,
+        models="Mistral 7B without a sliding window in use (v0.2, v0.3)",
+        carried="grouped queries, own head size",
         refused=SWIGLU | UNSUPPORTED,
         defaults={"num_key_value_heads": 8, "sliding_window": 4096},
+        written={"sliding_window": None},
     ),
     "qwen2": Family(
         architecture="Qwen2ForCausalLM",
+        models="Qwen2, Qwen2.5 (dense)",
+        carried="bias of query, key, value; tied embeddings; padded tables",
         qkv_bias=True,
-        refused=SWIGLU
-        | UNSUPPORTED
-        | {"use_sliding_window": ((False, None), "a sliding window is not converted; this model attends within one")},
+        refused=SWIGLU | UNSUPPORTED | WINDOW,
         defaults={"num_key_value_heads": 32},
+        written={"use_sliding_window": False},
+    ),
+    "qwen3": Family(
+        architecture="Qwen3ForCausalLM",
+        models="Qwen3 0.6B to 32B (dense)",
+        carried="norms of queries and keys, own head size, tied embeddings, padded tables",
+        qk_norm=True,
+        refused=SWIGLU | UNSUPPORTED | WINDOW,
+        defaults={"num_key_value_heads": 32, "head_dim": 128},
+        written={"attention_bias": False, "use_sliding_window": False},
+    ),
+    "smollm3": Family(
+        architecture="SmolLM3ForCausalLM",
+        models="SmolLM3-3B",
+        carried="layers without rotation (`no_rope_layers`), tied embeddings",
+        skips_rope=True,
+        refused=SWIGLU | UNSUPPORTED | WINDOW,
+        defaults={"num_key_value_heads": 4, "tie_word_embeddings": True, "no_rope_layer_interval": 4},
+        rotary_base=2_000_000.0,
+        written={"attention_bias": False, "mlp_bias": False, "use_sliding_window": False},
     ),
 }
+
+OTHER_MODELS = {
+    "olmo2": "norms behind attention and MLP, and norms of queries and keys over all heads together",
+    "olmo3": "norms behind attention and MLP, and sliding windows",
+    "gemma2": "norms on both sides of attention and MLP, soft-capped logits and sliding windows",
+    "gemma3_text": "norms on both sides of attention and MLP, and sliding windows",
+    "glm4": "norms on both sides of attention and MLP",
+    "exaone4": "norms behind attention and MLP",
+    "granite": "multipliers of embeddings, attention and residuals",
+    "cohere2": "attention and MLP side by side",
+    "hunyuan_v1_dense": "norms of queries and keys behind the rotation",
+    "apertus": "an MLP with xIELU instead of SwiGLU",
+    "arcee": "an MLP with squared ReLU instead of SwiGLU",
+}
+"""`model_type` -> what such a model has that Megatron-Core 0.19's layers, or this converter's, do not."""
 
 HARMLESS = frozenset(
     "architectures attention_dropout bos_token_id eos_token_id pad_token_id initializer_range transformers_version "
@@ -129,6 +191,20 @@ LAYER: tuple[Entry, ...] = (
         needs=lambda s: s.qkv_bias,
     ),
     Entry(
+        megatron="self_attention.q_layernorm.weight",
+        hf=("self_attn.q_norm.weight",),
+        kind=COPY,
+        shape=lambda s: (s.head_dim,),
+        needs=lambda s: s.qk_norm,
+    ),
+    Entry(
+        megatron="self_attention.k_layernorm.weight",
+        hf=("self_attn.k_norm.weight",),
+        kind=COPY,
+        shape=lambda s: (s.head_dim,),
+        needs=lambda s: s.qk_norm,
+    ),
+    Entry(
         megatron="self_attention.linear_proj.weight",
         hf=("self_attn.o_proj.weight",),
         kind=COPY,
@@ -187,7 +263,9 @@ EXTRA_STATES = (
     "mlp.linear_fc1",
     "mlp.linear_fc2",
 )
-"""Modules of a layer for which Megatron's loader demands an `_extra_state` (empty but for FP8)."""
+"""Linear layers, for each of which Megatron's loader demands an `_extra_state` (empty but for FP8)."""
+NORM_EXTRA_STATES = ("self_attention.q_layernorm", "self_attention.k_layernorm")
+"""Norms of a layer for which it does so with Transformer Engine, if the model has them."""
 FINAL_EXTRA_STATE = "decoder.final_layernorm"
 """The module outside the layers for which it does so with Transformer Engine."""
 

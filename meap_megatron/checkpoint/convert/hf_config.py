@@ -1,20 +1,14 @@
-"""config.json of Hugging Face <-> `ModelSpec`, in the layouts of transformers 4 and 5.
-
-transformers 4 writes `rope_theta` and `rope_scaling`, transformers 5 writes both into `rope_parameters`. Either is read;
-what is written holds both, so that either version finds the right base.
-"""
+"""config.json of Hugging Face <-> `ModelSpec`; its rotary fields are `rope`'s."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from meap_megatron.checkpoint.convert.families import FAMILIES, HARMLESS
+from meap_megatron.checkpoint.convert import rope
+from meap_megatron.checkpoint.convert.families import FAMILIES, HARMLESS, OTHER_MODELS, Family
 from meap_megatron.checkpoint.convert.spec import ModelSpec
 from meap_megatron.checkpoint.folder import TRACKER
 from meap_megatron.errors import UserError
-
-LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-"""What Megatron's rotary embedding hard-codes beside the factor."""
 
 SIZES = {
     "num_layers": "num_hidden_layers",
@@ -26,17 +20,12 @@ SIZES = {
 }
 """Field of `ModelSpec` -> field of config.json."""
 
-ROPE_FIELDS = {"rope_theta", "rope_scaling", "rope_parameters"}
+SKIPPING = ("no_rope_layers", "no_rope_layer_interval")
 READ = {
     *SIZES.values(),
-    "num_key_value_heads",
-    "head_dim",
-    "rms_norm_eps",
-    "tie_word_embeddings",
-    "sliding_window",
-} | {
-    *ROPE_FIELDS,
-    "layer_types",
+    *rope.FIELDS,
+    *"num_key_value_heads head_dim rms_norm_eps tie_word_embeddings sliding_window layer_types".split(),
+    "original_max_position_embeddings",
 }
 
 
@@ -99,7 +88,10 @@ def spec_from_config(config: dict[str, Any], *, source: str, allowed: tuple[str,
     """
     name = config.get("model_type")
     if name not in FAMILIES:
-        raise UserError(f"{source}: model_type {name!r} is not one of {', '.join(FAMILIES)}; only these are converted")
+        reason = f" ({name}: {OTHER_MODELS[name]})" if name in OTHER_MODELS else ""
+        raise UserError(
+            f"{source}: model_type {name!r} is not one of {', '.join(FAMILIES)}; only these are converted{reason}"
+        )
     family = FAMILIES[name]
     architectures = config.get("architectures") or [family.architecture]
     if architectures != [family.architecture]:
@@ -109,7 +101,7 @@ def spec_from_config(config: dict[str, Any], *, source: str, allowed: tuple[str,
     for field, (harmless, reason) in family.refused.items():
         if config.get(field, harmless[0]) not in harmless:
             raise UserError(f"{source}: {field}={config[field]!r}: {reason}")
-    known = READ | HARMLESS | set(family.refused) | set(allowed)
+    known = READ | HARMLESS | set(family.refused) | set(allowed) | (set(SKIPPING) if family.skips_rope else set())
     unknown = sorted(field for field, value in config.items() if field not in known and value not in (None, False))
     if unknown:
         raise UserError(
@@ -118,7 +110,7 @@ def spec_from_config(config: dict[str, Any], *, source: str, allowed: tuple[str,
         )
     absent = {field: value for field, value in family.defaults.items() if field not in config}
     config = {**absent, **config}
-    _check_window(config, family=name, source=source, absent="sliding_window" in absent)
+    _check_window(config, family=family, source=source, absent="sliding_window" in absent)
     sizes = {ours: _whole_number(config, theirs, source) for ours, theirs in SIZES.items()}
     heads = sizes["num_attention_heads"]
     groups = (
@@ -129,17 +121,19 @@ def spec_from_config(config: dict[str, Any], *, source: str, allowed: tuple[str,
     if config.get("head_dim") is None and sizes["hidden_size"] % heads:
         raise UserError(f"{source}: num_attention_heads={heads} does not divide hidden_size={sizes['hidden_size']}")
     head_dim = config.get("head_dim") or sizes["hidden_size"] // heads
-    base, factor = _rope(config, source)
+    base, scaling = rope.read(config, source=source, base=family.rotary_base, allowed=allowed)
     return ModelSpec(
         family=name,
         **sizes,
         num_query_groups=groups,
         head_dim=head_dim,
         rotary_base=base,
-        rope_factor=factor,
+        scaling=scaling,
         norm_epsilon=float(config.get("rms_norm_eps", 1e-6)),
         tied=bool(config.get("tie_word_embeddings", False)),
         qkv_bias=family.qkv_bias,
+        qk_norm=family.qk_norm,
+        no_rope=_no_rope(config, layers=sizes["num_layers"], source=source) if family.skips_rope else (),
     )
 
 
@@ -152,11 +146,12 @@ def config_from_spec(spec: ModelSpec, *, base: dict[str, Any], dtype: str) -> di
             it differs, so that an unchanged model keeps every byte of it; the rest stays.
         dtype: "bfloat16", "float32" or "float16".
     """
+    family = FAMILIES[spec.family]
     if base and base.get("model_type") == spec.family:
         before = spec_from_config(base, source="config.json", allowed=tuple(base))
         config = dict(base)
         changed = {ours: theirs for ours, theirs in SIZES.items() if getattr(spec, ours) != getattr(before, ours)}
-        rope = (spec.rotary_base, spec.rope_factor) != (before.rotary_base, before.rope_factor)
+        rotation = (spec.rotary_base, spec.scaling) != (before.rotary_base, before.scaling)
         if spec.norm_epsilon != before.norm_epsilon:
             config["rms_norm_eps"] = spec.norm_epsilon
         if spec.tied != before.tied:
@@ -170,7 +165,7 @@ def config_from_spec(spec: ModelSpec, *, base: dict[str, Any], dtype: str) -> di
             config[key] = dtype
     else:
         config = {
-            "architectures": [FAMILIES[spec.family].architecture],
+            "architectures": [family.architecture],
             "model_type": spec.family,
             "hidden_act": "silu",
             "num_key_value_heads": spec.num_query_groups,
@@ -183,63 +178,32 @@ def config_from_spec(spec: ModelSpec, *, base: dict[str, Any], dtype: str) -> di
             "dtype": dtype,
             "torch_dtype": dtype,
         }
-        if spec.family == "llama":
-            config |= {"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1}
-        if spec.family == "mistral":
-            config["sliding_window"] = None
-        if spec.family == "qwen2":
-            config["use_sliding_window"] = False
-        changed, rope = SIZES, True
+        config |= family.written
+        if family.skips_rope:
+            config["no_rope_layers"] = [int(layer not in spec.no_rope) for layer in range(spec.num_layers)]
+        changed, rotation = SIZES, True
     config |= {theirs: getattr(spec, ours) for ours, theirs in changed.items()}
-    if rope:
-        config |= rope_fields(spec)
+    if rotation:
+        config |= rope.config_fields(spec.rotary_base, spec.scaling)
     return config
 
 
-def rope_fields(spec: ModelSpec) -> dict[str, Any]:
-    """Return the rotary fields of config.json, in the layouts of transformers 4 and 5 side by side."""
-    scaling: dict[str, Any] | None = None
-    if spec.rope_factor is not None:
-        scaling = {"rope_type": "llama3", "factor": spec.rope_factor, **LLAMA3}
-    base = float(spec.rotary_base)
-    return {
-        "rope_theta": base,
-        "rope_scaling": scaling,
-        "rope_parameters": {**(scaling or {"rope_type": "default"}), "rope_theta": base},
-    }
+def _no_rope(config: dict[str, Any], *, layers: int, source: str) -> tuple[int, ...]:
+    """Return the layers without rotation: those with a 0 in `no_rope_layers`, or every so many."""
+    rotated = config.get("no_rope_layers")
+    if rotated is None:
+        interval = _whole_number(config, "no_rope_layer_interval", source)
+        return tuple(range(interval - 1, layers, interval))
+    if not isinstance(rotated, list) or len(rotated) < layers:
+        raise UserError(f"{source}: no_rope_layers must be a list of {layers} numbers, one per layer, got {rotated!r}")
+    return tuple(layer for layer, rotates in enumerate(rotated[:layers]) if not rotates)
 
 
-def _rope(config: dict[str, Any], source: str) -> tuple[int, float | None]:
-    """Return (base, Llama 3's factor or None) and refuse every other kind of rotary embedding."""
-    parameters = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
-    bases = {float(value) for value in (parameters.get("rope_theta"), config.get("rope_theta")) if value is not None}
-    if len(bases) > 1:
-        raise UserError(
-            f"{source}: rope_theta and rope_parameters name two bases, {sorted(bases)}; correct one of them"
-        )
-    base = bases.pop() if bases else 10000.0
-    if base != int(base):
-        raise UserError(f"{source}: rope_theta={base} is no whole number, and Megatron's --rotary-base takes no other")
-    kind = parameters.get("rope_type") or parameters.get("type") or "default"
-    if kind == "default":
-        return int(base), None
-    if kind != "llama3":
-        raise UserError(f"{source}: rope_type {kind!r} is not known to Megatron's GPT model; default and llama3 are")
-    for field, value in LLAMA3.items():
-        if float(parameters.get(field, value)) != value:
-            raise UserError(
-                f"{source}: {field}={parameters[field]}, but Megatron hard-codes {value:g} for llama3 scaling"
-            )
-    if "factor" not in parameters:
-        raise UserError(f"{source}: the llama3 rope scaling has no factor")
-    return int(base), float(parameters["factor"])
-
-
-def _check_window(config: dict[str, Any], *, family: str, source: str, absent: bool) -> None:
+def _check_window(config: dict[str, Any], *, family: Family, source: str, absent: bool) -> None:
     """Refuse a sliding window that is in use."""
     window, length = config.get("sliding_window"), config.get("max_position_embeddings", 0)
-    # Qwen2 states a window and switches it off by use_sliding_window, which the family's table checks.
-    if family != "qwen2" and window is not None and window < length:
+    # Qwen states a window and switches it off by use_sliding_window, which the family's table checks.
+    if "use_sliding_window" not in family.refused and window is not None and window < length:
         stated = (
             f"sliding_window is absent, for which transformers takes {window}; this window"
             if absent

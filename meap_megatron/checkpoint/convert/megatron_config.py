@@ -5,8 +5,10 @@ Hugging Face's classes cannot express it.
 """
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
+from meap_megatron.checkpoint.convert import rope
 from meap_megatron.checkpoint.convert.families import FAMILIES
 from meap_megatron.checkpoint.convert.spec import ModelSpec
 from meap_megatron.errors import UserError
@@ -15,14 +17,12 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "normalization": ("RMSNorm",),
     "swiglu": (True,),
     "add_bias_linear": (False,),
-    "position_embedding_type": ("rope",),
+    "position_embedding_type": ("rope", "yarn"),
     "rotary_percent": (1.0, 1),
     "rotary_interleaved": (False, None),
-    "rotary_seq_len_interpolation_factor": (None, 1),
-    "no_rope_freq": (None,),
     "apply_layernorm_1p": (False, None),
     "layernorm_zero_centered_gamma": (False, None),
-    "qk_layernorm": (False, None),
+    "qk_l2_norm": (False, None),
     "multi_latent_attention": (False, None),
     "num_experts": (None, 0),
     "mtp_num_layers": (None, 0),
@@ -44,7 +44,7 @@ def spec_from_args(args: argparse.Namespace, *, source: str, family: str | None 
     Args:
         args: the `args` of the checkpoint.
         source: its path, for messages.
-        family: key of `families.FAMILIES`; None: qwen2 if there is a bias on query, key and value, else llama.
+        family: key of `families.FAMILIES`; None: the first that has the parts of the model.
 
     Raises:
         UserError: the checkpoint holds a model that no known family can express; by name of the argument.
@@ -63,15 +63,22 @@ def spec_from_args(args: argparse.Namespace, *, source: str, family: str | None 
         raise UserError(f"{source}: its arguments lack {', '.join(missing)}; it was not written by Megatron's trainer")
     heads = args.num_attention_heads
     grouped = getattr(args, "group_query_attention", False)
-    bias = bool(getattr(args, "add_qkv_bias", False))
-    chosen = family or ("qwen2" if bias else "llama")
-    if bias != (chosen == "qwen2"):
+    no_rope = skipped(getattr(args, "no_rope_freq", None), layers=args.num_layers)
+    parts = {
+        "qkv_bias": bool(getattr(args, "add_qkv_bias", False)),
+        "qk_norm": bool(getattr(args, "qk_layernorm", False)),
+        "no_rope": bool(no_rope),
+    }
+    fitting = [name for name, entry in FAMILIES.items() if entry.builds(**parts)]
+    if not fitting or (family is not None and family not in fitting):
+        flags = ("add_qkv_bias", "qk_layernorm", "no_rope_freq")
+        own = ", ".join(flag for flag, has in zip(flags, parts.values(), strict=True) if has)
         raise UserError(
-            f"{source}: add_qkv_bias={bias}, but models of the family {chosen} have "
-            f"{'none' if bias else 'a bias on query, key and value'}; use --family {'qwen2' if bias else 'llama'}"
+            f"{source} has {own or 'none of ' + ', '.join(flags)}, and models of "
+            + (f"the family {family} differ in that; use --family {fitting[0]}" if fitting else "no family have all")
         )
     return ModelSpec(
-        family=chosen,
+        family=family or fitting[0],
         num_layers=args.num_layers,
         hidden_size=args.hidden_size,
         ffn_hidden_size=args.ffn_hidden_size,
@@ -80,12 +87,31 @@ def spec_from_args(args: argparse.Namespace, *, source: str, family: str | None 
         head_dim=args.kv_channels or args.hidden_size // heads,
         vocab_rows=args.padded_vocab_size,
         rotary_base=int(args.rotary_base),
-        rope_factor=float(args.rope_scaling_factor) if getattr(args, "use_rope_scaling", False) else None,
+        scaling=rope.read_arguments(args),
         norm_epsilon=float(getattr(args, "norm_epsilon", None) or args.layernorm_epsilon),
         max_positions=args.max_position_embeddings,
         tied=not args.untie_embeddings_and_output_weights,
-        qkv_bias=bias,
+        qkv_bias=parts["qkv_bias"],
+        qk_norm=parts["qk_norm"],
+        no_rope=no_rope,
     )
+
+
+def skipped(value: int | str | Sequence[int] | None, *, layers: int) -> tuple[int, ...]:
+    """Return the layers, from 0, that Megatron's `no_rope_freq` does not rotate: the last of every N, or those with a 1."""
+    if not value:
+        return ()
+    if isinstance(value, int):
+        return tuple(range(value - 1, layers, value))
+    return tuple(layer for layer, skips in enumerate(value) if skips)
+
+
+def no_rope_freq(spec: ModelSpec) -> str:
+    """Return the value of `--no-rope-freq`: a number where every so many layers is skipped, else a list."""
+    first = spec.no_rope[0] + 1
+    if spec.num_layers % first == 0 and spec.no_rope == tuple(range(first - 1, spec.num_layers, first)):
+        return str(first)
+    return "[" + ",".join(str(int(layer in spec.no_rope)) for layer in range(spec.num_layers)) + "]"
 
 
 def recipe_settings(spec: ModelSpec) -> dict[str, Any]:
@@ -100,7 +126,7 @@ def recipe_settings(spec: ModelSpec) -> dict[str, Any]:
         "disable_bias_linear": True,
         "normalization": "RMSNorm",
         "norm_epsilon": spec.norm_epsilon,
-        "position_embedding_type": "rope",
+        **rope.settings(spec.scaling),
         "rotary_base": spec.rotary_base,
         "max_position_embeddings": spec.max_positions,
         "hidden_dropout": 0.0,
@@ -113,8 +139,10 @@ def recipe_settings(spec: ModelSpec) -> dict[str, Any]:
         settings["untie_embeddings_and_output_weights"] = True
     if spec.qkv_bias:
         settings["add_qkv_bias"] = True
-    if spec.rope_factor is not None:
-        settings |= {"use_rope_scaling": True, "rope_scaling_factor": spec.rope_factor}
+    if spec.qk_norm:
+        settings["qk_layernorm"] = True
+    if spec.no_rope:
+        settings["no_rope_freq"] = no_rope_freq(spec)
     return settings
 
 
@@ -144,16 +172,16 @@ def checkpoint_args(spec: ModelSpec, *, vocab_size: int) -> argparse.Namespace:
         num_query_groups=spec.num_query_groups,
         kv_channels=spec.head_dim,
         max_position_embeddings=spec.max_positions,
-        position_embedding_type="rope",
+        **rope.arguments(spec.scaling),
         add_position_embedding=True,
         use_rotary_position_embeddings=False,
         rotary_base=spec.rotary_base,
         rotary_percent=1.0,
         rotary_interleaved=False,
-        use_rope_scaling=spec.rope_factor is not None,
-        rope_scaling_factor=8.0 if spec.rope_factor is None else spec.rope_factor,
+        no_rope_freq=[int(layer in spec.no_rope) for layer in range(spec.num_layers)] if spec.no_rope else None,
         add_bias_linear=False,
         add_qkv_bias=spec.qkv_bias,
+        qk_layernorm=spec.qk_norm,
         swiglu=True,
         squared_relu=False,
         untie_embeddings_and_output_weights=not spec.tied,

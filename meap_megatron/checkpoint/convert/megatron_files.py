@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, WriteItem, WriteItemType
 
-from meap_megatron.checkpoint.convert.families import ALIASES, EXTRA_STATES, FINAL_EXTRA_STATE
+from meap_megatron.checkpoint.convert.families import ALIASES, EXTRA_STATES, FINAL_EXTRA_STATE, NORM_EXTRA_STATES
 from meap_megatron.checkpoint.convert.pickles import read_index, read_plain, untrusted
 from meap_megatron.checkpoint.folder import RELEASE, TRACKER, iteration_folder, iterations, read_tracker
 from meap_megatron.errors import UserError
@@ -274,7 +274,12 @@ def write_checkpoint(path: Path, chunks: Iterable[Chunk], *, args: argparse.Name
         for module in EXTRA_STATES
     }
     # Transformer Engine's norm calls numel() on it; Megatron's local norm has none and ignores it.
-    objects[f"{FINAL_EXTRA_STATE}._extra_state/shard_0_1"] = torch.empty(0, dtype=torch.uint8)
+    nothing = torch.empty(0, dtype=torch.uint8)
+    objects[f"{FINAL_EXTRA_STATE}._extra_state/shard_0_1"] = nothing
+    if getattr(args, "qk_layernorm", False):
+        for layer in range(num_layers):
+            for module in NORM_EXTRA_STATES:
+                objects[f"{LAYERS}{module}._extra_state/shard_{layer}_{num_layers}"] = nothing
     objects[COMMON] = {
         "args": args,
         "checkpoint_version": 3.0,

@@ -61,7 +61,7 @@ class ImportRecord:
     @property
     def spec(self) -> ModelSpec:
         """The model."""
-        return ModelSpec(**self.model)
+        return ModelSpec.from_record(self.model)
 
 
 def write_record(folder: Path, record: ImportRecord) -> None:

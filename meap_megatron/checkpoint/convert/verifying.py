@@ -2,8 +2,9 @@
 
 Both sides read what was written and compute in float32: transformers in this process, Megatron's own model in another one
 (`meap_megatron.training.logits`). Two sequences are run: one from position 0 on, and one of two blocks of which the second
-stands at the end of the longest sequence that the model is meant for, so that rotary positions far beyond 4,096 are compared
-at the price of 64 tokens. A small model's first sequence is itself longer than 4,096 tokens where the model allows.
+stands at the end of the longest sequence that the model is meant for, scaled frequencies included, so that rotary positions
+far beyond 4,096 are compared at the price of 64 tokens. A small model's first sequence is itself longer than 4,096 tokens
+where the model allows.
 """
 
 import contextlib
@@ -119,8 +120,8 @@ def verify(
     sequences = fixed_sequences(spec, rows=min(spec.vocab_rows, stored.vocab_rows), replaced=replaced)
     request = {
         "checkpoint": str(opened.path.resolve()),
-        "settings": recipe_settings(stored),
-        "layers": used,
+        "settings": recipe_settings(stored.with_layers(used)),
+        "layers": stored.num_layers,
         "sequences": sequences,
     }
     with megatron_logits(request) as theirs:  # starting Megatron takes as long as all the rest: both sides run at once
@@ -188,7 +189,7 @@ def fixed_sequences(spec: ModelSpec, *, rows: int, replaced: int | None) -> list
     half = min(SHORT, spec.max_positions) // 2
     far = {
         "ids": draw.choices(allowed, k=2 * half),
-        "positions": [*range(half), *range(spec.max_positions - half, spec.max_positions)],
+        "positions": [*range(half), *range(spec.longest - half, spec.longest)],
         "first": 0,
     }
     return [near, far] if half else [near]
