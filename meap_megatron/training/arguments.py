@@ -209,6 +209,12 @@ def check(args: Any) -> None:
         loader.check(args)
     if args.mtp_num_layers:
         raise UserError("--mtp-num-layers: multi-token prediction is not wired into the MEAP step; leave it out")
+    on_cpu = args.meap_device == "cpu" or args.transformer_impl == "local"
+    if args.dataloader_inter_document_masking and on_cpu and "G" in (args.hybrid_layer_pattern or ""):
+        raise UserError(
+            f"--hybrid-layer-pattern {args.hybrid_layer_pattern}: without a GPU a gated delta net (G) takes no "
+            "segments, which fine-tuning data and --dataloader-inter-document-masking have; use a GPU, or another layer"
+        )
     if args.dataloader_inter_document_masking and args.context_parallel_size > 1:
         raise UserError(
             "--dataloader-inter-document-masking with context parallel has not been run on any GPU yet and is refused; "

@@ -116,3 +116,9 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, direction: flo
     torch.mul(x[..., :half], cos, out=out[..., :half]).addcmul_(x[..., half:], sin, value=-direction)
     torch.mul(x[..., half:], cos, out=out[..., half:]).addcmul_(x[..., :half], sin, value=direction)
     return out
+
+
+def l2norm(x: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
+    """Return x / sqrt(sum(x^2) + eps) over the last dimension of float[..., d]; a call, not one of the kernels above."""
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + eps)).to(x.dtype)

@@ -6,6 +6,7 @@ first step. Here all that is wrong is said at once.
 
 from dataclasses import dataclass
 
+from meap_megatron.layer_pattern import segments_of
 from meap_megatron.training.settings import Settings
 
 
@@ -139,6 +140,8 @@ def of_layers(settings: Settings, layout: Layout) -> list[str]:
 
 def virtual_stages(settings: Settings, layout: Layout) -> int:
     """Return into how many parts interleaving cuts the layers of a stage; 1 without it."""
+    if (pattern := settings.get("hybrid_layer_pattern")) is not None:
+        return max(1, len(segments_of(str(pattern))) // layout.pipeline)
     parts, size = (
         settings.whole(f"num_{name}")
         for name in ("virtual_stages_per_pipeline_rank", "layers_per_virtual_pipeline_stage")

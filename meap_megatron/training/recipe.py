@@ -7,6 +7,7 @@
     data:
       data_path: [data/c4]
     precision: bf16              # or fp32, fp8-..., mxfp8: see `precision`
+    model: hybrid                # or gpt: see `hybrid`
     run:
       save: runs/my_run
       meap_mask_ratio: 0.15
@@ -25,14 +26,14 @@ from typing import Any
 import yaml
 
 from meap_megatron.errors import UserError
-from meap_megatron.training import limits, precision
+from meap_megatron.training import hybrid, limits, precision
 from meap_megatron.training.blend import DATA_KEYS, words_of
 from meap_megatron.training.flags import Flag
 
 LAUNCH_KEYS = {"device": "auto, cpu or cuda", "nproc": "processes on this machine (0: one per GPU, 1 on a CPU)"}
 """Keys that are not Megatron's: they say where and how to start."""
 
-SHORT_KEYS = ("precision", "layout")
+SHORT_KEYS = ("precision", "layout", "model")
 """Keys that stand for several of Megatron's."""
 
 
@@ -105,18 +106,20 @@ class Recipe:
         return words
 
     def resolved(self) -> dict[str, Setting]:
-        """Return all settings under Megatron's names, with what `precision` stands for in its place.
+        """Return all settings under Megatron's names, with what `precision` and `model` stand for in their place.
 
         Raises:
-            UserError: an unknown precision, or one that other settings contradict.
+            UserError: an unknown precision or model, or one that other settings contradict.
         """
-        short = self.settings.get("precision")
-        settings = {key: setting for key, setting in self.settings.items() if key != "precision"}
-        if short is None or short.value is None:
-            return settings
-        given = {key: setting.value for key, setting in settings.items()}
-        added = precision.settings_for(short.value, given, origin=short.origin)
-        return settings | {key: Setting(value=value, origin=short.origin) for key, value in added.items()}
+        settings = {key: setting for key, setting in self.settings.items() if key not in ("precision", "model")}
+        for key, settings_for in (("precision", precision.settings_for), ("model", hybrid.settings_for)):
+            short = self.settings.get(key)
+            if short is None or short.value is None:
+                continue
+            given = {name: setting.value for name, setting in settings.items()}
+            added = settings_for(short.value, given, origin=short.origin)
+            settings |= {name: Setting(value=value, origin=short.origin) for name, value in added.items()}
+        return settings
 
 
 def check_rule(key: str, setting: Setting) -> None:

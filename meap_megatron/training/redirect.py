@@ -25,6 +25,7 @@ from meap_megatron.training import (
     adam_step,
     checkpoints,
     cpu_cross_entropy,
+    cpu_kernels,
     cpu_linear,
     cpu_tuning,
     rotary,
@@ -221,6 +222,16 @@ CPU: tuple[Redirect, ...] = (
         target="megatron.core.tensor_parallel.layers:linear_with_grad_accumulation_and_async_allreduce",
         make=cpu_linear.linear_on_cpu,
         why="speed: faster matrix products, and gradients added in place without Apex (docs/benchmarks/step.md)",
+    ),
+    Redirect(
+        target="megatron.core.ssm.gated_delta_net.common:HAVE_FLA",
+        make=lambda original: True,
+        why="a gated delta net is not built without Triton's kernels, of which its deterministic mode runs only l2norm",
+    ),
+    Redirect(
+        target="megatron.core.ssm.gated_delta_net.common:l2norm",
+        make=by(cpu_kernels.l2norm),
+        why="the one kernel of Triton that the deterministic mode of a gated delta net calls",
     ),
 )
 

@@ -81,3 +81,33 @@ def check_built(args: Any) -> Callable[[list[Any]], list[Any]]:
         return parts
 
     return check
+
+
+def complete_rotary(args: Any) -> Callable[[list[Any]], list[Any]]:
+    """Return a hook for `HybridModelConfig.pre_wrap_hooks` that gives the model all that the arguments say of rotation.
+
+    Megatron 0.19 hands neither Llama 3's scaling nor the interleaved layout on to a hybrid model, without a word.
+    """
+
+    def complete(parts: list[Any]) -> list[Any]:
+        if args.position_embedding_type != "rope" or args.multi_latent_attention:
+            return parts
+        if not (args.use_rope_scaling or args.rotary_interleaved):
+            return parts
+        from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
+
+        for part in parts:
+            part.rotary_pos_emb = RotaryEmbedding(
+                kv_channels=part.config.kv_channels,
+                rotary_percent=args.rotary_percent,
+                rotary_interleaved=args.rotary_interleaved,
+                seq_len_interpolation_factor=args.rotary_seq_len_interpolation_factor,
+                rotary_base=args.rotary_base,
+                rope_scaling=args.use_rope_scaling,
+                rope_scaling_factor=args.rope_scaling_factor,
+                use_cpu_initialization=part.config.use_cpu_initialization,
+                cp_group=part.pg_collection.cp,
+            )
+        return parts
+
+    return complete

@@ -13,7 +13,7 @@ from meap_megatron.errors import UserError
 from meap_megatron.masking.corruption import Corruption
 from meap_megatron.masking.loss import LossOn
 from meap_megatron.masking.ratio import MaskRatio
-from meap_megatron.training import data_rules, limits, parallelism
+from meap_megatron.training import data_rules, limits, parallelism, pattern_rules
 from meap_megatron.training.settings import Settings
 
 STEPS = 500
@@ -56,6 +56,7 @@ def findings(settings: Settings, *, world: int | None) -> list[str]:
     return [
         *of_numbers(settings),
         *of_model(settings),
+        *pattern_rules.findings(settings),
         *of_length(settings),
         *of_schedule(settings),
         *of_switches(settings),
@@ -104,14 +105,14 @@ def of_model(settings: Settings) -> Iterator[str]:
     """Yield what is missing of the model, or would be ignored."""
     if settings.on("use_checkpoint_args"):
         return
-    if settings.get("hybrid_layer_pattern") is None:
-        for name, what in REQUIRED.items():
-            other = {"num_layers": "encoder_num_layers", "seq_length": "encoder_seq_length"}.get(name, name)
-            if settings.get(name) is None and settings.get(other) is None:
-                yield (
-                    f"{name} ({what}) is not given; set it, or start the recipe with `extends:` a model, such as the "
-                    "model.yaml of an import"
-                )
+    for name, what in REQUIRED.items():
+        other = {"num_layers": "encoder_num_layers", "seq_length": "encoder_seq_length"}.get(name, name)
+        others = (other, "hybrid_layer_pattern") if name == "num_layers" else (other,)
+        if settings.get(name) is None and not settings.has(*others):
+            yield (
+                f"{name} ({what}) is not given; set it, or start the recipe with `extends:` a model, such as the "
+                "model.yaml of an import"
+            )
     for name, other in (("num_layers", "encoder_num_layers"), ("seq_length", "encoder_seq_length")):
         if settings.has(name) and settings.has(other):
             yield f"{given(settings, other)} and {name}={settings.get(name)} are two names of one setting; leave {other} out"

@@ -20,6 +20,7 @@ from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.transformer.mlp import MLP
 from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -268,16 +269,12 @@ class TorchLoneNorm(TorchRMSNorm):
         del state
 
 
-def block_spec(model_config: Any, vp_stage: int | None = None) -> TransformerBlockSubmodules:
-    """Return the layers of this pipeline stage and the final norm, for `GPTModelConfig.transformer_layer_spec`.
-
-    With context parallel, attention sees this rank's part of a sequence only: the shapes of the real thing and not its
-    values, which is what a rehearsal needs; for a run `arguments.check` refuses it.
+def layer_spec(config: TransformerConfig) -> ModuleSpec:
+    """Return one layer of a GPT: attention and feed-forward part, each behind its norm.
 
     Raises:
         UserError: a normalisation other than RMSNorm, or a kind of layer that is not here.
     """
-    config: TransformerConfig = model_config.transformer
     if config.normalization != "RMSNorm":
         raise UserError(
             f"normalization={config.normalization}: without Transformer Engine there is RMSNorm only; set "
@@ -295,6 +292,19 @@ def block_spec(model_config: Any, vp_stage: int | None = None) -> TransformerBlo
     layer.submodules.input_layernorm = TorchRMSNorm
     layer.submodules.pre_mlp_layernorm = TorchRMSNorm
     layer.submodules.mlp = partial(TorchMLP.as_mlp_submodule, submodules=layer.submodules.mlp.keywords["submodules"])
+    return layer
+
+
+def block_spec(model_config: Any, vp_stage: int | None = None) -> TransformerBlockSubmodules:
+    """Return the layers of this pipeline stage and the final norm, for `GPTModelConfig.transformer_layer_spec`.
+
+    With context parallel, attention sees this rank's part of a sequence only: the shapes of the real thing and not its
+    values, which is what a rehearsal needs; for a run `arguments.check` refuses it.
+
+    Raises:
+        UserError: see `layer_spec`.
+    """
+    config: TransformerConfig = model_config.transformer
     return TransformerBlockSubmodules(
-        layer_specs=[layer] * get_num_layers_to_build(config, vp_stage), layer_norm=TorchLoneNorm
+        layer_specs=[layer_spec(config)] * get_num_layers_to_build(config, vp_stage), layer_norm=TorchLoneNorm
     )

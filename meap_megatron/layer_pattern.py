@@ -1,0 +1,44 @@
+"""Megatron's layer patterns of hybrid models: one symbol per layer, `|` between the stages of a pipeline.
+
+*-*-|*-*-    four blocks of a GPT on two stages: attention and feed-forward part are layers of their own
+M-G-*-       a Mamba-2 and a gated delta net layer in the place of attention
+"""
+
+LAYERS = {
+    "*": "attention",
+    "-": "feed-forward",
+    "M": "Mamba-2",
+    "G": "gated delta net",
+    "E": "mixture of experts",
+    "+": "multi-latent attention",
+    "D": "sparse attention",
+}
+"""Symbol -> what the layer is."""
+
+BLOCK = "*-"
+"""One block of a GPT."""
+CUT = "|"
+PREDICTORS = "/"
+"""What stands before the layers of multi-token prediction."""
+
+
+def layers_of(pattern: str) -> str:
+    """Return the symbols of a pattern's layers, without cuts and without multi-token prediction."""
+    return pattern.partition(PREDICTORS)[0].replace(CUT, "")
+
+
+def segments_of(pattern: str) -> list[str]:
+    """Return the layers of every pipeline segment; with several per stage, stage by stage and then the next round."""
+    return pattern.partition(PREDICTORS)[0].split(CUT)
+
+
+def blocks_of(pattern: str) -> int | None:
+    """Return of how many GPT blocks a pattern consists: "*-*-|*-" is 3; None if it is anything else."""
+    layers = layers_of(pattern)
+    count = len(layers) // len(BLOCK)
+    return count if count and layers == BLOCK * count and PREDICTORS not in pattern else None
+
+
+def of_blocks(segments: list[int]) -> str:
+    """Return the pattern of a GPT whose pipeline segments have so many blocks: [2, 1] is "*-*-|*-"."""
+    return CUT.join(BLOCK * size for size in segments)
