@@ -30,10 +30,10 @@ FAST := tests/masking/test_arguments.py tests/masking/test_known_answers.py test
     tests/datasets/test_pair.py tests/datasets/sft/test_dataset.py tests/corpus/test_readers.py tests/corpus/test_verify.py \
     tests/corpus/sft/test_records.py tests/checkpoint/test_choose.py tests/checkpoint/test_check.py \
     tests/checkpoint/convert/test_tensors.py tests/training/test_batch.py tests/training/test_host_waits.py \
-    tests/training/test_recipe.py tests/training/test_wrong_settings.py tests/training/test_metrics.py tests/planning/test_step.py \
-    tests/planning/test_search.py tests/sweep/test_plan.py tests/watching tests/evaluation/test_metrics.py \
-    tests/evaluation/test_ledger.py tests/evaluation/test_needle.py tests/training/test_parallelism.py tests/doctor/test_packages.py \
-    tests/demo/test_figures.py tests/collators tests/test_imports.py
+    tests/launch/test_recipe.py tests/launch/test_wrong_settings.py tests/training/test_metrics.py tests/planning/test_step.py \
+    tests/planning/test_search.py tests/sweep/test_plan.py tests/monitoring tests/evaluation/retrieval/test_metrics.py \
+    tests/evaluation/test_response_cache.py tests/evaluation/retrieval/test_needle.py tests/launch/test_parallelism.py tests/doctor/test_packages.py \
+    tests/demo/test_sample_html.py tests/collators tests/test_imports.py
 GPU_CHECK_FLAGS ?=
 
 .PHONY: demo test test-fast lint format docs bench gpu-check fuzz libfuzzer sanitize slurm-test clean

@@ -59,7 +59,7 @@ INFO: dict[str, Any] = {
 
 def write_pair(prefix: Path, lengths: np.ndarray, *, dtype: str = "uint16") -> None:
     """Write the index of documents of these lengths, and a sparse .bin if there is none."""
-    from meap_megatron.corpus.indexed import one_sequence_per_document, write_index
+    from meap_megatron.indexed.pair import one_sequence_per_document, write_index
 
     with open(f"{prefix}.idx", "wb") as stream:
         write_index(
@@ -77,7 +77,7 @@ def write_pair(prefix: Path, lengths: np.ndarray, *, dtype: str = "uint16") -> N
 
 def write_sidecar(prefix: Path, lengths: np.ndarray, *, kind: str = "text", **more: Any) -> None:
     """Write the sidecar of a pair; its content hash is made up, nothing here reads the content."""
-    from meap_megatron.corpus import sidecar
+    from meap_megatron.indexed import sidecar
 
     sidecar.write_sidecar(
         prefix,
@@ -131,7 +131,7 @@ def write_conversations(prefix: Path, num_conversations: int) -> None:
 
 
 def our_idx(folder: Path) -> None:
-    from meap_megatron.corpus.indexed import length_blocks, one_sequence_per_document, write_index
+    from meap_megatron.indexed.pair import length_blocks, one_sequence_per_document, write_index
 
     num_documents = (folder / "lengths").stat().st_size // 4
     with open(folder / "ours.idx", "wb") as stream:
@@ -159,9 +159,9 @@ def text_config(prefixes: list[Path], cache: Path, *, ours: bool) -> Any:
     from megatron.core.datasets.gpt_dataset import GPTDatasetConfig
 
     from meap_megatron.config import MaskConfig
-    from meap_megatron.corpus.sidecar import TokenizerInfo
     from meap_megatron.datasets.gpt import MEAPGPTDatasetConfig
-    from meap_megatron.datasets.tokenizer import DatasetTokenizer
+    from meap_megatron.datasets.sidecar_tokenizer import DatasetTokenizer
+    from meap_megatron.indexed.sidecar import TokenizerInfo
 
     weights = [float(i + 1) for i in range(len(prefixes))] if len(prefixes) > 1 else None
     settings = {
@@ -202,11 +202,11 @@ def megatron_samples(prefixes: list[Path], cache: Path, sizes: list[int | None])
 
 
 def our_rows(prefix: Path, cache: Path) -> None:
-    from meap_megatron.corpus.sidecar import TokenizerInfo
     from meap_megatron.datasets.provider import obtain_indices
     from meap_megatron.datasets.sft.config import SFTConfig
     from meap_megatron.datasets.sft.dataset import MEAPSFTDatasetConfig
-    from meap_megatron.datasets.tokenizer import DatasetTokenizer
+    from meap_megatron.datasets.sidecar_tokenizer import DatasetTokenizer
+    from meap_megatron.indexed.sidecar import TokenizerInfo
 
     config = MEAPSFTDatasetConfig(
         random_seed=1234,

@@ -50,7 +50,7 @@ RAW_CODE = """
 import json, sys, time
 from gigatoken.gigatoken_rs import load_hf_json
 from meap_megatron.corpus.encode import GigatokenEncoder
-from meap_megatron.corpus.tokenizer import load_tokenizer
+from meap_megatron.tokenizer.load import load_tokenizer
 backend = GigatokenEncoder(load_tokenizer(sys.argv[1]).definition)._backend
 wall = cpu = 0.0
 with open(sys.argv[2], "rb") as stream:

@@ -57,7 +57,7 @@ def describe(
         mask_id: of that tokenizer.
         roles: it is fine-tuning data, with a dataset of roles beside it.
     """
-    from meap_megatron.corpus.sidecar import SFT_FIELDS, Sidecar, TokenizerInfo, write_sidecar
+    from meap_megatron.indexed.sidecar import SFT_FIELDS, Sidecar, TokenizerInfo, write_sidecar
 
     names = [".bin", ".idx", *([".roles.bin", ".roles.idx"] if roles else [])]
     files = [Path(f"{prefix}{name}").read_bytes() for name in names]

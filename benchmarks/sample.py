@@ -85,9 +85,9 @@ def build(
     from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 
     from meap_megatron.config import MaskConfig
-    from meap_megatron.corpus.sidecar import read_sidecar
     from meap_megatron.datasets.gpt import MEAPGPTDataset, MEAPGPTDatasetConfig
-    from meap_megatron.datasets.tokenizer import DatasetTokenizer
+    from meap_megatron.datasets.sidecar_tokenizer import DatasetTokenizer
+    from meap_megatron.indexed.sidecar import read_sidecar
     from meap_megatron.masking.corruption import OrdinaryIds
 
     dataset = {

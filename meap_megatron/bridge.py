@@ -13,11 +13,11 @@ from typing import Any
 from megatron.bridge.data.base import DatasetBuildContext, DatasetProvider
 
 from meap_megatron.config import MaskConfig
-from meap_megatron.corpus.ordinary import ordinary_ids
-from meap_megatron.corpus.sidecar import check_prefix
 from meap_megatron.datasets.gpt import MEAPGPTDatasetConfig
 from meap_megatron.datasets.provider import build_datasets
-from meap_megatron.datasets.tokenizer import DatasetTokenizer
+from meap_megatron.datasets.sidecar_tokenizer import DatasetTokenizer
+from meap_megatron.indexed.ordinary_ids import ordinary_ids
+from meap_megatron.indexed.sidecar import check_prefix
 from meap_megatron.masking.corruption import Corruption
 
 

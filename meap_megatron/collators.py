@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from meap_megatron import _C
 from meap_megatron.config import MaskConfig
-from meap_megatron.corpus.sft.roles import ANSWER, END, PROMPT
-from meap_megatron.datasets.sft.masks import masked_answers, masked_positions
-from meap_megatron.datasets.stage import MaskStage
+from meap_megatron.datasets.mask_stage import MaskStage
+from meap_megatron.datasets.sft.answer_masks import masked_answers, masked_positions
 from meap_megatron.errors import UserError
+from meap_megatron.indexed.roles import ANSWER, END, PROMPT
 from meap_megatron.masking.corruption import KEPT, Corruption, OrdinaryIds, replacements
 from meap_megatron.masking.philox import REPLACE_STREAM, mask_key, word_stream
 

@@ -11,18 +11,22 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "meap_megatron"
 ALLOWED = {
     "masking": set(),
-    "corpus": {"masking"},
-    "datasets": {"masking", "corpus"},
-    "checkpoint": {"corpus"},
-    "training": {"masking", "corpus", "datasets", "checkpoint"},
-    "watching": {"corpus", "checkpoint"},
-    "evaluation": {"masking", "corpus", "watching"},
+    "indexed": {"masking"},
+    "tokenizer": {"indexed", "corpus"},
+    "corpus": {"indexed", "tokenizer"},
+    "datasets": {"masking", "indexed"},
+    "checkpoint": {"indexed", "tokenizer", "corpus"},
+    "launch": {"masking", "indexed", "tokenizer", "datasets", "checkpoint", "training"},
+    "training": {"masking", "indexed", "datasets", "checkpoint", "launch"},
+    "monitoring": {"checkpoint"},
+    "evaluation": {"masking", "indexed", "tokenizer", "corpus"},
     "generation": {"checkpoint", "evaluation"},
-    "sweep": {"training", "evaluation"},
-    "demo": {"masking", "corpus", "datasets", "training", "evaluation"},
+    "report": {"evaluation", "monitoring"},
+    "sweep": {"launch", "training"},
+    "demo": {"indexed", "corpus", "datasets", "training", "report"},
     "doctor": {"training"},
-    "rehearsal": {"masking", "corpus", "datasets", "checkpoint", "training"},
-    "planning": {"corpus", "training"},  # recipes, what FP8 asks of shapes, and sidecars: none of them imports torch
+    "rehearsal": {"indexed", "datasets", "checkpoint", "launch", "training"},
+    "planning": {"indexed", "launch"},  # recipes, what FP8 asks of shapes, and sidecars: none of them imports torch
 }
 """Package -> packages of ours that it may import; `errors`, `config`, `version` are open to all."""
 
@@ -53,10 +57,10 @@ def test_imports_point_one_way(package: str) -> None:
     "statement",
     [
         "import meap_megatron.masking as m; m.mask_positions",
-        "import meap_megatron.config, meap_megatron.corpus.sidecar",
+        "import meap_megatron.config, meap_megatron.indexed.sidecar",
         "from meap_megatron.cli.main import main; main(['--help'])",
-        "from meap_megatron.training import recipe, flags, metrics, arguments",
-        "from meap_megatron.watching import status, compare, overlay, screen",
+        "from meap_megatron.launch import recipe, flags, arguments; from meap_megatron.training import metrics",
+        "from meap_megatron.monitoring import status, compare, overlay, screen",
     ],
 )
 def test_the_light_parts_import_without_torch_and_megatron(statement: str) -> None:

@@ -92,14 +92,15 @@ def differences(device: str, prefix: str, flags: list[str], *, cache: str) -> di
     """
     import os
 
-    from meap_megatron.training import command_line, platform, pretrain
+    from meap_megatron.launch import data_flags
+    from meap_megatron.training import platform, pretrain
 
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(platform.free_port()))
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
     platform.set_thread_policy()
     platform.prepare(device)
     argv = [*MODEL, *flags, "--data-path", prefix, f"--meap-device={device}"]
-    argv += command_line.data_flags(argv)
+    argv += data_flags.data_flags(argv)
     argv += platform.flags_for(device, argv)
     args = pretrain.parse(argv)
     args.meap_is_sft = True

@@ -30,8 +30,9 @@ def warm(device: str) -> None:
     """Import Megatron for a device in this process."""
     global _warm_device
     from meap_megatron.errors import UserError
-    from meap_megatron.training import environment, platform
-    from meap_megatron.training.ranks import import_once
+    from meap_megatron.launch import environment
+    from meap_megatron.launch.ranks import import_once
+    from meap_megatron.training import platform
 
     if device == "cuda":
         # A run sets them before torch is imported; its forks find torch imported.

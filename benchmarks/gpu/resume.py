@@ -3,7 +3,7 @@
 from benchmarks.gpu import data
 from benchmarks.gpu.session import Session
 from benchmarks.gpu.trainer import NO_COMPILER, settings, train
-from meap_megatron.training.environment import SCALING_HISTORY
+from meap_megatron.launch.environment import SCALING_HISTORY
 
 STEPS = 20
 FIELDS = ("lm_loss", "masked_loss", "other_loss", "grad_norm", "learning_rate")

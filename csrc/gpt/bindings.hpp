@@ -23,7 +23,7 @@ namespace py = pybind11;
 template <typename T>
 using Array = py::array_t<T, py::array::c_style>;
 
-// From meap_megatron.datasets.stage.MaskStage.
+// From meap_megatron.datasets.mask_stage.MaskStage.
 inline MaskRules read_mask(const py::object& stage) {
     const py::object settings = stage.attr("mask");
     MaskRules mask;
@@ -70,7 +70,7 @@ class PyCorruptor {
 class PySamples {
   public:
     // Attributes are read by name from meap_megatron.datasets.assembly.SampleArrays and SampleRules, and from
-    // meap_megatron.datasets.stage.MaskStage (None: nothing is masked).
+    // meap_megatron.datasets.mask_stage.MaskStage (None: nothing is masked).
     PySamples(const py::object& arrays, const py::object& rules, const py::object& stage, py::object wrap)
         : kept_{arrays}, wrap_(std::move(wrap)), has_segments_(read<bool>(rules, "has_segments")) {
         read_source(arrays);
@@ -236,7 +236,7 @@ class PySamples {
 inline void register_gpt(py::module_& m) {
     using namespace py::literals;
 
-    py::class_<PyCorruptor>(m, "Corruptor", "Changes tokens as a MaskStage says; see meap_megatron.datasets.stage.")
+    py::class_<PyCorruptor>(m, "Corruptor", "Changes tokens as a MaskStage says; see meap_megatron.datasets.mask_stage.")
         .def(py::init<const py::object&>(), "stage"_a)
         .def(
             "apply", &PyCorruptor::apply, "tokens"_a.noconvert(), "sample_index"_a, "num_real"_a, "barred"_a,

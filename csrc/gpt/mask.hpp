@@ -1,4 +1,4 @@
-// Corrupts the input tokens of one sample. The specification is MaskStage in meap_megatron/datasets/stage.py.
+// Corrupts the input tokens of one sample. The specification is MaskStage in meap_megatron/datasets/mask_stage.py.
 #pragma once
 
 #include <algorithm>

@@ -1,6 +1,6 @@
 // The byte beside each token of a conversation, and the answers that the bytes describe.
 //
-// The specification is meap_megatron/datasets/sft/masks.py, which also says what the values mean.
+// The specification is meap_megatron/datasets/sft/answer_masks.py, which also says what the values mean.
 #pragma once
 
 #include <algorithm>

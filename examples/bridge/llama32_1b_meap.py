@@ -11,7 +11,7 @@ from typing import Any
 from megatron.bridge.recipes.llama.h100.llama3 import llama32_1b_pretrain_1gpu_h100_bf16_config
 
 from meap_megatron.bridge import MEAPDataset
-from meap_megatron.corpus.sidecar import check_prefix
+from meap_megatron.indexed.sidecar import check_prefix
 
 
 def recipe(prefixes: list[str], *, mask_ratio: float | str = 0.15, corruption: str = "mask") -> Any:

@@ -16,8 +16,8 @@ from typing import Any
 
 from experiments.retrieval_small.plan import MEAP_RATIO, NTP_RATIO, RECIPE, Plan
 from meap_megatron.errors import RunError
+from meap_megatron.launch import recipe as recipes
 from meap_megatron.sweep.plan import Arm, is_finished
-from meap_megatron.training import recipe as recipes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -148,7 +148,7 @@ def check_rows(prefix: Path, *, length: int) -> dict[str, Any]:
     Raises:
         RunError: not every document has `length` tokens, so that samples would not be rows.
     """
-    from meap_megatron.corpus.sidecar import read_sidecar
+    from meap_megatron.indexed.sidecar import read_sidecar
 
     sidecar = read_sidecar(prefix)
     if sidecar.num_tokens != sidecar.num_documents * length:

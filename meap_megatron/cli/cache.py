@@ -23,11 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build the index, or find it, and print what it holds."""
-    from meap_megatron.training import preflight
-    from meap_megatron.training import recipe as recipes
-    from meap_megatron.training.command_line import data_flags
-    from meap_megatron.training.flags import read_flags
-    from meap_megatron.training.settings import of_recipe
+    from meap_megatron.launch import preflight
+    from meap_megatron.launch import recipe as recipes
+    from meap_megatron.launch.data_flags import data_flags
+    from meap_megatron.launch.flags import read_flags
+    from meap_megatron.launch.named_settings import of_recipe
 
     flags = read_flags()
     recipe = recipes.load(args.recipe, args.overrides)
@@ -39,19 +39,19 @@ def run(args: argparse.Namespace) -> int:
     if "--mock-data" in words:
         print("mock data needs no index")
         return 0
-    from meap_megatron.training import data, indices, platform
+    from meap_megatron.training import data, index_cache, platform
 
     platform.prepare("cpu")
     logging.getLogger("megatron").setLevel(logging.WARNING)
-    settings = indices.data_settings(words)
+    settings = index_cache.data_settings(words)
     sidecars = data.read_sidecars(data.data_prefixes(settings))
-    entry = indices.obtain(settings, sidecars, sizes=indices.num_samples(settings), screen=sys.stderr)
+    entry = index_cache.obtain(settings, sidecars, sizes=index_cache.num_samples(settings), screen=sys.stderr)
     print("\n".join(report(entry)))
     return 0
 
 
 def report(entry: Any) -> list[str]:
-    """Return the lines that describe a `cache.Entry`."""
+    """Return the lines that describe a `index_folder.Entry`."""
     rows = [("split", "samples", "epochs", "data")]
     for source in entry.facts["sources"]:
         rows.append((source["split"], f"{source['samples']:,}", f"{source['epochs']:.2f}", source["prefix"]))

@@ -33,9 +33,9 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from meap_megatron.errors import UserError
-    from meap_megatron.watching.compare import compare
-    from meap_megatron.watching.overlay import FORMATS, draw, lines
-    from meap_megatron.watching.records import read_history
+    from meap_megatron.monitoring.compare import compare
+    from meap_megatron.monitoring.overlay import FORMATS, draw, lines
+    from meap_megatron.monitoring.records import read_history
 
     if not 0 <= args.tolerance < 1:
         raise UserError(f"--tolerance {args.tolerance:g} must be at least 0 and below 1; it is relative, like 1e-5")

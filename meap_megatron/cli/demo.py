@@ -28,8 +28,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the demo."""
     from pathlib import Path
 
-    from meap_megatron.demo.plan import FULL, QUICK
-    from meap_megatron.demo.run import demo
+    from meap_megatron.demo.sizes import FULL, QUICK
+    from meap_megatron.demo.stages import demo
 
     plan = (QUICK if args.quick else FULL).with_steps(args.steps)
     demo(Path(args.out), plan=plan, overwrite=args.overwrite)

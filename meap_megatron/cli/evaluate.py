@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     import difflib
 
     from meap_megatron.errors import UserError
-    from meap_megatron.evaluation.documents import count, numbers
+    from meap_megatron.evaluation.retrieval.documents import count, numbers
     from meap_megatron.evaluation.suites import SUITES, Request
     from meap_megatron.training.platform import set_thread_policy
 
@@ -139,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
     if all(SUITES[name].local for name in names):
         # Read when the libraries are imported: with it they ask no server about files that are here.
         os.environ["HF_HUB_OFFLINE"] = "1"
-    # Read when tqdm is imported: progress is shown in our words (`ledger.AnswerProgress`), without the libraries' bars.
+    # Read when tqdm is imported: progress is shown in our words (`response_cache.AnswerProgress`), without their bars.
     os.environ.setdefault("TQDM_DISABLE", "1")
     set_thread_policy()
     try:

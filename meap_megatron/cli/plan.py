@@ -39,8 +39,9 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from meap_megatron.errors import UserError
-    from meap_megatron.planning import files, gpus, job, report, search
-    from meap_megatron.training.flags import read_flags
+    from meap_megatron.launch.flags import read_flags
+    from meap_megatron.planning import files, gpus, job, search
+    from meap_megatron.planning import text as report
 
     gpu = gpus.find(args.gpu)
     for name in ("memory", "gpus_per_node", "vocabulary", "rows"):
@@ -79,11 +80,11 @@ def parse_tokens(text: str) -> int:
     Raises:
         UserError: it is none, or 0.
     """
-    from meap_megatron.corpus import upsample
+    from meap_megatron.corpus.upsample import selection
     from meap_megatron.errors import UserError
 
     try:
-        count = upsample.parse_tokens(text)
+        count = selection.parse_tokens(text)
     except UserError:
         count = 0
     if not count:

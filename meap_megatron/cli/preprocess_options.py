@@ -4,8 +4,8 @@ import argparse
 import re
 from typing import Any
 
-from meap_megatron.corpus.tokenizer import MASK_TOKEN
 from meap_megatron.errors import UserError
+from meap_megatron.tokenizer.load import MASK_TOKEN
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 

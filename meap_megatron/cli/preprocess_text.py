@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         f"{sidecar.tokenizer.mask_id}"
     )
     if sidecar.upsample is not None:
-        from meap_megatron.corpus.upsample import report_lines
+        from meap_megatron.corpus.upsample.selection import report_lines
 
         print("\n".join(report_lines(sidecar.upsample)))
     return 0
@@ -102,7 +102,7 @@ def upsampling(args: argparse.Namespace) -> Any:
     Raises:
         UserError: its options without `--length-upsample`, or a value that makes no sense.
     """
-    from meap_megatron.corpus.upsample import Upsample, parse_mixture, parse_tokens
+    from meap_megatron.corpus.upsample.selection import Upsample, parse_mixture, parse_tokens
 
     names = ("source", "keep", "long_from", "measure", "seed")
     given = {name: value for name in names if (value := getattr(args, f"upsample_{name}")) is not None}

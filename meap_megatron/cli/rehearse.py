@@ -48,11 +48,12 @@ def run(args: argparse.Namespace) -> int:
     import json
 
     from meap_megatron.errors import UserError
+    from meap_megatron.launch.flags import read_flags
+    from meap_megatron.rehearsal import fakes
     from meap_megatron.rehearsal import job as jobs
     from meap_megatron.rehearsal import ranks as chosen
-    from meap_megatron.rehearsal import report, stand_in
+    from meap_megatron.rehearsal import text as report
     from meap_megatron.training import platform
-    from meap_megatron.training.flags import read_flags
 
     began = time.monotonic()
     for name in ("world_size", "steps", "samples"):
@@ -75,8 +76,8 @@ def run(args: argparse.Namespace) -> int:
         "recipe": str(args.recipe),
         "world_size": job.layout.world,
         "device": job.device,
-        "replaced": stand_in.replaced(job, shapes=shapes, steps=args.steps is not None),
-        "not_checked": stand_in.unchecked(job),
+        "replaced": fakes.replaced(job, shapes=shapes, steps=args.steps is not None),
+        "not_checked": fakes.unchecked(job),
         "seconds": round(time.monotonic() - began, 1),
     }
     if args.json:
@@ -93,9 +94,10 @@ def run(args: argparse.Namespace) -> int:
 
 def of_data(job: Any, *, samples: int | None, log: Path | None, say: Callable[[list[str]], None]) -> dict[str, Any]:
     """Rehearse the data of all ranks."""
-    from meap_megatron.rehearsal import everyone, report
+    from meap_megatron.rehearsal import data_coverage
+    from meap_megatron.rehearsal import text as report
 
-    found = everyone.rehearse(job, samples=samples, log=log, screen=sys.stderr)
+    found = data_coverage.rehearse(job, samples=samples, log=log, screen=sys.stderr)
     say(["", *report.of_everyone(found), ""])
     return {"data": found, "warnings": []}
 
@@ -104,15 +106,16 @@ def of_ranks(
     job: Any, ranks: list[int], *, shapes: bool, steps: int | None, log: Path | None, say: Callable[[list[str]], None]
 ) -> dict[str, Any]:
     """Rehearse some ranks, each in a process of its own."""
-    from meap_megatron.rehearsal import isolate, report
+    from meap_megatron.rehearsal import in_fork
     from meap_megatron.rehearsal import shapes as true_sizes
     from meap_megatron.rehearsal import steps as iterations
+    from meap_megatron.rehearsal import text as report
 
     def each(work: Callable[[], Any], show: Callable[[Any], list[str]]) -> list[Any]:
         results = []
         for rank in ranks:
-            environ = isolate.rank_environment(rank, world=job.layout.world)
-            results.append(isolate.of_rank(rank, work, environ=environ, log=log, world=job.layout.world))
+            environ = in_fork.rank_environment(rank, world=job.layout.world)
+            results.append(in_fork.of_rank(rank, work, environ=environ, log=log, world=job.layout.world))
             say(show(results[-1]))
         return results
 

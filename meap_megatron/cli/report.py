@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Read the runs and write the page."""
     from meap_megatron.errors import UserError
-    from meap_megatron.evaluation.report.collect import collect, split
-    from meap_megatron.evaluation.report.page import default_baseline, write
+    from meap_megatron.report.collect import collect, split
+    from meap_megatron.report.page import default_baseline, write
 
     out = Path(args.out) if args.out else split(args.runs[0])[1] / "report.html"
     if out.exists() and not args.overwrite:

@@ -12,8 +12,8 @@ from meap_megatron.errors import UserError
 from meap_megatron.masking.strategies import STRATEGIES
 
 if TYPE_CHECKING:
-    from meap_megatron.corpus.show import Row
-    from meap_megatron.corpus.sidecar import Sidecar
+    from meap_megatron.corpus.display import Row
+    from meap_megatron.indexed.sidecar import Sidecar
 
 SPLITS = ("train", "valid", "test")
 # How a run makes samples of text, and what holds where nothing is said; a stored row of fine-tuning data has none of it.
@@ -76,9 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the summary or the sample."""
+    from meap_megatron.corpus.display import summary, table
     from meap_megatron.corpus.merge import as_prefix
-    from meap_megatron.corpus.show import summary, table
-    from meap_megatron.corpus.sidecar import check_prefix
+    from meap_megatron.indexed.sidecar import check_prefix
 
     prefix = as_prefix(args.prefix)
     sidecar = check_prefix(prefix)
@@ -114,9 +114,9 @@ def show_row(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> None:
     Raises:
         UserError: there is no such row.
     """
-    from meap_megatron.corpus.indexed import open_pair
-    from meap_megatron.corpus.sft.show import row_table
-    from meap_megatron.corpus.sidecar import roles_prefix
+    from meap_megatron.corpus.sft.display import row_table
+    from meap_megatron.indexed.pair import open_pair
+    from meap_megatron.indexed.sidecar import roles_prefix
 
     if args.index >= sidecar.num_documents:
         raise UserError(f"--index {args.index}: {prefix} has {sidecar.num_documents:,} rows; take a smaller --index")
@@ -151,8 +151,8 @@ def read_sample(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> tu
         UserError: the split has no such sample, or a masking option breaks its rule.
     """
     from meap_megatron.config import MaskConfig
-    from meap_megatron.corpus.ordinary import ordinary_ids
-    from meap_megatron.corpus.show import rows
+    from meap_megatron.corpus.display import rows
+    from meap_megatron.indexed.ordinary_ids import ordinary_ids
     from meap_megatron.masking.corruption import Corruption
     from meap_megatron.training import platform
 
@@ -177,7 +177,7 @@ def read_sample(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> tu
 
         from meap_megatron.datasets.gpt import MEAPGPTDatasetConfig
         from meap_megatron.datasets.provider import build_datasets
-        from meap_megatron.datasets.tokenizer import DatasetTokenizer
+        from meap_megatron.datasets.sidecar_tokenizer import DatasetTokenizer
     sizes: list[int | None] = [None, None, None]
     sizes[SPLITS.index(args.of)] = args.num_samples
     with tempfile.TemporaryDirectory(prefix="meap_show_") as cache:
@@ -225,7 +225,7 @@ def read_sample(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> tu
 
 def text_of_ids(prefix: str, sidecar: "Sidecar") -> Callable[[int], str]:
     """Return a function from a token id to its visible text; without the tokenizer's folder there is no text."""
-    from meap_megatron.corpus.show import visible
+    from meap_megatron.corpus.display import visible
 
     folder = sidecar.tokenizer.folder
     path = None if folder is None else Path(prefix).parent / folder / "tokenizer.json"

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from meap_megatron.watching.slurm import Job
-    from meap_megatron.watching.status import Status
+    from meap_megatron.monitoring.slurm import Job
+    from meap_megatron.monitoring.status import Status
 
 HELP = """Show where a run stands: step, loss, speed, time left, last checkpoint, restarts, alerts.
 
@@ -66,8 +66,8 @@ def run(args: argparse.Namespace) -> int:
 def examine(args: argparse.Namespace) -> "tuple[Job | None, Status | None]":
     """Ask SLURM and read the run; a job that waits for its first start has no run yet."""
     from meap_megatron.errors import UserError
-    from meap_megatron.watching.slurm import find_job
-    from meap_megatron.watching.status import look
+    from meap_megatron.monitoring.slurm import find_job
+    from meap_megatron.monitoring.status import look
 
     job = find_job(args.job) if args.job else None
     if job is not None and job.run is None:
@@ -86,7 +86,7 @@ def show(args: argparse.Namespace, job: "Job | None", status: "Status | None") -
     import sys
     from dataclasses import asdict
 
-    from meap_megatron.watching.screen import job_lines, lines
+    from meap_megatron.monitoring.screen import job_lines, lines
 
     if args.json:
         found = status.as_json() if status else {}
@@ -110,7 +110,7 @@ def over(job: "Job | None", status: "Status | None") -> bool:
 
 def code(job: "Job | None", status: "Status | None", ignore: list[str]) -> int:
     """Return the exit status: that of the run, and "failed" for a job that ended badly before its run was finished."""
-    from meap_megatron.watching.alerts import EXIT_STATUS
+    from meap_megatron.monitoring.alerts import EXIT_STATUS
 
     found = status.exit_status if status else 0
     finished = status is not None and status.state == "finished"

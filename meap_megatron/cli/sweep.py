@@ -23,9 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check all arms before the first one starts, then run or print them."""
+    from meap_megatron.launch import recipe as recipes
+    from meap_megatron.launch.flags import read_flags
     from meap_megatron.sweep import plan, run
-    from meap_megatron.training import recipe as recipes
-    from meap_megatron.training.flags import read_flags
 
     sweep = plan.load(args.sweep, args.overrides)
     flags = read_flags()

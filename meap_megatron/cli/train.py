@@ -28,14 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check the recipe, then print or start it."""
-    from meap_megatron.training import environment, preflight
-    from meap_megatron.training import recipe as recipes
-    from meap_megatron.training.command_line import check_named_data
-    from meap_megatron.training.fitted import fitted
-    from meap_megatron.training.flags import read_flags
-    from meap_megatron.training.launch import known_world, launch
+    from meap_megatron.launch import environment, preflight
+    from meap_megatron.launch import recipe as recipes
+    from meap_megatron.launch.data_flags import check_named_data
+    from meap_megatron.launch.fitted import fitted
+    from meap_megatron.launch.flags import read_flags
+    from meap_megatron.launch.launch import known_world, launch
+    from meap_megatron.launch.named_settings import of_recipe
     from meap_megatron.training.platform import resolve_device
-    from meap_megatron.training.settings import of_recipe
 
     overrides = list(args.overrides)
     if args.nproc is not None:

@@ -2,8 +2,8 @@
 
 import sys
 
-from meap_megatron.corpus.tokenizer import CorpusTokenizer
 from meap_megatron.errors import UserError
+from meap_megatron.tokenizer.load import CorpusTokenizer
 
 
 def opening_id(tokenizer: CorpusTokenizer, *, add_bos: bool | None, source: str) -> int | None:

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meap_megatron.corpus.gigatoken_plan import gigatoken_plan
-from meap_megatron.corpus.parsed import forget as forget_parsed
-from meap_megatron.corpus.parsed import parsed
-from meap_megatron.corpus.tokenizer import CorpusTokenizer
 from meap_megatron.corpus.windows import encode_in_windows, windowed
 from meap_megatron.errors import RunError, UserError
+from meap_megatron.tokenizer.load import CorpusTokenizer
+from meap_megatron.tokenizer.parsed import forget as forget_parsed
+from meap_megatron.tokenizer.parsed import parsed
 
 MEMORY_LIMIT = 2**26  # bytes that gigatoken's memory of words may take in one process
 LONG_TEXT = 2**20  # bytes from which `tokenizers` gets a text in windows

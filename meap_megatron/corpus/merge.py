@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from meap_megatron.corpus.indexed import BLOCK, open_pair
-from meap_megatron.corpus.publish import existing, publish
 from meap_megatron.corpus.settings import check_output
 from meap_megatron.corpus.sft.check import merged_fields
-from meap_megatron.corpus.sidecar import Sidecar, bin_path, check_prefix, roles_prefix, sidecar_path
+from meap_megatron.corpus.write_dataset import existing, publish
 from meap_megatron.errors import UserError
+from meap_megatron.indexed.pair import BLOCK, open_pair
+from meap_megatron.indexed.sidecar import Sidecar, bin_path, check_prefix, roles_prefix, sidecar_path
 
 SHARD_NAME = re.compile(r"(.*)\.shard-(\d+)-of-(\d+)")
 SUFFIXES = (".roles.bin", ".roles.idx", ".bin", ".idx", ".meap.json", ".tokenizer")

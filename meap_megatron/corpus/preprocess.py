@@ -7,16 +7,16 @@ from typing import Any
 
 from meap_megatron.corpus.borders import border_ids
 from meap_megatron.corpus.encode import libraries
-from meap_megatron.corpus.indexed import length_blocks, one_sequence_per_document
 from meap_megatron.corpus.inputs import find_inputs, refuse_skipped
-from meap_megatron.corpus.parts import plan_hash
-from meap_megatron.corpus.publish import publish
+from meap_megatron.corpus.pipeline import Work, base_plan, own_shards, run_work
 from meap_megatron.corpus.readers import PieceReader
-from meap_megatron.corpus.run import Work, base_plan, own_shards, run_work
 from meap_megatron.corpus.settings import PreprocessConfig
 from meap_megatron.corpus.shard import Shard, ShardJob, ShardResult, part_files, plan_shards, shard_bytes_for
-from meap_megatron.corpus.sidecar import Sidecar
-from meap_megatron.corpus.tokenizer import load_tokenizer, save_tokenizer
+from meap_megatron.corpus.work_folder import plan_hash
+from meap_megatron.corpus.write_dataset import publish
+from meap_megatron.indexed.pair import length_blocks, one_sequence_per_document
+from meap_megatron.indexed.sidecar import Sidecar
+from meap_megatron.tokenizer.load import load_tokenizer, save_tokenizer
 
 SAMPLE_SHARDS = 16
 SAMPLE_BYTES, SAMPLE_TEXT_BYTES = 2**16, 2**13  # of text per sampled shard and per document
@@ -33,7 +33,7 @@ def preprocess(config: PreprocessConfig) -> Sidecar:
         RunError: a worker died or the disk is full; the same command with `resume` goes on.
     """
     if config.upsample is not None:
-        from meap_megatron.corpus.upsample_work import UpsampleWork
+        from meap_megatron.corpus.upsample.work import UpsampleWork
 
         return run_work(UpsampleWork(config, config.upsample))
     return run_work(TextWork(config))

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from meap_megatron.corpus.indexed import BLOCK, IndexedReader
-from meap_megatron.corpus.sidecar import TokenizerInfo, bin_path, idx_path, roles_prefix
 from meap_megatron.corpus.workers import available_cpus
+from meap_megatron.indexed.pair import BLOCK, IndexedReader
+from meap_megatron.indexed.sidecar import TokenizerInfo, bin_path, idx_path, roles_prefix
 
 CHUNK = 2**22  # tokens
 

@@ -4,9 +4,9 @@ import dataclasses
 from pathlib import Path
 
 from meap_megatron.corpus.encode import ENCODERS
-from meap_megatron.corpus.tokenizer import MASK_TOKEN
-from meap_megatron.corpus.upsample import Upsample
+from meap_megatron.corpus.upsample.selection import Upsample
 from meap_megatron.errors import UserError
+from meap_megatron.tokenizer.load import MASK_TOKEN
 
 
 def check_output(prefix: str | Path) -> None:

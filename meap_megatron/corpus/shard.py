@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from meap_megatron.atomic import disk_errors
 from meap_megatron.corpus.cutting import Piece, cut
 from meap_megatron.corpus.encode import Encoder, SpotCheck, make_encoder
-from meap_megatron.corpus.indexed import PairWriter
 from meap_megatron.corpus.inputs import InputFile
 from meap_megatron.corpus.noted import Noted, note
 from meap_megatron.corpus.readers import PieceReader, RecordReader
 from meap_megatron.errors import UserError
+from meap_megatron.indexed.pair import PairWriter
 
 BATCH_BYTES = 2**20  # of text handed to the encoder at once
 BATCH_DOCUMENTS = 4096

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from meap_megatron.corpus.header import IndexHeader, read_header
-from meap_megatron.corpus.indexed import BLOCK, IndexedReader, open_pair
 from meap_megatron.corpus.progress import Progress
-from meap_megatron.corpus.replacement import replacement
 from meap_megatron.corpus.scan import Scan, Tally, scan_tokens
 from meap_megatron.corpus.sft.check import check_roles
 from meap_megatron.corpus.shard import Advance
-from meap_megatron.corpus.sidecar import (
+from meap_megatron.errors import UserError
+from meap_megatron.indexed.idx_header import IndexHeader, read_header
+from meap_megatron.indexed.pair import BLOCK, IndexedReader, open_pair
+from meap_megatron.indexed.replacement import replacement
+from meap_megatron.indexed.sidecar import (
     Sidecar,
     TokenizerInfo,
     bin_path,
@@ -25,8 +26,7 @@ from meap_megatron.corpus.sidecar import (
     tokenizer_path,
     write_sidecar,
 )
-from meap_megatron.corpus.tokenizer import CorpusTokenizer, load_tokenizer, save_tokenizer
-from meap_megatron.errors import UserError
+from meap_megatron.tokenizer.load import CorpusTokenizer, load_tokenizer, save_tokenizer
 
 Report = Callable[[str, bool, str], bool]  # name, passed, detail; gives back `passed`
 

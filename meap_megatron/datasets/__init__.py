@@ -1,4 +1,5 @@
 """Indexed dataset to sample: Megatron's GPT dataset with masked inputs. README.md draws the samples.
 
-Import from the modules: `stage` needs NumPy only, `gpt`, `tokenizer` and `provider` import torch and Megatron-Core.
+Import from the modules: `mask_stage` needs NumPy only, `gpt`, `sidecar_tokenizer` and `provider` import torch and
+Megatron-Core.
 """

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
 from meap_megatron import _C
-from meap_megatron.datasets.stage import MaskStage
+from meap_megatron.datasets.mask_stage import MaskStage
 from meap_megatron.errors import UserError
 
 # Of the ids, the document index, the sample index and the shuffle index: all that Megatron writes for text.

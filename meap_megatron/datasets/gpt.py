@@ -20,10 +20,10 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 from megatron.core.datasets.utils import Split
 
 from meap_megatron.config import MaskConfig
-from meap_megatron.corpus.sidecar import Sidecar, check_prefix, read_sidecar
 from meap_megatron.datasets.assembly import Assembler, assembler
-from meap_megatron.datasets.stage import MaskStage, dataset_key, mark_changes
+from meap_megatron.datasets.mask_stage import MaskStage, dataset_key, mark_changes
 from meap_megatron.errors import UserError
+from meap_megatron.indexed.sidecar import Sidecar, check_prefix, read_sidecar
 from meap_megatron.masking import STRATEGIES
 
 
@@ -39,7 +39,7 @@ class MEAPGPTDatasetConfig(GPTDatasetConfig):
     """What to mask; None for plain next-token prediction."""
 
     mark_changes: bool = False
-    """Add to loss_mask which inputs are changed (`stage.mark_changes`). For our trainer, whose batch takes it out
+    """Add to loss_mask which inputs are changed (`mask_stage.mark_changes`). For our trainer, whose batch takes it out
     again; any other would take the marks for loss weights."""
 
     pairs: bool = False

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 MASKED_ROW = 8.0
-"""What the masked row adds to every entry of its loss mask, beside the marks of `stage.mark_changes`."""
+"""What the masked row adds to every entry of its loss mask, beside the marks of `mask_stage.mark_changes`."""
 
 
 class CleanMaskedPairs(torch.utils.data.Dataset):

@@ -14,8 +14,7 @@ from megatron.core.datasets.blended_dataset import BlendedDataset
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.datasets.utils import Split
 
-from meap_megatron.corpus.sidecar import check_prefix, read_sidecar
-from meap_megatron.datasets import cache
+from meap_megatron.datasets import index_folder
 from meap_megatron.datasets.gpt import MEAPGPTDataset, MEAPGPTDatasetConfig, check_matches, prefixes_per_blend
 from meap_megatron.datasets.mock import MockMEAPGPTDataset
 from meap_megatron.datasets.pair import CleanMaskedPairs
@@ -23,6 +22,7 @@ from meap_megatron.datasets.sft.data import check_sft
 from meap_megatron.datasets.sft.dataset import MEAPSFTDataset, MEAPSFTDatasetConfig, check_matches_sft
 from meap_megatron.datasets.sft.packing import effective, packing_key
 from meap_megatron.errors import UserError
+from meap_megatron.indexed.sidecar import check_prefix, read_sidecar
 
 Config = MEAPGPTDatasetConfig | MEAPSFTDatasetConfig
 
@@ -130,7 +130,7 @@ def index_key(config: Config, *, sizes: Sequence[int | None]) -> str:
 
 def obtain_indices(
     config: Config, *, sizes: list[int | None], folders: Sequence[Path], say: Callable[[str], None]
-) -> cache.Entry:
+) -> index_folder.Entry:
     """Return the cache entry with the indices of a run, built by this process alone if it is not there.
 
     Before a process group exists: Megatron's builder waits for other ranks if there is one.
@@ -163,7 +163,7 @@ def obtain_indices(
         datasets = BlendedMegatronDatasetBuilder(dataset_class(config), samples, lambda: True, private).build()
         return {"sources": [row for i, dataset in enumerate(datasets) for row in sources(dataset, i, samples[i])]}
 
-    return cache.obtain(root, key, build, say=say)
+    return index_folder.obtain(root, key, build, say=say)
 
 
 def is_writable(folder: Path) -> bool:

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from meap_megatron.demo import retrieval, tables
-from meap_megatron.demo.figures import sample_boxes
-from meap_megatron.demo.results import Record, mask_fraction, parameter_count
+from meap_megatron.demo.run_numbers import Record, mask_fraction, parameter_count
 from meap_megatron.demo.sample import Cell
+from meap_megatron.demo.sample_html import sample_boxes
 from meap_megatron.demo.style import CSS
-from meap_megatron.evaluation.report.collect import Run
-from meap_megatron.evaluation.report.history import Results, read_results
-from meap_megatron.evaluation.report.page import cards
-from meap_megatron.evaluation.report.tables import table
-from meap_megatron.evaluation.report.training import curves_of
+from meap_megatron.report.collect import Run
+from meap_megatron.report.history import Results, read_results
+from meap_megatron.report.page import cards
+from meap_megatron.report.tables import table
+from meap_megatron.report.training import curves_of
 
 WHAT_IT_IS = (
     "MEAP, mask-enhanced autoregressive prediction (arXiv 2502.07490), is next-token prediction (NTP) with one change: "
@@ -38,7 +38,7 @@ def build_page(*, runs: Sequence[Run], sample: Sequence[Cell], record: Record) -
     Args:
         runs: the NTP and the MEAP arm, with their training and, where they were evaluated, their results.
         sample: the cells to draw.
-        record: of the demo, see `run.demo`: corpus, machine, versions, stages, paths.
+        record: of the demo, see `stages.demo`: corpus, machine, versions, stages, paths.
     """
     ntp, meap = (read_results(run.metrics) for run in runs)
     lead = (

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from meap_megatron.atomic import replace_file
 from meap_megatron.demo.tables import headline
-from meap_megatron.evaluation.report.history import Results, smoothed
+from meap_megatron.report.history import Results, smoothed
 
 NTP, MEAP, MASKED, INK = "#3b6fb5", "#d2561e", "#b8860b", "#5f6673"
 

@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from meap_megatron.demo.arms import Arm
-from meap_megatron.demo.plan import ARMS, Plan
-from meap_megatron.evaluation.report.collect import Run
+from meap_megatron.demo.sizes import ARMS, Plan
+from meap_megatron.report.collect import Run
 
 SUITE = "needle"
 DEPTHS = "0,50,100"  # percent

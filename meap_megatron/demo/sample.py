@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from meap_megatron.demo.plan import MASK_RATIO, Plan
+from meap_megatron.demo.sizes import MASK_RATIO, Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ def read_sample(plan: Plan, *, prefix: Path, index: int) -> list[Cell]:
     """
     from tokenizers import Tokenizer
 
-    from meap_megatron.corpus.sidecar import read_sidecar
+    from meap_megatron.indexed.sidecar import read_sidecar
     from meap_megatron.training import platform
 
     platform.set_thread_policy()
@@ -49,13 +49,13 @@ def read_sample(plan: Plan, *, prefix: Path, index: int) -> list[Cell]:
 def load(plan: Plan, *, prefix: Path, mask_id: int, index: int) -> dict[str, Any]:
     """Return the tensors of one training sample."""
     from meap_megatron.config import MaskConfig
-    from meap_megatron.corpus.sidecar import read_sidecar
+    from meap_megatron.indexed.sidecar import read_sidecar
     from meap_megatron.training import platform
 
     with platform.triton_stub():
         from meap_megatron.datasets.gpt import MEAPGPTDatasetConfig
         from meap_megatron.datasets.provider import build_datasets
-        from meap_megatron.datasets.tokenizer import DatasetTokenizer
+        from meap_megatron.datasets.sidecar_tokenizer import DatasetTokenizer
 
     config = MEAPGPTDatasetConfig(
         random_seed=plan.seed,

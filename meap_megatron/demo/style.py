@@ -1,6 +1,6 @@
 """What the demo's page has and the report's has not, in the colours of the report's style sheet."""
 
-from meap_megatron.evaluation.report.style import CSS as REPORT
+from meap_megatron.report.style import CSS as REPORT
 
 CSS = (
     REPORT

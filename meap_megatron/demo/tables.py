@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from meap_megatron.demo.results import Record, mask_fraction, parameter_count, ratio
-from meap_megatron.evaluation.report.history import Results
+from meap_megatron.demo.run_numbers import Record, mask_fraction, parameter_count, ratio
+from meap_megatron.report.history import Results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ def facts(ntp: Results, record: Record) -> list[tuple[str, str]]:
 
     Args:
         ntp: either arm.
-        record: of the demo, see `run.demo`.
+        record: of the demo, see `stages.demo`.
     """
     settings, corpus, machine = ntp.settings, record["corpus"], record["machine"]
     peak = settings.get("peak_tflops_per_device")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from meap_megatron.atomic import replace_file
-from meap_megatron.evaluation import attention_figures
+from meap_megatron.evaluation.attention import figures
 
 Cells = Sequence[dict[str, Any]]
 
@@ -17,8 +17,8 @@ def draw(content: dict[str, Any], path: Path) -> Path | None:
         "mdqa": lambda axes, found: position_curves(axes, found, of="num_documents", unit="documents"),
         "kv": lambda axes, found: position_curves(axes, found, of="num_keys", unit="keys"),
         "mrs": length_curves,
-        "attention": attention_figures.decay_and_variance,
-        "regions": attention_figures.region_shares,
+        "attention": figures.decay_and_variance,
+        "regions": figures.region_shares,
     }
     if content["suite"] not in drawers or all(cell["mean"] is None for cell in content["cells"]):
         return None

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from meap_megatron.errors import RunError, UserError, first_line
-from meap_megatron.evaluation.chat import empty_answers
-from meap_megatron.evaluation.haystack import describe_essays, find_essays
-from meap_megatron.evaluation.ledger import Ledger, RecordingLM, responses_file
+from meap_megatron.evaluation.prompt_format import empty_answers
+from meap_megatron.evaluation.response_cache import Ledger, RecordingLM, responses_file
+from meap_megatron.evaluation.retrieval.haystack import describe_essays, find_essays
 from meap_megatron.evaluation.session import Session
 from meap_megatron.evaluation.suites import SUITES, Request, Suite
 

@@ -68,7 +68,7 @@ def tokenizer_identity(folder: Path) -> dict[str, Any]:
     `fingerprint` is of its files; `corpus_fingerprint` is the one that the sidecars of training data hold, or None for
     a tokenizer that could not have made such data.
     """
-    from meap_megatron.corpus.tokenizer import load_tokenizer
+    from meap_megatron.tokenizer.load import load_tokenizer
 
     try:
         of_corpus = load_tokenizer(folder).info.fingerprint

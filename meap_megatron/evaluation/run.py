@@ -11,7 +11,7 @@ from typing import Any
 from meap_megatron.atomic import disk_errors
 from meap_megatron.errors import RunError, UserError
 from meap_megatron.evaluation import figures, results
-from meap_megatron.evaluation.ledger import responses_file
+from meap_megatron.evaluation.response_cache import responses_file
 from meap_megatron.evaluation.session import Session, open_session
 from meap_megatron.evaluation.suites import SUITES, Request
 

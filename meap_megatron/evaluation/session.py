@@ -6,8 +6,8 @@ from typing import Any
 
 from meap_megatron.errors import UserError
 from meap_megatron.evaluation import bos, identity
-from meap_megatron.evaluation.chat import ChatPolicy, decide, own_decoding, wrap
-from meap_megatron.evaluation.measure import load_tokenizer, model_limit
+from meap_megatron.evaluation.prompt_format import ChatPolicy, decide, own_decoding, wrap
+from meap_megatron.evaluation.prompt_length import load_tokenizer, model_limit
 from meap_megatron.evaluation.suites import Request, Suite
 
 

@@ -83,20 +83,20 @@ SUITES: dict[str, Suite] = {
     ),
     "hallucination": Suite(
         summary="summaries of XSum, MultiNews and WikiSum, compared with human ones by a judge (Table 4)",
-        runner="meap_megatron.evaluation.hallucination",
+        runner="meap_megatron.evaluation.hallucination.suite",
         headline="accuracy",
         chat=True,
         judged=True,
     ),
     "attention": Suite(
         summary="Score Decay and Variance Increase of two models (Table 10)",
-        runner="meap_megatron.evaluation.attention",
+        runner="meap_megatron.evaluation.attention.suite",
         headline="decay",
         pair=True,
     ),
     "regions": Suite(
         summary="which part of a text its end attends to, in two models (Figure 6, Tables 16 to 18)",
-        runner="meap_megatron.evaluation.regions",
+        runner="meap_megatron.evaluation.attention.regions",
         headline="answer_gain",
         pair=True,
     ),

@@ -12,8 +12,8 @@ from typing import Any
 
 from meap_megatron.errors import UserError, first_line
 from meap_megatron.evaluation import bos, identity
-from meap_megatron.evaluation.chat import ChatPolicy, decide, own_decoding
-from meap_megatron.evaluation.measure import load_tokenizer
+from meap_megatron.evaluation.prompt_format import ChatPolicy, decide, own_decoding
+from meap_megatron.evaluation.prompt_length import load_tokenizer
 
 MASK = "[MASK]"
 

@@ -10,7 +10,7 @@ bytes and not 4 f.
 from dataclasses import replace
 
 from meap_megatron.planning.layout import FULL, NONE, SELECTIVE, Layout
-from meap_megatron.planning.model import Model
+from meap_megatron.planning.model_shape import Model
 
 BF16 = 2
 FP32 = 4

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from meap_megatron.corpus.sidecar import read_sidecar, sidecar_path
 from meap_megatron.errors import UserError
+from meap_megatron.indexed.sidecar import read_sidecar, sidecar_path
+from meap_megatron.launch.blend import is_number, words_of
+from meap_megatron.launch.data_rules import FINE_TUNING
+from meap_megatron.launch.fitted import fitted
+from meap_megatron.launch.recipe import Recipe, load
 from meap_megatron.planning.layout import FULL, NONE, SELECTIVE, Layout
-from meap_megatron.planning.model import Model
-from meap_megatron.training.blend import is_number, words_of
-from meap_megatron.training.data_rules import FINE_TUNING
-from meap_megatron.training.fitted import fitted
-from meap_megatron.training.recipe import Recipe, load
+from meap_megatron.planning.model_shape import Model
 
 LLAMA_2_ROWS = 32_001
 LLAMA_3_ROWS = 128_257

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from meap_megatron.planning.activations import BF16, head_bytes, layer_bytes, recomputed_bytes
 from meap_megatron.planning.layout import NONE, Layout
-from meap_megatron.planning.model import Model
+from meap_megatron.planning.model_shape import Model
 
 RUNTIME = 2.0e9
 """Bytes of the CUDA context, of NCCL's channels and of workspaces: an allowance, not a count."""

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from meap_megatron.errors import UserError
+from meap_megatron.launch import precision
 from meap_megatron.planning.gpus import GB, Gpu
 from meap_megatron.planning.job import Job, own_layout
 from meap_megatron.planning.layout import RECOMPUTE, Layout
 from meap_megatron.planning.memory import Memory, fullest
-from meap_megatron.planning.model import Model
+from meap_megatron.planning.model_shape import Model
 from meap_megatron.planning.step import Step, step
-from meap_megatron.training import precision
 
 CLOSE = 0.02
 """Estimates that differ by less are taken as equal; the simpler layout is chosen."""

@@ -11,7 +11,7 @@ from meap_megatron.planning import gpus
 from meap_megatron.planning.gpus import COLLECTIVE_LATENCY, HIDDEN_BY_OVERLAP, LINK_FRACTION, NODE, Gpu
 from meap_megatron.planning.layout import FULL, NONE, Layout
 from meap_megatron.planning.memory import stage_parameters
-from meap_megatron.planning.model import Model
+from meap_megatron.planning.model_shape import Model
 
 LOSS_BYTES = 24
 """Per logit, with fused cross-entropy."""

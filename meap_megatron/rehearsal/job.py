@@ -4,18 +4,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from meap_megatron.corpus.sidecar import read_sidecar
 from meap_megatron.errors import UserError
-from meap_megatron.rehearsal import inputs
-from meap_megatron.rehearsal.inputs import Start
-from meap_megatron.training import parallelism, preflight, rules
-from meap_megatron.training import recipe as recipes
-from meap_megatron.training.command_line import named_prefixes
-from meap_megatron.training.fitted import fitted
-from meap_megatron.training.flags import Flag
-from meap_megatron.training.parallelism import Layout
-from meap_megatron.training.recipe import Recipe, Setting
-from meap_megatron.training.settings import Settings, of_recipe
+from meap_megatron.indexed.sidecar import read_sidecar
+from meap_megatron.launch import parallelism, preflight, rules
+from meap_megatron.launch import recipe as recipes
+from meap_megatron.launch.data_flags import named_prefixes
+from meap_megatron.launch.fitted import fitted
+from meap_megatron.launch.flags import Flag
+from meap_megatron.launch.named_settings import Settings, of_recipe
+from meap_megatron.launch.parallelism import Layout
+from meap_megatron.launch.recipe import Recipe, Setting
+from meap_megatron.rehearsal import preflight as inputs
+from meap_megatron.rehearsal.preflight import Start
 
 WRITERS = (
     "tensorboard_dir wandb_project wandb_entity wandb_exp_name wandb_save_dir meap_log meap_trace meap_metrics log_progress"

@@ -3,7 +3,7 @@
 import time
 from typing import Any, TextIO
 
-from meap_megatron.rehearsal import model, reading, saving, stand_in
+from meap_megatron.rehearsal import fakes, rank_checkpoint, rank_data, rank_model
 from meap_megatron.rehearsal.job import Job
 
 
@@ -21,25 +21,25 @@ def rehearse(job: Job, *, screen: TextIO) -> dict[str, Any]:
     from meap_megatron.training.pretrain import settle
 
     began = time.perf_counter()
-    args, sidecars = settle(stand_in.words(job))
-    provider, index = reading.prepare(args, sidecars, screen)
-    parts, optimizer = model.build(args)
-    tensors = saving.sharded_tensors(parts)
+    args, sidecars = settle(fakes.words(job))
+    provider, index = rank_data.prepare(args, sidecars, screen)
+    parts, optimizer = rank_model.build(args)
+    tensors = rank_checkpoint.sharded_tensors(parts)
     checkpoint = job.start.checkpoint
     return {
         "rank": args.rank,
-        "place": model.place(),
-        "model": model.contents(parts),
-        "parameters_of_model": saving.parameters_of_model(args, tensors),
-        "memory": model.memory(parts, optimizer),
+        "place": rank_model.place(),
+        "model": rank_model.contents(parts),
+        "parameters_of_model": rank_checkpoint.parameters_of_model(args, tensors),
+        "memory": rank_model.memory(parts, optimizer),
         "index": index,
-        "data": reading.read(args, provider, parts=len(parts), start=job.start),
+        "data": rank_data.read(args, provider, parts=len(parts), start=job.start),
         "begins_with": {
             "step": job.start.step,
             "checkpoint": str(checkpoint) if checkpoint else None,
-            "tensors_compared": saving.compare(checkpoint, tensors) if checkpoint else None,
+            "tensors_compared": rank_checkpoint.compare(checkpoint, tensors) if checkpoint else None,
         },
-        "saves": saving.plan(args, tensors, optimizer, step=job.start.step),
+        "saves": rank_checkpoint.plan(args, tensors, optimizer, step=job.start.step),
         "steps": args.train_iters,
         "seconds": round(time.perf_counter() - began, 2),
     }

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
+from meap_megatron.rehearsal.fakes import ALONE, ENGINE_ONLY, own_samples
 from meap_megatron.rehearsal.job import WRITERS, Job
-from meap_megatron.rehearsal.stand_in import ALONE, ENGINE_ONLY, own_samples
 
 HEAD_SIZE = 8
 """Channels of an attention head."""

@@ -21,8 +21,8 @@ from typing import Any
 import yaml
 
 from meap_megatron.errors import UserError
+from meap_megatron.launch.recipe import Recipe
 from meap_megatron.training.metrics import read_metrics
-from meap_megatron.training.recipe import Recipe
 
 KEYS = ("description", "recipe", "save", "settings", "arms", "tables")
 

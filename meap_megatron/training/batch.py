@@ -1,7 +1,7 @@
 """What each rank's forward pass needs, with the marks of changed positions on board.
 
 Megatron hands the last pipeline stage labels and loss mask, not tokens, and broadcasts a fixed set of fields to the other
-tensor-parallel ranks. So the dataset adds to the loss mask which inputs it changed (`datasets.stage.mark_changes`), and
+tensor-parallel ranks. So the dataset adds to the loss mask which inputs it changed (`datasets.mask_stage.mark_changes`), and
 every rank takes the marks out again: weights lie in [0, 1] and marks are even, so both are read back exactly.
 
 Given  loss_mask = [1, 1, 0, 0], of which inputs 1 and 3 are changed

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from meap_megatron.config import MaskConfig
-from meap_megatron.corpus.ordinary import ordinary_ids
-from meap_megatron.corpus.sidecar import Sidecar, check_prefix
 from meap_megatron.errors import UserError
+from meap_megatron.indexed.ordinary_ids import ordinary_ids
+from meap_megatron.indexed.sidecar import Sidecar, check_prefix
+from meap_megatron.launch.blend import data_prefixes
 from meap_megatron.masking.corruption import Corruption
-from meap_megatron.training import indices, sft
-from meap_megatron.training.blend import data_prefixes
+from meap_megatron.training import index_cache, sft
 from meap_megatron.training.loader import external_loaders
 from meap_megatron.training.platform import resolve_device
 
@@ -93,7 +93,7 @@ def make_provider(
         screen: is told about an index that had to be built.
     """
     called: list[bool] = []
-    ready = indices.prepare(args, sidecars, screen)
+    ready = index_cache.prepare(args, sidecars, screen)
 
     def provider(num_samples: list[int | None], vp_stage: int | None = None) -> Any:
         from meap_megatron.datasets.provider import build_datasets
@@ -133,7 +133,7 @@ def dataset_config(args: Any, sidecars: list[Sidecar]) -> Any:
     from megatron.training.utils import get_blend_and_blend_per_split
 
     from meap_megatron.datasets.gpt import MEAPGPTDatasetConfig
-    from meap_megatron.datasets.tokenizer import DatasetTokenizer
+    from meap_megatron.datasets.sidecar_tokenizer import DatasetTokenizer
 
     blend, blend_per_split = get_blend_and_blend_per_split(args)
     settings = {

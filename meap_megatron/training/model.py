@@ -68,7 +68,7 @@ def with_torch_layers(config: Any) -> None:
 
         config.transformer_layer_spec = block_spec
         return
-    from meap_megatron.training.pattern_rules import refused_on_cpu
+    from meap_megatron.launch.pattern_rules import refused_on_cpu
     from meap_megatron.training.torch_stack import torch_stack
 
     for reason in refused_on_cpu(config.hybrid_layer_pattern, "this run has none"):

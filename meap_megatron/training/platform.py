@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from meap_megatron.errors import UserError
-from meap_megatron.training.fitted import against_fused_loss
+from meap_megatron.launch.fitted import against_fused_loss
 
 ENGINE = "transformer_engine"
 """The package of NVIDIA's Transformer Engine."""
@@ -251,7 +251,7 @@ def prepare(device: str, *, engine_optional: bool = False) -> None:
         torch.set_num_threads(threads)
     else:
         load_engine(optional=engine_optional)
-    from meap_megatron.training import redirect
+    from meap_megatron.training.patches import redirect
 
     with triton_stub(), no_compiler(device):
         redirect.install(device=device, engine=device == "cuda" and is_importable(ENGINE))

@@ -18,14 +18,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from meap_megatron.corpus.sidecar import Sidecar
 from meap_megatron.errors import RunError, UserError
-from meap_megatron.training import ending, environment, platform, preflight, resume
-from meap_megatron.training.arguments import add_meap_arguments, check
-from meap_megatron.training.command_line import data_flags, flag_values
+from meap_megatron.indexed.sidecar import Sidecar
+from meap_megatron.launch import environment, preflight, resume
+from meap_megatron.launch.arguments import add_meap_arguments, check
+from meap_megatron.launch.data_flags import data_flags, flag_values
+from meap_megatron.launch.run_lock import RunLock
+from meap_megatron.training import ending, platform
 from meap_megatron.training.reasons import reason_of
-from meap_megatron.training.rollcall import as_ours, roll_call
-from meap_megatron.training.run_lock import RunLock
+from meap_megatron.training.startup_sync import as_ours, roll_call
 
 
 @contextlib.contextmanager
@@ -201,7 +202,7 @@ def run(argv: list[str], screen: TextIO) -> None:
     from megatron.training import pretrain
 
     from meap_megatron.training import data
-    from meap_megatron.training.report import install_metrics, metrics_path
+    from meap_megatron.training.metrics_writer import install_metrics, metrics_path
     from meap_megatron.training.step import make_forward_step
 
     reporter = install_metrics(args, device=device, screen=screen)

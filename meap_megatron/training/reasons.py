@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from meap_megatron.training.schedule import OVERRIDE
+from meap_megatron.training.patches.schedule import OVERRIDE
 
 FULL_DISK_BYTES = 2**16
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108

@@ -3,13 +3,13 @@
 import math
 from typing import Any
 
-from meap_megatron.corpus.ordinary import ordinary_ids
-from meap_megatron.corpus.sidecar import Sidecar
 from meap_megatron.datasets.sft.config import SFTConfig
 from meap_megatron.errors import UserError
+from meap_megatron.indexed.ordinary_ids import ordinary_ids
+from meap_megatron.indexed.sidecar import Sidecar
+from meap_megatron.launch.blend import data_prefixes
 from meap_megatron.masking.corruption import Corruption
 from meap_megatron.masking.ratio import MaskRatio, masks_anything
-from meap_megatron.training.blend import data_prefixes
 
 
 def sft_config(args: Any, sidecar: Sidecar) -> SFTConfig:
@@ -41,7 +41,7 @@ def dataset_config(args: Any, sidecars: list[Sidecar], *, path_to_cache: str | N
     from megatron.training.utils import get_blend_and_blend_per_split
 
     from meap_megatron.datasets.sft.dataset import MEAPSFTDatasetConfig
-    from meap_megatron.datasets.tokenizer import DatasetTokenizer
+    from meap_megatron.datasets.sidecar_tokenizer import DatasetTokenizer
 
     blend, blend_per_split = get_blend_and_blend_per_split(args)
     return MEAPSFTDatasetConfig(

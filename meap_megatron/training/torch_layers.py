@@ -3,7 +3,7 @@
 They fill the same slots of Megatron's layer spec, under the same parameter names, as Megatron's local layers, so that a
 checkpoint moves freely between them, those, and Transformer Engine's. Three things Megatron's local layers cannot do are
 added: attention that never holds all scores, packed segments (`packed_seq_params`, the counterpart of Transformer Engine's
-THD format), and norms under sequence parallel. On a CPU, norm and feed-forward layer are `cpu_kernels` in float32.
+THD format), and norms under sequence parallel. On a CPU, norm and feed-forward layer are `cpu.kernels` in float32.
 
 Shapes: s sequence, b batch, h heads, g key-value heads (groups), d head size, t = tokens of all segments.
 """
@@ -26,7 +26,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from meap_megatron.errors import UserError
-from meap_megatron.training import cpu_kernels
+from meap_megatron.training.cpu import kernels
 
 UNSUPPORTED = {
     "num_moe_experts": "--num-experts",
@@ -226,8 +226,8 @@ class TorchRMSNorm(torch.nn.RMSNorm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise the last dimension of float[..., h]."""
-        if cpu_kernels.takes(x) and self.weight.dtype == torch.float32:
-            return cpu_kernels.RMSNorm.apply(x, self.weight, self.eps)
+        if kernels.takes(x) and self.weight.dtype == torch.float32:
+            return kernels.RMSNorm.apply(x, self.weight, self.eps)
         return super().forward(x)
 
 
@@ -245,13 +245,13 @@ class TorchMLP(MLP):
             and config.activation_func_clamp_value is None
             and config.glu_linear_offset == 0.0
             and not config.add_bias_linear
-            and cpu_kernels.takes(hidden_states)
+            and kernels.takes(hidden_states)
             and per_token_scale is None
         )
         if not plain:
             return super().forward(hidden_states, per_token_scale, **kwargs)
         both, _ = self.linear_fc1(hidden_states)
-        return self.linear_fc2(cpu_kernels.SwiGLU.apply(both))
+        return self.linear_fc2(kernels.SwiGLU.apply(both))
 
 
 class TorchLoneNorm(TorchRMSNorm):

@@ -282,7 +282,7 @@ def test_an_engine_that_does_not_work_on_the_card_is_hidden_from_every_other_che
 
 def test_a_card_gets_sizes_that_its_fp8_formats_take_in_tiny_form_too(tmp_path):
     from benchmarks.gpu.trainer import settings
-    from meap_megatron.training import precision
+    from meap_megatron.launch import precision
 
     session = Session(tmp_path, tmp_path, name="parity", device="cuda", quick=True, model=None)
     sizes = {key: int(value) for key, value in (one.split("=") for one in settings(session)) if value.isdigit()}

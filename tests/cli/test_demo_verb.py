@@ -10,10 +10,10 @@ from html.parser import HTMLParser
 import pytest
 
 from meap_megatron.cli.main import main
-from meap_megatron.demo import retrieval, run
-from meap_megatron.demo.plan import QUICK
-from meap_megatron.demo.run import OWN_NAMES
+from meap_megatron.demo import retrieval, stages
 from meap_megatron.demo.screen import Screen
+from meap_megatron.demo.sizes import QUICK
+from meap_megatron.demo.stages import OWN_NAMES
 from meap_megatron.training.metrics import read_metrics
 
 STEPS = 8
@@ -168,10 +168,10 @@ def test_without_the_packages_of_the_evaluation_the_demo_says_in_one_line_how_to
         (tmp_path / "runs" / arm).mkdir(parents=True)
         (tmp_path / "runs" / arm / "metrics.jsonl").write_text('{"event": "start", "step": 0, "run": {}}\n')
     verbs = []
-    monkeypatch.setattr(run, "run_side_by_side", lambda arms, **_: verbs.extend(arm.arguments[0] for arm in arms))
+    monkeypatch.setattr(stages, "run_side_by_side", lambda arms, **_: verbs.extend(arm.arguments[0] for arm in arms))
     monkeypatch.setattr(retrieval, "NEEDED", ("json", "lm_eval_that_is_not_there"))
     record = {"retrieval": ""}
-    runs = run.evaluate(Screen(2), tmp_path, QUICK, record=record, threads=1)
+    runs = stages.evaluate(Screen(2), tmp_path, QUICK, record=record, threads=1)
     assert verbs == ["convert", "convert"] and not any(found.documents for found in runs)
     line = "retrieval evaluation skipped, lm_eval_that_is_not_there not installed: pip install 'meap-megatron[eval]'"
     assert line in capsys.readouterr().out.replace("\n", " ") and record["retrieval"] == line
@@ -214,7 +214,7 @@ def test_zero_steps_are_refused_before_anything_is_written(tmp_path, capsys):
 
 
 def test_overwrite_removes_what_a_demo_wrote_and_nothing_else(tmp_path):
-    from meap_megatron.demo.run import make_room
+    from meap_megatron.demo.stages import make_room
 
     for name in OWN_NAMES:
         path = tmp_path / name

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from meap_megatron.cli.main import main
-from meap_megatron.corpus.sidecar import check_prefix
+from meap_megatron.indexed.sidecar import check_prefix
 from tests.corpus.conftest import word_tokenizer  # noqa: F401 (a fixture)
 from tests.corpus.corpus_samples import documents, names, write_jsonl
 
@@ -36,7 +36,7 @@ def test_the_summary_says_what_the_sidecar_says(prefix: Path, capsys: pytest.Cap
 
 @pytest.mark.parametrize("of", ["train", "valid"])
 def test_a_sample_is_the_one_that_training_reads(prefix: Path, capsys: pytest.CaptureFixture[str], of: str) -> None:
-    from meap_megatron.datasets.stage import dataset_key
+    from meap_megatron.datasets.mask_stage import dataset_key
     from meap_megatron.masking import mask_positions
 
     before = names(prefix.parent)

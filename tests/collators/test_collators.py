@@ -170,7 +170,7 @@ def test_the_copies_are_those_of_the_megatron_dataset(tokenizer):
     import numpy as np
 
     from meap_megatron.collators import _index_of
-    from meap_megatron.datasets.sft.masks import masked_positions
+    from meap_megatron.datasets.sft.answer_masks import masked_positions
 
     long = conversation(5, answer=70)
     batch = MaskedCopies.of(tokenizer, ratio=0.2, seed=9, base=stack)([long])

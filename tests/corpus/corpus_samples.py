@@ -25,7 +25,7 @@ def config(inputs: Path | list[Path], output: Path, tokenizer: Path, **options: 
 
 def documents(prefix: Path) -> list[list[int]]:
     """The ids of every document."""
-    from meap_megatron.corpus.indexed import open_pair
+    from meap_megatron.indexed.pair import open_pair
 
     pair = open_pair(prefix)
     return [pair[index].tolist() for index in range(len(pair))]

@@ -9,8 +9,8 @@ import pytest
 
 from meap_megatron.corpus import encode
 from meap_megatron.corpus.encode import GigatokenEncoder, SpotCheck, TokenizersEncoder, choose_encoder
-from meap_megatron.corpus.tokenizer import load_tokenizer
 from meap_megatron.errors import RunError, UserError
+from meap_megatron.tokenizer.load import load_tokenizer
 
 SPECIAL_TEXT = b"a </s> b [MASK] <s> <unk> [INST]"
 
@@ -81,7 +81,7 @@ GROWTH = """
 import json, sys
 import numpy as np
 from meap_megatron.corpus import encode
-from meap_megatron.corpus.tokenizer import load_tokenizer
+from meap_megatron.tokenizer.load import load_tokenizer
 
 build, starts = encode.GigatokenEncoder._build, []
 

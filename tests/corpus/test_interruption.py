@@ -17,10 +17,10 @@ from meap_megatron.corpus.merge import merge
 from meap_megatron.corpus.preprocess import preprocess
 from meap_megatron.corpus.settings import PreprocessConfig
 from meap_megatron.corpus.sft.preprocess import preprocess_sft
-from meap_megatron.corpus.sidecar import check_prefix
-from meap_megatron.corpus.tokenizer import load_tokenizer
 from meap_megatron.corpus.verify import adopt
 from meap_megatron.errors import RunError, UserError
+from meap_megatron.indexed.sidecar import check_prefix
+from meap_megatron.tokenizer.load import load_tokenizer
 from tests.corpus.corpus_samples import config, content, documents, names, sample_texts, write_jsonl
 from tests.corpus.sft.sft_samples import alpaca
 from tests.corpus.sft.sft_samples import config as sft_config
@@ -327,7 +327,7 @@ def test_resume_does_not_trust_a_part_of_another_size(unfinished: PreprocessConf
 
 
 def test_two_runs_never_write_to_one_prefix(unfinished: PreprocessConfig, tmp_path: Path) -> None:
-    from meap_megatron.corpus.parts import Parts
+    from meap_megatron.corpus.work_folder import Parts
 
     other = Parts(tmp_path / "out.parts")
     with pytest.raises(UserError, match="another run is writing"):

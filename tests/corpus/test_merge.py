@@ -5,9 +5,9 @@ import pytest
 
 from meap_megatron.corpus.merge import merge, order_shards
 from meap_megatron.corpus.preprocess import preprocess
-from meap_megatron.corpus.sidecar import check_prefix
 from meap_megatron.corpus.verify import adopt, verify
 from meap_megatron.errors import UserError
+from meap_megatron.indexed.sidecar import check_prefix
 from tests.corpus.corpus_samples import config, documents, names, sample_texts, write_jsonl
 
 

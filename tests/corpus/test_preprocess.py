@@ -7,8 +7,8 @@ import pytest
 from meap_megatron.corpus.preprocess import preprocess
 from meap_megatron.corpus.settings import PreprocessConfig
 from meap_megatron.corpus.shard import plan_shards
-from meap_megatron.corpus.sidecar import check_prefix
 from meap_megatron.errors import UserError
+from meap_megatron.indexed.sidecar import check_prefix
 from tests.corpus.corpus_samples import config, documents, names, sample_texts, write_jsonl
 
 

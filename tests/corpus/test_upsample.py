@@ -10,12 +10,12 @@ import pytest
 
 from meap_megatron.cli.main import main
 from meap_megatron.corpus.preprocess import preprocess
-from meap_megatron.corpus.sidecar import check_prefix
-from meap_megatron.corpus.upsample import MIXTURES, Upsample, draw, parse_mixture, parse_tokens
-from meap_megatron.corpus.upsample_shard import UpsampleResult
-from meap_megatron.corpus.upsample_work import UpsampleWork
+from meap_megatron.corpus.upsample.candidates import UpsampleResult
+from meap_megatron.corpus.upsample.selection import MIXTURES, Upsample, draw, parse_mixture, parse_tokens
+from meap_megatron.corpus.upsample.work import UpsampleWork
 from meap_megatron.corpus.verify import verify
 from meap_megatron.errors import UserError
+from meap_megatron.indexed.sidecar import check_prefix
 from tests.corpus.corpus_samples import config, content, documents, names
 from tests.support.kills import finishes_before_step
 

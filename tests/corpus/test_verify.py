@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from meap_megatron.corpus import indexed, scan
+from meap_megatron.corpus import scan
 from meap_megatron.corpus.preprocess import preprocess
-from meap_megatron.corpus.sidecar import check_prefix, read_sidecar
 from meap_megatron.corpus.verify import adopt, verify
 from meap_megatron.errors import UserError
+from meap_megatron.indexed import pair
+from meap_megatron.indexed.sidecar import check_prefix, read_sidecar
 from tests.corpus.corpus_samples import config, names, write_jsonl
 
 TEXTS = ["a b c", "d", "b b b b", "c d"]  # tokens 1 a b c 2 | 1 d 2 | 1 b b b b 2 | 1 c d 2
@@ -27,7 +28,7 @@ def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
     """Chunks of 1 and 3 tokens put every boundary between every two tokens."""
     monkeypatch.setattr(scan, "CHUNK", request.param)
     monkeypatch.setattr("meap_megatron.corpus.verify.BLOCK", request.param)
-    monkeypatch.setattr(indexed, "BLOCK", request.param)
+    monkeypatch.setattr(pair, "BLOCK", request.param)
     return request.param
 
 

@@ -12,9 +12,9 @@ from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
 from meap_megatron.config import MaskConfig
-from meap_megatron.corpus.sidecar import Sidecar, TokenizerInfo, write_sidecar
 from meap_megatron.datasets.gpt import MEAPGPTDataset, MEAPGPTDatasetConfig
-from meap_megatron.datasets.tokenizer import DatasetTokenizer
+from meap_megatron.datasets.sidecar_tokenizer import DatasetTokenizer
+from meap_megatron.indexed.sidecar import Sidecar, TokenizerInfo, write_sidecar
 
 BOS, EOS, MASK = 1, 2, 100
 INFO = TokenizerInfo(

@@ -46,8 +46,8 @@ def write(prefix: Path, *, dtype: type = np.uint16) -> None:
 def test_data_with_empty_documents_is_adopted_and_trained_on(
     tools, tmp_path: Path, tokenizer: Path, dtype: type
 ) -> None:
-    from meap_megatron.corpus.sidecar import read_sidecar
-    from meap_megatron.datasets.tokenizer import DatasetTokenizer
+    from meap_megatron.datasets.sidecar_tokenizer import DatasetTokenizer
+    from meap_megatron.indexed.sidecar import read_sidecar
 
     write(tmp_path / "data", dtype=dtype)
     checks: list = []

@@ -87,7 +87,7 @@ def other_tokenizer(tools, **fields):
 
 
 def test_data_that_does_not_fit_the_run_is_refused(tools):
-    from meap_megatron.datasets.tokenizer import DatasetTokenizer
+    from meap_megatron.datasets.sidecar_tokenizer import DatasetTokenizer
 
     foreign = DatasetTokenizer(other_tokenizer(tools, fingerprint="a" * 64))
     nameless = DatasetTokenizer(other_tokenizer(tools, vocab_size=50))
@@ -105,8 +105,8 @@ def test_data_that_does_not_fit_the_run_is_refused(tools):
 
 
 def test_fine_tuning_data_is_not_read_as_plain_text(tools):
-    from meap_megatron.corpus.sidecar import read_sidecar
     from meap_megatron.datasets.gpt import check_matches
+    from meap_megatron.indexed.sidecar import read_sidecar
 
     sidecar = dataclasses.replace(read_sidecar(tools.write("data")), kind="sft")
     with pytest.raises(UserError, match="holds 'sft' data"):

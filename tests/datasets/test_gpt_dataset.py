@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from meap_megatron.corpus.sidecar import read_sidecar
 from meap_megatron.datasets.provider import build_datasets
+from meap_megatron.indexed.sidecar import read_sidecar
 from meap_megatron.masking import mask_positions, num_masked
 
 BOOLEANS = ["reset_position_ids", "reset_attention_mask", "eod_mask_loss"]

@@ -7,8 +7,8 @@ import pytest
 
 from meap_megatron.cli.main import VERBS, find_verb, parser_of
 from meap_megatron.errors import UserError
-from meap_megatron.training.flags import read_flags
-from meap_megatron.training.recipe import load
+from meap_megatron.launch.flags import read_flags
+from meap_megatron.launch.recipe import load
 from tests.docs.pages import Command, commands, pages
 from tests.support.conversations import docstring_rows, write_alpaca
 from tests.support.corpus import library_texts, write_byte_tokenizer

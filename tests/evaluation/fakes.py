@@ -8,7 +8,7 @@ from typing import Any
 
 from lm_eval.api.model import LM
 
-from meap_megatron.evaluation.measure import Measure
+from meap_megatron.evaluation.prompt_length import Measure
 
 ESSAY = (
     "People ask why small towns have good bakeries. Nobody knows. The flour is the same everywhere, and so is the "

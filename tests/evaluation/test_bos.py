@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from meap_megatron.errors import UserError
-from meap_megatron.evaluation import bos, needle
-from meap_megatron.evaluation.measure import load_measure, load_tokenizer
+from meap_megatron.evaluation import bos
+from meap_megatron.evaluation.prompt_length import load_measure, load_tokenizer
+from meap_megatron.evaluation.retrieval import needle
 from tests.support.corpus import write_byte_tokenizer
 
 POLICY = {"format_version": 1, "add_bos": True}

@@ -11,7 +11,7 @@ import pytest
 from meap_megatron.cli.main import main
 from meap_megatron.errors import UserError
 from meap_megatron.evaluation import bos
-from meap_megatron.evaluation.mdqa import ORACLE
+from meap_megatron.evaluation.retrieval.mdqa import ORACLE
 from tests.evaluation.conftest import TASKS
 from tests.evaluation.fakes import write_gz
 

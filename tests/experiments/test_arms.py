@@ -12,8 +12,8 @@ from experiments.retrieval_small import plan
 from experiments.retrieval_small.arms import Run, arm, locked, main_runs, overrides, trial_runs
 from experiments.retrieval_small.data import TRAIN_SHARE, num_train_rows
 from meap_megatron.errors import UserError
-from meap_megatron.training import recipe as recipes
-from meap_megatron.training.flags import read_flags
+from meap_megatron.launch import recipe as recipes
+from meap_megatron.launch.flags import read_flags
 
 PROTOCOL = plan.PROTOCOL.read_text(encoding="utf-8")
 REGISTERED = plan.REGISTERED

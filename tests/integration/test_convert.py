@@ -63,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tokens(folder: Path, count: int) -> torch.Tensor:
-    from meap_megatron.corpus.indexed import open_pair
+    from meap_megatron.indexed.pair import open_pair
 
     return torch.tensor(open_pair(folder / "data")[0][:count].astype("int64"))[None]
 
@@ -203,7 +203,7 @@ def test_a_changed_weight_is_found_with_its_layer(tmp_path: Path, capsys: pytest
 def test_fine_tuning_starts_at_the_loss_that_transformers_computes(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    from meap_megatron.corpus.indexed import open_pair
+    from meap_megatron.indexed.pair import open_pair
 
     rows = 8
     source = write_model(tmp_path / "hf", "llama3", vocab_size=1088)
@@ -270,12 +270,12 @@ def test_a_base_model_that_was_fine_tuned_stops_after_its_answer(
     assert main(["generate", str(tmp_path / "run"), "Say it.", "--device", "cpu"]) == 0
     assert capsys.readouterr().out == "All right, here it is.\n"
     # The evaluation takes the folder as it is, and asks through the template.
-    from meap_megatron.evaluation import bos, chat, identity
+    from meap_megatron.evaluation import bos, identity, prompt_format
 
     record = bos.read_policy(tmp_path / "out")
     assert record and record["data_kind"] == "sft" and record["eos_token_id"] == 6
     assert record["tokenizer_fingerprint"] == identity.tokenizer_identity(tmp_path / "out")["corpus_fingerprint"]
-    assert chat.decide(tmp_path / "out", tokenizer, requested=None).apply
+    assert prompt_format.decide(tmp_path / "out", tokenizer, requested=None).apply
     # A moved import is said, because what it kept of the original is missing then.
     (tmp_path / "mc").rename(tmp_path / "moved")
     assert convert("export", tmp_path / "run", tmp_path / "again", "--skip-verification") == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from meap_megatron.watching.status import look
+from meap_megatron.monitoring.status import look
 from tests.support.corpus import library_texts, write_byte_tokenizer, write_jsonl
 from tests.support.runs import RECIPES, TINY, meap, records, start, train, wait_for_step
 

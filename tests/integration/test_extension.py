@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from meap_megatron.cli.main import main
-from meap_megatron.training.recipe import load
+from meap_megatron.launch.recipe import load
+from tests.launch.test_recipes_readme import gpu_hours, rows
 from tests.support.checkpoints import tensors
 from tests.support.corpus import library_texts, write_byte_tokenizer, write_jsonl
 from tests.support.runs import RECIPES, ROOT, losses, train
-from tests.training.test_recipes_readme import gpu_hours, rows
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +57,7 @@ def extend(folder: Path, name: str, *more: str, recipe: str = "tiny_cpu_ntp.yaml
 def test_the_first_step_has_the_loss_that_transformers_computes_with_the_new_base(folder: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from meap_megatron.corpus.indexed import open_pair
+    from meap_megatron.indexed.pair import open_pair
 
     extend(folder, "one_step", "train_iters=1", "global_batch_size=1", f"data_path={folder / 'one'}")
     assert (
@@ -88,7 +88,7 @@ def test_an_extended_model_comes_out_with_its_base_and_agrees_beyond_the_old_len
     from meap_megatron.checkpoint.convert.megatron_config import recipe_settings, spec_from_args
     from meap_megatron.checkpoint.convert.megatron_files import open_checkpoint
     from meap_megatron.checkpoint.convert.verifying import megatron_logits
-    from meap_megatron.corpus.indexed import open_pair
+    from meap_megatron.indexed.pair import open_pair
 
     more = ["train_iters=3", "global_batch_size=2", f"data_path={folder / 'long'}"]
     extend(folder, "long_run", *more, recipe="tiny_cpu_meap.yaml")

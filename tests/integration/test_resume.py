@@ -14,7 +14,7 @@ import pytest
 
 from meap_megatron.checkpoint import manifest
 from meap_megatron.checkpoint.check import inspect
-from meap_megatron.training.resume import LONGER
+from meap_megatron.launch.resume import LONGER
 from tests.support.corpus import write_byte_tokenizer, write_jsonl
 from tests.support.runs import RECIPES, TINY, kill_group, losses, meap, records, start, train
 from tests.support.warm import WarmProcess

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from meap_megatron.training.launch import rank_environment
+from meap_megatron.launch.launch import rank_environment
 from meap_megatron.training.platform import free_port
 from tests.support.conversations import docstring_rows, write_alpaca, write_chat_tokenizer
 from tests.support.runs import ROOT, TINY, losses, meap, records, train

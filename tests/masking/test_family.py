@@ -10,7 +10,7 @@ from scipy import stats
 
 from meap_megatron import _C
 from meap_megatron.config import MaskConfig
-from meap_megatron.datasets.stage import MaskStage, mark_changes
+from meap_megatron.datasets.mask_stage import MaskStage, mark_changes
 from meap_megatron.errors import UserError
 from meap_megatron.masking.corruption import Corruption, OrdinaryIds
 from meap_megatron.masking.ratio import MaskRatio

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from meap_megatron.corpus.header import HEADER_BYTES, MAGIC
-from meap_megatron.corpus.indexed import PairWriter, length_blocks, one_sequence_per_document, open_pair, write_index
-from meap_megatron.corpus.sidecar import Sidecar, TokenizerInfo, write_sidecar
 from meap_megatron.corpus.verify import verify
 from meap_megatron.errors import UserError
+from meap_megatron.indexed.idx_header import HEADER_BYTES, MAGIC
+from meap_megatron.indexed.pair import PairWriter, length_blocks, one_sequence_per_document, open_pair, write_index
+from meap_megatron.indexed.sidecar import Sidecar, TokenizerInfo, write_sidecar
 
 DOCUMENTS = ([5, 6, 7], [8], [9, 9, 9, 9], [3] * 11, [4, 4], [10, 11], [12])
 CODES = {1: "uint8", 4: "int32", 8: "uint16"}

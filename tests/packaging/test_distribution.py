@@ -68,9 +68,10 @@ def test_the_installed_package_runs_without_torch_and_from_its_own_files(install
     shutil.copy(native, installed / "meap_megatron")
     code = (
         "import sys; sys.modules['torch'] = sys.modules['megatron'] = None\n"
-        "import meap_megatron.masking, meap_megatron.corpus.sidecar, meap_megatron.watching.status\n"
-        "from meap_megatron.training import recipe, metrics\n"
-        "from meap_megatron.evaluation.report.tables import paper\n"
+        "import meap_megatron.masking, meap_megatron.indexed.sidecar, meap_megatron.monitoring.status\n"
+        "from meap_megatron.launch import recipe\n"
+        "from meap_megatron.training import metrics\n"
+        "from meap_megatron.report.tables import paper\n"
         "from meap_megatron.cli.main import main\n"
         "assert paper() and main(['--version']) == 0\n"
         "print(meap_megatron.masking.__file__)"

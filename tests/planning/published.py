@@ -14,7 +14,7 @@ from typing import Any
 
 from meap_megatron.planning.gpus import find
 from meap_megatron.planning.layout import FULL, NONE, SELECTIVE, Layout
-from meap_megatron.planning.model import Model
+from meap_megatron.planning.model_shape import Model
 from meap_megatron.planning.step import step
 
 FITTED, HELD_OUT = "yes", "no"

@@ -13,7 +13,7 @@ from meap_megatron.planning import activations, memory
 from meap_megatron.planning.gpus import H100
 from meap_megatron.planning.job import Job, layout_of, own_layout, read
 from meap_megatron.planning.layout import FULL, NONE, SELECTIVE, Layout
-from meap_megatron.planning.model import Model
+from meap_megatron.planning.model_shape import Model
 from meap_megatron.planning.search import search
 from tests.planning.published import narayanan
 from tests.support.runs import RECIPES, ROOT

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from meap_megatron.errors import UserError
-from meap_megatron.training import walltime, wandb_run
-from meap_megatron.training.launch import slurm_environment, tasks_per_node
+from meap_megatron.launch import slurm_time_limit, wandb_run
+from meap_megatron.launch.launch import slurm_environment, tasks_per_node
 
 SAVE = ["--save=runs/a"]
 JOB = {"SLURM_JOB_ID": "12", "SLURM_JOB_END_TIME": "100000"}
@@ -70,46 +70,48 @@ def test_a_master_that_the_batch_script_named_is_kept() -> None:
 
 def test_a_run_stops_a_margin_before_the_end_of_its_job() -> None:
     two_hours_before = 100_000 - 7200
-    assert walltime.job_flags(SAVE, JOB, now=two_hours_before) == [
+    assert slurm_time_limit.job_flags(SAVE, JOB, now=two_hours_before) == [
         "--exit-signal-handler",
         "--exit-duration-in-mins=115",
     ]
-    assert walltime.job_flags(SAVE, JOB | {"MEAP_EXIT_MARGIN": "600"}, now=two_hours_before)[-1].endswith("=110")
+    assert slurm_time_limit.job_flags(SAVE, JOB | {"MEAP_EXIT_MARGIN": "600"}, now=two_hours_before)[-1].endswith(
+        "=110"
+    )
 
 
 def test_minutes_are_rounded_down_so_that_the_margin_is_kept() -> None:
-    assert walltime.minutes_to_run(JOB | {"MEAP_EXIT_MARGIN": "30"}, now=100_000 - 120) == 1
-    assert walltime.minutes_to_run(JOB | {"MEAP_EXIT_MARGIN": "61"}, now=100_000 - 120) is None
-    assert walltime.minutes_to_run(JOB | {"MEAP_EXIT_MARGIN": "0"}, now=100_000 - 120) == 2
+    assert slurm_time_limit.minutes_to_run(JOB | {"MEAP_EXIT_MARGIN": "30"}, now=100_000 - 120) == 1
+    assert slurm_time_limit.minutes_to_run(JOB | {"MEAP_EXIT_MARGIN": "61"}, now=100_000 - 120) is None
+    assert slurm_time_limit.minutes_to_run(JOB | {"MEAP_EXIT_MARGIN": "0"}, now=100_000 - 120) == 2
 
 
 def test_a_short_job_keeps_three_quarters_of_its_time() -> None:
-    assert walltime.minutes_to_run(JOB, now=100_000 - 600) == 7  # 450 s
-    assert walltime.minutes_to_run(JOB, now=100_000 - 3600) == 55  # 300 s are less than a quarter
+    assert slurm_time_limit.minutes_to_run(JOB, now=100_000 - 600) == 7  # 450 s
+    assert slurm_time_limit.minutes_to_run(JOB, now=100_000 - 3600) == 55  # 300 s are less than a quarter
 
 
 @pytest.mark.parametrize("end", ["", "NONE", "N/A"])
 def test_a_job_without_an_end_still_saves_at_a_signal(end: str) -> None:
     job = {"SLURM_JOB_ID": "12", "SLURM_JOB_END_TIME": end}
-    assert walltime.job_flags(SAVE, job, now=0) == ["--exit-signal-handler"]
+    assert slurm_time_limit.job_flags(SAVE, job, now=0) == ["--exit-signal-handler"]
 
 
 def test_outside_a_job_there_is_no_end_and_without_a_folder_nothing_to_save() -> None:
-    assert walltime.job_flags(SAVE, {}, now=0) == ["--exit-signal-handler"]
-    assert walltime.job_flags(["--seed=1"], JOB, now=0) == []
+    assert slurm_time_limit.job_flags(SAVE, {}, now=0) == ["--exit-signal-handler"]
+    assert slurm_time_limit.job_flags(["--seed=1"], JOB, now=0) == []
 
 
 def test_a_shorter_duration_on_the_command_line_is_kept_and_a_longer_one_is_not() -> None:
     now = 100_000 - 7200
-    assert walltime.job_flags([*SAVE, "--exit-duration-in-mins=20"], JOB, now=now) == ["--exit-signal-handler"]
-    assert walltime.job_flags([*SAVE, "--exit-duration-in-mins", "200"], JOB, now=now)[-1] == (
+    assert slurm_time_limit.job_flags([*SAVE, "--exit-duration-in-mins=20"], JOB, now=now) == ["--exit-signal-handler"]
+    assert slurm_time_limit.job_flags([*SAVE, "--exit-duration-in-mins", "200"], JOB, now=now)[-1] == (
         "--exit-duration-in-mins=115"
     )
 
 
 def test_a_margin_that_is_no_number_is_refused() -> None:
     with pytest.raises(UserError, match="MEAP_EXIT_MARGIN=5m must be a whole number of seconds"):
-        walltime.job_flags(SAVE, JOB | {"MEAP_EXIT_MARGIN": "5m"}, now=0)
+        slurm_time_limit.job_flags(SAVE, JOB | {"MEAP_EXIT_MARGIN": "5m"}, now=0)
 
 
 def test_every_start_of_a_folder_names_one_wandb_run(tmp_path: Path) -> None:

@@ -19,13 +19,14 @@ import torch  # noqa: E402
 from megatron.training import global_vars  # noqa: E402
 
 from meap_megatron.errors import UserError  # noqa: E402
-from meap_megatron.training import arguments, pretrain, sft  # noqa: E402
-from meap_megatron.training.command_line import padded_rows  # noqa: E402
-from meap_megatron.training.fitted import fitted  # noqa: E402
-from meap_megatron.training.flags import read_flags  # noqa: E402
+from meap_megatron.launch import arguments  # noqa: E402
+from meap_megatron.launch.data_flags import padded_rows  # noqa: E402
+from meap_megatron.launch.fitted import fitted  # noqa: E402
+from meap_megatron.launch.flags import read_flags  # noqa: E402
+from meap_megatron.launch.precision import PRECISIONS  # noqa: E402
+from meap_megatron.launch.recipe import load  # noqa: E402
+from meap_megatron.training import pretrain, sft  # noqa: E402
 from meap_megatron.training.model import model_config  # noqa: E402
-from meap_megatron.training.precision import PRECISIONS  # noqa: E402
-from meap_megatron.training.recipe import load  # noqa: E402
 from tests.support.runs import RECIPES  # noqa: E402
 
 inspect.getsource = cache(inspect.getsource)  # Megatron reads its own source to build each of some 70 parsers

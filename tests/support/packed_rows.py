@@ -13,7 +13,8 @@ import sys
 from functools import partial
 from typing import Any
 
-from meap_megatron.training import command_line, platform, pretrain
+from meap_megatron.launch import data_flags
+from meap_megatron.training import platform, pretrain
 
 
 def alone(row: dict[str, Any], start: int, end: int) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def main(prefix: str, out: str, argv: list[str]) -> None:
     platform.prepare("cpu")
     # The rerun machine, which looks for NaN, only runs inside the trainer's loop.
     argv = [*argv, "--data-path", prefix, "--no-check-for-nan-in-loss-and-grad"]
-    argv += command_line.data_flags(argv)
+    argv += data_flags.data_flags(argv)
     argv += platform.flags_for("cpu", argv)
     args = pretrain.parse(argv)
     args.meap_is_sft = True

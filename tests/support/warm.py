@@ -101,8 +101,8 @@ def server() -> str:
 
 def serve(address: str, lifeline: int) -> None:
     """Fork one command per connection until the lifeline closes."""
+    from meap_megatron.launch.ranks import import_once
     from meap_megatron.training import platform
-    from meap_megatron.training.ranks import import_once
 
     platform.set_thread_policy()
     platform.prepare("cpu")

@@ -7,10 +7,10 @@ import pytest
 
 from meap_megatron.cli.main import main
 from meap_megatron.errors import UserError
+from meap_megatron.launch import recipe as recipes
+from meap_megatron.launch.flags import read_flags
 from meap_megatron.sweep import plan
 from meap_megatron.sweep.run import slurm_command
-from meap_megatron.training import recipe as recipes
-from meap_megatron.training.flags import read_flags
 from tests.support.runs import ROOT
 
 SWEEPS = sorted((ROOT / "examples" / "sweeps").glob("*.yaml"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from meap_megatron.datasets.stage import mark_changes
+from meap_megatron.datasets.mask_stage import mark_changes
 from meap_megatron.errors import UserError
 from meap_megatron.masking.loss import LossOn
 from meap_megatron.training.batch import decode

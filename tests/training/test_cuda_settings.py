@@ -10,10 +10,11 @@ import pytest
 from benchmarks.gpu import speed
 from benchmarks.gpu.catalogue import CHECKS
 from meap_megatron.errors import UserError
-from meap_megatron.training import environment, platform
-from meap_megatron.training.fitted import fitted
-from meap_megatron.training.flags import read_flags
-from meap_megatron.training.recipe import load
+from meap_megatron.launch import environment
+from meap_megatron.launch.fitted import fitted
+from meap_megatron.launch.flags import read_flags
+from meap_megatron.launch.recipe import load
+from meap_megatron.training import platform
 from tests.support.fake_cuda import Engine
 from tests.support.runs import ROOT
 
@@ -216,7 +217,8 @@ def asked():
     print(os.environ.get("CUDA_DEVICE_MAX_CONNECTIONS"), os.environ.get("PYTORCH_ALLOC_CONF"))
     os._exit(0)
 torch.cuda.is_available = asked
-from meap_megatron.training import launch, pretrain
+from meap_megatron.launch import launch
+from meap_megatron.training import pretrain
 from meap_megatron.cli.main import main
 recipe = ["train", "examples/recipes/tiny_cpu_ntp.yaml", "mock_data=true", "data_path=null", "vocab_size=128"]
 starts = {

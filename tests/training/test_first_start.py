@@ -5,7 +5,7 @@ import sys
 
 READ = """
 import sys
-from meap_megatron.training.flags import read_flags
+from meap_megatron.launch.flags import read_flags
 flags = read_flags()
 print(flags["num_layers"].type, sorted(name for name in sys.modules if name.partition(".")[0] in ("megatron", "torch")))
 """

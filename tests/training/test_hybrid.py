@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from meap_megatron.errors import UserError
+from meap_megatron.launch import pattern_rules, recipe
+from meap_megatron.launch.flags import read_flags
+from meap_megatron.launch.hybrid import settings_for
+from meap_megatron.launch.named_settings import Settings
+from meap_megatron.launch.recipe import Setting
 from meap_megatron.layer_pattern import blocks_of
-from meap_megatron.training import pattern_rules, recipe
-from meap_megatron.training.flags import read_flags
-from meap_megatron.training.hybrid import settings_for
-from meap_megatron.training.recipe import Setting
-from meap_megatron.training.settings import Settings
 
 PP, FIRST, LAST = (
     "pipeline_model_parallel_size",

@@ -6,7 +6,7 @@ import pytest
 
 from meap_megatron.checkpoint.convert.record import ImportRecord, write_record
 from meap_megatron.errors import UserError
-from meap_megatron.training.command_line import check_shape
+from meap_megatron.launch.data_flags import check_shape
 
 MODEL = {
     "family": "llama",

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from meap_megatron.launch.recipe import load
 from meap_megatron.training.model import official_init_stds
-from meap_megatron.training.recipe import load
 from tests.support.runs import RECIPES, ROOT
 
 # The judge takes half a minute: one worker asks it for all tests of this file.

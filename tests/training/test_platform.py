@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from meap_megatron.errors import RunError, UserError
-from meap_megatron.training import platform, redirect
+from meap_megatron.training import platform
+from meap_megatron.training.patches import redirect
 from tests.support.runs import ROOT
 
 FLAGS = (
@@ -52,7 +53,8 @@ def run_with(tmp_path: Path, prelude: str, check: str = "", **environ: str) -> s
 
 IMPORT_ONCE = """
 import sys
-from meap_megatron.training import platform, ranks
+from meap_megatron.launch import ranks
+from meap_megatron.training import platform
 platform.prepare("cpu")
 ranks.import_once()
 there = set(sys.modules)
@@ -121,7 +123,8 @@ def test_a_name_that_upstream_dropped_is_reported() -> None:
 
 def test_nothing_of_cuda_is_replaced_when_a_gpu_is_used() -> None:
     code = (
-        "from meap_megatron.training import platform, redirect\n"
+        "from meap_megatron.training import platform\n"
+        "from meap_megatron.training.patches import redirect\n"
         "import torch; before = (torch.cuda.current_device, torch.tensor, torch.cuda.Stream)\n"
         "redirect.install(device='cuda')\n"
         "assert before == (torch.cuda.current_device, torch.tensor, torch.cuda.Stream)\n"
@@ -136,7 +139,7 @@ def test_a_gpu_beside_a_run_on_a_cpu_is_not_seen_by_torch_or_megatron() -> None:
     code = (
         "import torch; torch.cuda.is_available = lambda: True; torch.cuda.device_count = lambda: 1\n"
         "assert torch.accelerator.is_available()  # what torch's loader asks before it pins memory\n"
-        "from meap_megatron.training import redirect\n"
+        "from meap_megatron.training.patches import redirect\n"
         "redirect.install(device='cpu')\n"
         "print(torch.cuda.is_available(), torch.accelerator.is_available())\n"
     )

@@ -19,7 +19,9 @@ from megatron.core.packed_seq_params import PackedSeqParams  # noqa: E402
 from megatron.core.transformer.transformer_block import TransformerBlock  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 
-from meap_megatron.training import cpu_kernels, rotary, torch_layers  # noqa: E402
+from meap_megatron.training import torch_layers  # noqa: E402
+from meap_megatron.training.cpu import kernels  # noqa: E402
+from meap_megatron.training.patches import rotary  # noqa: E402
 from meap_megatron.training.torch_layers import TorchAttention, TorchRMSNorm, block_spec  # noqa: E402
 
 S, B, H, G, D = 7, 2, 4, 2, 8
@@ -247,7 +249,7 @@ def test_what_a_gpu_runs_is_what_a_cpu_runs(packed: bool, block: Any, monkeypatc
         return [out, *torch.autograd.grad(out.square().sum(), [x, *block.parameters()])]
 
     on_cpu = run()
-    monkeypatch.setattr(cpu_kernels, "takes", lambda tensor: False)
+    monkeypatch.setattr(kernels, "takes", lambda tensor: False)
     monkeypatch.setattr(torch_layers, "takes_flash", lambda query: True)
     monkeypatch.setattr(torch_layers, "varlen_kernel", lambda: (varlen_by_mask, True))
     for expected, got in zip(on_cpu, run(), strict=True):

@@ -9,12 +9,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from meap_megatron.corpus.indexed import open_pair
 from meap_megatron.corpus.sft import templates
-from meap_megatron.corpus.sft.roles import END
 from meap_megatron.corpus.sft.templates import TEMPLATES, TOKENIZER, Template, template_for
-from meap_megatron.corpus.sidecar import Sidecar, bin_path, roles_prefix
 from meap_megatron.errors import UserError
+from meap_megatron.indexed.pair import open_pair
+from meap_megatron.indexed.roles import END
+from meap_megatron.indexed.sidecar import Sidecar, bin_path, roles_prefix
 
 CHAT_TEMPLATE = "chat_template.jinja"
 ROWS = 256  # conversations of the data that are looked at

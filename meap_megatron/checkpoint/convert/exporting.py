@@ -20,8 +20,8 @@ from meap_megatron.checkpoint.convert.provenance import DataInfo, evaluation_rec
 from meap_megatron.checkpoint.convert.record import HF_FOLDER, ImportRecord, origin
 from meap_megatron.checkpoint.convert.spec import ModelSpec, differences
 from meap_megatron.checkpoint.convert.tokenizer_check import check_tokenizer
-from meap_megatron.corpus.tokenizer import load_tokenizer
 from meap_megatron.errors import UserError
+from meap_megatron.tokenizer.load import load_tokenizer
 
 EVAL_RECORD = "meap_eval.json"
 GENERATION = "generation_config.json"

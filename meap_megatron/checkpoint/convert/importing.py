@@ -39,8 +39,8 @@ from meap_megatron.checkpoint.convert.spec import ModelSpec, check_layout, padde
 from meap_megatron.checkpoint.convert.tokenizer_check import differences
 from meap_megatron.checkpoint.folder import RELEASE, TRACKER
 from meap_megatron.checkpoint.manifest import library_versions
-from meap_megatron.corpus.tokenizer import CorpusTokenizer, load_tokenizer, save_tokenizer
 from meap_megatron.errors import RunError, UserError
+from meap_megatron.tokenizer.load import CorpusTokenizer, load_tokenizer, save_tokenizer
 
 TABLE_BYTES = 64 * 2**20  # of one chunk of the embedding or the head
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")

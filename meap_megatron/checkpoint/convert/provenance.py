@@ -10,9 +10,9 @@ from meap_megatron.checkpoint.convert.megatron_files import Checkpoint
 from meap_megatron.checkpoint.convert.record import HF_FOLDER, TOKENIZER_FOLDER, ImportRecord
 from meap_megatron.checkpoint.convert.spec import ModelSpec
 from meap_megatron.checkpoint.manifest import library_versions
-from meap_megatron.corpus.sidecar import Sidecar, TokenizerInfo, read_sidecar, sidecar_path
-from meap_megatron.corpus.tokenizer import load_tokenizer
 from meap_megatron.errors import UserError
+from meap_megatron.indexed.sidecar import Sidecar, TokenizerInfo, read_sidecar, sidecar_path
+from meap_megatron.tokenizer.load import load_tokenizer
 
 FORMAT_VERSION = 1
 

@@ -5,10 +5,10 @@ from operator import itemgetter
 from pathlib import Path
 
 from meap_megatron.checkpoint.convert.record import HF_FOLDER, TOKENIZER_FOLDER, ImportRecord, read_record
-from meap_megatron.corpus.sidecar import Sidecar, sidecar_path
-from meap_megatron.corpus.tokenizer import load_tokenizer
-from meap_megatron.corpus.tokenizer_files import ROLES, load_with_transformers
 from meap_megatron.errors import UserError
+from meap_megatron.indexed.sidecar import Sidecar, sidecar_path
+from meap_megatron.tokenizer.files import ROLES, load_with_transformers
+from meap_megatron.tokenizer.load import load_tokenizer
 
 SHOWN = 3  # tokens in a message
 

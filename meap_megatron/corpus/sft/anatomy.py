@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from meap_megatron.corpus.sft.chat_template import Messages
 from meap_megatron.corpus.sft.clock import literals
-from meap_megatron.corpus.sft.pieces import Specials, SpecialToken
+from meap_megatron.corpus.sft.spans import Specials, SpecialToken
 from meap_megatron.errors import UserError
 
 # Private-use characters: no template writes them, strips them or tests for them.

@@ -12,10 +12,10 @@ from meap_megatron.corpus.sft.anatomy import Anatomy
 from meap_megatron.corpus.sft.chat_template import ChatTemplate, Messages
 from meap_megatron.corpus.sft.conversation import Conversation, Message
 from meap_megatron.corpus.sft.locate import Found, Locator, generated
-from meap_megatron.corpus.sft.pieces import Piece, PieceBuilder, Specials
 from meap_megatron.corpus.sft.render import RenderOptions, rows_of
-from meap_megatron.corpus.sft.roles import END, PROMPT
+from meap_megatron.corpus.sft.spans import Piece, PieceBuilder, Specials
 from meap_megatron.errors import UserError
+from meap_megatron.indexed.roles import END, PROMPT
 
 PLANES = (0xF0000, 0x100000)
 """Starts of the two private-use planes, 65,534 characters each."""

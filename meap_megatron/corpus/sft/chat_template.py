@@ -10,8 +10,8 @@ from functools import cached_property
 from typing import Any
 
 from meap_megatron.corpus.sft.clock import freeze, writes_date
-from meap_megatron.corpus.tokenizer import CorpusTokenizer
 from meap_megatron.errors import UserError
+from meap_megatron.tokenizer.load import CorpusTokenizer
 
 DEFAULT, TOOL_USE = "default", "tool_use"
 VARIABLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from meap_megatron.corpus.header import read_header
-from meap_megatron.corpus.indexed import IndexedReader, open_pair
 from meap_megatron.corpus.sft.histogram import BOUNDS, as_table
-from meap_megatron.corpus.sft.roles import CUT, UNMASKED
-from meap_megatron.corpus.sidecar import Sidecar, bin_path, idx_path, roles_prefix
 from meap_megatron.errors import UserError
+from meap_megatron.indexed.idx_header import read_header
+from meap_megatron.indexed.pair import IndexedReader, open_pair
+from meap_megatron.indexed.roles import CUT, UNMASKED
+from meap_megatron.indexed.sidecar import Sidecar, bin_path, idx_path, roles_prefix
 
 ROWS = 4096  # rows whose roles are looked at together
 KNOWN = f"known are 0 to {UNMASKED}, and from {CUT} where an answer is cut at the end of its row"

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meap_megatron.corpus.encode import Encoder, SpotCheck, make_encoder
-from meap_megatron.corpus.sft.pieces import Known, Piece, Run, inner_definition
-from meap_megatron.corpus.sft.roles import ANSWER, END, PROMPT, UNMASKED
+from meap_megatron.corpus.sft.spans import Known, Piece, Run, inner_definition
+from meap_megatron.indexed.roles import ANSWER, END, PROMPT, UNMASKED
 
 Row = tuple[NDArray[np.uint32], NDArray[np.uint8]]
 PRECEDENCE = (ANSWER, UNMASKED, END, PROMPT)

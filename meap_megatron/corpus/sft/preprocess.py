@@ -10,24 +10,24 @@ from typing import Any
 
 from meap_megatron.corpus.borders import opening_id
 from meap_megatron.corpus.encode import libraries
-from meap_megatron.corpus.indexed import length_blocks, one_sequence_per_document
 from meap_megatron.corpus.inputs import find_inputs, refuse_skipped
-from meap_megatron.corpus.parts import parts_path, plan_hash, read_plan
-from meap_megatron.corpus.publish import publish
-from meap_megatron.corpus.run import Work, base_plan, own_shards, run_work
+from meap_megatron.corpus.pipeline import Work, base_plan, own_shards, run_work
 from meap_megatron.corpus.sft.check import OPTIONS, trained_share
 from meap_megatron.corpus.sft.histogram import as_table
 from meap_megatron.corpus.sft.records import Record, RowOptions, detect_format, to_record
+from meap_megatron.corpus.sft.records_reader import RowReader
 from meap_megatron.corpus.sft.render import RenderOptions
-from meap_megatron.corpus.sft.rows import RowReader
 from meap_megatron.corpus.sft.settings import SftConfig
-from meap_megatron.corpus.sft.setup import RendererSpec, fit_template
 from meap_megatron.corpus.sft.shard import SftJob, SftResult, merged_counts, roles_file
+from meap_megatron.corpus.sft.template_fit import RendererSpec, fit_template
 from meap_megatron.corpus.sft.templates import DEFAULTS, TOKENIZER
 from meap_megatron.corpus.shard import Shard, part_files, plan_shards, shard_bytes_for
-from meap_megatron.corpus.sidecar import Sidecar, read_sidecar, sidecar_path
-from meap_megatron.corpus.tokenizer import CorpusTokenizer, load_tokenizer, save_tokenizer
+from meap_megatron.corpus.work_folder import parts_path, plan_hash, read_plan
+from meap_megatron.corpus.write_dataset import publish
 from meap_megatron.errors import UserError
+from meap_megatron.indexed.pair import length_blocks, one_sequence_per_document
+from meap_megatron.indexed.sidecar import Sidecar, read_sidecar, sidecar_path
+from meap_megatron.tokenizer.load import CorpusTokenizer, load_tokenizer, save_tokenizer
 
 SAMPLE_SHARDS, SAMPLE_ROWS = 16, 32  # rows per sampled shard
 SAMPLE_CHARACTERS = 2**13  # of one text

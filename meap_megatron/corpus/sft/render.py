@@ -5,9 +5,9 @@ from string import Formatter
 from typing import Protocol
 
 from meap_megatron.corpus.sft.conversation import Conversation, Message
-from meap_megatron.corpus.sft.pieces import Piece, PieceBuilder, Specials, SpecialToken
-from meap_megatron.corpus.sft.roles import ANSWER, END, PROMPT, UNMASKED
+from meap_megatron.corpus.sft.spans import Piece, PieceBuilder, Specials, SpecialToken
 from meap_megatron.corpus.sft.templates import Template
+from meap_megatron.indexed.roles import ANSWER, END, PROMPT, UNMASKED
 
 SYSTEM = ("system", "developer")
 NO_PLACE = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")

@@ -10,20 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meap_megatron.corpus.cutting import Piece
-from meap_megatron.corpus.indexed import PairWriter
 from meap_megatron.corpus.noted import Noted, merged, note
 from meap_megatron.corpus.sft.conversation import Conversation
 from meap_megatron.corpus.sft.encode import PieceEncoder
 from meap_megatron.corpus.sft.histogram import count_lengths
-from meap_megatron.corpus.sft.pieces import Known, Run
-from meap_megatron.corpus.sft.pieces import Piece as TextPiece
 from meap_megatron.corpus.sft.records import Dropped, RowOptions, to_record
+from meap_megatron.corpus.sft.records_reader import RowReader
 from meap_megatron.corpus.sft.render import Renderer
-from meap_megatron.corpus.sft.roles import PROMPT, answer_lengths, num_unclosed, truncate
-from meap_megatron.corpus.sft.rows import RowReader
-from meap_megatron.corpus.sft.setup import RendererSpec
+from meap_megatron.corpus.sft.spans import Known, Run
+from meap_megatron.corpus.sft.spans import Piece as TextPiece
+from meap_megatron.corpus.sft.template_fit import RendererSpec
 from meap_megatron.corpus.sft.turns import function_names
 from meap_megatron.corpus.shard import Advance, BadLines, Shard, ShardResult, complete_together, part_files
+from meap_megatron.indexed.pair import PairWriter
+from meap_megatron.indexed.roles import PROMPT, answer_lengths, num_unclosed, truncate
 
 BATCH_ROWS = 1024  # conversations rendered and encoded together
 BATCH_CHARACTERS = 2**20

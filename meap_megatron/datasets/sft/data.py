@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meap_megatron import _C
-from meap_megatron.corpus.header import read_header
-from meap_megatron.corpus.indexed import IndexedReader, open_pair
-from meap_megatron.corpus.sidecar import Sidecar, check_prefix, idx_path, roles_prefix
 from meap_megatron.errors import UserError
+from meap_megatron.indexed.idx_header import read_header
+from meap_megatron.indexed.pair import IndexedReader, open_pair
+from meap_megatron.indexed.sidecar import Sidecar, check_prefix, idx_path, roles_prefix
 
 MAX_CONVERSATIONS = 2**30
 """An item is 4 * conversation + kind in 32 bits."""

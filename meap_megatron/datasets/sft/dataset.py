@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 
 from meap_megatron import _C
 from meap_megatron.atomic import disk_errors
-from meap_megatron.corpus.sidecar import Sidecar
-from meap_megatron.datasets.sft import cache
+from meap_megatron.datasets.mask_stage import dataset_key
+from meap_megatron.datasets.sft import array_cache
 from meap_megatron.datasets.sft.config import SFTConfig
 from meap_megatron.datasets.sft.data import SFTData, open_sft
 from meap_megatron.datasets.sft.lengths import check_lengths
 from meap_megatron.datasets.sft.packing import RowIndex, build_index, effective, packing_key
-from meap_megatron.datasets.stage import dataset_key
 from meap_megatron.errors import RunError, UserError
+from meap_megatron.indexed.sidecar import Sidecar
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class MEAPSFTDatasetConfig(BlendedMegatronDatasetConfig):
     """Required; None only because Megatron's fields before it have defaults."""
 
     mark_changes: bool = False
-    """Add to loss_mask which inputs are changed (`stage.mark_changes`); for our trainer."""
+    """Add to loss_mask which inputs are changed (`mask_stage.mark_changes`); for our trainer."""
 
     content_hash: str | None = field(init=False, default=None)
     """Of the dataset that holds this copy of the configuration; the dataset sets it, for the index cache's key."""
@@ -173,7 +173,7 @@ class MEAPSFTDataset(MegatronDataset):
             self.config.path_to_cache or Path(self.dataset.prefix) / "cache" / f"{type(self).__name__}_indices"
         )
         base = f"{self.unique_description_hash}-{type(self).__name__}-{self.index_split.name}"
-        entry = cache.load(folder, base)
+        entry = array_cache.load(folder, base)
         if entry is None:
             if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
                 raise RunError(
@@ -191,9 +191,9 @@ class MEAPSFTDataset(MegatronDataset):
                 order_seed=self.config.random_seed,
                 folder=folder,
             )
-            cache.store(folder, base, arrays, summary, description=self.unique_description)
+            array_cache.store(folder, base, arrays, summary, description=self.unique_description)
             logger.info("packed the %s split of %s: %s", self.index_split.name, self.dataset.prefix, summary)
-            entry = cache.load(folder, base) or (arrays, summary)
+            entry = array_cache.load(folder, base) or (arrays, summary)
         arrays, summary = entry
         return RowIndex(**arrays), summary
 

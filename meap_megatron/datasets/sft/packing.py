@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from meap_megatron import _C
-from meap_megatron.datasets.sft.column import Column
+from meap_megatron.datasets.sft.answer_masks import official_positions
 from meap_megatron.datasets.sft.config import SFTConfig
 from meap_megatron.datasets.sft.data import SFTData
-from meap_megatron.datasets.sft.masks import official_positions
+from meap_megatron.datasets.sft.disk_array import Column
 from meap_megatron.datasets.sft.reference import Items
 from meap_megatron.errors import UserError
 

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from meap_megatron.corpus.sft.roles import ANSWER, PROMPT, UNMASKED
+from meap_megatron.datasets.mask_stage import mark_changes
+from meap_megatron.datasets.sft.answer_masks import masked_answers
 from meap_megatron.datasets.sft.config import SFTConfig
 from meap_megatron.datasets.sft.data import Conversations
-from meap_megatron.datasets.sft.masks import masked_answers
-from meap_megatron.datasets.stage import mark_changes
+from meap_megatron.indexed.roles import ANSWER, PROMPT, UNMASKED
 from meap_megatron.masking.corruption import KEPT
 
 ORIGINAL, COPY, JOINED = 0, 1, 2
@@ -199,7 +199,7 @@ def make_row(
         sequence_length: positions of the row.
         positions: the masked tokens of a conversation, in the epoch of this row.
         ids_of: what takes their place; None for [MASK].
-        mark: add what is changed to the loss mask (`stage.mark_changes`).
+        mark: add what is changed to the loss mask (`mask_stage.mark_changes`).
     """
     ids_of = ids_of or (lambda conversation, count: np.full(count, config.mask_id, dtype=np.int64))
     tokens = np.full(sequence_length, config.pad_id, dtype=np.int64)

@@ -1,6 +1,6 @@
 """The functions that the task files of this folder name; the harness imports this file by its path."""
 
-from meap_megatron.evaluation import documents, kv, mdqa, mrs, needle
+from meap_megatron.evaluation.retrieval import documents, kv, mdqa, mrs, needle
 
 kv_build, kv_results = kv.build, kv.process_results
 mdqa_build, mdqa_results = mdqa.build, mdqa.process_results

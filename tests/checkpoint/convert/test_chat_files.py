@@ -8,10 +8,10 @@ import pytest
 
 from meap_megatron.checkpoint.convert.chat_files import generation_ends, talk_of, write_talk
 from meap_megatron.cli.main import main
-from meap_megatron.corpus.indexed import open_pair
-from meap_megatron.corpus.sft.roles import END
 from meap_megatron.corpus.sft.templates import TEMPLATES
-from meap_megatron.corpus.sidecar import Sidecar, read_sidecar
+from meap_megatron.indexed.pair import open_pair
+from meap_megatron.indexed.roles import END
+from meap_megatron.indexed.sidecar import Sidecar, read_sidecar
 from tests.support.conversations import write_chat_tokenizer, write_rows
 
 SYSTEM = [{"role": "system", "content": "Be brief {or not}."}]

@@ -14,7 +14,7 @@ from meap_megatron.checkpoint.convert.megatron_config import checkpoint_args, re
 from meap_megatron.checkpoint.convert.rope import config_fields
 from meap_megatron.checkpoint.convert.spec import ModelSpec, Scaling, check_layout, padded_rows
 from meap_megatron.errors import UserError
-from meap_megatron.training.flags import read_flags
+from meap_megatron.launch.flags import read_flags
 from tests.support.runs import ROOT
 
 LLAMA: dict[str, Any] = {

@@ -193,8 +193,8 @@ def test_a_table_that_is_larger_than_its_tokenizer_is_never_shrunk(tmp_path: Pat
 
 
 def test_the_recipe_builds_the_model_and_names_the_weights(tmp_path: Path) -> None:
-    from meap_megatron.training.flags import read_flags
-    from meap_megatron.training.recipe import load
+    from meap_megatron.launch.flags import read_flags
+    from meap_megatron.launch.recipe import load
 
     mc = imported(write_model(tmp_path / "hf", "llama3-tied", rms_norm_eps=1e-5), tmp_path / "mc")
     (tmp_path / "mine.yaml").write_text("extends: mc/model.yaml\nrun:\n  save: runs/x\n")
@@ -212,10 +212,10 @@ def test_the_recipe_builds_the_model_and_names_the_weights(tmp_path: Path) -> No
 
 
 def test_an_import_leaves_recipes_that_lack_nothing_but_data(tmp_path: Path) -> None:
-    from meap_megatron.training import preflight
-    from meap_megatron.training.flags import read_flags
-    from meap_megatron.training.recipe import load
-    from meap_megatron.training.settings import of_recipe
+    from meap_megatron.launch import preflight
+    from meap_megatron.launch.flags import read_flags
+    from meap_megatron.launch.named_settings import of_recipe
+    from meap_megatron.launch.recipe import load
     from tests.support.runs import RECIPES
 
     source = write_model(tmp_path / "it's: 1 # model", "llama2", max_position_embeddings=64)

@@ -10,9 +10,9 @@ import pytest
 from meap_megatron.checkpoint.convert.record import read_record, write_record
 from meap_megatron.checkpoint.convert.tokenizer_check import check_imports
 from meap_megatron.cli.main import main
-from meap_megatron.corpus.sidecar import read_sidecar
 from meap_megatron.errors import UserError
-from meap_megatron.training.command_line import data_flags
+from meap_megatron.indexed.sidecar import read_sidecar
+from meap_megatron.launch.data_flags import data_flags
 from tests.checkpoint.convert.test_round_trip import imported
 from tests.support.hf_models import write_model
 

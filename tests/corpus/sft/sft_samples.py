@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from meap_megatron.corpus.indexed import open_pair
 from meap_megatron.corpus.sft.settings import SftConfig
+from meap_megatron.indexed.pair import open_pair
 
 
 def config(inputs: Path | list[Path], output: Path, tokenizer: Path, **options: Any) -> SftConfig:

@@ -11,9 +11,9 @@ import pytest
 
 from meap_megatron.corpus.merge import merge
 from meap_megatron.corpus.sft.preprocess import preprocess_sft
-from meap_megatron.corpus.sidecar import check_prefix, read_sidecar
 from meap_megatron.corpus.verify import verify
 from meap_megatron.errors import UserError
+from meap_megatron.indexed.sidecar import check_prefix, read_sidecar
 from tests.corpus.sft.sft_samples import alpaca, config, rows
 from tests.support.conversations import write_rows
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from meap_megatron.corpus.merge import merge
-from meap_megatron.corpus.sft import setup
+from meap_megatron.corpus.sft import template_fit
 from meap_megatron.corpus.sft.chat_template import ChatTemplate
 from meap_megatron.corpus.sft.preprocess import preprocess_sft
-from meap_megatron.corpus.sidecar import read_sidecar
 from meap_megatron.errors import UserError
+from meap_megatron.indexed.sidecar import read_sidecar
 from tests.corpus.sft.sft_samples import config, messages, rows
 from tests.support.conversations import write_chat_tokenizer, write_rows
 
@@ -32,7 +32,7 @@ class Clock(datetime.date):
 
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(setup.datetime, "date", Clock)
+    monkeypatch.setattr(template_fit.datetime, "date", Clock)
     tokenizer = write_chat_tokenizer(tmp_path / "tok", vocab_size=400, chat_template=DATED)
     source = write_rows(tmp_path / "in.jsonl", [*(messages("q", f"a{i}") for i in range(9)), {"messages": "none"}])
 

@@ -15,9 +15,9 @@ import pytest
 from meap_megatron.corpus.sft.conversation import Conversation, Message
 from meap_megatron.corpus.sft.encode import PieceEncoder
 from meap_megatron.corpus.sft.render import RenderOptions
-from meap_megatron.corpus.sft.roles import PROMPT
-from meap_megatron.corpus.sft.setup import RendererSpec, fit_template
-from meap_megatron.corpus.tokenizer import load_tokenizer, save_tokenizer
+from meap_megatron.corpus.sft.template_fit import RendererSpec, fit_template
+from meap_megatron.indexed.roles import PROMPT
+from meap_megatron.tokenizer.load import load_tokenizer, save_tokenizer
 from tests.corpus.sft.chat_shapes import SHAPES, TALK, Q, bot
 from tests.corpus.sft.chat_templates import STYLES, Style
 

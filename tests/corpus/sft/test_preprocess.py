@@ -16,9 +16,9 @@ from meap_megatron.corpus.preprocess import preprocess
 from meap_megatron.corpus.settings import PreprocessConfig
 from meap_megatron.corpus.sft.preprocess import preprocess_sft
 from meap_megatron.corpus.sft.settings import SftConfig
-from meap_megatron.corpus.sidecar import check_prefix
 from meap_megatron.corpus.verify import verify
 from meap_megatron.errors import UserError
+from meap_megatron.indexed.sidecar import check_prefix
 from tests.corpus.corpus_samples import content, names
 from tests.corpus.sft.sft_samples import alpaca, config, messages, rows, sharegpt
 from tests.support.conversations import docstring_rows, write_alpaca, write_rows
@@ -346,7 +346,7 @@ def test_columns_of_parquet_that_are_not_read_are_named(
 def test_structs_of_parquet_lose_the_nulls_that_only_their_neighbours_need(tmp_path: Path) -> None:
     from meap_megatron.corpus.cutting import cut
     from meap_megatron.corpus.inputs import find_inputs
-    from meap_megatron.corpus.sft.rows import RowReader
+    from meap_megatron.corpus.sft.records_reader import RowReader
 
     calls = [{"function": {"name": "f", "arguments": {"x": 1}}}]
     data: list[dict[str, Any]] = [

@@ -10,10 +10,10 @@ from meap_megatron.corpus.sft.conversation import Conversation, Message
 from meap_megatron.corpus.sft.encode import PieceEncoder
 from meap_megatron.corpus.sft.preprocess import preprocess_sft
 from meap_megatron.corpus.sft.render import RenderOptions
-from meap_megatron.corpus.sft.setup import RendererSpec, fit_template
+from meap_megatron.corpus.sft.template_fit import RendererSpec, fit_template
 from meap_megatron.corpus.sft.templates import DEFAULTS, TEMPLATES
-from meap_megatron.corpus.tokenizer import load_tokenizer
 from meap_megatron.errors import UserError
+from meap_megatron.tokenizer.load import load_tokenizer
 from tests.corpus.sft import sft_samples
 from tests.corpus.sft.conftest import WORDS
 from tests.corpus.sft.sft_samples import alpaca, config, messages, rows, sharegpt

@@ -9,10 +9,10 @@ import pytest
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
-from meap_megatron.corpus.sidecar import Sidecar, TokenizerInfo, write_sidecar
 from meap_megatron.datasets.sft.config import SFTConfig
 from meap_megatron.datasets.sft.dataset import MEAPSFTDataset, MEAPSFTDatasetConfig
-from meap_megatron.datasets.tokenizer import DatasetTokenizer
+from meap_megatron.datasets.sidecar_tokenizer import DatasetTokenizer
+from meap_megatron.indexed.sidecar import Sidecar, TokenizerInfo, write_sidecar
 
 BOS, EOS, MASK = 1, 2, 200
 INFO = TokenizerInfo(

@@ -9,8 +9,8 @@ import pytest
 
 from meap_megatron import _C
 from meap_megatron.datasets.sft import packing
-from meap_megatron.datasets.sft.column import Column
 from meap_megatron.datasets.sft.config import SFTConfig
+from meap_megatron.datasets.sft.disk_array import Column
 from meap_megatron.errors import RunError
 
 

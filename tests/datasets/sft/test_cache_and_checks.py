@@ -11,7 +11,7 @@ import torch
 from meap_megatron.datasets.sft import packing
 from meap_megatron.datasets.sft.data import open_sft
 from meap_megatron.datasets.sft.dataset import MEAPSFTDatasetConfig
-from meap_megatron.datasets.tokenizer import DatasetTokenizer
+from meap_megatron.datasets.sidecar_tokenizer import DatasetTokenizer
 from meap_megatron.errors import RunError, UserError
 from tests.datasets.sft.conftest import alpaca_like, talk
 

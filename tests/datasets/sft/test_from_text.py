@@ -7,11 +7,11 @@ import pytest
 from tokenizers import Tokenizer
 
 from meap_megatron.cli.main import main
-from meap_megatron.corpus.sidecar import read_sidecar
 from meap_megatron.corpus.verify import verify
+from meap_megatron.datasets.sft.answer_masks import answers
 from meap_megatron.datasets.sft.config import SFTConfig
-from meap_megatron.datasets.sft.masks import answers
-from meap_megatron.datasets.tokenizer import DatasetTokenizer
+from meap_megatron.datasets.sidecar_tokenizer import DatasetTokenizer
+from meap_megatron.indexed.sidecar import read_sidecar
 from tests.datasets.sft.test_official import IGNORED, Turn, official, published_rows
 from tests.support.corpus import write_byte_tokenizer
 

@@ -11,7 +11,7 @@ import random
 import numpy as np
 import pytest
 
-from meap_megatron.datasets.sft.masks import CUT
+from meap_megatron.datasets.sft.answer_masks import CUT
 from tests.datasets.sft.conftest import EOS, MASK
 
 IGNORED = -100

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from meap_megatron import _C
 from meap_megatron.datasets.sft import reference
+from meap_megatron.datasets.sft.answer_masks import CUT, answers, masked_positions
 from meap_megatron.datasets.sft.data import Conversations
-from meap_megatron.datasets.sft.masks import CUT, answers, masked_positions
 from meap_megatron.datasets.sft.packing import find_items
 from meap_megatron.masking.corruption import OrdinaryIds, replacements
 from meap_megatron.masking.philox import REPLACE_STREAM, mask_key, word_stream

@@ -1,0 +1,134 @@
+"""`meap preprocess text --length-upsample`: encode candidates in any number of processes, then apply the budgets in order.
+
+Workers write the candidates of their shard and a row per document they read. Which candidates are taken is settled once, at
+publication, in the order of the input (`Selection`). Until then the results of the first shards, without a gap, say
+which sources have met their budget: such documents are not read any further, and when all have, the run is over. That saves
+work only; what comes after a met budget would not be taken anyway.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meap_megatron.atomic import disk_errors
+from meap_megatron.corpus.pipeline import Numbered
+from meap_megatron.corpus.preprocess import TextWork
+from meap_megatron.corpus.settings import PreprocessConfig
+from meap_megatron.corpus.shard import part_files
+from meap_megatron.corpus.upsample.candidates import UpsampleJob, UpsampleResult, rows_file
+from meap_megatron.corpus.upsample.selection import ROW, Selection, Upsample, report, source_of_file, unmet
+from meap_megatron.errors import UserError
+from meap_megatron.indexed.sidecar import Sidecar
+
+LISTED = 8  # unknown sources that a note names
+
+
+class UpsampleWork(TextWork[UpsampleResult]):
+    """Documents of text, a part of them."""
+
+    unit = "document that a source of the mixture keeps"
+    result_type = UpsampleResult
+    joins_in_order = False
+
+    def __init__(self, config: PreprocessConfig, options: Upsample) -> None:
+        if config.shard is not None:
+            raise UserError(
+                "--shard with --length-upsample: the budgets are met in the order of the whole input, which one task of an "
+                "array does not see; run it as one job with as many --workers as the machine has (it stops reading when "
+                "the budgets are met)"
+            )
+        super().__init__(config)
+        self.options = options
+        self.plan["length_upsample"] = options.plan()
+
+    def job(self, folder: Path, encoder: str) -> UpsampleJob:
+        """Return the job of the workers."""
+        return UpsampleJob(**vars(super().job(folder, encoder)), upsample=self.options)
+
+    def upcoming(self, waiting: list[Numbered], results: dict[int, UpsampleResult]) -> Iterator[Numbered]:
+        """Give the shards, without what comes after a met budget, until all budgets are met."""
+        names, budgets = list(self.options.mixture), self.options.budgets()
+        taken = [0] * len(names)
+        ahead = iter([number for number, _ in self.shards])
+        following = next(ahead, None)
+        passed: set[int] = set()
+        for number, shard in waiting:
+            while following in results or following in passed:
+                if following in results:
+                    taken = [a + b for a, b in zip(taken, results[following].sizes, strict=True)]
+                following = next(ahead, None)
+            met = frozenset(name for name, size, budget in zip(names, taken, budgets, strict=True) if size >= budget)
+            if len(met) == len(names):
+                return
+            pieces = tuple(
+                dataclasses.replace(piece, without=met)
+                for piece in shard
+                if source_of_file(piece.file.path, self.options.source) not in met
+            )
+            if pieces:
+                yield number, pieces
+            else:
+                passed.add(number)
+
+    def report(self, results: list[UpsampleResult]) -> None:
+        """Say which documents belong to no source of the mixture."""
+        super().report(results)
+        strangers: dict[str, int] = {}
+        for result in results:
+            for name, count in result.strangers.items():
+                strangers[name] = strangers.get(name, 0) + count
+        if strangers:
+            listed = ", ".join(f"{name} ({count:,})" for name, count in sorted(strangers.items())[:LISTED])
+            more = "" if len(strangers) <= LISTED else f" and {len(strangers) - LISTED} more sources"
+            count = sum(strangers.values())
+            print(
+                f"meap: note: {count:,} documents of sources that the mixture does not name are left out: {listed}{more}",
+                file=sys.stderr,
+            )
+
+    def outcome(self, results: list[UpsampleResult], kept: int) -> dict[str, Any]:
+        """Return how many documents were read, and taken."""
+        others = sum(result.num_rows - result.num_documents + sum(result.strangers.values()) for result in results)
+        outcome = super().outcome(results, kept)
+        return {**outcome, "read": outcome["read"] + others}
+
+    def publish(self, folder: Path, results: list[UpsampleResult], encoder: str) -> Sidecar:
+        """Apply the budgets in the order of the input, and join what is taken."""
+        selection = Selection(self.options.budgets())
+        files = []
+        for result in results:
+            rows = np.fromfile(rows_file(folder, result.shard), dtype=ROW)
+            taken = selection.take(rows)[rows["candidate"]]
+            files.append(only(part_files(folder, result.shard), taken, dtype=self.plan["dtype"]))
+        made = report(self.options, selection)
+        if warning := unmet(made):
+            print(f"meap: warning: {warning}", file=sys.stderr)
+        return self.join(files, int(selection.kept[:, 0].sum()), encoder, upsample=made)
+
+
+def only(pair: tuple[Path, Path], taken: NDArray[np.bool_], *, dtype: str) -> tuple[Path, Path]:
+    """Return the pair itself if all its documents are taken, else a copy of those that are.
+
+    Args:
+        pair: files of token ids and of int32 lengths.
+        taken: bool[n], which of the n documents.
+        dtype: type of a token id.
+    """
+    if taken.all():
+        return pair
+    lengths = np.fromfile(pair[1], dtype=np.int32)
+    ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    # Bounds of the runs of neighbours that are taken.
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], taken, [False]]))).reshape(-1, 2)
+    copies = (pair[0].with_suffix(".taken.bin"), pair[1].with_suffix(".taken.lengths"))
+    with disk_errors(copies[0]), copies[0].open("wb") as stream:
+        tokens = np.memmap(pair[0], dtype, "r")
+        for start, stop in edges:
+            stream.write(memoryview(np.ascontiguousarray(tokens[ends[start] : ends[stop]])).cast("B"))
+        copies[1].write_bytes(lengths[taken].tobytes())
+    return copies

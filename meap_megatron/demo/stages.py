@@ -1,0 +1,331 @@
+"""The demo, stage by stage: corpus, tokenizer, index, check, sample, the two runs, the page, and what they retrieve."""
+
+import json
+import platform as machine
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from meap_megatron.demo import retrieval
+from meap_megatron.demo.arms import Arm, run_side_by_side
+from meap_megatron.demo.corpus import Corpus, read_texts, standard_library, write_corpus
+from meap_megatron.demo.page import build_page, next_commands
+from meap_megatron.demo.run_numbers import Record
+from meap_megatron.demo.sample import Cell, as_record, read_sample, readable_window
+from meap_megatron.demo.screen import Screen
+from meap_megatron.demo.sizes import ARMS, MASK_RATIO, Plan, meap_recipe, ntp_recipe
+from meap_megatron.demo.tables import clock, headline, per_cent
+from meap_megatron.demo.tokenizer import train_tokenizer, write_text
+from meap_megatron.errors import RunError, UserError
+from meap_megatron.report.collect import Run, collect
+from meap_megatron.report.history import Results, read_results
+
+OWN_NAMES = (
+    *("corpus", "tokenizer", "data", "recipes", "runs", "hf"),
+    *("index.html", "report.html", "demo.png", "demo.json"),
+)
+"""What the demo writes into its folder; nothing else there is ever touched."""
+
+STAGES = 10
+SAMPLE_INDEX = 0
+DRAWN_CELLS = 72
+PACKAGES = ("megatron-core", "torch", "transformers", "tokenizers", "gigatoken", "numpy")
+
+
+def demo(out: Path, *, plan: Plan, overwrite: bool = False) -> Record:
+    """Run the demo and write OUT/index.html, OUT/report.html, OUT/demo.png and OUT/demo.json.
+
+    The page stands as soon as both arms are trained; it is written again when they are evaluated.
+
+    Args:
+        out: folder; must be empty or absent, unless `overwrite`.
+        plan: sizes.
+        overwrite: remove what an earlier demo left there first.
+
+    Returns:
+        The record in demo.json: corpus, machine, versions, stages, sample, masked validation, seconds, and what was done
+        about retrieval.
+
+    Raises:
+        UserError: the folder is not empty, or this interpreter has no standard library as files.
+        RunError: a check of the data, or one of the runs, failed.
+    """
+    make_room(out, overwrite=overwrite)
+    screen = Screen(STAGES)
+    screen.say(f"meap demo: NTP and MEAP side by side, {plan.train_iters:,} steps each, into {out}/\n")
+    prefix = out / "data" / "stdlib"
+    corpus = make_corpus(screen, out, plan)
+    vocab_size = make_tokenizer(screen, out, corpus, plan)
+    sidecar = make_index(screen, out, corpus, prefix)
+    check_index(screen, prefix)
+    sample, peak_tflops = draw_sample(screen, plan, prefix)
+
+    cores = available_cores()
+    threads = max(1, cores // len(ARMS))
+    write_recipes(out, plan, prefix=prefix, peak_tflops=peak_tflops)
+    results = train(screen, out, threads=threads)
+    masked_validation = validate_on_masked(screen, out, threads=threads)
+    record: Record = {
+        "out": str(out),
+        "plan": vars(plan),
+        "corpus": {
+            "num_documents": corpus.num_documents,
+            "num_bytes": corpus.num_bytes,
+            "num_tokens": sidecar.num_tokens,
+            "vocab_size": vocab_size,
+            "bytes_per_token": corpus.num_bytes / sidecar.num_tokens,
+        },
+        "machine": {"cores": cores, "processor": processor_name(), "threads_per_arm": threads},
+        "versions": {"Python": machine.python_version(), **installed_versions()},
+        "stages": screen.stages,
+        "sample_index": SAMPLE_INDEX,
+        "sample": as_record(sample),
+        "masked_validation": masked_validation,
+        "retrieval": "The evaluation follows; this page is written again after it.",
+    }
+    with screen.stage("page") as stage:
+        draw_picture(out, results)
+        write_page(
+            screen, out, runs=collect(retrieval.result_folders(out, evaluated=False)), sample=sample, record=record
+        )
+        stage["made"] = f"{out / 'index.html'}, {out / 'demo.png'}"
+    runs = evaluate(screen, out, plan, record=record, threads=threads)
+    write_page(screen, out, runs=runs, sample=sample, record=record)
+    screen.say(f"\n{headline(results['ntp'], results['meap'])}")
+    screen.say(f"done in {clock(screen.seconds)}; open {screen.coloured(str(out / 'index.html'), 'bold')}")
+    screen.say("go on with your own text:")
+    for _, lines in next_commands(out)[:2]:
+        for line in lines:
+            screen.say(f"  {line}")
+    return record
+
+
+def make_room(out: Path, *, overwrite: bool) -> None:
+    """Make the folder, and with `overwrite` remove what an earlier demo wrote there.
+
+    Raises:
+        UserError: it is a file, or it is not empty and `overwrite` was not given.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file; give a folder")
+    if out.is_dir() and any(out.iterdir()):
+        if not overwrite:
+            raise UserError(f"--out {out} is not empty; give another folder, or --overwrite to replace the demo there")
+        for name in OWN_NAMES:
+            path = out / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be made: {error.strerror}") from None
+
+
+def make_corpus(screen: Screen, out: Path, plan: Plan) -> Corpus:
+    """Write the corpus."""
+    with screen.stage("corpus: the Python standard library on this machine") as stage:
+        path = out / "corpus" / "stdlib.jsonl"
+        corpus = write_corpus(path, folder=standard_library(), byte_limit=plan.corpus_bytes)
+        stage["made"] = f"{corpus.num_documents:,} modules, {corpus.num_bytes / 1e6:.1f} MB of text"
+    return corpus
+
+
+def make_tokenizer(screen: Screen, out: Path, corpus: Corpus, plan: Plan) -> int:
+    """Train the tokenizer and return the number of its pieces."""
+    with screen.stage("tokenizer: byte-level BPE trained on it") as stage:
+        began = screen.seconds
+        vocab_size = train_tokenizer(read_texts(corpus.path), out / "tokenizer", vocab_size=plan.vocab_size)
+        rate = corpus.num_bytes / 1e6 / (screen.seconds - began)
+        stage["made"] = f"{vocab_size:,} pieces, {rate:.1f} MB/s"
+    return vocab_size
+
+
+def make_index(screen: Screen, out: Path, corpus: Corpus, prefix: Path) -> Any:
+    """Index the corpus, as `meap preprocess text` does, and return the sidecar."""
+    from meap_megatron.corpus.preprocess import PreprocessConfig, preprocess
+
+    with screen.stage("index: meap preprocess text") as stage:
+        began = screen.seconds
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+        config = PreprocessConfig(inputs=[str(corpus.path)], output=str(prefix), tokenizer=str(out / "tokenizer"))
+        sidecar = preprocess(config)
+        rate = corpus.num_bytes / 1e6 / (screen.seconds - began)
+        stage["made"] = (
+            f"{sidecar.num_tokens:,} tokens in {prefix}.bin, {rate:.1f} MB/s, start of the workers included"
+        )
+    return sidecar
+
+
+def check_index(screen: Screen, prefix: Path) -> None:
+    """Check the index, as `meap verify` does.
+
+    Raises:
+        RunError: a check failed.
+    """
+    from meap_megatron.corpus.verify import verify
+
+    with screen.stage("check: meap verify") as stage:
+        checks = verify(prefix)
+        failed = [f"{check.name}: {check.detail}" for check in checks if not check.passed]
+        if failed:
+            raise RunError(f"{prefix} was just made and does not pass: {'; '.join(failed)}")
+        stage["made"] = f"{len(checks)} checks passed"
+
+
+def draw_sample(screen: Screen, plan: Plan, prefix: Path) -> tuple[list[Cell], float]:
+    """Read one masked sample and return its most readable part, and the measured peak of one thread in TFLOP/s."""
+    with screen.stage("sample: the first one that the MEAP arm will read") as stage:
+        sample = read_sample(plan, prefix=prefix, index=SAMPLE_INDEX)
+        window = readable_window(sample, DRAWN_CELLS)
+        peak = one_thread_tflops()
+        masked = sum(cell.masked for cell in sample)
+        screen.sample(window)
+        stage["made"] = (
+            f"{masked} of {len(sample)} input tokens masked ({per_cent(masked / len(sample))}); "
+            f"peak of one thread {peak * 1e3:,.0f} GFLOP/s"
+        )
+    return window, peak
+
+
+def one_thread_tflops() -> float:
+    """Return the fp32 matrix-product rate of one thread in TFLOP/s, measured before the arms load the machine."""
+    import torch
+
+    from meap_megatron.training.peak import measured_cpu_tflops
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return measured_cpu_tflops(repeats=30)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def write_recipes(out: Path, plan: Plan, *, prefix: Path, peak_tflops: float) -> None:
+    """Write OUT/recipes/ntp.yaml and meap.yaml."""
+    folder = out / "recipes"
+    folder.mkdir(exist_ok=True)
+    ntp = ntp_recipe(plan, prefix=prefix, save=out / "runs" / "ntp", peak_tflops=peak_tflops)
+    write_text(folder / "ntp.yaml", ntp)
+    write_text(folder / "meap.yaml", meap_recipe(base="ntp.yaml", save=out / "runs" / "meap"))
+
+
+def train(screen: Screen, out: Path, *, threads: int) -> dict[str, Results]:
+    """Run both recipes through `meap train` and return their results by arm."""
+    from meap_megatron.training.metrics import read_metrics
+
+    with screen.stage(f"train: both arms through meap train, {threads} thread{'s' * (threads > 1)} each") as stage:
+        arms = [
+            Arm(
+                name=name,
+                arguments=["train", str(out / "recipes" / f"{name}.yaml")],
+                log=out / "runs" / name / "logs" / "rank-0.log",
+            )
+            for name in ARMS
+        ]
+        run_side_by_side(arms, threads=threads, show=screen.arm_line)
+        results = {name: read_results(read_metrics(out / "runs" / name / "metrics.jsonl")) for name in ARMS}
+        stage["made"] = f"{results['ntp'].num_steps:,} steps, {results['ntp'].consumed_tokens:,} tokens per arm"
+    return results
+
+
+def validate_on_masked(screen: Screen, out: Path, *, threads: int) -> dict[str, Record]:
+    """Validate the finished arms on masked inputs, and return the validation record by arm."""
+    from meap_megatron.training.metrics import read_metrics
+
+    with screen.stage("validate: both arms on masked inputs") as stage:
+        # A run that is loaded at its last step has nothing to train: Megatron validates it and ends.
+        arms = [
+            Arm(
+                name=name,
+                arguments=[
+                    "train",
+                    str(out / "recipes" / f"{name}.yaml"),
+                    "save=null",
+                    f"load={out / 'runs' / name}",
+                    f"meap_mask_ratio={MASK_RATIO}",
+                    "meap_mask_validation=true",
+                    f"meap_metrics={masked_metrics(out, name)}",
+                    f"meap_log={out / 'runs' / name / 'logs_masked'}",
+                ],
+                log=out / "runs" / name / "logs_masked" / "rank-0.log",
+            )
+            for name in ARMS
+        ]
+        run_side_by_side(arms, threads=threads, show=screen.arm_line)
+        found = {name: read_results(read_metrics(masked_metrics(out, name))).validations for name in ARMS}
+        stage["made"] = f"{MASK_RATIO:.0%} of the input tokens masked, the same batches for both"
+    return {name: records[-1] for name, records in found.items() if records}
+
+
+def masked_metrics(out: Path, name: str) -> Path:
+    """Return the metrics file of an arm's validation on masked inputs."""
+    return out / "runs" / name / "masked_validation.jsonl"
+
+
+def evaluate(screen: Screen, out: Path, plan: Plan, *, record: Record, threads: int) -> list[Run]:
+    """Export both arms, look for a needle with each, and write OUT/report.html; return both arms with their scores.
+
+    Where the packages of the evaluation are not installed, the arms are exported only, and the record says so.
+    """
+    from meap_megatron.report.page import default_baseline, write
+
+    with screen.stage("export: meap convert export, both arms to Hugging Face folders") as stage:
+        run_side_by_side(retrieval.exports(out), threads=threads, show=screen.arm_line)
+        stage["made"] = f"{out / 'hf'}, logits of both sides compared"
+    missing = retrieval.missing_packages()
+    with screen.stage("evaluate: meap evaluate needle, both arms") as stage:
+        if missing:
+            record["retrieval"] = stage["made"] = retrieval.skipped(missing)
+        else:
+            run_side_by_side(retrieval.evaluations(out, plan), threads=threads, show=screen.arm_line)
+            record["retrieval"] = retrieval.EXPECTED
+            stage["made"] = f"{out / 'report.html'}, as meap report makes it"
+        runs = collect(retrieval.result_folders(out, evaluated=not missing))
+        baseline = default_baseline(runs, None)
+        write(runs, out / "report.html", baseline=baseline, title="MEAP demo", remark=record["retrieval"])
+    return runs
+
+
+def draw_picture(out: Path, results: dict[str, Results]) -> None:
+    """Write demo.png."""
+    from meap_megatron.demo.picture import draw_picture as draw
+
+    draw(out / "demo.png", ntp=results["ntp"], meap=results["meap"])
+
+
+def write_page(screen: Screen, out: Path, *, runs: list[Run], sample: list[Cell], record: Record) -> None:
+    """Write demo.json and index.html."""
+    record["seconds"] = screen.seconds
+    write_text(out / "demo.json", json.dumps(record, indent=1) + "\n")
+    write_text(out / "index.html", build_page(runs=runs, sample=sample, record=record))
+
+
+def available_cores() -> int:
+    """Return the processors that this process may use."""
+    from meap_megatron.training.platform import cpus_available
+
+    return cpus_available()
+
+
+def processor_name() -> str:
+    """Return the processor's name, or its architecture where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return machine.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), machine.machine())
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of the packages that matter."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,129 @@
+"""The two models of an attention analysis: the one under evaluation (MEAP) and the one it is compared with (NTP)."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from meap_megatron.errors import UserError
+from meap_megatron.evaluation import bos, identity
+from meap_megatron.evaluation.prompt_length import load_tokenizer, model_limit
+from meap_megatron.evaluation.session import Session
+from meap_megatron.evaluation.suites import Request
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One of the two models, loaded."""
+
+    name: str
+    """"meap" or "ntp"."""
+    folder: Path
+    model: Any
+    tokenizer: Any
+    add_bos: bool
+    info: dict[str, Any]
+    """What the results document says of it."""
+    limit: int | None
+    """Tokens that it takes."""
+
+
+def baseline_folder(request: Request) -> Path:
+    """Return the folder of the NTP model.
+
+    Raises:
+        UserError: none was given, or it is no model.
+    """
+    if not request.extra.get("baseline"):
+        raise UserError(
+            "the attention analyses compare two models: give the one trained with NTP as --baseline DIR beside --model"
+        )
+    folder = Path(request.extra["baseline"])
+    identity.check_model(folder)
+    return folder
+
+
+@lru_cache(maxsize=2)
+def fingerprints(folder: Path) -> dict[str, str]:
+    """Return the fingerprints of a model folder: its weights and its tokenizer."""
+    return {
+        "model": identity.model_identity(folder)["fingerprint"],
+        "tokenizer": identity.tokenizer_identity(folder)["fingerprint"],
+    }
+
+
+def open_arms(request: Request, session: Session) -> tuple[Arm, Arm]:
+    """Return the MEAP arm, which the session holds already, and the NTP arm, which is loaded beside it.
+
+    Raises:
+        UserError: the baseline cannot be loaded, the two are in the wrong order, or the attention of one cannot be
+            observed.
+    """
+    from meap_megatron.evaluation.attention.observe import check_observable
+
+    folder = baseline_folder(request)
+    check_order(request.model, folder)
+    meap = Arm(
+        name="meap",
+        folder=request.model,
+        model=session.lm.model,
+        tokenizer=session.lm.tokenizer,
+        add_bos=session.policy.add_bos,
+        info={},
+        limit=session.limit,
+    )
+    ntp = _load(request, folder, device=session.model["device"])
+    for arm in (meap, ntp):
+        check_observable(arm.model, name=str(arm.folder))
+    return meap, ntp
+
+
+def check_order(model: Path, baseline: Path) -> None:
+    """Refuse two models that say themselves that they are in the wrong order.
+
+    Raises:
+        UserError: by their `meap_eval.json` the baseline was trained with masks and the model without.
+    """
+    ratios = [(bos.read_policy(folder) or {}).get("mask_ratio") for folder in (model, baseline)]
+    if ratios[0] is not None and ratios[1] is not None and ratios[0] < ratios[1]:
+        raise UserError(
+            f"--model {model} was trained with mask ratio {ratios[0]}, --baseline {baseline} with {ratios[1]} "
+            f"({bos.FILE_NAME}): the baseline is the model without masks; exchange the two"
+        )
+
+
+def _load(request: Request, folder: Path, *, device: str) -> Arm:
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = load_tokenizer(str(folder))
+    policy = bos.decide(folder, tokenizer, requested=request.bos)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=request.dtype).to(device).eval()
+    except Exception as error:
+        raise UserError(f"baseline {folder} cannot be loaded: {type(error).__name__}: {error}") from error
+    found = identity.model_identity(folder)
+    info = {
+        "path": found["path"],
+        "fingerprint": found["fingerprint"],
+        "files": found["files"],
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "architecture": type(model).__name__,
+        "device": device,
+        "tokenizer": identity.tokenizer_identity(folder),
+        "bos": {"add_bos": policy.add_bos, "source": policy.source},
+    }
+    return Arm(
+        name="ntp",
+        folder=folder,
+        model=model,
+        tokenizer=tokenizer,
+        add_bos=policy.add_bos,
+        info=info,
+        limit=model_limit(str(folder)),
+    )
+
+
+def shorter_limit(arms: tuple[Arm, Arm]) -> int | None:
+    """Return the tokens that both models take, or None if neither says."""
+    return min((arm.limit for arm in arms if arm.limit is not None), default=None)

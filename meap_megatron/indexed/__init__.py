@@ -1,0 +1,1 @@
+"""Megatron's `.bin/.idx` pair, its sidecar, and the role of each token: what every other package reads. Without torch."""

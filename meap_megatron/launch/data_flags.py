@@ -1,0 +1,270 @@
+"""What follows from the data for the command line: vocabulary, segments, loss, steps. Read before Megatron is imported."""
+
+import argparse
+import math
+import os
+from pathlib import Path
+
+from meap_megatron.errors import UserError
+from meap_megatron.indexed.sidecar import Sidecar
+from meap_megatron.launch import blend, data_rules, named_tokenizer
+from meap_megatron.launch.arguments import add_meap_arguments
+from meap_megatron.launch.blend import DATA_KEYS, folder_hint, is_number
+from meap_megatron.launch.flags import read_flags
+from meap_megatron.launch.named_settings import Settings, of_argv
+from meap_megatron.launch.splits import Need, check_splits
+
+SHAPE = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "kv_channels")
+PARTS = ("untie_embeddings_and_output_weights", "add_qkv_bias", "qk_layernorm", "no_rope_freq")
+"""Settings that decide which tensors a model has, of which shape, and which layers rotate queries and keys."""
+DATA_FLAGS = tuple(f"--{key.replace('_', '-')}" for key in DATA_KEYS)
+
+
+def flag_values(argv: list[str], flag: str) -> list[str]:
+    """Return the values that a command line gives to `flag` (`--flag a b` or `--flag=a`), [] if it is absent.
+
+    The last of a repeated flag counts, as for Megatron's parser.
+    """
+    values: list[str] = []
+    taking = False
+    for word in argv:
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            taking = name == flag
+            if taking:
+                values = [value] if equals else []
+        elif taking:
+            values.append(word)
+    return values
+
+
+def named_prefixes(argv: list[str]) -> list[str]:
+    """Return the dataset prefixes on a command line and in the files it names, without blend weights.
+
+    Raises:
+        UserError: such a file cannot be read.
+    """
+    words = [word for flag in DATA_FLAGS for word in flag_values(argv, flag)]
+    for path in flag_values(argv, "--data-args-path"):
+        words += blend.words_in_file(path, per_split=False)
+    for path in flag_values(argv, "--per-split-data-args-path"):
+        words += blend.words_in_file(path, per_split=True)
+    return [word for word in words if not is_number(word)]
+
+
+def data_flags(argv: list[str]) -> list[str]:
+    """Return the flags that follow from the data: vocabulary, and for fine-tuning segments, loss and steps.
+
+    Raises:
+        UserError: the data is missing, or does not fit the settings.
+    """
+    prefixes = named_prefixes(argv)
+    sidecars = check_named_data(argv)
+    if not sidecars:
+        return []
+    from meap_megatron.training import sft
+    from meap_megatron.training.data import is_sft
+
+    flags = tokenizer_flags(argv, sidecars, prefixes)
+    if is_sft(sidecars):
+        # Segments of a packed row must not see each other: Megatron's name for that is inter-document masking.
+        flags.append("--dataloader-inter-document-masking")
+        if flag_values(argv, "--meap-sft-loss") != ["microbatch_mean"]:
+            flags.append("--calculate-per-token-loss")
+        sft.check(of_argv([*argv, *flags], read_flags()).namespace())
+    if flag_values(argv, "--meap-epochs"):
+        flags.append(f"--train-iters={steps_of_epochs(argv, sidecars, prefixes)}")
+    return flags
+
+
+def check_named_data(argv: list[str]) -> list[Sidecar]:
+    """Return the sidecars of all data that a command line names, checked against the settings; [] for mock data.
+
+    Raises:
+        UserError: the data is missing, or does not fit the settings.
+    """
+    prefixes = named_prefixes(argv)
+    if not prefixes:
+        if not any(word.split("=")[0] == "--mock-data" for word in argv):
+            raise UserError("no training data: give data_path, the prefix that `meap preprocess` wrote")
+        if flag_values(argv, "--meap-epochs"):
+            raise UserError("meap_epochs counts passes over data, and mock data has no end; give train_iters instead")
+        return []
+    from meap_megatron.checkpoint.convert.tokenizer_check import check_imports
+    from meap_megatron.training.data import is_sft, read_sidecars
+
+    for prefix in prefixes:
+        if (hint := folder_hint(prefix)) is not None:
+            raise UserError(hint)
+    sidecars = read_sidecars(prefixes)
+    settings = of_argv(argv, read_flags())
+    data_rules.check_kind(settings, prefixes, sft_data=is_sft(sidecars))
+    check_imports([*flag_values(argv, "--pretrained-checkpoint"), *flag_values(argv, "--load")], sidecars, prefixes)
+    check_shape(argv)
+    check_data(settings, dict(zip(prefixes, sidecars, strict=True)))
+    return sidecars
+
+
+def check_shape(argv: list[str]) -> None:
+    """Refuse a recipe whose model is not the imported one that its weights come from.
+
+    Raises:
+        UserError: with the first setting that differs.
+    """
+    from meap_megatron.checkpoint.convert.megatron_config import recipe_settings
+    from meap_megatron.checkpoint.convert.record import read_record
+
+    settings = of_argv(argv, read_flags())
+    for folder in [*flag_values(argv, "--pretrained-checkpoint"), *flag_values(argv, "--load")]:
+        if (record := read_record(Path(folder))) is None:
+            continue
+        model = recipe_settings(record.spec)
+        given = {name: settings.whole(name) for name in SHAPE}
+        differing = [name for name in SHAPE if name in model and given[name] not in (None, model[name])]
+        # Megatron skips in silence a tensor of the checkpoint that the model does not have.
+        differing += [name for name in PARTS if str(model.get(name, False)) != str(settings.get(name) or False)]
+        if differing:
+            name = differing[0]
+            more = f" (also different: {', '.join(differing[1:])})" if differing[1:] else ""
+            mine = settings.get(name) if name in SHAPE else str(settings.get(name) or False).lower()
+            raise UserError(
+                f"the recipe has {name}={mine}, the model in {folder} {model.get(name, False)}{more}; take its settings: "
+                f"extends: {Path(folder) / 'model.yaml'}"
+            )
+
+
+def check_data(settings: Settings, sidecars: dict[str, Sidecar]) -> None:
+    """Refuse data of which a split that is read gives no row, or whose ids the embedding does not hold.
+
+    Raises:
+        UserError: naming data, split and numbers.
+    """
+    row = settings.whole("seq_length") or settings.whole("encoder_seq_length")
+    if row is not None and settings.get("data_path") is not None:
+        evaluates = settings.on("full_validation") or settings.effective("eval_iters") not in (0, "0")
+        need = Need(
+            row=row,
+            evaluates=evaluates,
+            whole_rows=len(blend.words_of(settings.get("data_path"))) == len(sidecars) > 1,
+            over_long=settings.get("meap_sft_over_long") or "error",
+        )
+        check_splits(settings, sidecars, need)
+    size, rows = settings.whole("vocab_size"), settings.whole("padded_vocab_size")
+    if rows is None and size is not None and settings.get("tokenizer_type") in (None, "NullTokenizer"):
+        tensor = settings.whole("tensor_model_parallel_size", 1) or 1
+        multiple = settings.whole("make_vocab_size_divisible_by", 128) or 128
+        rows = padded_rows(size, multiple=multiple * tensor, tensor_parallel=tensor)  # Megatron's own rule
+    for prefix, sidecar in sidecars.items():
+        needed = sidecar.tokenizer.vocab_size
+        if rows is not None and needed > rows:
+            raise UserError(
+                f"{prefix} holds ids up to {needed - 1} ([MASK] is {sidecar.tokenizer.mask_id}), but the embedding has "
+                f"{rows} rows; {remedy_of_rows(settings)}"
+            )
+
+
+def remedy_of_rows(settings: Settings) -> str:
+    """Return the way out where the embedding is too small for the data: what was given, or the model of an import."""
+    if settings.has("pretrained_checkpoint") and settings.has("padded_vocab_size"):
+        return (
+            "the checkpoint has no row for [MASK]: import the model again with --add-mask-token and make the data with "
+            "the tokenizer that the import saved"
+        )
+    names = [name for name in ("vocab_size", "padded_vocab_size", "tokenizer_type") if settings.has(name)]
+    return f"leave {', '.join(names)} out: the number then follows from the data"
+
+
+def steps_of_epochs(argv: list[str], sidecars: list[Sidecar], prefixes: list[str]) -> int:
+    """Return the steps that `--meap-epochs` asks for.
+
+    Raises:
+        UserError: epochs of pre-training data or of a blend; steps and epochs both given; a flag it needs is missing.
+    """
+    from meap_megatron.training import sft
+    from meap_megatron.training.data import is_sft
+
+    if not is_sft(sidecars) or len(prefixes) != 1:
+        raise UserError("meap_epochs counts passes over one fine-tuning dataset; give train_iters instead")
+    if flag_values(argv, "--train-iters"):
+        raise UserError("train_iters and meap_epochs are both given; keep one (train_iters=null drops a recipe's)")
+    parser = add_meap_arguments(argparse.ArgumentParser(allow_abbrev=False))
+    parser.add_argument("--seq-length", type=int)
+    parser.add_argument("--global-batch-size", type=int)
+    parser.add_argument("--split", default="969,30,1")  # Megatron's default
+    parser.add_argument("--seed", type=int, default=1234)
+    args, _ = parser.parse_known_args(argv)
+    for name in ("seq_length", "global_batch_size"):
+        if getattr(args, name) is None:
+            raise UserError(f"meap_epochs needs {name}")
+    if args.meap_epochs <= 0:
+        raise UserError(f"meap_epochs={args.meap_epochs} must be above 0")
+    return sft.epoch_steps(args, sidecars[0], prefixes[0])
+
+
+def tokenizer_flags(argv: list[str], sidecars: list[Sidecar], prefixes: list[str]) -> list[str]:
+    """Return the flags that give Megatron the vocabulary of the data.
+
+    Training never tokenises, so Megatron's placeholder tokenizer with the size from the sidecar is all it needs. A tokenizer
+    that the command line names is compared with the data's, and gets the row for [MASK] that it lacks.
+
+    Raises:
+        UserError: it is another tokenizer.
+    """
+    if flag_values(argv, "--tokenizer-type"):
+        named = named_tokenizer.of_argv({flag: flag_values(argv, flag) for flag in named_tokenizer.FLAGS})
+        if named is None:
+            return []
+        named_tokenizer.check(named, sidecars[0], prefixes[0])
+        return mask_row(argv, named, sidecars)
+    if flag_values(argv, "--vocab-size"):
+        return ["--tokenizer-type=NullTokenizer"]
+    size = max(sidecar.tokenizer.vocab_size for sidecar in sidecars)
+    flags = ["--tokenizer-type=NullTokenizer", f"--vocab-size={size}"]
+    if not flag_values(argv, "--padded-vocab-size"):
+        multiple = whole_number(argv, "--make-vocab-size-divisible-by", default=128)
+        ranks = whole_number(argv, "--tensor-model-parallel-size", default=1)
+        flags.append(f"--padded-vocab-size={padded_rows(size, multiple=multiple, tensor_parallel=ranks)}")
+    return flags
+
+
+def mask_row(argv: list[str], named: named_tokenizer.Named, sidecars: list[Sidecar]) -> list[str]:
+    """Return the flag that gives the embedding a row for [MASK] where Megatron's padding leaves none, and say so."""
+    if flag_values(argv, "--padded-vocab-size") or flag_values(argv, "--vocab-size"):
+        return []
+    multiple = whole_number(argv, "--make-vocab-size-divisible-by", default=128)
+    multiple *= whole_number(argv, "--tensor-model-parallel-size", default=1)  # Megatron's own rule
+    needed = max(sidecar.tokenizer.vocab_size for sidecar in sidecars)
+    given, rows = (padded_rows(size, multiple=multiple, tensor_parallel=1) for size in (named.size, needed))
+    if rows <= given:
+        return []
+    if os.environ.get("RANK", "0") == "0":
+        info = sidecars[0].tokenizer
+        print(
+            f"note: --tokenizer-model {named.path} has {named.size:,} ids and no {info.mask_token}, which is id "
+            f"{info.mask_id} of the data; the embedding gets {rows:,} rows instead of {given:,}",
+            flush=True,
+        )
+    return [f"--padded-vocab-size={rows}"]
+
+
+def whole_number(argv: list[str], flag: str, *, default: int) -> int:
+    """Return the value that a command line gives to a flag.
+
+    Raises:
+        UserError: it is no whole number of at least 1.
+    """
+    words = flag_values(argv, flag)
+    if not words:
+        return default
+    if not words[-1].isdecimal() or int(words[-1]) < 1:
+        raise UserError(f"{flag} {words[-1]} must be a whole number of at least 1")
+    return int(words[-1])
+
+
+def padded_rows(size: int, *, multiple: int, tensor_parallel: int) -> int:
+    """Return the rows of the embedding: the least multiple of both numbers that holds `size` ids.
+
+    Megatron pads to a multiple of their product, so that one recipe would give another model on another layout.
+    """
+    step = math.lcm(multiple, tensor_parallel)
+    return -(-size // step) * step

@@ -1,0 +1,118 @@
+"""Megatron's data settings that our datasets do not read, refused by name before anything trains on something else."""
+
+import argparse
+from collections.abc import Iterator
+
+from meap_megatron.errors import UserError
+from meap_megatron.launch import blend
+from meap_megatron.launch.arguments import add_sft_arguments
+from meap_megatron.launch.named_settings import Settings
+
+UNREAD: tuple[tuple[str, str, str], ...] = (
+    (
+        "fim_data",
+        "fill-in-the-middle rearranges a sample before it is masked, which these datasets do not do",
+        "leave it out",
+    ),
+    (
+        "sft",
+        "this is Megatron's own fine-tuning on conversations, which these datasets do not read",
+        "make the data with `meap preprocess sft` and give --meap-sft",
+    ),
+    (
+        "per_dataset_sequences_path",
+        "the sizes of datasets are read from the datasets themselves, which are opened to check them",
+        "leave it out; `meap cache` builds the sample index before a large job",
+    ),
+    (
+        "object_storage_cache_path",
+        "datasets are read from a file system that all nodes see, not from an object store",
+        "copy or mount the data",
+    ),
+    (
+        "allow_ambiguous_pad_tokens",
+        "padding is [MASK], an id that no document has, so that no token of the data is ever taken for padding",
+        "leave it out",
+    ),
+    (
+        "hybrid_context_parallel",
+        "its sampler sorts and splits samples by length, which these do not offer",
+        "leave it out",
+    ),
+    (
+        "logits_load_dir",
+        "distillation takes the place of the loss that masked inputs are trained with",
+        "leave it out",
+    ),
+    ("logits_save_dir", "logits of masked inputs are not those of the text", "leave it out"),
+)
+"""Setting, why it would do nothing or something else, and what to do."""
+
+FINE_TUNING = tuple(vars(add_sft_arguments(argparse.ArgumentParser(allow_abbrev=False)).parse_args([])))
+"""Settings of which one says that a run fine-tunes: meap_sft, meap_sft_..., meap_epochs."""
+
+OTHER_SOURCES = ("data_args_path", "per_split_data_args_path")
+REMOTE = ("s3://", "msc://")
+PATHS = (*blend.DATA_KEYS, "data_args_path", "per_split_data_args_path", "data_cache_path")
+
+
+def of_data(settings: Settings) -> Iterator[str]:
+    """Yield settings of data that would silently do nothing, or end in a bare assert."""
+    data = settings.table.get("data_path")
+    if data is not None and data.value is None and not settings.has("mock_data", *blend.DATA_KEYS, *OTHER_SOURCES):
+        yield (
+            f"{data.origin}: no training data: set data_path to the prefix that `meap preprocess` wrote, there or on the "
+            "command line (data_path=data/mine)"
+        )
+    for name, why, remedy in UNREAD:
+        if settings.has(name):
+            yield f"{settings.where(name)}{flag(name)} is not supported: {why}; {remedy}"
+    for name in PATHS:
+        value = settings.get(name)
+        for word in value if isinstance(value, list) else [value]:
+            if isinstance(word, str) and word.startswith(REMOTE):
+                yield (
+                    f"{settings.where(name)}{flag(name)} {word}: datasets are read from a file system that all nodes see, "
+                    "not from an object store; copy or mount the data"
+                )
+    if settings.on("dataloader_fast_cache_load"):
+        for name in ("data_path", "data_args_path"):
+            if settings.has(name):
+                yield (
+                    f"{settings.where(name)}{flag('dataloader_fast_cache_load')} needs one blend per split, and "
+                    f"{flag(name)} is one for all; give --train-data-path, --valid-data-path and --test-data-path, or leave "
+                    "it out: the sample index is built once and reused anyway"
+                )
+
+
+def flag(name: str) -> str:
+    """Return a setting as it is typed on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
+def check_kind(settings: Settings, prefixes: list[str], *, sft_data: bool) -> None:
+    """Refuse text for a run that fine-tunes, and conversations for one that does not.
+
+    The sidecar says which kind the data is. What the user means must be said too: either kind trains without an error, and
+    a wrong `data_path` would show in the answers of the trained model only.
+
+    Args:
+        settings: of the run.
+        prefixes: of the data.
+        sft_data: whether it is data of `meap preprocess sft`.
+
+    Raises:
+        UserError: the two differ.
+    """
+    said = next((name for name in FINE_TUNING if settings.has(name)), None)
+    if said is not None and not sft_data:
+        value = str(settings.get(said)).lower() if settings.on(said) else settings.get(said)
+        raise UserError(
+            f"{said}={value} is for fine-tuning, and {prefixes[0]} is text; make the data with `meap preprocess sft`, "
+            "or use a pre-training recipe"
+        )
+    if said is None and sft_data:
+        raise UserError(
+            f"{prefixes[0]} is data of `meap preprocess sft`, and no setting says that this run fine-tunes; use a "
+            "fine-tuning recipe, or set meap_sft=true"
+        )

@@ -1,0 +1,101 @@
+"""The tokenizer that a Megatron command line names, compared with the one that made the data."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
+
+from meap_megatron.errors import UserError
+from meap_megatron.indexed.sidecar import Sidecar, sidecar_path
+from meap_megatron.tokenizer.load import load_tokenizer
+
+FLAGS = ("--tokenizer-type", "--tokenizer-model", "--vocab-file")
+SHOWN = 3  # tokens in a message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """A tokenizer as its files have it.
+
+    Attributes:
+        path: what the command line says.
+        ids: token -> id, without a [MASK] that is added for MEAP.
+        fingerprint: that of the sidecar of data made with it; None where it is known by its ids only.
+    """
+
+    path: str
+    ids: Mapping[str, int]
+    fingerprint: str | None
+
+    @property
+    def size(self) -> int:
+        """Highest id + 1."""
+        return max(self.ids.values(), default=-1) + 1
+
+
+def of_argv(values: Mapping[str, list[str]]) -> Named | None:
+    """Return the tokenizer that a command line names; None if it names none, or none that is on this machine.
+
+    Args:
+        values: those of each of `FLAGS`, [] for an absent one.
+
+    Raises:
+        UserError: its files cannot be read.
+    """
+    kind, model, vocab = (values[flag][-1] if values[flag] else "" for flag in FLAGS)
+    if kind in ("", "NullTokenizer"):
+        return None
+    if vocab and vocab.endswith(".json") and Path(vocab).is_file():
+        return Named(path=vocab, ids=json.loads(Path(vocab).read_text(encoding="utf-8")), fingerprint=None)
+    folder = Path(model) if model and Path(model).exists() else cached(model)
+    if folder is None or kind not in ("HuggingFaceTokenizer", "SentencePieceTokenizer", "Llama2Tokenizer"):
+        return None
+    from meap_megatron.tokenizer.parsed import vocabulary
+
+    loaded = load_tokenizer(folder)
+    ids = dict(vocabulary(loaded.definition))
+    if ids[loaded.info.mask_token] == len(ids) - 1:
+        del ids[loaded.info.mask_token]
+    return Named(path=model, ids=ids, fingerprint=loaded.info.fingerprint)
+
+
+def cached(name: str) -> Path | None:
+    """Return the folder of a tokenizer of the Hugging Face hub that was downloaded before, or None."""
+    if not name:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        found = try_to_load_from_cache(name, "tokenizer.json")
+    except ValueError:  # not the form of a name of the hub
+        return None
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def check(named: Named, sidecar: Sidecar, prefix: str) -> None:
+    """Refuse a tokenizer that is not the one of the data, [MASK] apart.
+
+    Raises:
+        UserError: with the first tokens that have another id.
+    """
+    info = sidecar.tokenizer
+    if named.fingerprint == info.fingerprint:
+        return
+    folder = None if info.folder is None else sidecar_path(prefix).parent / info.folder
+    differing = (
+        f"its fingerprint is {(named.fingerprint or 'unknown')[:12]}, that of the data is {info.fingerprint[:12]}"
+    )
+    if folder is not None and folder.is_dir():
+        from meap_megatron.tokenizer.parsed import vocabulary
+
+        ids = vocabulary(load_tokenizer(folder, mask_token=info.mask_token).definition)
+        moved = [text for text, index in sorted(named.ids.items(), key=itemgetter(1)) if ids.get(text) != index]
+        if not moved:
+            return
+        listed = ", ".join(f"{text!r} is {named.ids[text]}, in the data {ids.get(text)}" for text in moved[:SHOWN])
+        differing = f"{len(moved):,} of its {len(named.ids):,} tokens have another id: {listed}"
+    raise UserError(
+        f"{named.path} is not the tokenizer that made {prefix} ({differing}): the ids of the data would mean other tokens; "
+        "leave --tokenizer-type and --tokenizer-model out, or give the one that made it"
+    )

@@ -1,0 +1,243 @@
+"""Does the model fit the layout, and the layout the number of processes? Arithmetic, before Megatron is imported.
+
+Megatron asserts most of this too, one rule at a time and often without the numbers; some of it only on the GPU, at the
+first step. Here all that is wrong is said at once.
+"""
+
+from dataclasses import dataclass
+
+from meap_megatron.launch.named_settings import Settings
+from meap_megatron.layer_pattern import segments_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How many processes a job has and over how many of them each dimension is split."""
+
+    world: int
+    """0: not known, and nothing is said of copies and batches."""
+    tensor: int
+    pipeline: int
+    context: int
+
+    @property
+    def model(self) -> int:
+        """Processes that hold one copy of the model."""
+        return self.tensor * self.pipeline * self.context
+
+    @property
+    def data(self) -> int | None:
+        """Copies of the model; None: not known, or the processes cannot be cut into whole ones."""
+        return self.world // self.model if self.world and self.world % self.model == 0 else None
+
+    def __str__(self) -> str:
+        copies = "?" if self.data is None else f"{self.data:,}"
+        return f"tensor {self.tensor} x pipeline {self.pipeline} x context {self.context} x data {copies}"
+
+
+def of_settings(settings: Settings, *, world: int | None) -> Layout:
+    """Return the layout that the settings ask for."""
+    return Layout(
+        world=world or 0,
+        tensor=settings.whole("tensor_model_parallel_size", 1) or 1,
+        pipeline=settings.whole("pipeline_model_parallel_size", 1) or 1,
+        context=settings.whole("context_parallel_size", 1) or 1,
+    )
+
+
+def findings(settings: Settings, layout: Layout) -> list[str]:
+    """Return everything that does not fit, each with where it is written, the rule and the way out; [] if all fits."""
+    return [
+        *of_world(layout),
+        *of_attention(settings, layout),
+        *of_layers(settings, layout),
+        *of_widths(settings, layout),
+        *of_sequence(settings, layout),
+        *of_batch(settings, layout),
+    ]
+
+
+def of_world(layout: Layout) -> list[str]:
+    """Return why the processes cannot be cut into copies of the model."""
+    if not layout.world or layout.data is not None:
+        return []
+    least, model = layout.world // layout.model * layout.model, layout.model
+    near = f"{least:,} or {least + model:,}" if least else f"{model:,}"
+    return [
+        f"{layout.world:,} processes cannot be cut into copies of the model of tensor {layout.tensor} x pipeline "
+        f"{layout.pipeline} x context {layout.context} = {model:,}; start {near}, or change the layout"
+    ]
+
+
+def divisors(*numbers: int) -> str:
+    """Return the numbers that divide all of `numbers`, as people read them."""
+    return ", ".join(str(n) for n in range(1, min(numbers) + 1) if all(number % n == 0 for number in numbers))
+
+
+def of_attention(settings: Settings, layout: Layout) -> list[str]:
+    """Return what tensor parallel cannot split in attention."""
+    heads, tensor = settings.whole("num_attention_heads"), layout.tensor
+    hidden = settings.whole("hidden_size")
+    if heads is None:
+        return []
+    found = []
+    groups = (settings.whole("num_query_groups") if settings.on("group_query_attention") else None) or heads
+    if heads % tensor:
+        found.append(
+            f"{settings.where('num_attention_heads')}num_attention_heads={heads} is not divisible by "
+            f"tensor_model_parallel_size={tensor}; it can be one of {divisors(heads)}"
+        )
+    if groups != heads and groups % tensor and tensor % groups:
+        found.append(
+            f"{settings.where('num_query_groups')}num_query_groups={groups} is neither a multiple nor a divisor of "
+            f"tensor_model_parallel_size={tensor}; with {heads} heads it can be one of {divisors(heads, groups)}"
+        )
+    if heads % groups:
+        found.append(
+            f"{settings.where('num_query_groups')}num_query_groups={groups} does not divide num_attention_heads={heads}"
+        )
+    if hidden and hidden % heads and settings.whole("kv_channels") is None:
+        found.append(
+            f"{settings.where('hidden_size')}hidden_size={hidden} is not divisible by num_attention_heads={heads}; change "
+            "one of them, or give kv_channels, the size of a head"
+        )
+    return found
+
+
+def of_layers(settings: Settings, layout: Layout) -> list[str]:
+    """Return why the layers cannot be dealt out to the pipeline stages."""
+    layers, pipeline = settings.whole("num_layers"), layout.pipeline
+    own_rules = (
+        "pipeline_model_parallel_layout",
+        "decoder_first_pipeline_num_layers",
+        "decoder_last_pipeline_num_layers",
+        "account_for_embedding_in_pipeline_split",
+        "account_for_loss_in_pipeline_split",
+    )
+    if layers is None or settings.has(*own_rules):
+        return []  # Megatron's own checks have the numbers there
+    if layers % pipeline:
+        return [
+            f"{settings.where('num_layers')}num_layers={layers} is not divisible by "
+            f"pipeline_model_parallel_size={pipeline}; it can be one of {divisors(layers)}"
+        ]
+    stage, found = layers // pipeline, []
+    interleaved = ("num_layers_per_virtual_pipeline_stage", "num_virtual_stages_per_pipeline_rank")
+    if pipeline == 1 and (parts := [name for name in interleaved if settings.has(name)]):
+        return [
+            f"{settings.where(parts[0])}{parts[0]}={settings.get(parts[0])} needs pipeline_model_parallel_size above 1; "
+            "leave it out"
+        ]
+    for name in interleaved:
+        size = settings.whole(name)
+        if size is not None and stage % size:
+            found.append(
+                f"{settings.where(name)}{name}={size} does not divide the {stage} layers of a pipeline stage "
+                f"({layers} / {pipeline}); it can be one of {divisors(stage)}"
+            )
+    return found
+
+
+def virtual_stages(settings: Settings, layout: Layout) -> int:
+    """Return into how many parts interleaving cuts the layers of a stage; 1 without it."""
+    if (pattern := settings.get("hybrid_layer_pattern")) is not None:
+        return max(1, len(segments_of(str(pattern))) // layout.pipeline)
+    parts, size = (
+        settings.whole(f"num_{name}")
+        for name in ("virtual_stages_per_pipeline_rank", "layers_per_virtual_pipeline_stage")
+    )
+    layers = settings.whole("num_layers")
+    if parts is not None:
+        return parts
+    return layers // layout.pipeline // size if size and layers and layers // layout.pipeline >= size else 1
+
+
+def feed_forward_width(settings: Settings) -> int | None:
+    """Return the ffn_hidden_size that Megatron takes where none is given; None without a hidden size."""
+    hidden = settings.whole("hidden_size")
+    if hidden is None:
+        return None
+    return int((4 * hidden * 2 / 3) / 64) * 64 if settings.on("swiglu") else 4 * hidden
+
+
+def of_widths(settings: Settings, layout: Layout) -> list[str]:
+    """Return what tensor and expert parallel cannot split outside attention."""
+    tensor, found = layout.tensor, []
+    for name, what in (
+        ("ffn_hidden_size", "the feed-forward layer"),
+        ("padded_vocab_size", "the rows of the embedding"),
+    ):
+        size = settings.whole(name, feed_forward_width(settings) if name == "ffn_hidden_size" else None)
+        if size is not None and size % tensor:
+            found.append(
+                f"{settings.where(name)}{name}={size} ({what}) is not divisible by tensor_model_parallel_size={tensor}; "
+                f"use {-(-size // tensor) * tensor}"
+                + (", or leave it out: it then follows from the data" if name == "padded_vocab_size" else "")
+            )
+    experts, over = settings.whole("num_experts"), settings.whole("expert_model_parallel_size", 1) or 1
+    if over > 1 and (experts is None or experts % over):
+        found.append(
+            f"{settings.where('expert_model_parallel_size')}expert_model_parallel_size={over} does not divide "
+            f"num_experts={experts}; " + (f"it can be one of {divisors(experts)}" if experts else "leave it out")
+        )
+    return found
+
+
+def of_sequence(settings: Settings, layout: Layout) -> list[str]:
+    """Return why a sequence cannot be cut for context and sequence parallel."""
+    length, positions = settings.whole("seq_length"), settings.whole("max_position_embeddings")
+    if length is None:
+        return []
+    where, found = settings.where("seq_length"), []
+    if positions is not None and length > positions:
+        found.append(f"{where}seq_length={length} is longer than max_position_embeddings={positions}; raise that too")
+    context = layout.context
+    if context > 1 and length % (2 * context):
+        found.append(
+            f"{where}seq_length={length} is not divisible by 2 x context_parallel_size = {2 * context}: every rank takes a "
+            f"piece from the front and one from the back; use {-(-length // (2 * context)) * 2 * context}"
+        )
+    elif settings.on("sequence_parallel") and layout.tensor > 1 and length % (context * layout.tensor):
+        unit = (2 * context if context > 1 else 1) * layout.tensor
+        found.append(
+            f"{where}seq_length={length} is not divisible by tensor_model_parallel_size={layout.tensor}"
+            + (f" x context_parallel_size={context}" if context > 1 else "")
+            + f", over which sequence_parallel cuts it; use {-(-length // unit) * unit}, or sequence_parallel=false"
+        )
+    return found
+
+
+def of_batch(settings: Settings, layout: Layout) -> list[str]:
+    """Return why a step cannot be cut into micro-batches."""
+    micro, data = settings.whole("micro_batch_size"), layout.data
+    if micro is None or data is None or settings.has("step_batch_size_schedule", "rampup_batch_size"):
+        return []
+    found = []
+    for name, size_name in (
+        ("global_batch_size", "micro_batch_size"),
+        ("eval_global_batch_size", "eval_micro_batch_size"),
+    ):
+        batch, size = settings.whole(name), settings.whole(size_name, micro) or micro
+        if batch is None or batch % (data * size) == 0:
+            continue
+        text = (
+            f"{settings.where(name)}{name}={batch:,} is not divisible by {data:,} data-parallel ranks x "
+            f"{size_name} {size} = {data * size:,}; "
+        )
+        if batch < data:
+            text += f"only {batch:,} ranks could have a sequence each; raise {name}, or tensor, pipeline or context parallel"
+        elif batch % data:
+            text += f"use {-(-batch // (data * size)) * data * size:,}, or another layout"
+        else:
+            text += f"with this layout {size_name} can be one of {divisors(batch // data)}"
+        found.append(text)
+    batch, parts = settings.whole("global_batch_size"), virtual_stages(settings, layout)
+    grouped = settings.has("microbatch_group_size_per_virtual_pipeline_stage")
+    if not found and batch and parts > 1 and not grouped and batch // (data * micro) % layout.pipeline:
+        found.append(
+            f"{settings.where('global_batch_size')}interleaved pipeline stages take micro-batches in groups of "
+            f"pipeline_model_parallel_size={layout.pipeline}, and a step has {batch // (data * micro)} of them "
+            f"(global_batch_size {batch:,} / ({data:,} data-parallel ranks x micro_batch_size {micro})); change one of "
+            "these, or leave interleaving out"
+        )
+    return found

@@ -1,0 +1,77 @@
+"""Which layer patterns can be trained, and which settings go with them? Before Megatron is imported; see `rules`."""
+
+from collections.abc import Iterator
+
+from meap_megatron.launch.hybrid import CUTS
+from meap_megatron.launch.named_settings import Settings
+from meap_megatron.layer_pattern import CUT, LAYERS, PREDICTORS, layers_of, segments_of
+
+EVERYWHERE = "*-G"
+"""Layers that run without GPU and without Transformer Engine."""
+DELTA_NET = (
+    "linear_key_head_dim",
+    "linear_value_head_dim",
+    "linear_num_key_heads",
+    "linear_num_value_heads",
+    "linear_conv_kernel_dim",
+)
+"""The sizes of a gated delta net, which have no defaults."""
+
+
+def findings(settings: Settings) -> Iterator[str]:
+    """Yield what is wrong with a layer pattern, each with key, value, rule and remedy."""
+    pattern = settings.get("hybrid_layer_pattern")
+    if pattern is None:
+        return
+    given = f"{settings.where('hybrid_layer_pattern')}hybrid_layer_pattern={pattern}"
+    layers = layers_of(str(pattern))
+    if unknown := [symbol for symbol in dict.fromkeys(layers) if symbol not in LAYERS]:
+        known = ", ".join(f"{symbol} ({what})" for symbol, what in LAYERS.items())
+        yield f"{given} contains {unknown[0]!r}; its layers are {known}, and {CUT} cuts it into pipeline stages"
+        return
+    if PREDICTORS in str(pattern):
+        yield f"{given}: multi-token prediction (behind {PREDICTORS}) is not wired into the MEAP step; leave it out"
+    if not layers:
+        yield f"{given} has no layer; a block of a GPT is *-"
+    yield from of_cuts(settings, given, segments_of(str(pattern)))
+    if "G" in layers and (missing := [name for name in DELTA_NET if settings.get(name) is None]):
+        yield f"{given}: a gated delta net needs {', '.join(missing)}; set them"
+    if why := no_engine(settings):
+        yield from (f"{given}: {reason}" for reason in refused_on_cpu(layers, why))
+
+
+def refused_on_cpu(pattern: str, why: str) -> Iterator[str]:
+    """Yield which layers of a pattern cannot be built without a GPU and Transformer Engine."""
+    for symbol in dict.fromkeys(layers_of(pattern)):
+        if symbol not in EVERYWHERE:
+            yield f"{LAYERS[symbol]} layers ({symbol}) need a GPU and Transformer Engine, and {why}"
+
+
+def no_engine(settings: Settings) -> str:
+    """Return why a run has neither a GPU nor Transformer Engine, "" if it may have both."""
+    if "cpu" in (settings.get("device"), settings.get("meap_device")):
+        return "device=cpu"
+    return "transformer_impl=local" if settings.get("transformer_impl") == "local" else ""
+
+
+def of_cuts(settings: Settings, given: str, cut: list[str]) -> Iterator[str]:
+    """Yield what does not go with the pipeline segments of a pattern."""
+    pipeline = settings.whole("pipeline_model_parallel_size", 1) or 1
+    if len(cut) > 1 and len(cut) % pipeline:
+        yield (
+            f"{given} has {len(cut)} pipeline segments, which pipeline_model_parallel_size={pipeline} does not divide; "
+            f"change the {CUT} in it, or the size"
+        )
+    elif len(cut) > pipeline == 1:
+        yield f"{given} has {len(cut)} pipeline segments and pipeline_model_parallel_size is 1; leave {CUT} out, or raise it"
+    elif len(cut) == 1 and len(cut[0]) % pipeline and not settings.has(*CUTS[:2]):
+        yield (
+            f"{given} has {len(cut[0])} layers, which pipeline_model_parallel_size={pipeline} does not divide; cut it with "
+            f"{CUT}"
+        )
+    for name in CUTS[2:] if len(cut) == 1 else CUTS:
+        if settings.has(name):
+            yield (
+                f"{settings.where(name)}{name}={settings.get(name)} does not go with hybrid_layer_pattern, whose {CUT} say "
+                f"where stages end; leave it out"
+            )

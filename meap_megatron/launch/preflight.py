@@ -1,0 +1,105 @@
+"""A command line before Megatron is imported: completed by defaults, checked by every rule, refused in whole sentences."""
+
+from collections.abc import Callable
+from typing import Any
+
+from meap_megatron.errors import UserError
+from meap_megatron.indexed.sidecar import read_sidecar, sidecar_path
+from meap_megatron.launch import arguments, blend, rules, splits
+from meap_megatron.launch.flags import read_flags
+from meap_megatron.launch.named_settings import Settings, of_argv
+
+
+def complete(
+    argv: list[str], settings: Settings | None = None, *, world: int | None, show: Callable[[str], None]
+) -> list[str]:
+    """Return a command line that Megatron's validation accepts as far as settings alone can tell.
+
+    Args:
+        argv: words of Megatron's command line.
+        settings: the same as a recipe gave them, for messages with file and line; None: read from `argv`.
+        world: processes of the job; None: not known here.
+        show: takes lines for people.
+
+    Raises:
+        UserError: everything that is wrong, each with key, value, rule and remedy.
+    """
+    argv = blend.spelled_out(argv)
+    if settings is None:
+        settings = of_argv(argv, read_flags())
+    added = rules.defaults(settings)
+    settings = settings.with_defaults(added)
+    found = problems(settings, world=world)
+    if found:
+        raise UserError(joint(found))
+    changed, notes = without_evaluation(settings)
+    for note in notes:
+        show(note)
+    return [*argv, *rules.flags_of(added | changed)]
+
+
+def problems(settings: Settings, *, world: int | None) -> list[str]:
+    """Return all that is wrong with the settings, data not opened."""
+    found = rules.findings(settings, world=world)
+    for check in (splits.check_blend, splits.shares_of, check_flags):
+        found += refusal(lambda check=check: check(settings))  # type: ignore[misc]
+    return list(dict.fromkeys(found))
+
+
+def check_flags(settings: Settings) -> None:
+    """Make the checks of `arguments` on what the parser will make of the settings.
+
+    Raises:
+        UserError: see `arguments.check`.
+    """
+    if not settings.flags:
+        return
+    args = settings.namespace()
+    args.transformer_impl = ""  # the device decides it, later
+    arguments.check(args)
+
+
+def refusal(check: Callable[[], object]) -> list[str]:
+    """Do a check and return what it refuses, [] if nothing."""
+    try:
+        check()
+    except UserError as error:
+        return [str(error)]
+    return []
+
+
+def joint(found: list[str], *, whom: str = "this run") -> str:
+    """Return one message for everything that was found."""
+    if len(found) == 1:
+        return found[0]
+    lines = "".join(f"\n  {number}. {text}" for number, text in enumerate(found, 1))
+    return f"{len(found)} problems would stop {whom}:{lines}"
+
+
+def without_evaluation(settings: Settings) -> tuple[dict[str, Any], list[str]]:
+    """Return settings that switch evaluation off where there is nothing to evaluate on, and what to say of it.
+
+    Fine-tuning data whose split is not given is all trained on.
+    """
+    changed: dict[str, Any] = {}
+    if settings.get("split") is None and settings.get("data_path") is not None and is_fine_tuning(settings):
+        changed["split"] = "100,0,0"
+        settings = settings.with_defaults(changed)
+    iterations = settings.effective("eval_iters")
+    if splits.has_validation(settings) or iterations in (0, "0"):
+        return changed, []
+    if settings.on("full_validation"):
+        raise UserError("full_validation=true needs validation data: give it a share of split, or valid_data_path")
+    why = f"split={settings.get('split')} leaves none" if settings.has("split") else "valid_data_path is not given"
+    if "split" in changed:
+        why = "all conversations are trained on, since split is not given; split=98,2,0 keeps 2 % for it"
+    return changed | {"eval_iters": 0}, [f"no validation data, so no evaluation: {why}"]
+
+
+def is_fine_tuning(settings: Settings) -> bool:
+    """Tell whether the data is of `meap preprocess sft`; what cannot be read is refused later."""
+    prefixes = [word for word in blend.words_of(settings.get("data_path")) if not blend.is_number(word)]
+    try:
+        return any(read_sidecar(prefix).kind == "sft" for prefix in prefixes if sidecar_path(prefix).exists())
+    except UserError:
+        return False

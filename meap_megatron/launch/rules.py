@@ -1,0 +1,319 @@
+"""Which settings go together? Rules of Megatron 0.19 that end in a bare assert, a TypeError or silence, checked beforehand.
+
+Each rule is a function of the settings that returns sentences; `findings` is all of them. Ranges of single numbers are in
+`limits`, divisibility in `parallelism`, 8-bit formats in `precision`, data and splits in `splits`.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from meap_megatron.errors import UserError
+from meap_megatron.launch import data_rules, limits, parallelism, pattern_rules
+from meap_megatron.launch.named_settings import Settings
+from meap_megatron.masking.corruption import Corruption
+from meap_megatron.masking.loss import LossOn
+from meap_megatron.masking.ratio import MaskRatio
+
+STEPS = 500
+"""Between two checkpoints, and between two evaluations, where a run does not say."""
+
+REQUIRED = {
+    "num_layers": "the number of layers",
+    "hidden_size": "the width of the model",
+    "num_attention_heads": "the number of attention heads",
+    "seq_length": "the tokens of a row",
+}
+"""What a model cannot do without."""
+
+
+def defaults(settings: Settings) -> dict[str, Any]:
+    """Return values for settings without which Megatron ends in an assert or a TypeError, and which have a sensible one."""
+    wanted = {
+        "micro_batch_size": 1,
+        "max_position_embeddings": settings.get("seq_length"),
+        "save_interval": STEPS if settings.get("save") is not None else None,
+        "eval_interval": STEPS,
+    }
+    if settings.get("wandb_project") and settings.get("save") is not None:
+        wanted["wandb_exp_name"] = Path(str(settings.get("save"))).name
+    return {name: value for name, value in wanted.items() if value is not None and settings.get(name) is None}
+
+
+def flags_of(added: dict[str, Any]) -> list[str]:
+    """Return settings with one value each as words of the command line."""
+    return [f"--{name.replace('_', '-')}={value}" for name, value in added.items()]
+
+
+def findings(settings: Settings, *, world: int | None) -> list[str]:
+    """Return everything that is wrong with the settings alone, each with key, value, rule and remedy.
+
+    Args:
+        settings: with `defaults`.
+        world: processes of the job; None: not known here.
+    """
+    return [
+        *of_numbers(settings),
+        *of_model(settings),
+        *pattern_rules.findings(settings),
+        *of_length(settings),
+        *of_schedule(settings),
+        *of_switches(settings),
+        *of_recompute(settings),
+        *of_writers(settings),
+        *of_device(settings),
+        *data_rules.of_data(settings),
+        *of_masked_inputs(settings),
+        *parallelism.findings(settings, parallelism.of_settings(settings, world=world)),
+    ]
+
+
+def of_numbers(settings: Settings) -> Iterator[str]:
+    """Yield numbers out of their range."""
+    for name, setting in settings.table.items():
+        for value in setting.value if isinstance(setting.value, list) else [setting.value]:
+            if (rule := limits.broken(name, value)) is not None:
+                yield f"{settings.where(name)}{rule}"
+
+
+def given(settings: Settings, name: str) -> str:
+    """Return "FILE:LINE: NAME=VALUE", a switch as YAML writes it."""
+    value = settings.get(name)
+    return f"{settings.where(name)}{name}={str(value).lower() if isinstance(value, bool) else value}"
+
+
+def of_masked_inputs(settings: Settings) -> Iterator[str]:
+    """Yield forms of the masked inputs that cannot be read."""
+    readers: dict[str, Callable[[Any], Any]] = {
+        "meap_mask_ratio": MaskRatio.parse,
+        "meap_corruption": lambda value: Corruption.parse(str(value)),
+        "meap_loss_on": lambda value: LossOn.parse(str(value)),
+        "meap_pair_weight": lambda value: LossOn.parse("all", pair_weight=value),
+    }
+    for name, read in readers.items():
+        value = settings.get(name)
+        if value is None or limits.broken(name, value):
+            continue
+        try:
+            read(value)
+        except UserError as error:
+            yield f"{settings.where(name)}{name}: {error}"
+
+
+def of_model(settings: Settings) -> Iterator[str]:
+    """Yield what is missing of the model, or would be ignored."""
+    if settings.on("use_checkpoint_args"):
+        return
+    for name, what in REQUIRED.items():
+        other = {"num_layers": "encoder_num_layers", "seq_length": "encoder_seq_length"}.get(name, name)
+        others = (other, "hybrid_layer_pattern") if name == "num_layers" else (other,)
+        if settings.get(name) is None and not settings.has(*others):
+            yield (
+                f"{name} ({what}) is not given; set it, or start the recipe with `extends:` a model, such as the "
+                "model.yaml of an import"
+            )
+    for name, other in (("num_layers", "encoder_num_layers"), ("seq_length", "encoder_seq_length")):
+        if settings.has(name) and settings.has(other):
+            yield f"{given(settings, other)} and {name}={settings.get(name)} are two names of one setting; leave {other} out"
+    groups, heads = settings.whole("num_query_groups"), settings.whole("num_attention_heads")
+    if groups and heads and groups != heads and not settings.on("group_query_attention"):
+        yield (
+            f"{given(settings, 'num_query_groups')} has no effect without group_query_attention=true, and the model would "
+            f"have {heads} key-value heads; set it, or leave num_query_groups out"
+        )
+    if settings.get("ffn_hidden_size") is None and parallelism.feed_forward_width(settings) == 0:
+        yield (
+            f"{given(settings, 'hidden_size')} with swiglu gives a feed-forward layer of width 0: where ffn_hidden_size is "
+            "not given, it is 8/3 of hidden_size, rounded down to a multiple of 64; set ffn_hidden_size"
+        )
+    if settings.get("position_embedding_type") not in (None, "rope", "mrope", "yarn") and settings.has("rotary_base"):
+        yield (
+            f"{given(settings, 'rotary_base')} has no effect without position_embedding_type=rope; set it, or leave "
+            "rotary_base out"
+        )
+
+
+def of_length(settings: Settings) -> Iterator[str]:
+    """Yield what is wrong with the length of the run: steps, samples or epochs, one of them and its relatives."""
+    units = [name for name in ("train_iters", "train_samples", "meap_epochs") if settings.get(name) is not None]
+    if len(units) > 1:
+        both = " and ".join(f"{name}={settings.get(name)}" for name in units)
+        yield f"{settings.where(units[-1])}{both} are both given; keep one ({units[0]}=null drops that of a recipe)"
+        return
+    if not units and not settings.on("skip_train"):
+        yield "the length of the run is not given: set train_iters, train_samples or meap_epochs"
+        return
+    if settings.on("skip_train"):
+        return
+    by_samples = units == ["train_samples"]
+    wrong, right = ("iters", "samples") if by_samples else ("samples", "iters")
+    for name in ("lr_decay", "lr_warmup", "lr_wsd_decay"):
+        if settings.number(f"{name}_{wrong}"):
+            yield (
+                f"{given(settings, f'{name}_{wrong}')} counts {'steps' if by_samples else 'samples'}, and the length of "
+                f"this run is {units[0]}={settings.get(units[0])}; give {name}_{right} instead"
+            )
+    samples, batch = settings.whole("train_samples"), settings.whole("global_batch_size")
+    if by_samples and samples and batch and samples < batch:
+        yield f"{given(settings, 'train_samples')} is less than one step of global_batch_size={batch}; raise it"
+
+
+def of_schedule(settings: Settings) -> Iterator[str]:
+    """Yield what is wrong with the learning rate and the weight decay over the run."""
+    if settings.on("skip_train"):
+        return
+    lr = settings.number("lr")
+    if lr is None and settings.get("lr") is None:
+        yield "lr, the highest learning rate, is not given; set it, for example lr=3.0e-4"
+    for name in ("min_lr", "lr_warmup_init"):
+        value = settings.number(name)
+        if lr is not None and value is not None and value > lr:
+            yield f"{given(settings, name)} is above lr={settings.get('lr')}; lower it, or raise lr"
+    if settings.get("lr_warmup_fraction") is not None:
+        for name in ("lr_warmup_iters", "lr_warmup_samples"):
+            if settings.number(name):
+                fraction = settings.get("lr_warmup_fraction")
+                yield f"{given(settings, name)} and lr_warmup_fraction={fraction} are both given; keep one"
+    else:
+        yield from of_warmup(settings)
+    if settings.get("lr_decay_style") == "WSD" and not (settings.has("lr_wsd_decay_iters", "lr_wsd_decay_samples")):
+        yield f"{given(settings, 'lr_decay_style')} needs lr_wsd_decay_iters, the steps of its last, falling part; set it"
+    if settings.on("override_opt_param_scheduler") and settings.on("use_checkpoint_opt_param_scheduler"):
+        yield (
+            f"{given(settings, 'override_opt_param_scheduler')} takes the schedule of the settings and "
+            "use_checkpoint_opt_param_scheduler that of the checkpoint; keep one"
+        )
+    yield from of_weight_decay(settings)
+
+
+def of_warmup(settings: Settings) -> Iterator[str]:
+    """Yield a warm-up that is not shorter than the decay."""
+    for warmup, decay, length in (
+        ("lr_warmup_iters", "lr_decay_iters", "train_iters"),
+        ("lr_warmup_samples", "lr_decay_samples", "train_samples"),
+    ):
+        end = decay if settings.whole(decay) else length
+        steps, last = settings.number(warmup), settings.whole(end)
+        if steps and last and steps >= last:
+            yield (
+                f"{given(settings, warmup)} must be below {end}={last}, at which the learning rate has fallen; shorten the "
+                "warm-up, or use lr_warmup_fraction=0.1"
+            )
+
+
+def of_weight_decay(settings: Settings) -> Iterator[str]:
+    """Yield a weight decay that changes without both ends, or has ends and stays."""
+    ends = ("start_weight_decay", "end_weight_decay")
+    if settings.get("weight_decay_incr_style") in (None, "constant"):
+        for name in ends:
+            if settings.get(name) is not None:
+                yield f"{given(settings, name)} needs weight_decay_incr_style=linear or cosine; set it, or give weight_decay"
+        return
+    missing = [name for name in ends if settings.get(name) is None]
+    if missing:
+        yield f"{given(settings, 'weight_decay_incr_style')} needs {' and '.join(missing)}; give both ends"
+        return
+    start, end = (settings.number(name, 0.0) or 0.0 for name in ends)
+    if start > end:
+        yield (
+            f"{given(settings, 'start_weight_decay')} is above end_weight_decay={settings.get('end_weight_decay')}; weight "
+            "decay can only rise: swap them"
+        )
+
+
+NEEDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    (
+        "overlap_param_gather",
+        ("use_distributed_optimizer", "use_megatron_fsdp"),
+        "it gathers the shards of that optimizer",
+    ),
+    ("overlap_param_gather", ("overlap_grad_reduce",), "Megatron overlaps both or none"),
+    ("tp_comm_overlap", ("sequence_parallel",), "only then there is communication to hide"),
+    ("fp32_residual_connection", ("bf16", "fp16"), "in float32 it is that already"),
+    ("fp16_lm_cross_entropy", ("fp16",), "it is of that precision"),
+    ("load_main_params_from_ckpt", ("no_load_optim",), "they would be overwritten by the optimizer's"),
+    ("optimizer_cpu_offload", ("use_precision_aware_optimizer",), "it is part of that optimizer"),
+    ("multiple_validation_sets", ("full_validation",), "Megatron cannot count the samples of several sets otherwise"),
+    ("use_precision_aware_optimizer", ("use_distributed_optimizer",), "it is part of that optimizer"),
+)
+"""Switch, one of the switches that must be on with it, and why."""
+
+EXCLUDES: tuple[tuple[str, str, str], ...] = (
+    ("bf16", "fp16", "one precision at a time"),
+    ("mock_data", "data_path", "one source of data at a time"),
+    ("data_path", "data_args_path", "one source of data at a time"),
+    ("data_path", "train_data_path", "one source of data at a time"),
+    ("data_path", "per_split_data_args_path", "one source of data at a time"),
+    ("train_data_path", "per_split_data_args_path", "one source of data at a time"),
+    ("mock_data", "train_data_path", "one source of data at a time"),
+    ("train_data_path", "split", "each split has data of its own"),
+    ("global_batch_size", "step_batch_size_schedule", "the schedule is the batch size"),
+    ("finetune", "override_ckpt_iteration", "fine-tuning starts at step 0"),
+    ("save_params_interval", "overlap_param_gather", "parameters may be in flight when they are saved"),
+)
+"""Two settings of which one must be left out, and why."""
+
+
+def of_switches(settings: Settings) -> Iterator[str]:
+    """Yield switches without what they need, and settings that exclude each other."""
+    for name, needed, why in NEEDS:
+        if settings.on(name) and not settings.has(*needed):
+            yield f"{given(settings, name)} needs {' or '.join(needed)}=true: {why}; set it, or leave {name} out"
+    for first, second, why in EXCLUDES:
+        if settings.has(first) and settings.has(second):
+            yield f"{given(settings, first)} and {second}={settings.get(second)} are both given: {why}; leave one out"
+    if settings.on("tp_comm_overlap") and (settings.whole("tensor_model_parallel_size") or 1) < 2:
+        yield f"{given(settings, 'tp_comm_overlap')} needs tensor_model_parallel_size above 1; leave it out"
+    every, of = settings.whole("log_memory_interval"), settings.whole("log_interval", 100)
+    if every and of and every % of:
+        yield f"{given(settings, 'log_memory_interval')} must be a multiple of log_interval={of}"
+    if (sizes := settings.get("hierarchical_context_parallel_sizes")) is not None:
+        product = math.prod(int(float(size)) for size in (sizes if isinstance(sizes, list) else [sizes]))
+        if product != (settings.whole("context_parallel_size") or 1):
+            yield (
+                f"{given(settings, 'hierarchical_context_parallel_sizes')}: their product {product} must be "
+                f"context_parallel_size={settings.whole('context_parallel_size') or 1}"
+            )
+    if settings.on("rl_use_sequence_packing") or settings.on("perform_rl_step"):
+        yield "perform_rl_step: reinforcement learning is not part of this trainer; leave it out"
+
+
+def of_recompute(settings: Settings) -> Iterator[str]:
+    """Yield what recomputation of activations lacks, or has too much."""
+    kind = settings.get("recompute_granularity")
+    if kind == "selective" or (kind is None and settings.on("recompute_activations")):
+        for name in ("recompute_method", "recompute_num_layers"):
+            if settings.get(name) is not None:
+                yield f"{given(settings, name)} is for recompute_granularity=full, and this is selective; leave it out"
+    elif kind == "full":
+        missing = [name for name in ("recompute_method", "recompute_num_layers") if settings.get(name) is None]
+        if missing:
+            yield (
+                f"{given(settings, 'recompute_granularity')} needs {' and '.join(missing)}; for every layer use "
+                "recompute_method=uniform recompute_num_layers=1"
+            )
+    if settings.on("distribute_saved_activations") and (
+        kind != "full" or (settings.whole("tensor_model_parallel_size") or 1) < 2
+    ):
+        yield (
+            f"{given(settings, 'distribute_saved_activations')} needs recompute_granularity=full and tensor parallel; leave "
+            "it out"
+        )
+
+
+def of_writers(settings: Settings) -> Iterator[str]:
+    """Yield what checkpoints and logs lack."""
+    if settings.has("wandb_project") and not settings.has("save", "wandb_save_dir"):
+        yield f"{given(settings, 'wandb_project')} needs a folder: set save, or wandb_save_dir"
+    if settings.get("wandb_project") and settings.get("wandb_exp_name") == "":
+        yield "wandb_exp_name is empty: give the run a name, or leave it out to take the name of the save folder"
+    if settings.has("exit_on_missing_checkpoint") and not settings.has("load", "save", "pretrained_checkpoint"):
+        yield f"{given(settings, 'exit_on_missing_checkpoint')} needs load, the folder of the checkpoint"
+
+
+def of_device(settings: Settings) -> Iterator[str]:
+    """Yield what needs a GPU in a run that is to use none."""
+    context = settings.whole("context_parallel_size") or 1
+    if "cpu" in (settings.get("device"), settings.get("meap_device")) and context > 1:
+        yield f"{settings.where('device')}device=cpu: context_parallel_size={context} needs GPUs"

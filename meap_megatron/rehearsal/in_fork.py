@@ -1,0 +1,106 @@
+"""A piece of work in a fork of this process: Megatron is imported once, its globals and process groups are new each time."""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from meap_megatron.errors import RunError, UserError
+from meap_megatron.launch.ranks import end_with
+
+
+def rank_environment(rank: int, *, world: int) -> dict[str, str]:
+    """Return the variables that a launcher sets for one rank; its neighbours are on machines that do not exist."""
+    return {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "LOCAL_RANK": "0",
+        "LOCAL_WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "1",
+    }
+
+
+def in_fork(work: Callable[[], Any], *, environ: Mapping[str, str], log: Path | None) -> Any:
+    """Do `work` in a fork of this process and return its result, which JSON must be able to hold.
+
+    Args:
+        work: raises `UserError` or `RunError`; any other exception becomes a `RunError`.
+        environ: variables set in the fork.
+        log: takes what it prints; None: the screen does.
+
+    Raises:
+        UserError, RunError: what `work` raised, or the fork died.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    reading, writing = os.pipe()
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        _be(work, environ=environ, log=log, answer=writing, parent=parent)
+    os.close(writing)
+    try:
+        with os.fdopen(reading, encoding="utf-8") as stream:
+            text = stream.read()
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        raise
+    finally:
+        _, status = os.waitpid(pid, 0)
+    if not text:
+        code = os.waitstatus_to_exitcode(status)
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        raise RunError(f"the rehearsed rank {how}" + (f"; what it printed: {tail(log)}" if log else ""))
+    answer = json.loads(text)
+    if "refused" in answer:
+        raise UserError(answer["refused"])
+    if "failed" in answer:
+        raise RunError(answer["failed"])
+    return answer["result"]
+
+
+def of_rank(rank: int, work: Callable[[], Any], *, environ: Mapping[str, str], log: Path | None, world: int) -> Any:
+    """Do `in_fork` for one rank, and name it where it is refused or fails."""
+    try:
+        return in_fork(work, environ=environ, log=log)
+    except UserError as error:
+        raise UserError(f"rank {rank:,} of {world:,}: {error}") from None
+    except RunError as error:
+        hint = "" if log is None else " (--verbose shows what the rank printed)"
+        raise RunError(f"rank {rank:,} of {world:,}: {error}{hint}") from None
+
+
+def tail(log: Path) -> str:
+    """Return the last lines that were printed."""
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])
+
+
+def _be(work: Callable[[], Any], *, environ: Mapping[str, str], log: Path | None, answer: int, parent: int) -> None:
+    """Be the fork: never returns."""
+    end_with(parent)
+    os.environ.update(environ)
+    if log is not None:
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+    try:
+        message = {"result": work()}
+    except UserError as error:
+        message = {"refused": str(error)}
+    except RunError as error:
+        message = {"failed": str(error)}
+    except BaseException as error:  # also SystemExit, by which Megatron ends at times
+        traceback.print_exc()
+        message = {"failed": f"{type(error).__name__}: {error}"}
+    with contextlib.suppress(OSError), os.fdopen(answer, "w", encoding="utf-8") as stream:
+        json.dump(message, stream)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

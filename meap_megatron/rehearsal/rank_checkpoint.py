@@ -1,0 +1,134 @@
+"""What a rank would write into a checkpoint, and whether the checkpoint that the job begins with fits the model."""
+
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from meap_megatron.checkpoint.folder import iteration_folder
+from meap_megatron.checkpoint.index import INDEX
+from meap_megatron.errors import UserError
+from meap_megatron.rehearsal.rank_model import moment_bytes
+
+
+def sharded_tensors(parts: list[Any]) -> list[Any]:
+    """Return Megatron's description of every tensor of the model's parts as a checkpoint holds them."""
+    from megatron.core import mpu
+    from megatron.training.training import unwrap_model
+
+    metadata = {"dp_cp_group": mpu.get_data_parallel_group(with_context_parallel=True)}
+    return [tensor for part in unwrap_model(parts) for tensor in leaves(part.sharded_state_dict(metadata=metadata))]
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """Yield the tensors of a sharded state dict; what one parameter becomes several of (gate and up) one by one."""
+    from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
+
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for inner in value:
+            yield from leaves(inner)
+    elif isinstance(value, ShardedTensorFactory):
+        yield from leaves(value.build())
+    elif isinstance(value, ShardedTensor):
+        yield value
+
+
+def bytes_per_parameter(args: Any, optimizer: Any) -> int:
+    """Return the bytes that a checkpoint holds per parameter: the weight, the main parameter, both moments."""
+    weight = int(args.params_dtype.itemsize)
+    if args.no_save_optim:
+        return weight
+    # In float32 only the distributed optimizer has main parameters of its own.
+    main = 0 if weight == 4 and not args.use_distributed_optimizer else 4
+    return weight + main + moment_bytes(optimizer)
+
+
+def parameters_of_model(args: Any, tensors: list[Any]) -> int | None:
+    """Return the parameters of the whole model, from the global shapes that this rank's part of it names.
+
+    Every stage with a layer knows the shapes of all layers; the tables of the other stages follow from the arguments.
+    None on a stage without a layer.
+    """
+    rows = args.padded_vocab_size * args.hidden_size
+    tables = {"embedding.word_embeddings.weight": rows, "decoder.final_layernorm.weight": args.hidden_size}
+    if args.untie_embeddings_and_output_weights:
+        tables["output_layer.weight"] = rows
+    layers = {t.key: math.prod(t.global_shape) for t in tensors if t.key.startswith("decoder.layers.")}
+    return sum((layers | tables).values()) if layers else None
+
+
+def plan(args: Any, tensors: list[Any], optimizer: Any, *, step: int) -> dict[str, Any] | None:
+    """Return what this run would save: when, where, how much in all and by this rank; None without `save`.
+
+    Args:
+        args: Megatron's arguments.
+        tensors: see `sharded_tensors`.
+        optimizer: Megatron's.
+        step: steps already done.
+    """
+    if not args.save:
+        return None
+    ranks = args.data_parallel_size * args.context_parallel_size if args.ckpt_fully_parallel_save else 1
+    per_parameter = bytes_per_parameter(args, optimizer)
+    # A tensor that several tensor-parallel ranks hold is written by one of them.
+    own = sum(math.prod(t.local_shape) for t in tensors if not any(replica(t)[:-1]))
+    whole = parameters_of_model(args, tensors)
+    writes = ranks > 1 or all(not replica(t)[-1] for t in tensors)
+    steps, every = args.train_iters or 0, args.save_interval
+    return {
+        "folder": args.save,
+        "every": every,
+        "first": str(iteration_folder(Path(args.save), min((step // every + 1) * every, steps))),
+        "checkpoints": -(-steps // every) - step // every,
+        "keep": args.meap_keep_checkpoints,
+        "bytes": None if whole is None else whole * per_parameter,
+        "bytes_of_rank": own * per_parameter // ranks if writes else 0,
+        "files_of_rank": f"__{args.rank}_*.distcp",
+        "free_bytes": free_bytes(Path(args.save)),
+    }
+
+
+def replica(tensor: Any) -> tuple[int, ...]:
+    """Return which copy of a tensor this rank holds, one number per dimension of the layout, the last for data parallel."""
+    number = tensor.replica_id
+    return (number,) if isinstance(number, int) else tuple(number)
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the free space of the file system on which a folder lies or would be made."""
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free
+
+
+def compare(checkpoint: Path, tensors: list[Any]) -> int | None:
+    """Compare a checkpoint with the tensors of this rank and return how many of them it has; None if it has no index.
+
+    Args:
+        checkpoint: .../iter_0000100
+        tensors: see `sharded_tensors`.
+
+    Raises:
+        UserError: it lacks some, or has them in other shapes.
+    """
+    from meap_megatron.checkpoint.convert.pickles import read_index
+
+    if not (checkpoint / INDEX).is_file():
+        return None
+    stored = read_index(checkpoint / INDEX)[0].state_dict_metadata
+    shapes = {key: tuple(entry.size) for key, entry in stored.items() if hasattr(entry, "size")}
+    wrong = []
+    wanted = {tensor.key: tensor for tensor in tensors}
+    for key, tensor in wanted.items():
+        if key not in shapes:
+            wrong.append(f"{key} is missing")
+        elif (found := shapes[key]) != tuple(tensor.global_shape):
+            if tensor.allow_shape_mismatch and found[1:] == tuple(tensor.global_shape)[1:]:
+                continue  # Megatron takes the rows that both have: vocabularies padded differently
+            wrong.append(f"{key} is {list(found)}, the model has {list(tensor.global_shape)}")
+    if wrong:
+        more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(f"the checkpoint {checkpoint} is not of this model: {'; '.join(wrong[:3])}{more}")
+    return len(wanted)

@@ -1,0 +1,1 @@
+"""Any Hugging Face or SentencePiece tokenizer, with `[MASK]`. Without torch and Megatron."""

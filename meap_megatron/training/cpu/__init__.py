@@ -1,0 +1,1 @@
+"""What replaces CUDA on a CPU: kernels, linear layers, stand-ins for CUDA objects."""

@@ -1,0 +1,159 @@
+"""The sample index of a run: rank 0 has it in the cache before a process group exists, and every rank sees it.
+
+Before the process group, so that a large index is built without a watchdog waiting, no device is held for nothing, and
+`meap cache` on a login node does exactly the same.
+"""
+
+import json
+import os
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from meap_megatron.errors import UserError
+from meap_megatron.indexed.sidecar import Sidecar
+from meap_megatron.training.startup_sync import roll_call
+
+VISIBLE_SECONDS = float(os.environ.get("MEAP_VISIBLE_SECONDS", "30"))
+"""How long a node may take to see what rank 0 has written; network file systems remember for some seconds what was not
+there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """The cache entry of a run, complete and seen by every rank."""
+
+    path: Path
+    sizes: list[int | None]
+    """Samples of the three splits for which it was built."""
+
+
+def prepare(args: Any, sidecars: list[Sidecar], screen: TextIO) -> Ready | None:
+    """Have the indices of a run in the cache; called on every rank before there is a process group.
+
+    Args:
+        args: Megatron's arguments, its globals set.
+        sidecars: one per prefix; empty with mock data, whose index is not cached.
+        screen: is told about damage, and by rank 0 about an index that it had to build.
+
+    Raises:
+        UserError, RunError: on every rank: data that does not fit, a cache that cannot be written or that a rank
+            does not see; the message names rank, host and path.
+    """
+    if not sidecars:
+        return None
+    from meap_megatron.datasets.provider import check_data, index_key
+    from meap_megatron.training.data import dataset_config
+
+    call = roll_call()
+    sizes = num_samples(args)
+    config = dataset_config(args, sidecars)
+
+    def settle() -> str:
+        entry = obtain(args, sidecars, sizes=sizes, screen=screen)
+        if entry.built:
+            print(f"sample index built in {entry.seconds:.1f} s: {entry.path}", file=screen)
+        return json.dumps({"path": str(entry.path), "files": entry.files, "host": socket.gethostname()})
+
+    settled = json.loads(call.first("index", settle))
+    path = Path(settled["path"])
+
+    def look() -> None:
+        check_data(config)
+        if index_key(config, sizes=sizes) != path.name:
+            raise UserError("the data or the settings are not those of rank 0; all nodes must see the same files")
+        wait_until_visible(path, settled["files"], builder=settled["host"])
+
+    call.everyone("index-visible", look)
+    return Ready(path=path, sizes=sizes)
+
+
+def obtain(args: Any, sidecars: list[Sidecar], *, sizes: list[int | None], screen: TextIO) -> Any:
+    """Return the `index_folder.Entry` of a run, built by this process if it is missing or, as `screen` is told, damaged."""
+    from meap_megatron.datasets.provider import obtain_indices
+    from meap_megatron.training.data import cache_folders, dataset_config
+
+    return obtain_indices(
+        dataset_config(args, sidecars),
+        sizes=sizes,
+        folders=cache_folders(args),
+        say=lambda damage: print(f"meap: {damage}", file=screen),
+    )
+
+
+def num_samples(args: Any) -> list[int | None]:
+    """Return the samples of the train, validation and test split, from Megatron's own rule.
+
+    Args:
+        args: those of Megatron's globals; `iteration` is 0, no checkpoint has been read.
+
+    Raises:
+        UserError: neither steps nor samples are given.
+    """
+    from megatron.training.training import get_train_valid_test_num_samples, update_train_iters
+
+    if not args.train_iters and not args.train_samples:
+        raise UserError("the length of the run is not given: set train_iters, train_samples or meap_epochs")
+    given = args.train_iters
+    try:
+        update_train_iters(args)
+        return list(get_train_valid_test_num_samples())
+    finally:
+        args.train_iters = given  # with train_samples, Megatron tells by it which of the two was given
+
+
+def wait_until_visible(path: Path, files: dict[str, dict[str, int]], *, builder: str) -> None:
+    """Wait until this machine sees an entry of the cache as its builder has described it.
+
+    Raises:
+        UserError: it does not after `VISIBLE_SECONDS`.
+    """
+    from meap_megatron.datasets.index_folder import Damaged, read
+
+    deadline = time.monotonic() + VISIBLE_SECONDS
+    while True:
+        try:
+            entry = read(path, contents=False)
+            seen = "it is not there" if entry is None else "it is another one" if entry.files != files else None
+        except Damaged as damage:
+            seen = str(damage)
+        if seen is None:
+            return
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"the sample index {path.absolute()}, which rank 0 on {builder} has, is not seen here ({seen}); set "
+                "data_cache_path to a folder that all nodes share, or run `meap cache` on every node"
+            )
+        time.sleep(0.5)
+
+
+def data_settings(argv: list[str]) -> Any:
+    """Return the arguments of a command line as far as they concern data, and make them Megatron's globals.
+
+    They are parsed by Megatron's parser but not validated: that asks for the devices and the number of processes of the
+    job, and this may be a login node. The three defaults below are those of Megatron's validation.
+
+    Raises:
+        UserError: Megatron's parser refuses it, or the samples of the run depend on the number of its processes.
+    """
+    from megatron.training.global_vars import set_args
+
+    from meap_megatron.training.pretrain import parse
+
+    args = parse(argv, validate=False)
+    if args.global_batch_size is None:
+        raise UserError("global_batch_size is not given, and without it the samples depend on the processes; set it")
+    if args.phase_transition_iterations or args.step_batch_size_schedule:
+        raise UserError(
+            "phase_transition_iterations and step_batch_size_schedule change the samples while the run goes on; start "
+            "the run, it builds its own index"
+        )
+    if args.eval_global_batch_size is None:
+        args.eval_global_batch_size = args.global_batch_size
+    if args.data_path is not None and args.split is None:
+        args.split = "969, 30, 1"
+    args.data_parallel_size = 1
+    set_args(args)
+    return args

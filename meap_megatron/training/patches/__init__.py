@@ -1,0 +1,1 @@
+"""Everything of Megatron and torch that is replaced at run time; `redirect` is the list."""
