@@ -97,10 +97,15 @@ def engine(device: str) -> dict[str, Any]:
         return {"engine": reason, "fp8_recipes": []}
     if find_spec("transformer_engine") is None:
         return {"engine": NOT_INSTALLED, "fp8_recipes": []}
+    from meap_megatron.errors import UserError
+    from meap_megatron.training.platform import load_engine
+
     try:
-        import transformer_engine.pytorch as te
-    except Exception as error:  # any failure of its libraries
-        return {"engine": f"{BROKEN} load: {type(error).__name__}: {error}", "fp8_recipes": []}
+        load_engine(optional=False)
+    except UserError as error:  # any failure of its libraries
+        return {"engine": f"{BROKEN} load: {error.__cause__ or error}", "fp8_recipes": []}
+    import transformer_engine.pytorch as te
+
     try:
         run_kernels(te)
     except Exception as error:  # of its kernels: "no kernel image is available", say

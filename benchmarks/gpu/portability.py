@@ -10,7 +10,7 @@ TOLERANCE = 1e-4
 
 
 def run(session: Session) -> None:
-    """Train half on each device, continue on both, in float32."""
+    """Train on each device, and continue each from its middle on the other, in float32."""
     half = STEPS // 2
     words = [*settings(session), data.text(session), f"train_iters={STEPS}", "precision=fp32", NO_COMPILER]
     # The state of the optimizer must move too, which Megatron keeps in one form with the distributed optimizer only.
@@ -33,6 +33,6 @@ def run(session: Session) -> None:
     for (origin, target), one in continued.items():
         one.wait()
         for kind in ("lm_loss", "grad_norm"):
-            difference = largest_relative(one.field(kind), wholes[target].field(kind)[half:])
+            difference = largest_relative(one.field(kind), wholes[origin].field(kind)[half:])
             name = f"{origin} checkpoint continued on the {target}: {kind.replace('_', ' ')}"
             session.add(name, difference, "relative", at_most=TOLERANCE)

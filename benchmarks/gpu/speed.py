@@ -141,6 +141,7 @@ def throughput(session: Session, size: str, precision: str) -> None:
         gain = rate / before if before else None
         session.add("FP8 / BF16", gain, at_least=FP8_GAIN, target=True)
     planned(session, size, precision, seconds=seconds, peak=seen.get("used_on_device_bytes"))
+    session.detail("attention", run.attention())
     session.detail("step seconds", seen["step_seconds"])
     session.detail("profile", seen["profile"])
 

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import resource
 import statistics
 import time
@@ -36,6 +37,9 @@ NO_COMPILER = "disable_jit_fuser=true"
 """Saves half a minute of torch.compile where speed does not matter."""
 NO_TF32 = {"NVIDIA_TF32_OVERRIDE": "0"}
 """Transformer Engine multiplies float32 in TF32 otherwise, whatever torch's switch says."""
+
+
+BACKEND = re.compile(r"Selected backend = (.+)")
 
 
 class Run:
@@ -81,6 +85,12 @@ class Run:
     def field(self, name: str) -> list[Any]:
         """Return a field of every step."""
         return [record[name] for record in self.records("step")]
+
+    def attention(self) -> str:
+        """Return the kinds of attention that Transformer Engine chose; it tells with NVTE_DEBUG=1 and NVTE_DEBUG_LEVEL=2."""
+        log = self.folder / "logs" / "rank-0.log"
+        said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+        return ", ".join(sorted(set(BACKEND.findall(said))))
 
     @functools.cached_property
     def watched(self) -> dict[str, Any]:

@@ -1,14 +1,12 @@
 """Check b: the path a user takes, in interpreters of their own: train, evaluate, save, verify, resume."""
 
 import math
-import re
 
 from benchmarks.gpu import data
 from benchmarks.gpu.session import Session
 from benchmarks.gpu.trainer import run_meap, settings, train
 
 STEPS = 4
-BACKEND = re.compile(r"Selected backend = (.+)")
 
 
 def run(session: Session) -> None:
@@ -25,8 +23,7 @@ def run(session: Session) -> None:
     session.add("evaluations", len(first.records("validation")), at_least=1)
     if session.on_gpu:
         session.add("MFU is reported", None not in first.field("mfu"), equals=True)
-        log = (first.folder / "logs" / "rank-0.log").read_text(encoding="utf-8", errors="replace")
-        session.add("attention", ", ".join(sorted(set(BACKEND.findall(log)))) or "torch")
+        session.add("attention", first.attention() or "torch")
     session.add(
         "`meap checkpoint verify`", run_meap(session, "verify", "checkpoint", "verify", first.folder), equals=0
     )

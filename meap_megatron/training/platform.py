@@ -14,6 +14,7 @@ import sys
 import types
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from meap_megatron.errors import UserError
@@ -178,6 +179,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def cudnn_of_torch() -> Path | None:
+    """Return the folder of the cuDNN that torch's wheel was installed with; None: torch was built for the system's.
+
+    Transformer Engine looks for one of the system first. Two cuDNN in one process end torch ("version incompatibility"), and
+    without an error leave Transformer Engine with unfused attention (seen with cuDNN 9.14 beside torch's 9.19).
+    """
+    found = importlib.util.find_spec("torch")
+    folder = Path(found.origin or "").parent.parent / "nvidia" / "cudnn" if found is not None else None
+    return folder if folder is not None and any(folder.glob("lib/libcudnn.so*")) else None
+
+
 def load_engine(*, optional: bool) -> None:
     """Import Transformer Engine if it is installed; hide one that cannot be loaded, if the run can do without.
 
@@ -192,6 +204,8 @@ def load_engine(*, optional: bool) -> None:
     """
     if not is_importable(ENGINE):
         return
+    if (folder := cudnn_of_torch()) is not None:
+        os.environ.setdefault("CUDNN_HOME", str(folder))
     try:
         importlib.import_module(f"{ENGINE}.pytorch")
     except Exception as error:

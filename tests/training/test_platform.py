@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,28 @@ def test_an_installed_transformer_engine_is_left_alone_on_a_cpu(tmp_path: Path) 
     done = run_with(tmp_path, "", PYTHONPATH=f"{tmp_path / 'site'}:{ROOT}")
     assert done.returncode == 0, done.stderr
     assert '"step": 2' in (tmp_path / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("bundled", [True, False])
+def test_transformer_engine_gets_the_cudnn_that_torch_was_installed_with(
+    bundled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torch").mkdir()
+    folder = tmp_path / "nvidia" / "cudnn"
+    if bundled:
+        (folder / "lib").mkdir(parents=True)
+        (folder / "lib" / "libcudnn.so.9").touch()
+    monkeypatch.setenv("CUDNN_HOME", "")  # put back at the end
+    monkeypatch.delenv("CUDNN_HOME")
+    monkeypatch.setattr(
+        platform.importlib.util, "find_spec", lambda name: Namespace(origin=tmp_path / name / "__init__.py")
+    )
+    seen = []
+    monkeypatch.setattr(
+        platform.importlib, "import_module", lambda name: seen.append((name, os.environ.get("CUDNN_HOME")))
+    )
+    platform.load_engine(optional=False)
+    assert seen == [("transformer_engine.pytorch", str(folder) if bundled else None)]
 
 
 def test_the_helpers_are_used_without_make_and_their_absence_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
