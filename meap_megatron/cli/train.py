@@ -1,9 +1,13 @@
 """`meap train`: a recipe becomes Megatron's command line, and runs."""
 
 import argparse
+import atexit
 import os
 import shlex
+import shutil
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 HELP = """Train a recipe with Megatron's own trainer.
@@ -61,12 +65,30 @@ def run(args: argparse.Namespace) -> int:
             words.append(f"--tensorboard-dir={Path(save) / 'tensorboard'}")
         if not args.verbose and recipe.get("meap_log") is None:
             words.append(f"--meap-log={Path(save) / 'logs'}")
-    elif not (args.verbose or args.dry_run) and recipe.get("meap_log") is None:
-        words.append(f"--meap-log={tempfile.mkdtemp(prefix='meap-')}")  # an error names it
+    own_log = not (save or args.verbose or args.dry_run) and recipe.get("meap_log") is None
     if args.dry_run:
         print(shlex.join(["python", "-m", "meap_megatron.training.pretrain", *words]))
         return 0
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
         for note in notes:
             print(f"note: {note}", flush=True)
+    if own_log:
+        return with_temporary_log(lambda log: launch([*words, f"--meap-log={log}"], nproc=nproc, device=device))
     return launch(words, nproc=nproc, device=device)
+
+
+def with_temporary_log(start: Callable[[str], int]) -> int:
+    """Start a run without `save` with a folder for its logs; it is removed at the end, unless an error names it."""
+    from meap_megatron.errors import RunError
+
+    folder = tempfile.mkdtemp(prefix="meap-")
+    # Registered before the run, and so done after it has sent the last words of libraries to the log.
+    remove = atexit.register(partial(shutil.rmtree, folder, ignore_errors=True))
+    try:
+        status = start(folder)
+    except RunError:
+        atexit.unregister(remove)
+        raise
+    if status == RunError.exit_status:
+        atexit.unregister(remove)
+    return status

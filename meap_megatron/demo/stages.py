@@ -2,7 +2,6 @@
 
 import json
 import platform as machine
-import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -11,21 +10,16 @@ from meap_megatron.demo import retrieval
 from meap_megatron.demo.arms import Arm, run_side_by_side
 from meap_megatron.demo.corpus import Corpus, read_texts, standard_library, write_corpus
 from meap_megatron.demo.page import build_page, next_commands
+from meap_megatron.demo.room import room_for
 from meap_megatron.demo.run_numbers import Record
 from meap_megatron.demo.sample import Cell, as_record, read_sample, readable_window
 from meap_megatron.demo.screen import Screen
 from meap_megatron.demo.sizes import ARMS, MASK_RATIO, Plan, meap_recipe, ntp_recipe
 from meap_megatron.demo.tables import clock, headline, per_cent
 from meap_megatron.demo.tokenizer import train_tokenizer, write_text
-from meap_megatron.errors import RunError, UserError
+from meap_megatron.errors import RunError
 from meap_megatron.report.collect import Run, collect
 from meap_megatron.report.history import Results, read_results
-
-OWN_NAMES = (
-    *("corpus", "tokenizer", "data", "recipes", "runs", "hf"),
-    *("index.html", "report.html", "demo.png", "demo.json"),
-)
-"""What the demo writes into its folder; nothing else there is ever touched."""
 
 STAGES = 10
 SAMPLE_INDEX = 0
@@ -41,7 +35,7 @@ def demo(out: Path, *, plan: Plan, overwrite: bool = False) -> Record:
     Args:
         out: folder; must be empty or absent, unless `overwrite`.
         plan: sizes.
-        overwrite: remove what an earlier demo left there first.
+        overwrite: replace an earlier demo there, which stays until this one is complete.
 
     Returns:
         The record in demo.json: corpus, machine, versions, stages, sample, masked validation, seconds, and what was done
@@ -51,7 +45,12 @@ def demo(out: Path, *, plan: Plan, overwrite: bool = False) -> Record:
         UserError: the folder is not empty, or this interpreter has no standard library as files.
         RunError: a check of the data, or one of the runs, failed.
     """
-    make_room(out, overwrite=overwrite)
+    with room_for(out, overwrite=overwrite):
+        return make(out, plan)
+
+
+def make(out: Path, plan: Plan) -> Record:
+    """Run the demo in a folder that has nothing of an earlier one."""
     screen = Screen(STAGES)
     screen.say(f"meap demo: NTP and MEAP side by side, {plan.train_iters:,} steps each, into {out}/\n")
     prefix = out / "data" / "stdlib"
@@ -99,29 +98,6 @@ def demo(out: Path, *, plan: Plan, overwrite: bool = False) -> Record:
         for line in lines:
             screen.say(f"  {line}")
     return record
-
-
-def make_room(out: Path, *, overwrite: bool) -> None:
-    """Make the folder, and with `overwrite` remove what an earlier demo wrote there.
-
-    Raises:
-        UserError: it is a file, or it is not empty and `overwrite` was not given.
-    """
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file; give a folder")
-    if out.is_dir() and any(out.iterdir()):
-        if not overwrite:
-            raise UserError(f"--out {out} is not empty; give another folder, or --overwrite to replace the demo there")
-        for name in OWN_NAMES:
-            path = out / name
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be made: {error.strerror}") from None
 
 
 def make_corpus(screen: Screen, out: Path, plan: Plan) -> Corpus:

@@ -13,7 +13,6 @@ from meap_megatron.cli.main import main
 from meap_megatron.demo import retrieval, stages
 from meap_megatron.demo.screen import Screen
 from meap_megatron.demo.sizes import QUICK
-from meap_megatron.demo.stages import OWN_NAMES
 from meap_megatron.training.metrics import read_metrics
 
 STEPS = 8
@@ -211,14 +210,3 @@ def test_zero_steps_are_refused_before_anything_is_written(tmp_path, capsys):
     assert main(["demo", "--steps", "0", "--out", str(tmp_path / "demo")]) == 2
     assert "--steps is 0" in capsys.readouterr().err
     assert not (tmp_path / "demo").exists()
-
-
-def test_overwrite_removes_what_a_demo_wrote_and_nothing_else(tmp_path):
-    from meap_megatron.demo.stages import make_room
-
-    for name in OWN_NAMES:
-        path = tmp_path / name
-        path.write_text("old") if "." in name else (path / "inner").mkdir(parents=True)
-    (tmp_path / "mine.txt").write_text("mine")
-    make_room(tmp_path, overwrite=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
