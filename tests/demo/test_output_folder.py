@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from meap_megatron.demo import room
-from meap_megatron.demo.room import OWN_NAMES, room_for
+from meap_megatron.demo import output_folder
+from meap_megatron.demo.output_folder import OWN_NAMES, room_for
 
 
 class Killed(BaseException):
@@ -36,13 +36,13 @@ def test_the_earlier_demo_goes_when_the_new_one_is_complete(
     write(tmp_path, "old")
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(OSError), room_for(tmp_path, overwrite=True):
-        assert {path.name for path in tmp_path.iterdir()} == {"mine.txt", room.EARLIER}
+        assert {path.name for path in tmp_path.iterdir()} == {"mine.txt", output_folder.EARLIER}
         (tmp_path / "index.html").write_text("half")
         raise OSError
-    assert f"the earlier demo is kept in {tmp_path / room.EARLIER}" in capsys.readouterr().err
-    assert set(contents(tmp_path / room.EARLIER).values()) == {"old"}
+    assert f"the earlier demo is kept in {tmp_path / output_folder.EARLIER}" in capsys.readouterr().err
+    assert set(contents(tmp_path / output_folder.EARLIER).values()) == {"old"}
     with room_for(tmp_path, overwrite=True):
-        assert {path.name for path in tmp_path.iterdir()} == {"mine.txt", room.EARLIER}
+        assert {path.name for path in tmp_path.iterdir()} == {"mine.txt", output_folder.EARLIER}
         write(tmp_path, "new")
     assert {path.name for path in tmp_path.iterdir()} == {"mine.txt", *OWN_NAMES}
     assert capsys.readouterr().err == ""
@@ -84,7 +84,7 @@ def test_killed_between_any_two_operations_the_old_demo_or_the_new_one_is_whole(
                 assert "new" in found if done[0] else found.count("old") == names
             if done[0] and number == allowed:
                 break
-        assert {path.name for path in folder.iterdir()} - {room.REMOVED, room.EARLIER} == set(OWN_NAMES)
+        assert {path.name for path in folder.iterdir()} - {output_folder.REMOVED, output_folder.EARLIER} == set(OWN_NAMES)
         assert contents(folder / "runs") == {"inner": "new"}
         if ended:
             break
