@@ -9,8 +9,8 @@ from typing import Any
 from meap_megatron.demo import retrieval
 from meap_megatron.demo.arms import Arm, run_side_by_side
 from meap_megatron.demo.corpus import Corpus, read_texts, standard_library, write_corpus
-from meap_megatron.demo.page import build_page, next_commands
 from meap_megatron.demo.output_folder import room_for
+from meap_megatron.demo.page import build_page, next_commands
 from meap_megatron.demo.run_numbers import Record
 from meap_megatron.demo.sample import Cell, as_record, read_sample, readable_window
 from meap_megatron.demo.screen import Screen

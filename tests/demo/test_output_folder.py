@@ -84,7 +84,9 @@ def test_killed_between_any_two_operations_the_old_demo_or_the_new_one_is_whole(
                 assert "new" in found if done[0] else found.count("old") == names
             if done[0] and number == allowed:
                 break
-        assert {path.name for path in folder.iterdir()} - {output_folder.REMOVED, output_folder.EARLIER} == set(OWN_NAMES)
+        assert {path.name for path in folder.iterdir()} - {output_folder.REMOVED, output_folder.EARLIER} == set(
+            OWN_NAMES
+        )
         assert contents(folder / "runs") == {"inner": "new"}
         if ended:
             break
