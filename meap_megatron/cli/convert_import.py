@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-HELP = """Turn a Hugging Face folder (Llama, Mistral, Qwen2; safetensors) into a checkpoint of Megatron.
+HELP = """Turn a Hugging Face folder (or a GGUF file; Llama, Mistral, Qwen2; safetensors) into a checkpoint of Megatron.
 
   meap convert import Llama-3-8B checkpoints/llama3_8b --add-mask-token
   meap train checkpoints/llama3_8b/sft_meap.yaml data_path=data/mine
@@ -16,7 +16,9 @@ one at a time. The logits of both sides are compared at the end; nothing stays i
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("source", metavar="HF_DIR", type=Path, help="folder with config.json and safetensors files")
+    parser.add_argument(
+        "source", metavar="HF_DIR", type=Path, help="folder with config.json and safetensors files, or a .gguf file"
+    )
     parser.add_argument("output", metavar="OUT", type=Path, help="folder to write")
     parser.add_argument(
         "--add-mask-token", action="store_true", help="add [MASK] to the tokenizer, the embedding and the head"
@@ -81,23 +83,34 @@ def layer_count(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Unpack a GGUF file, and import."""
+    from meap_megatron.checkpoint.convert.folders import check_free
+    from meap_megatron.checkpoint.convert.gguf_files import hf_source
+    from meap_megatron.checkpoint.convert.record import RECORD
+
+    check_free(args.output, overwrite=args.overwrite, marker=RECORD)
+    allowed = tuple(args.allow_config_field)
+    with hf_source(args.source, beside=args.output, tokenizer=args.tokenizer, allowed=allowed) as source:
+        return _import(args, source)
+
+
+def _import(args: argparse.Namespace, source: Path) -> int:
     """Check, write, compare, and print what goes with the model."""
     import shlex
 
     from meap_megatron.atomic import replace_folder
-    from meap_megatron.checkpoint.convert.folders import check_free
     from meap_megatron.checkpoint.convert.importing import ImportSettings, plan_import, write_import
     from meap_megatron.checkpoint.convert.megatron_config import command_words, recipe_settings
     from meap_megatron.checkpoint.convert.recipes import longest_row
-    from meap_megatron.checkpoint.convert.record import RECORD, TOKENIZER_FOLDER
+    from meap_megatron.checkpoint.convert.record import HF_FOLDER, TOKENIZER_FOLDER
 
     def quote(path: Path) -> str:
         return shlex.quote(str(path))
 
-    check_free(args.output, overwrite=args.overwrite, marker=RECORD)
     plan = plan_import(
         ImportSettings(
-            source=args.source,
+            source=source,
+            origin=args.source,
             add_mask_token=args.add_mask_token,
             mask_token=args.mask_token,
             mask_token_init=args.mask_token_init,
@@ -118,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
 
             # The row of [MASK] may be new: ids that both sides have are compared.
             compared = verify(
-                args.source,
+                source,
                 folder,
                 layers=args.verify_layers,
                 allowed=tuple(args.allow_config_field),
@@ -131,6 +144,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"recipe keys of the model: {args.output / 'model.yaml'}; as Megatron's flags:")
     print(shlex.join(command_words(recipe_settings(spec))))
     tokenizer = args.output / TOKENIZER_FOLDER if plan.mask is not None else args.tokenizer or args.source
+    if source != args.source and plan.mask is None and args.tokenizer is None:
+        tokenizer = args.output / HF_FOLDER
     if plan.tokenizer is not None and plan.tokenizer.info.mask_id >= spec.vocab_rows:
         print(f"it has no row for {args.mask_token}, which MEAP needs: import it with --add-mask-token to train it so")
         return 0

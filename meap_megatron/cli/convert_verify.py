@@ -15,7 +15,7 @@ they are not the same model (exit status 1)."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("hf", metavar="HF_DIR", type=Path, help="folder with config.json and safetensors files")
+    parser.add_argument("hf", metavar="HF_DIR", type=Path, help="Hugging Face folder, or a .gguf file")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="save folder, import, or iter_* folder")
     parser.add_argument("--verify-layers", type=layer_count, metavar="N", help="run the first N layers only")
     parser.add_argument("--allow-config-field", action="append", default=[], metavar="NAME", help="see convert import")
@@ -27,14 +27,13 @@ def run(args: argparse.Namespace) -> int:
     """Compare and print."""
     import json
 
+    from meap_megatron.checkpoint.convert.gguf_files import hf_source
     from meap_megatron.checkpoint.convert.verifying import verify
 
-    result = verify(
-        args.hf,
-        args.checkpoint,
-        layers=args.verify_layers,
-        allowed=tuple(args.allow_config_field),
-        ignore_adapter=args.ignore_adapter,
-    )
+    allowed = tuple(args.allow_config_field)
+    with hf_source(args.hf, beside=args.checkpoint, allowed=allowed) as source:
+        result = verify(
+            source, args.checkpoint, layers=args.verify_layers, allowed=allowed, ignore_adapter=args.ignore_adapter
+        )
     print(json.dumps(result.record()) if args.json else result.line())
     return 0

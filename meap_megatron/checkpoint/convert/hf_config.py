@@ -60,9 +60,7 @@ def what_it_is(folder: Path) -> str:
             "(peft: AutoPeftModelForCausalLM.from_pretrained(...).merge_and_unload().save_pretrained(...))"
         )
     if packed := [name for name in names if name.endswith(".gguf")]:
-        return (
-            f"it holds {packed[0]}, a GGUF file; docs/convert.md says how transformers unpacks it into such a folder"
-        )
+        return f"it holds {packed[0]}, a GGUF file, which `meap convert import {folder / packed[0]} OUT` takes"
     if "params.json" in names:
         return (
             "it holds the original layout of Mistral or Meta (params.json); take the model's folder in Hugging Face's "

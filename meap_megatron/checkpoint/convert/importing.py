@@ -52,6 +52,7 @@ class ImportSettings:
 
     Attributes:
         source: the Hugging Face folder.
+        origin: the GGUF file that it was unpacked from; None: itself.
         add_mask_token: add [MASK] to tokenizer, embedding and head.
         mask_token: its text.
         mask_token_init: "mean", "random" or "token:X".
@@ -65,6 +66,7 @@ class ImportSettings:
     """
 
     source: Path
+    origin: Path | None = None
     add_mask_token: bool = False
     mask_token: str = "[MASK]"
     mask_token_init: str = "mean"
@@ -346,7 +348,7 @@ def write_import(plan: ImportPlan, folder: Path) -> None:
     write_record(
         folder,
         ImportRecord(
-            source=str(plan.settings.source),
+            source=str(plan.settings.origin or plan.settings.source),
             model=dataclasses.asdict(spec),
             hf_rows=plan.hf_spec.vocab_rows,
             vocab_size=plan.vocab_size,
