@@ -44,6 +44,13 @@ def write_gguf(path: Path, source: Path, *, kind: str = "F32", **changes: Any) -
     }
     if (dim := config.get("head_dim")) and dim != config["hidden_size"] // config["num_attention_heads"]:
         settings |= {f"{arch}.attention.key_length": dim, f"{arch}.attention.value_length": dim}
+    if rope.get("rope_type") == "yarn":
+        settings |= {
+            f"{arch}.rope.scaling.type": "yarn",
+            f"{arch}.rope.scaling.factor": rope["factor"],
+            f"{arch}.rope.scaling.original_context_length": rope["original_max_position_embeddings"],
+            f"{arch}.rope.scaling.yarn_beta_fast": rope["beta_fast"],
+        }
     settings |= tokenizer_metadata(source) | changes
     for key, value in settings.items():
         if value is not None:
@@ -54,9 +61,9 @@ def write_gguf(path: Path, source: Path, *, kind: str = "F32", **changes: Any) -
         next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == arch), config["num_hidden_layers"]
     )
     for name, tensor in load_file(source / "model.safetensors").items():
-        if arch == "llama" and ".q_proj." in name:
+        if arch in ("llama", "smollm3") and ".q_proj." in name:
             tensor = paired(tensor, config["num_attention_heads"])
-        if arch == "llama" and ".k_proj." in name:
+        if arch in ("llama", "smollm3") and ".k_proj." in name:
             tensor = paired(tensor, config["num_key_value_heads"])
         stored = gguf.GGMLQuantizationType[kind if tensor.dim() > 1 else "F32"]
         data = gguf.quants.quantize(tensor.float().contiguous().numpy(), stored)

@@ -20,15 +20,17 @@ import torch
 
 from meap_megatron.checkpoint.convert.families import FAMILIES, hf_shapes
 from meap_megatron.checkpoint.convert.gguf_tokenizer import write_tokenizer
-from meap_megatron.checkpoint.convert.hf_config import LLAMA3, spec_from_config
+from meap_megatron.checkpoint.convert.hf_config import spec_from_config
 from meap_megatron.checkpoint.convert.hf_files import INDEX, plan_shards, write_shard
 from meap_megatron.checkpoint.convert.record import side_files
+from meap_megatron.checkpoint.convert.rope import LLAMA3
 from meap_megatron.errors import UserError, first_line
 
 ENDING = ".gguf"
-ROTATED = ("llama",)
+ROTATED = ("llama", "smollm3")
 """Architectures whose rows of queries and keys llama.cpp stores in pairs."""
-ARCHITECTURES = tuple(name for name in ("llama", "qwen2", "qwen3") if name in FAMILIES)
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "smollm3")
+"""llama.cpp's names of the families; Mistral's is llama."""
 ROPE_FACTORS = "rope_freqs.weight"
 FIELDS = {
     "block_count": "num_hidden_layers",
@@ -44,6 +46,13 @@ FIELDS = {
     "expert_count": "num_local_experts",
 }
 """Key behind the architecture's name -> field of config.json."""
+SCALING = {
+    "type": "rope_type",
+    "original_context_length": "original_max_position_embeddings",
+    "yarn_beta_fast": "beta_fast",
+    "yarn_beta_slow": "beta_slow",
+}
+"""Likewise of the scaling of rotary frequencies; other names are the same."""
 HARMLESS = {"vocab_size", "rope.dimension_count", "attention.value_length", "tensor_data_layout", "expert_used_count"}
 SHARD_BYTES = 5 * 10**9
 
@@ -139,8 +148,7 @@ class GgufFile:
             "tie_word_embeddings": "output.weight" not in self.tensors,
             "dtype": str(self.dtype).removeprefix("torch."),
         }
-        if self.architecture == "llama":
-            config |= {"attention_bias": False, "mlp_bias": False}
+        config |= FAMILIES[self.architecture].written
         if (table := self.tensors.get("token_embd.weight")) is not None:
             config["vocab_size"] = int(table.shape[1])
         for key in self.reader.fields:
@@ -177,10 +185,8 @@ class GgufFile:
             return {"rope_scaling": {"rope_type": "llama3", "factor": factor, **LLAMA3}}
         if kind == "none":
             return {}
-        found = {"rope_type": kind, "factor": self.get(f"{scaling}factor")}
-        if (length := self.get(f"{scaling}original_context_length")) is not None:
-            found["original_max_position_embeddings"] = length
-        return {"rope_scaling": found}
+        keys = [key.removeprefix(scaling) for key in self.reader.fields if key.startswith(scaling)]
+        return {"rope_scaling": {SCALING.get(key, key): self.get(scaling + key) for key in keys if key != "finetuned"}}
 
     def hf_tensor(self, name: str, *, hf: str, config: dict[str, Any]) -> torch.Tensor:
         """Return a tensor as Hugging Face has it."""

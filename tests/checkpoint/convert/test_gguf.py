@@ -1,5 +1,6 @@
 """GGUF files go in as the model that they were made from, or are refused by name."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from meap_megatron.cli.main import main
 from meap_megatron.errors import UserError
 from tests.support.corpus import write_byte_tokenizer
 from tests.support.gguf_models import write_gguf
-from tests.support.hf_models import write_model
+from tests.support.hf_models import YARN, write_model
 
 TEXT = "def main(a, b=12345):\n\n    return  a + 'Größe' # 大小\t🎉 </s> it's"
 
@@ -45,12 +46,18 @@ def llama(tmp_path_factory: pytest.TempPathFactory, tokenizer: Path) -> Path:
         ("mistral", "F32", "float32"),
         ("qwen2", "BF16", "bfloat16"),
         ("qwen2-tied", "F32", "float32"),
+        ("qwen3", "F32", "float32"),
+        ("qwen3-yarn", "F32", "float32"),
+        ("smollm3", "F32", "float32"),
     ],
 )
 def test_every_family_is_unpacked_to_the_bit(
     tmp_path: Path, tokenizer: Path, name: str, kind: str, dtype: str
 ) -> None:
-    source = model(tmp_path / "hf", name, tokenizer, dtype=dtype)
+    # llama.cpp has no factor of attention of its own.
+    yarn = {key: value for key, value in YARN.items() if key != "attention_factor"}
+    changes = {"rope_parameters": yarn} if name == "qwen3-yarn" else {}
+    source = model(tmp_path / "hf", name, tokenizer, dtype=dtype, **changes)
     (tmp_path / "out").mkdir()
     line = unpack(write_gguf(tmp_path / "m.gguf", source, kind=kind), tmp_path / "out")
     assert line == f"m.gguf: {kind} unpacked to {dtype}"
@@ -58,9 +65,8 @@ def test_every_family_is_unpacked_to_the_bit(
     assert set(was) == set(found)
     assert all(found[key].dtype == was[key].dtype and torch.equal(found[key], was[key]) for key in was)
     specs = [spec_from_config(read_config(folder), source="x") for folder in (source, tmp_path / "out")]
-    assert specs[0].rotary_base == specs[1].rotary_base and specs[0].rope_factor == specs[1].rope_factor
-    changed = {"mistral": {"family": "llama"}}.get(name, {})
-    assert {**vars(specs[0]), **changed} == vars(specs[1])
+    assert dataclasses.replace(specs[0], family=specs[1].family) == specs[1]
+    assert specs[1].family == ("llama" if name == "mistral" else specs[0].family)
 
 
 def test_the_tokenizer_gives_the_same_ids(tmp_path: Path, llama: Path) -> None:
@@ -98,7 +104,8 @@ def test_a_quantised_model_is_imported_with_its_logits_compared(
         ({"general.type": "adapter"}, "general.type is 'adapter'"),
         ({"split.count": 3}, "is one of 3 parts"),
         ({"llama.expert_count": 8}, "num_local_experts=8: mixtures of experts"),
-        ({"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}, "rope_type 'linear'"),
+        ({"llama.rope.scaling.type": "longrope", "llama.rope.scaling.factor": 4.0}, "rope_type 'longrope'"),
+        ({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.attn_factor": 2.0}, "has attn_factor=2.0, which the"),
         ({"llama.rope.dimension_count": 8}, "partial_rotary_factor=0.5: rotary positions must cover"),
         ({"llama.logit_scale": 0.5}, "llama.logit_scale=0.5 is a field that the converter does not know"),
         ({"llama.block_count": 3}, "lacks blk.2."),
