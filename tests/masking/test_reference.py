@@ -4,68 +4,69 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from meap_megatron import _C, masking
 from meap_megatron.masking import philox, reference
 from meap_megatron.masking.strategies import STRATEGIES, Draw
 
-UNSIGNED_64 = st.integers(0, 2**64 - 1)
-INDEX = st.one_of(st.integers(0, 1000), st.integers(0, 2**63 - 1))
-LENGTH = st.one_of(st.integers(2, 40), st.integers(2, 40), st.integers(2, 300))
-RATIO = st.one_of(st.sampled_from([0.0, 0.05, 0.1, 0.15, 0.2, 0.5]), st.floats(0, 1, exclude_max=True))
-DRAWN = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))
+RATIOS = [0.0, 0.05, 0.1, 0.15, 0.2, 0.5]
 
 
-@settings(DRAWN, max_examples=5000)
-@given(seed=UNSIGNED_64, key=UNSIGNED_64, index=INDEX, length=LENGTH, ratio=RATIO)
-def test_random_equals_the_reference(seed, key, index, length, ratio):
-    case = {"seed": seed, "dataset_key": key, "sample_index": index, "length": length, "ratio": ratio}
-    assert np.array_equal(masking.mask_positions(**case), reference.mask_positions(**case))
+def drawn(count, *, longest=300):
+    """Yield so many cases: arguments of `mask_positions`, and a generator for more of them."""
+    for number in range(count):
+        draw = random.Random(number)
+        yield (
+            {
+                "seed": draw.getrandbits(64),
+                "dataset_key": draw.getrandbits(64),
+                "sample_index": draw.choice([draw.randrange(1000), draw.getrandbits(63)]),
+                "length": draw.choice([draw.randint(2, 40), draw.randint(2, 40), draw.randint(2, longest)]),
+                "ratio": draw.choice([draw.choice(RATIOS), draw.random()]),
+            },
+            draw,
+        )
 
 
-@settings(DRAWN, max_examples=4000)
-@given(seed=UNSIGNED_64, key=UNSIGNED_64, index=INDEX, length=LENGTH, ratio=RATIO, data=st.data())
-def test_span_equals_the_reference(seed, key, index, length, ratio, data):
-    case = {"seed": seed, "dataset_key": key, "sample_index": index, "length": length, "ratio": ratio}
-    case |= {"strategy": "span", "span_length": data.draw(st.integers(1, length - 1))}
-    assert np.array_equal(masking.mask_positions(**case), reference.mask_positions(**case))
-
-
-@settings(DRAWN, max_examples=2000)
-@given(seed=UNSIGNED_64, index=INDEX, length=LENGTH, ratio=RATIO, strategy=st.sampled_from(["random", "span"]))
-def test_protected_positions_equal_the_reference(seed, index, length, ratio, strategy):
-    eligible = np.flatnonzero(np.random.default_rng(seed).random(length) < 0.7)
-    case = {"seed": seed, "dataset_key": 5, "sample_index": index, "length": length, "ratio": ratio}
-    case |= {"strategy": strategy, "span_length": max(1, eligible.size // 3), "eligible": eligible}
+def check(case):
+    """Return the positions of the specification after checking that C++ gives the same."""
     expected = reference.mask_positions(**case)
-    assert np.array_equal(masking.mask_positions(**case), expected)
-    assert np.isin(expected, eligible).all()
+    assert masking.mask_positions(**case).tolist() == expected.tolist(), case
+    return expected
 
 
-@settings(DRAWN, max_examples=1000)
-@given(step=st.integers(0, 10**6), length=st.one_of(st.integers(2, 120), st.integers(2, 3000)), ratio=RATIO)
-def test_official51_equals_cpython(step, length, ratio):
-    case = {"seed": 0, "dataset_key": 0, "sample_index": 0, "length": length, "ratio": ratio}
-    positions = masking.mask_positions(**case, strategy="official51", step=step)
-    if ratio == 0:
-        assert positions.size == 0
-    else:
+def test_random_equals_the_reference():
+    for case, _ in drawn(5000):
+        check(case)
+
+
+def test_span_equals_the_reference():
+    for case, draw in drawn(4000):
+        check(case | {"strategy": "span", "span_length": draw.randint(1, case["length"] - 1)})
+
+
+def test_protected_positions_equal_the_reference():
+    for case, draw in drawn(2000):
+        eligible = np.flatnonzero([draw.random() < 0.7 for _ in range(case["length"])])
+        strategy = {"strategy": draw.choice(["random", "span"]), "span_length": max(1, eligible.size // 3)}
+        assert np.isin(check(case | strategy | {"eligible": eligible}), eligible).all()
+
+
+def test_official51_equals_cpython():
+    for case, draw in drawn(1000, longest=3000):
+        step, length, ratio = draw.randrange(10**6), case["length"], case["ratio"]
         random.seed(50 + step % 51)
-        expected = sorted(random.sample(range(0, length - 1), max(1, int(length * ratio))))
-        assert positions.tolist() == expected
+        expected = sorted(random.sample(range(0, length - 1), max(1, int(length * ratio)))) if ratio else []
+        assert check(case | {"strategy": "official51", "step": step}).tolist() == expected, case
 
 
-@settings(DRAWN, max_examples=300)
-@given(seed=UNSIGNED_64, length=LENGTH, ratio=RATIO, strategy=st.sampled_from(["random", "span"]))
-def test_the_batch_equals_the_loop(seed, length, ratio, strategy):
-    case = {"seed": seed, "dataset_key": 3, "length": length, "ratio": ratio}
-    case |= {"strategy": strategy, "span_length": 1 + (length - 1) // 4}
+def test_the_batch_equals_the_loop():
     indices = np.array([0, 9, 2, 2**40], dtype=np.int64)
-    batch = masking.mask_positions_batch(**case, sample_indices=indices)
-    rows = [reference.mask_positions(**case, sample_index=int(index)) for index in indices]
-    assert np.array_equal(batch, np.stack(rows))
+    for case, draw in drawn(300):
+        del case["sample_index"]
+        case |= {"strategy": draw.choice(["random", "span"]), "span_length": 1 + (case["length"] - 1) // 4}
+        rows = [reference.mask_positions(**case, sample_index=int(index)) for index in indices]
+        assert np.array_equal(masking.mask_positions_batch(**case, sample_indices=indices), np.stack(rows)), case
 
 
 @pytest.mark.parametrize("ratio", [0.05, 0.10, 0.15, 0.20])
