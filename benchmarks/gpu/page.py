@@ -139,7 +139,15 @@ def overview(checks: dict[str, Any]) -> Table:
     for name, check in CHECKS.items():
         one = checks.get(name)
         if one is None:
-            rows.append([check.letter, f"`{name}`", check.title, NOT_MEASURED, f"{check.seconds:.0f} expected"])
+            rows.append(
+                [
+                    check.letter,
+                    f"`{name}`",
+                    check.title,
+                    "not run" if checks else NOT_MEASURED,
+                    f"{check.seconds:.0f} expected",
+                ]
+            )
             continue
         reason = (one.get("reason") or "").splitlines()
         status = f"{one['status']}: {cell(reason[0])}" if reason else one["status"]
