@@ -41,7 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lengths", metavar="L,L", help="tokens, prompt and answer together (needle, mrs)")
     parser.add_argument("--depths", metavar="D,D", help="percent of the haystack before the needle (needle, mrs)")
     parser.add_argument("--variants", type=int, metavar="N", help="needles and haystack offsets per cell (default: 3)")
-    parser.add_argument("--prompt", choices=["fu", "plain"], help="needle: with <|im_start|> (fu, default) or without")
+    parser.add_argument(
+        "--prompt",
+        choices=["fu", "plain", "published"],
+        help="needle: with <|im_start|> (fu, default), without, or all as the published code",
+    )
     parser.add_argument(
         "--max-prompt-length",
         type=int,

@@ -83,3 +83,13 @@ def cut(tokens: list[int], *, length: int, start: int = 0) -> list[int]:
     start %= len(tokens)
     rounds = -(-(start + length) // len(tokens))
     return (tokens * rounds)[start : start + length]
+
+
+def place_of(measure: Measure, haystack: list[int], depth: float) -> int:
+    """Return the number of tokens before a needle: those before its depth, without what follows the last full stop."""
+    if depth >= 100:
+        return len(haystack)
+    place = int(len(haystack) * (depth / 100))
+    while place > 0 and measure.decode([haystack[place - 1]]).strip() != ".":
+        place -= 1
+    return place

@@ -11,8 +11,8 @@ from typing import Any
 
 from meap_megatron.errors import UserError
 from meap_megatron.evaluation.prompt_length import Measure, load_measure
-from meap_megatron.evaluation.retrieval import documents, metrics
-from meap_megatron.evaluation.retrieval.haystack import cut, essay_tokens, find_essays
+from meap_megatron.evaluation.retrieval import documents, metrics, published
+from meap_megatron.evaluation.retrieval.haystack import cut, essay_tokens, find_essays, place_of
 
 LENGTHS = tuple(k * 1024 for k in (1, 2, 4, 8, 12, 16, 20, 24, 28, 32))  # tokens
 DEPTHS = tuple(range(0, 101, 10))  # percent
@@ -24,7 +24,8 @@ FU_PROMPT = (
     "<|im_start|> This is a very long story book: <book> {context} </book>.\n"
     " Based on the content of the book, Question: {question}\nAnswer:"
 )
-PROMPTS = {"fu": FU_PROMPT, "plain": FU_PROMPT.removeprefix("<|im_start|> ")}
+PROMPTS = {"fu": FU_PROMPT, "plain": FU_PROMPT.removeprefix("<|im_start|> "), "published": FU_PROMPT}
+"""`published` has the haystack as well as the published code makes it (`published`), the others as `fill` does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,7 @@ def build(**metadata: Any) -> dict[str, Any]:
     """Make the samples of `meap_needle`; the harness calls this with model arguments and `--metadata`.
 
     Args:
-        metadata: `lengths`, `depths`, `variants`, `essays`, `prompt` (fu or plain), and what names the model.
+        metadata: `lengths`, `depths`, `variants`, `essays`, `prompt` (fu, plain or published), and what names the model.
 
     Raises:
         UserError: essays, tokenizer or a setting cannot be used.
@@ -91,6 +92,7 @@ def build(**metadata: Any) -> dict[str, Any]:
         raise UserError(f"prompt must be one of {', '.join(PROMPTS)}, found {prompt!r}")
     essays = find_essays(metadata.get("essays"))
     measure = load_measure(metadata)
+    longest = max(lengths) if prompt == "published" else None
     built: list[dict[str, Any]] = []
     for length in lengths:
         for variant in range(variants):
@@ -102,31 +104,57 @@ def build(**metadata: Any) -> dict[str, Any]:
                 variant=variant,
                 variants=variants,
                 template=PROMPTS[prompt],
+                longest=longest,
             )
     return documents.dataset(built, task="meap_needle")
 
 
 def cell_samples(
-    measure: Measure, essays: Path, *, length: int, depths: list[float], variant: int, variants: int, template: str
+    measure: Measure,
+    essays: Path,
+    *,
+    length: int,
+    depths: list[float],
+    variant: int,
+    variants: int,
+    template: str,
+    longest: int | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the samples of one length and variant: one for each depth, and one without the needle (the floor)."""
+    """Yield the samples of one length and variant: one for each depth, and one without the needle (the floor).
+
+    Args:
+        measure: counts tokens.
+        essays: the haystack.
+        length: tokens of prompt and answer together.
+        depths: percent.
+        variant: which needle, and where the haystack begins.
+        variants: how many there are.
+        template: prompt with `{context}` and `{question}`.
+        longest: greatest length of the test, for haystacks of the published form; None: those of `fill`.
+    """
     needle = NEEDLES[variant % len(NEEDLES)]
     fits = measure.limit is None or length <= measure.limit
-    tokens = [token for essay in essay_tokens(essays, measure) for token in essay] if fits else []
+    own_form = fits and longest is None
+    tokens = [token for essay in essay_tokens(essays, measure) for token in essay] if own_form else []
     start = len(tokens) * variant // variants
     for depth in [*depths, None]:
-        prompt = documents.PLACEHOLDER
-        if fits:
+        prompt = None
+        if own_form:
             prompt = fill(measure, tokens, needle, length=length, depth=depth, start=start, template=template)
+        elif fits and longest is not None:
+            hay = published.haystack(measure, essays, length=length, longest=longest, begin=(variant, variants))
+            context = published.context(measure, hay, f"\n{needle.text}\n", room=length - RESERVE, depth=depth)
+            prompt = template.format(context=context, question=needle.question)
+            prompt = prompt if measure.fits(prompt, new_tokens=NEW_TOKENS) else None
         yield {
-            "prompt": measure.wrap(prompt) if fits else prompt,
+            "prompt": documents.PLACEHOLDER if prompt is None else measure.wrap(prompt),
             "answer": needle.answer,
             "needle": needle.text,
             "keywords": list(needle.keywords),
             "length": length,
             "depth": -1.0 if depth is None else float(depth),
             "variant": variant,
-            "fits": fits,
+            "fits": prompt is not None,
         }
 
 
@@ -170,10 +198,7 @@ def insert(measure: Measure, haystack: list[int], needle: str, *, depth: float |
     """
     if depth is None:
         return measure.decode(haystack)
-    place = len(haystack) if depth >= 100 else int(len(haystack) * depth / 100)
-    if depth < 100:
-        while place > 0 and measure.decode([haystack[place - 1]]).strip() != ".":
-            place -= 1
+    place = place_of(measure, haystack, depth)
     return measure.decode(haystack[:place]) + needle + measure.decode(haystack[place:])
 
 

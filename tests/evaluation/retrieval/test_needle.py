@@ -7,9 +7,10 @@ import pytest
 
 from meap_megatron.errors import UserError
 from meap_megatron.evaluation.prompt_length import load_measure
-from meap_megatron.evaluation.retrieval import needle
+from meap_megatron.evaluation.retrieval import needle, published
 from meap_megatron.evaluation.retrieval.haystack import cut, describe_essays, find_essays, read_essays
 from tests.evaluation.fakes import Cheat, Growing, Silent
+from tests.support.corpus import write_byte_tokenizer
 
 GRID: dict[str, Any] = {"lengths": [512, 1024], "depths": [0, 50, 100], "variants": 2}
 
@@ -115,6 +116,35 @@ def test_the_prompt_is_the_published_one(tokenizer_folder: Path, essays: Path) -
     assert fu == "<|im_start|> " + plain
 
 
+def test_the_published_form_has_the_special_tokens_of_the_published_code_in_its_text(tmp_path: Path) -> None:
+    folder = write_byte_tokenizer(tmp_path / "bytes", vocab_size=258, texts=("a",))  # one token a character, and BOS
+    (tmp_path / "a.txt").write_text("One. Two two.")
+    (tmp_path / "b.txt").write_text("Six.")
+    measure = load_measure({"tokenizer": str(folder)})
+    # 20 tokens of the essays are BOS and 19 characters; encoded once more, the text of BOS is a token behind another one.
+    ids = published.haystack(measure, tmp_path, length=20, longest=30, begin=(0, 1))
+    assert measure.tokenizer.decode(ids) == "<s><s>One. Two two.Six.On"
+    depths = (None, 0, 50, 100)
+    assert [published.context(measure, ids, "\nN\n", room=20, depth=depth) for depth in depths] == [
+        "<s><s>One. Two two.S",
+        "<s>\nN\n<s><s>One. Two two.S",
+        "<s><s>One.<s>\nN\n Two two.S",
+        "<s><s>One. Two two.S<s>\nN\n",
+    ]
+    with pytest.raises(UserError, match="no room for a haystack"):
+        published.context(measure, ids, "\nN\n", room=4, depth=0)
+
+
+def test_without_bos_and_with_byte_level_tokens_the_published_form_is_ours(
+    tokenizer_folder: Path, essays: Path
+) -> None:
+    ours, theirs = (
+        [one["prompt"] for one in samples(tokenizer_folder, essays, prompt=prompt, variants=1)]
+        for prompt in ("fu", "published")
+    )
+    assert ours == theirs
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -123,7 +153,7 @@ def test_the_prompt_is_the_published_one(tokenizer_folder: Path, essays: Path) -
         ({"depths": "0:150"}, "at most 100; found 150"),
         ({"lengths": "long"}, "lengths must be numbers, found 'long'"),
         ({"variants": 0}, "variants must be a whole number of at least 1"),
-        ({"prompt": "chat"}, "prompt must be one of fu, plain"),
+        ({"prompt": "chat"}, "prompt must be one of fu, plain, published"),
     ],
 )
 def test_wrong_settings_say_what_is_wrong(
