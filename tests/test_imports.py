@@ -53,6 +53,23 @@ def test_imports_point_one_way(package: str) -> None:
         assert not wrong, f"{package}/{name} imports {wrong}"
 
 
+def test_every_import_names_a_module_that_exists() -> None:
+    root = PACKAGE.parent
+    files = [
+        p
+        for d in ("meap_megatron", "tests", "benchmarks", "experiments", "tools", "docs")
+        for p in (root / d).rglob("*.py")
+    ]
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                place = root.joinpath(*node.module.split("."))
+                ours = node.module.split(".")[0] in ("meap_megatron", "tests", "benchmarks", "experiments")
+                assert not ours or place.is_dir() or place.with_suffix(".py").is_file() or place.name == "_C", (
+                    f"{path}: {node.module}"
+                )
+
+
 @pytest.mark.parametrize(
     "statement",
     [

@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 from typing import Any, Protocol
 
-from meap_megatron.corpus.sentencepiece import convert_sentencepiece
 from meap_megatron.errors import UserError
+from meap_megatron.tokenizer.sentencepiece import convert_sentencepiece
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5
 """Kinds of tokens, numbered as in SentencePiece."""
