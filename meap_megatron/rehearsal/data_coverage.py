@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meap_megatron.errors import RunError, UserError
+from meap_megatron.layer_pattern import CUT
 from meap_megatron.rehearsal import fakes, in_fork, rank_data
 from meap_megatron.rehearsal.job import WRITERS, Job
 
@@ -48,7 +49,8 @@ def rehearse(job: Job, *, samples: int | None, log: Path | None, screen: TextIO)
     world = job.layout.world
     here = partial(in_fork.in_fork, log=log)
     job_words = fakes.words(job)
-    one_words = fakes.words(job.with_settings(ONE_PROCESS))
+    uncut = {name: value.replace(CUT, "") for name in ("hybrid_layer_pattern",) if (value := job.settings.get(name))}
+    one_words = fakes.words(job.with_settings(ONE_PROCESS | uncut))
     environment = in_fork.rank_environment(0, world=world)
     found: dict[str, Any] = here(lambda: of_job(job_words, samples=samples, screen=screen), environ=environment)
     alone: list[int] = here(

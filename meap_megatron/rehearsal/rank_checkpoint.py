@@ -1,5 +1,6 @@
 """What a rank would write into a checkpoint, and whether the checkpoint that the job begins with fits the model."""
 
+import dataclasses
 import math
 import shutil
 from collections.abc import Iterator
@@ -9,7 +10,12 @@ from typing import Any
 from meap_megatron.checkpoint.folder import iteration_folder
 from meap_megatron.checkpoint.index import INDEX
 from meap_megatron.errors import UserError
+from meap_megatron.layer_pattern import layers_of
 from meap_megatron.rehearsal.rank_model import moment_bytes
+
+LAYERS = "decoder.layers."
+GPT_NORM = "decoder.final_layernorm.weight"
+"""A tensor that a GPT's checkpoint has and a hybrid model's has under another name."""
 
 
 def sharded_tensors(parts: list[Any]) -> list[Any]:
@@ -49,14 +55,24 @@ def bytes_per_parameter(args: Any, optimizer: Any) -> int:
 def parameters_of_model(args: Any, tensors: list[Any]) -> int | None:
     """Return the parameters of the whole model, from the global shapes that this rank's part of it names.
 
-    Every stage with a layer knows the shapes of all layers; the tables of the other stages follow from the arguments.
-    None on a stage without a layer.
+    Every stage with a layer knows the shapes of all layers; the tables of the other stages follow from the arguments. A
+    stage of a hybrid model knows its own layers, and those of the same kinds. None on a stage that knows too little.
     """
     rows = args.padded_vocab_size * args.hidden_size
     tables = {"embedding.word_embeddings.weight": rows, "decoder.final_layernorm.weight": args.hidden_size}
     if args.untie_embeddings_and_output_weights:
         tables["output_layer.weight"] = rows
-    layers = {t.key: math.prod(t.global_shape) for t in tensors if t.key.startswith("decoder.layers.")}
+    layers = {t.key: math.prod(t.global_shape) for t in tensors if t.key.startswith(LAYERS)}
+    if args.hybrid_layer_pattern is not None:
+        pattern = layers_of(args.hybrid_layer_pattern)
+        known: dict[str, dict[int, int]] = {}
+        for key, count in layers.items():
+            number = int(key.removeprefix(LAYERS).partition(".")[0])
+            of_kind = known.setdefault(pattern[number], {})
+            of_kind[number] = of_kind.get(number, 0) + count
+        if set(known) != set(pattern):
+            return None
+        return sum(tables.values()) + sum(next(iter(known[symbol].values())) for symbol in pattern)
     return sum((layers | tables).values()) if layers else None
 
 
@@ -103,12 +119,30 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def compare(checkpoint: Path, tensors: list[Any]) -> int | None:
+def as_of_gpt(tensors: list[Any], pattern: str, checkpoint: Path) -> list[Any]:
+    """Return the tensors of a hybrid model as Megatron looks for them in a checkpoint of a GPT.
+
+    Raises:
+        UserError: the pattern is not one attention and one feed-forward layer for each block of a GPT.
+    """
+    from megatron.core.dist_checkpointing import gpt_checkpoint_interop as interop
+
+    try:
+        maps = interop.gpt_compatible_layer_maps(pattern)
+    except ValueError as error:
+        raise UserError(f"the checkpoint {checkpoint} is of a GPT, and this model cannot take it: {error}") from None
+    found = {"tensors": [dataclasses.replace(tensor) for tensor in tensors]}
+    interop.retarget_sharded_state_dict_to_gpt_checkpoint(found, maps)
+    return list(leaves(found))
+
+
+def compare(checkpoint: Path, tensors: list[Any], args: Any) -> int | None:
     """Compare a checkpoint with the tensors of this rank and return how many of them it has; None if it has no index.
 
     Args:
         checkpoint: .../iter_0000100
         tensors: see `sharded_tensors`.
+        args: Megatron's arguments.
 
     Raises:
         UserError: it lacks some, or has them in other shapes.
@@ -119,6 +153,8 @@ def compare(checkpoint: Path, tensors: list[Any]) -> int | None:
         return None
     stored = read_index(checkpoint / INDEX)[0].state_dict_metadata
     shapes = {key: tuple(entry.size) for key, entry in stored.items() if hasattr(entry, "size")}
+    if args.hybrid_layer_pattern is not None and GPT_NORM in shapes:
+        tensors = as_of_gpt(tensors, args.hybrid_layer_pattern, checkpoint)
     wrong = []
     wanted = {tensor.key: tensor for tensor in tensors}
     for key, tensor in wanted.items():

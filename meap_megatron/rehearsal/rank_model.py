@@ -25,14 +25,13 @@ def build(args: Any) -> tuple[list[Any], Any]:
     from megatron.training.argument_utils import pretrain_cfg_container_from_args
     from megatron.training.initialize import initialize_megatron
 
-    from meap_megatron.training.model import model_config
+    from meap_megatron.training.model import model_config, with_torch_layers
     from meap_megatron.training.pretrain import refusing
-    from meap_megatron.training.torch_layers import block_spec
 
     with refusing():
         initialize_megatron(allow_no_cuda=True)
         config = model_config(args, device="cuda")
-        config.transformer_layer_spec = block_spec
+        with_torch_layers(config)
         config.transformer.init_model_with_meta_device = True
         config.transformer.perform_initialization = False
         config.transformer.use_cpu_initialization = False

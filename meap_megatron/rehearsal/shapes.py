@@ -37,7 +37,7 @@ def rehearse(job: Job, *, screen: TextIO) -> dict[str, Any]:
         "begins_with": {
             "step": job.start.step,
             "checkpoint": str(checkpoint) if checkpoint else None,
-            "tensors_compared": rank_checkpoint.compare(checkpoint, tensors) if checkpoint else None,
+            "tensors_compared": rank_checkpoint.compare(checkpoint, tensors, args) if checkpoint else None,
         },
         "saves": rank_checkpoint.plan(args, tensors, optimizer, step=job.start.step),
         "steps": args.train_iters,

@@ -94,6 +94,15 @@ def test_every_stage_runs_real_iterations_of_the_trainer(large: Any) -> None:
     assert "the other ranks" in large["replaced"][0] and "Transformer Engine" in large["replaced"][1]
 
 
+def test_a_hybrid_model_holds_on_each_rank_what_the_gpt_holds(large: Any, corpora: Path, tmp_path: Path) -> None:
+    words = job(corpora, tmp_path)
+    hybrid = found("pretrain/llama_1.1b_meap.yaml", *words, "model=hybrid", "--ranks=0,517,1023", "--shapes")
+    for rank, gpt in zip(hybrid["ranks"], large["ranks"], strict=True):
+        assert rank["model"]["parameters"] == gpt["model"]["parameters"]
+        assert rank["model"]["layers"] == [[2 * layer, 2 * layer + 1] for (layer,) in gpt["model"]["layers"]]
+        assert (rank["memory"], rank["parameters_of_model"]) == (gpt["memory"], gpt["parameters_of_model"])
+
+
 def test_1024_data_parallel_ranks_read_each_sample_once_and_with_the_masks_of_one_process(
     corpora: Path, tmp_path: Path
 ) -> None:
