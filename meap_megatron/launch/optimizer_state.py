@@ -1,4 +1,4 @@
-"""The form in which a checkpoint holds Adam's state, compared with the run that is to continue from it.
+"""The form in which a checkpoint holds the model and Adam's state, compared with the run that is to continue from it.
 
 Megatron names the float32 weights of the optimizer by its class: `param` with the distributed optimizer, in any precision;
 `fp32_param` beside weights of 16 bits; not at all in float32, where they are those of the model. A run of another form ends
@@ -17,6 +17,8 @@ FLOAT32 = "float32 weights and without the distributed optimizer"
 MOMENTS = frozenset({"exp_avg", "exp_avg_sq"})
 FORMS = {MOMENTS: FLOAT32, MOMENTS | {"fp32_param"}: SIXTEEN_BITS, MOMENTS | {"param"}: DISTRIBUTED}
 """Names below `optimizer.state.` -> what the run that saved them had."""
+HYBRID_NORM = "decoder.final_norm.weight"
+"""A tensor that only a hybrid model's checkpoint has."""
 NOT_LOADED = ("--finetune", "--no-load-optim", "--use-megatron-fsdp", "--use-torch-fsdp2")
 
 
@@ -36,17 +38,26 @@ def form_of_run(argv: list[str]) -> str:
 def require_same(checkpoint: Path, argv: list[str]) -> None:
     """Refuse to continue from a state that this run cannot read. Imports torch, to read the checkpoint's index.
 
+    Megatron gives a hybrid model the weights of a GPT, and no GPT those of a hybrid model.
+
     Raises:
         UserError: the forms differ; names both and the ways out.
     """
     given = {word.partition("=")[0] for word in argv}
-    if given.intersection(NOT_LOADED) or not (checkpoint / INDEX).is_file():
+    if not (checkpoint / INDEX).is_file():
         return
     from meap_megatron.checkpoint.convert.pickles import read_index
 
     try:
         names = read_index(checkpoint / INDEX)[0].state_dict_metadata
     except Exception:  # a damaged pickle can raise anything, and is refused by whoever checks it
+        return
+    if HYBRID_NORM in names and "--hybrid-layer-pattern" not in given and "--use-checkpoint-args" not in given:
+        raise UserError(
+            f"{checkpoint} is of a hybrid model, and this run is a GPT; set model=hybrid (or the hybrid_layer_pattern of "
+            "the run that saved it)"
+        )
+    if given.intersection(NOT_LOADED):
         return
     there, here = form_of_checkpoint(names), form_of_run(argv)
     if there is None or there == here:

@@ -1,4 +1,4 @@
-"""The logits of a checkpoint by Megatron's own GPTModel, on a CPU: the other side of what transformers computes.
+"""The logits of a checkpoint by Megatron's own model, on a CPU: the other side of what transformers computes.
 
     python -m meap_megatron.training.logits REQUEST.json
 
@@ -47,13 +47,14 @@ def compute(request: dict[str, Any]) -> list[dict[str, Any]]:
     from megatron.core import dist_checkpointing
     from megatron.core.process_groups_config import ProcessGroupCollection
     from megatron.training.initialize import initialize_megatron
-    from megatron.training.models.gpt import GPTModelBuilder
+    from megatron.training.models.base import compose_hooks
 
     from meap_megatron.training.model import model_config
 
     initialize_megatron(allow_no_cuda=True)
     groups = ProcessGroupCollection.use_mpu_process_groups()
-    model = GPTModelBuilder(model_config(args, device="cpu")).build_model(groups).eval()
+    config = model_config(args, device="cpu")
+    (model,) = compose_hooks(config.pre_wrap_hooks)([config.get_builder_cls()(config).build_model(groups).eval()])
     common = dist_checkpointing.load_common_state_dict(request["checkpoint"])
     metadata = {**(common.get("content_metadata") or {}), "dp_cp_group": groups.dp_cp}
     wanted = {"model": model.sharded_state_dict(metadata=metadata)}
@@ -90,17 +91,19 @@ def run(model: Any, sequence: dict[str, Any]) -> dict[str, Any]:
     """Run one sequence.
 
     Args:
-        model: Megatron's GPTModel.
+        model: Megatron's GPTModel, or its HybridModel of a GPT's blocks.
         sequence: `ids` int[s], `positions` int[s] (increasing, gaps allowed), `first` (logits from this index on).
     """
     import torch
 
     seen: list[torch.Tensor] = []
+    layers = list(model.decoder.layers)
+    blocks = layers[1::2] if hasattr(model, "hybrid_layer_pattern") else layers
     hooks = [
         module.register_forward_hook(
             lambda _m, _i, out: seen.append((out[0] if isinstance(out, tuple) else out)[:, 0])
         )
-        for module in (model.embedding, *model.decoder.layers)
+        for module in (model.embedding, *blocks)
     ]
     positions = torch.tensor(sequence["positions"])
     rope = model.rotary_pos_emb

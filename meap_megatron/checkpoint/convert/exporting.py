@@ -151,7 +151,7 @@ def check_stored(checkpoint: Checkpoint, spec: ModelSpec) -> None:
     Raises:
         UserError: a tensor is missing or of another shape.
     """
-    expected = {entry.megatron: entry.shape(spec) for entry in top_entries(spec)}
+    expected = {checkpoint.top_name(entry.megatron): entry.shape(spec) for entry in top_entries(spec)}
     for entry in layer_entries(spec):
         for layer in range(spec.num_layers) if checkpoint.per_layer else (0,):
             name = checkpoint.layer_name(entry.megatron, layer)
@@ -189,7 +189,7 @@ def hf_entries(spec: ModelSpec) -> Iterator[tuple[str, Entry, int | None, int]]:
 
 def stored_dtype(checkpoint: Checkpoint, entry: Entry, layer: int | None) -> torch.dtype:
     """Return the type in which a tensor is stored."""
-    name = entry.megatron if layer is None else checkpoint.layer_name(entry.megatron, layer)
+    name = checkpoint.top_name(entry.megatron) if layer is None else checkpoint.layer_name(entry.megatron, layer)
     found = checkpoint.entry(str(name))
     assert found is not None
     return found.properties.dtype
@@ -198,7 +198,7 @@ def stored_dtype(checkpoint: Checkpoint, entry: Entry, layer: int | None) -> tor
 def hf_tensor(plan: ExportPlan, entry: Entry, layer: int | None, place: int) -> torch.Tensor:
     """Return one tensor as Hugging Face has it, in the stored type."""
     if layer is None:
-        tensor = plan.checkpoint.read(entry.megatron)
+        tensor = plan.checkpoint.read(plan.checkpoint.top_name(entry.megatron))
         return ops.resized(tensor, plan.spec.vocab_rows) if tensor.dim() == 2 else tensor
     fused = plan.checkpoint.read_layer(entry.megatron, layer)
     if len(entry.hf) == 1:

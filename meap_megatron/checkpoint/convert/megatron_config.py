@@ -12,6 +12,7 @@ from meap_megatron.checkpoint.convert import rope
 from meap_megatron.checkpoint.convert.families import FAMILIES
 from meap_megatron.checkpoint.convert.spec import ModelSpec
 from meap_megatron.errors import UserError
+from meap_megatron.layer_pattern import BLOCK, blocks_of
 
 REFUSED: dict[str, tuple[Any, ...]] = {
     "normalization": ("RMSNorm",),
@@ -30,7 +31,6 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "softmax_type": ("vanilla", None),
     "heterogeneous_layers_config_path": (None,),
     "heterogeneous_layers_config_encoded_json": (None,),
-    "hybrid_layer_pattern": (None,),
     "squared_relu": (False, None),
     "attention_output_gate": (False, None),
     "apply_residual_connection_post_layernorm": (False, None),
@@ -56,14 +56,23 @@ def spec_from_args(args: argparse.Namespace, *, source: str, family: str | None 
                 f"{source}: {name}={value} cannot be expressed in Hugging Face's {', '.join(sorted(FAMILIES))} models; "
                 f"they have {name}={values[0]}"
             )
+    pattern = getattr(args, "hybrid_layer_pattern", None)
+    if pattern is not None and blocks_of(pattern) is None:
+        raise UserError(
+            f"{source}: hybrid_layer_pattern={pattern} cannot be expressed in Hugging Face's {', '.join(sorted(FAMILIES))} "
+            f"models; their layers are {BLOCK}, attention and feed-forward part in turn"
+        )
+    if pattern is not None and getattr(args, "no_rope_freq", None):
+        raise UserError(f"{source}: layers without rotary positions (no_rope_freq) are converted from a GPT only")
     missing = [
         n for n in ("num_layers", "hidden_size", "num_attention_heads", "padded_vocab_size") if not hasattr(args, n)
     ]
     if missing:
         raise UserError(f"{source}: its arguments lack {', '.join(missing)}; it was not written by Megatron's trainer")
+    layers = args.num_layers if pattern is None else blocks_of(pattern) or 0
     heads = args.num_attention_heads
     grouped = getattr(args, "group_query_attention", False)
-    no_rope = skipped(getattr(args, "no_rope_freq", None), layers=args.num_layers)
+    no_rope = skipped(getattr(args, "no_rope_freq", None), layers=layers)
     parts = {
         "qkv_bias": bool(getattr(args, "add_qkv_bias", False)),
         "qk_norm": bool(getattr(args, "qk_layernorm", False)),
@@ -79,7 +88,7 @@ def spec_from_args(args: argparse.Namespace, *, source: str, family: str | None 
         )
     return ModelSpec(
         family=family or fitting[0],
-        num_layers=args.num_layers,
+        num_layers=layers,
         hidden_size=args.hidden_size,
         ffn_hidden_size=args.ffn_hidden_size,
         num_attention_heads=heads,

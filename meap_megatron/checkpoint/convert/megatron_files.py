@@ -2,7 +2,8 @@
 
 In such a checkpoint the layers are one tensor [layers, ...] per name (`decoder.layers.mlp.linear_fc2.weight`), stored in
 chunks of one layer or less; a checkpoint whose `content_metadata` says `non_homogeneous_layers` has one name per layer
-(`decoder.layers.7.mlp...`). Both are read. Written are chunks of one layer each, so that memory holds one layer's tensor.
+(`decoder.layers.7.mlp...`), and one of a hybrid model one per half of a block. All are read. Written are chunks of one layer
+each, so that memory holds one layer's tensor.
 Beside tensors Megatron's loader demands an `_extra_state` object per linear layer, and the object `common_state`.
 """
 
@@ -91,9 +92,18 @@ class Checkpoint:
         return value if isinstance(value, int) else 0
 
     @property
+    def is_hybrid(self) -> bool:
+        """Whether attention and feed-forward part of a block are layers of their own."""
+        return getattr(self.args, "hybrid_layer_pattern", None) is not None
+
+    @property
     def per_layer(self) -> bool:
         """Whether every layer has names of its own."""
-        return f"{LAYERS}0.mlp.linear_fc2.weight" in self.index.state_dict_metadata
+        return self.is_hybrid or f"{LAYERS}0.mlp.linear_fc2.weight" in self.index.state_dict_metadata
+
+    def top_name(self, name: str) -> str:
+        """Return the name under which a tensor outside the layers is stored, by its name in a GPT."""
+        return name.replace("decoder.final_layernorm.", "decoder.final_norm.") if self.is_hybrid else name
 
     def entry(self, name: str) -> TensorStorageMetadata | None:
         """Return what the index says about a tensor."""
@@ -102,6 +112,8 @@ class Checkpoint:
 
     def layer_name(self, suffix: str, layer: int) -> str | None:
         """Return the name under which a layer's tensor is stored, or None."""
+        if self.is_hybrid:  # a pattern of blocks, which `spec_from_args` sees to
+            layer = 2 * layer + suffix.startswith("mlp.")
         prefix = f"{LAYERS}{layer}." if self.per_layer else LAYERS
         candidates = [suffix, *([ALIASES[suffix]] if suffix in ALIASES else [])]
         return next((prefix + name for name in candidates if self.entry(prefix + name)), None)

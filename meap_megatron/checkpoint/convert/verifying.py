@@ -29,6 +29,7 @@ from meap_megatron.checkpoint.convert.megatron_files import open_checkpoint
 from meap_megatron.checkpoint.convert.record import ADAPTER, read_record
 from meap_megatron.checkpoint.convert.spec import ModelSpec, differences
 from meap_megatron.errors import RunError, UserError
+from meap_megatron.layer_pattern import of_blocks
 from meap_megatron.memory import free_memory
 
 SHORT, LONG = 64, 4160  # tokens
@@ -118,9 +119,10 @@ def verify(
     replaced = record.mask_id if record else None
     used = min(spec.num_layers, layers or layers_in_memory(spec))
     sequences = fixed_sequences(spec, rows=min(spec.vocab_rows, stored.vocab_rows), replaced=replaced)
+    pattern = {"hybrid_layer_pattern": of_blocks([used])} if opened.is_hybrid else {}
     request = {
         "checkpoint": str(opened.path.resolve()),
-        "settings": recipe_settings(stored.with_layers(used)),
+        "settings": recipe_settings(stored.with_layers(used)) | pattern,
         "layers": stored.num_layers,
         "sequences": sequences,
     }

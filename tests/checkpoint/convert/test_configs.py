@@ -183,6 +183,16 @@ def test_a_model_is_the_same_in_configs_arguments_and_records(changes: dict[str,
     assert set(recipe_settings(model)) <= set(read_flags())
 
 
+def test_the_arguments_of_a_hybrid_model_of_blocks_describe_the_model_of_its_gpt() -> None:
+    model = spec()
+    args = checkpoint_args(model, vocab_size=500)
+    args.hybrid_layer_pattern, args.num_layers = "|".join(["*-"] * model.num_layers), 2 * model.num_layers
+    assert spec_from_args(args, source="", family="llama") == model
+    args.hybrid_layer_pattern = "M-*-"
+    with pytest.raises(UserError, match=r"hybrid_layer_pattern=M-\*- cannot be expressed in Hugging Face's llama"):
+        spec_from_args(args, source="")
+
+
 def test_an_import_of_before_other_scalings_is_read() -> None:
     record = dataclasses.asdict(spec(rope_scaling=SCALING))
     del record["scaling"], record["qk_norm"], record["no_rope"]
