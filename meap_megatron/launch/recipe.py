@@ -147,7 +147,8 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         if not equals or not key.replace("-", "_").isidentifier():
             raise UserError(f"override '{word}' is not of the form key=value, for example train_iters=100")
         try:
-            value = yaml.safe_load(text)
+            # A layer pattern begins with the sign of a YAML alias, which no override can have.
+            value = text if text.startswith("*") else yaml.safe_load(text)
         except yaml.reader.ReaderError:
             value = text  # a path that is not UTF-8
         except yaml.YAMLError as error:
@@ -196,7 +197,8 @@ def read_settings(path: Path, via: tuple[tuple[Path, str], ...] = ()) -> tuple[d
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: not YAML: {getattr(error, 'problem', error)}") from None
+        quotes = "; a value that begins with * needs quotes" if "alias" in str(getattr(error, "context", "")) else ""
+        raise UserError(f"{path}{line}: not YAML: {getattr(error, 'problem', error)}{quotes}") from None
     if not isinstance(root, yaml.MappingNode):
         raise UserError(f"{path}: a recipe is a mapping of groups to settings, for example 'model:' and below it keys")
     settings: dict[str, Setting] = {}

@@ -86,6 +86,15 @@ def test_a_recipe_needs_nothing_but_the_word(tmp_path: Path) -> None:
     assert given == recipe.load(base, []).command_line(read_flags())
 
 
+def test_a_pattern_is_typed_as_it_is_and_quoted_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text('model:\n  hybrid_layer_pattern: "*-*-"\n')
+    assert recipe.load(tmp_path / "mine.yaml", []).get("hybrid_layer_pattern") == "*-*-"
+    assert recipe.load(tmp_path / "mine.yaml", ["hybrid_layer_pattern=*--"]).get("hybrid_layer_pattern") == "*--"
+    (tmp_path / "mine.yaml").write_text("model:\n  hybrid_layer_pattern: *-*-\n")
+    with pytest.raises(UserError, match=r"mine.yaml:2: not YAML: .*; a value that begins with \* needs quotes"):
+        recipe.load(tmp_path / "mine.yaml", [])
+
+
 NET = dict.fromkeys(pattern_rules.DELTA_NET, 4)
 
 
