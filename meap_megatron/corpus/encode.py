@@ -25,6 +25,8 @@ from meap_megatron.tokenizer.parsed import parsed
 
 MEMORY_LIMIT = 2**26  # bytes that gigatoken's memory of words may take in one process
 LONG_TEXT = 2**20  # bytes from which `tokenizers` gets a text in windows
+WHOLE_LIMIT = 2**23  # bytes of a text that it gets at once
+BYTES_PER_BYTE = 110  # of memory, for a text that it gets at once
 PIECES = 2**16  # arrays of ids that are kept apart
 ENCODERS = ("auto", "gigatoken", "tokenizers")
 # Texts that break encoders: special tokens as text, runs of spaces, controls, combining and astral characters.
@@ -70,6 +72,13 @@ class TokenizersEncoder:
         decoded = text.decode("utf-8")
         ids = None if self._windowed is None else encode_in_windows(self._windowed, decoded)
         if ids is None:
+            if len(text) > WHOLE_LIMIT:
+                needed = len(text) * BYTES_PER_BYTE / 1e9
+                raise UserError(
+                    f"a text of {len(text) / 1e6:,.0f} MB, which begins {decoded[:60]!r}, has no place where it can be cut "
+                    f"without changing an id, and whole it needs about {needed:,.1f} GB of memory; "
+                    "split it, or leave it out"
+                )
             ids = np.array(self._tokenizer.encode(decoded, add_special_tokens=False).ids, dtype=np.uint32)
         return ids
 
