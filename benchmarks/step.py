@@ -114,9 +114,10 @@ class Gate:
 def run_trainer(gate: Gate, shape: Shape, length: int, *, folder: Path, masked: bool, extra: list[str]) -> None:
     """Train by Megatron's trainer as `meap train` does, waiting at the gate before every step."""
     from meap_megatron.cli.main import main
+    from meap_megatron.launch import runtime
     from meap_megatron.training import platform
 
-    platform.set_thread_policy()
+    runtime.set_thread_policy()
     platform.prepare("cpu")
     from meap_megatron.training import step
 

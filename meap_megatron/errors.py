@@ -1,5 +1,7 @@
 """The two ways a command may fail, and the exit status of each."""
 
+from typing import Any
+
 
 class UserError(ValueError):
     """Input that breaks a rule: exit status 2.
@@ -19,3 +21,19 @@ class RunError(RuntimeError):
 def first_line(error: BaseException) -> str:
     """Return the first line of what a library says of an error, or the kind of the error where it says nothing."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+JSON_KINDS = {
+    type(None): "null",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+}
+
+
+def kind_of(value: Any) -> str:
+    """Return what a value is in JSON, for messages."""
+    return JSON_KINDS.get(type(value), f"a {type(value).__name__}")

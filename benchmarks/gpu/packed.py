@@ -92,17 +92,19 @@ def differences(device: str, prefix: str, flags: list[str], *, cache: str) -> di
     """
     import os
 
-    from meap_megatron.launch import data_flags
-    from meap_megatron.training import platform, pretrain
+    from meap_megatron.launch import data_flags, runtime
+    from meap_megatron.launch.data_sidecars import read_sidecars
+    from meap_megatron.training import platform
+    from meap_megatron.training.parsing import parse
 
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(platform.free_port()))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(runtime.free_port()))
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
-    platform.set_thread_policy()
+    runtime.set_thread_policy()
     platform.prepare(device)
     argv = [*MODEL, *flags, "--data-path", prefix, f"--meap-device={device}"]
     argv += data_flags.data_flags(argv)
     argv += platform.flags_for(device, argv)
-    args = pretrain.parse(argv)
+    args = parse(argv)
     args.meap_is_sft = True
     if device == "cuda":
         platform.obey_jit_fuser(disabled=args.disable_jit_fuser)
@@ -115,14 +117,13 @@ def differences(device: str, prefix: str, flags: list[str], *, cache: str) -> di
     from megatron.training.models.gpt import GPTModelBuilder
 
     from meap_megatron.datasets.sft.dataset import MEAPSFTDataset
-    from meap_megatron.training import data as training_data
-    from meap_megatron.training import sft
+    from meap_megatron.training.dataset_settings import sft_dataset_config
     from meap_megatron.training.model import model_config
     from meap_megatron.training.step import make_forward_step
     from tests.support.packed_rows import alone
 
     initialize_megatron(allow_no_cuda=device == "cpu")
-    sidecars = training_data.read_sidecars([prefix])
+    sidecars = read_sidecars([prefix])
     config = model_config(args, device=device)
     model = GPTModelBuilder(config).build_model(ProcessGroupCollection.use_mpu_process_groups())
     if device == "cuda":
@@ -158,7 +159,7 @@ def differences(device: str, prefix: str, flags: list[str], *, cache: str) -> di
         bounds = sorted(set(row["cu_seqlens"].tolist()))
         return [(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True) if row["loss_mask"][a:b].any()]
 
-    config_of_data = sft.dataset_config(args, sidecars, path_to_cache=cache)
+    config_of_data = sft_dataset_config(args, sidecars, path_to_cache=cache)
     train = BlendedMegatronDatasetBuilder(MEAPSFTDataset, [40, 0, 0], lambda: True, config_of_data).build()[0]
     rows = [row for row in map(train.__getitem__, range(len(train))) if (row["tokens"] == mask_id).any()]
     row = max(rows, key=lambda row: len(segments(row)))

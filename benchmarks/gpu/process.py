@@ -30,9 +30,9 @@ def warm(device: str) -> None:
     """Import Megatron for a device in this process."""
     global _warm_device
     from meap_megatron.errors import UserError
-    from meap_megatron.launch import environment
-    from meap_megatron.launch.ranks import import_once
+    from meap_megatron.launch import environment, runtime
     from meap_megatron.training import platform
+    from meap_megatron.training.pretrain import import_once
 
     if device == "cuda":
         # A run sets them before torch is imported; its forks find torch imported.
@@ -42,7 +42,7 @@ def warm(device: str) -> None:
     # would not survive. Only while importing: on a CPU it would let the trainer's `device_count` of one answer.
     asked = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"} if device == "cuda" else {}
     with _in_environment(asked):
-        platform.set_thread_policy()
+        runtime.set_thread_policy()
         try:
             platform.prepare(device)
         except UserError as error:  # Transformer Engine is broken; all that needs torch alone can still be checked

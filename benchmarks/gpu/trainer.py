@@ -170,7 +170,7 @@ def _meap(argv: list[str]) -> None:
 
 
 def _train(argv: list[str], folder: str, watch: tuple[int, Connection | None, int | None] | None) -> None:
-    from meap_megatron.training.platform import free_port
+    from meap_megatron.launch.runtime import free_port
 
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
     if watch is None:
@@ -219,10 +219,11 @@ class Watch:
 
     def install(self, device: str) -> None:
         """Put the watch around the forward step that the trainer makes."""
+        from meap_megatron.launch import runtime
         from meap_megatron.training import platform
 
         self.cuda = device == "cuda"
-        platform.set_thread_policy()
+        runtime.set_thread_policy()
         platform.prepare(device)
         from meap_megatron.training import step
 

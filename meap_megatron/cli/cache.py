@@ -25,7 +25,9 @@ def run(args: argparse.Namespace) -> int:
     """Build the index, or find it, and print what it holds."""
     from meap_megatron.launch import preflight
     from meap_megatron.launch import recipe as recipes
+    from meap_megatron.launch.blend import data_prefixes
     from meap_megatron.launch.data_flags import data_flags
+    from meap_megatron.launch.data_sidecars import read_sidecars
     from meap_megatron.launch.flags import read_flags
     from meap_megatron.launch.named_settings import of_recipe
 
@@ -39,12 +41,12 @@ def run(args: argparse.Namespace) -> int:
     if "--mock-data" in words:
         print("mock data needs no index")
         return 0
-    from meap_megatron.training import data, index_cache, platform
+    from meap_megatron.training import index_cache, platform
 
     platform.prepare("cpu")
     logging.getLogger("megatron").setLevel(logging.WARNING)
     settings = index_cache.data_settings(words)
-    sidecars = data.read_sidecars(data.data_prefixes(settings))
+    sidecars = read_sidecars(data_prefixes(settings))
     entry = index_cache.obtain(settings, sidecars, sizes=index_cache.num_samples(settings), screen=sys.stderr)
     print("\n".join(report(entry)))
     return 0

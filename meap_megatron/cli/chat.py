@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     import sys
 
     from meap_megatron.errors import UserError
-    from meap_megatron.training.platform import set_thread_policy
+    from meap_megatron.launch.runtime import set_thread_policy
 
     set_thread_policy()
     with contextlib.suppress(ImportError):

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from meap_megatron.checkpoint.convert.families import FAMILIES
-from meap_megatron.cli.convert_import import add_verification
+from meap_megatron.cli.convert_import import MEGATRON_LOGITS, add_verification
 
 HELP = """Turn a checkpoint of Megatron into a Hugging Face folder: config, safetensors, tokenizer.
 
@@ -68,7 +68,15 @@ def run(args: argparse.Namespace) -> int:
                 print(f"logits not compared: --dtype {args.dtype} rounds the stored weights")
             else:
                 allowed = (*args.allow_config_field, *plan.inherited_fields)
-                print(verify(folder, plan.checkpoint.path, layers=args.verify_layers, allowed=allowed).line())
+                print(
+                    verify(
+                        folder,
+                        plan.checkpoint.path,
+                        megatron=MEGATRON_LOGITS,
+                        layers=args.verify_layers,
+                        allowed=allowed,
+                    ).line()
+                )
     spec, cut = plan.spec, plan.stored.vocab_rows - plan.spec.vocab_rows
     size = f"{spec.num_parameters:,} parameters, {spec.vocab_rows:,} rows ({cut} cut off)"
     print(f"{args.output}: {spec.family}, {size}")

@@ -13,6 +13,9 @@ recipes that need nothing but data: sft_meap.yaml and sft_ntp.yaml for fine-tuni
 model.yaml, the keys of the model, for recipes of your own (`extends: OUT/model.yaml`). No model is built: tensors are copied
 one at a time. The logits of both sides are compared at the end; nothing stays if they differ."""
 
+MEGATRON_LOGITS = "meap_megatron.training.logits"
+"""The module that computes the logits of a checkpoint, started by name in a process of its own."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
@@ -133,6 +136,7 @@ def _import(args: argparse.Namespace, source: Path) -> int:
             compared = verify(
                 source,
                 folder,
+                megatron=MEGATRON_LOGITS,
                 layers=args.verify_layers,
                 allowed=tuple(args.allow_config_field),
                 ignore_adapter=args.ignore_adapter,

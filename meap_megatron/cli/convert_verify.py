@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from meap_megatron.cli.convert_import import layer_count
+from meap_megatron.cli.convert_import import MEGATRON_LOGITS, layer_count
 
 HELP = """Compare a Hugging Face folder with a checkpoint of Megatron: config fields, then logits on fixed ids.
 
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     allowed = tuple(args.allow_config_field)
     with hf_source(args.hf, beside=args.checkpoint, allowed=allowed) as source:
         result = verify(
-            source, args.checkpoint, layers=args.verify_layers, allowed=allowed, ignore_adapter=args.ignore_adapter
+            source, args.checkpoint, megatron=MEGATRON_LOGITS, layers=args.verify_layers, allowed=allowed, ignore_adapter=args.ignore_adapter
         )
     print(json.dumps(result.record()) if args.json else result.line())
     return 0

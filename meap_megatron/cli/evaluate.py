@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     from meap_megatron.errors import UserError
     from meap_megatron.evaluation.retrieval.documents import count, numbers
     from meap_megatron.evaluation.suites import SUITES, Request
-    from meap_megatron.training.platform import set_thread_policy
+    from meap_megatron.launch.runtime import set_thread_policy
 
     if args.suite not in (*SUITES, "all"):
         near = difflib.get_close_matches(args.suite, [*SUITES, "all"], n=1)

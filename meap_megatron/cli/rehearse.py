@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     import json
 
     from meap_megatron.errors import UserError
+    from meap_megatron.launch import runtime
     from meap_megatron.launch.flags import read_flags
     from meap_megatron.rehearsal import fakes
     from meap_megatron.rehearsal import job as jobs
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     shapes = args.shapes or args.steps is None
     say: Callable[[list[str]], None] = print_nothing if args.json else print_lines
     say(report.of_job(job))
-    platform.set_thread_policy()
+    runtime.set_thread_policy()
     platform.prepare("cpu")
     with tempfile.TemporaryDirectory(prefix="meap-rehearsal-") as folder:
         log = None if args.verbose else Path(folder) / "log"

@@ -153,8 +153,8 @@ def read_sample(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> tu
     from meap_megatron.config import MaskConfig
     from meap_megatron.corpus.display import rows
     from meap_megatron.indexed.ordinary_ids import ordinary_ids
+    from meap_megatron.launch import megatron_import, runtime
     from meap_megatron.masking.corruption import Corruption
-    from meap_megatron.training import platform
 
     info = sidecar.tokenizer
     mask = MaskConfig(
@@ -170,9 +170,9 @@ def read_sample(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> tu
         seed=args.seed if args.mask_seed is None else args.mask_seed,
         global_batch_size=args.global_batch_size,
     )
-    platform.set_thread_policy()
-    platform.quiet_imports()
-    with platform.triton_stub():
+    runtime.set_thread_policy()
+    megatron_import.quiet_imports()
+    with megatron_import.triton_stub():
         from megatron.core.datasets.gpt_dataset import GPTDataset
 
         from meap_megatron.datasets.gpt import MEAPGPTDatasetConfig
@@ -225,7 +225,7 @@ def read_sample(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> tu
 
 def text_of_ids(prefix: str, sidecar: "Sidecar") -> Callable[[int], str]:
     """Return a function from a token id to its visible text; without the tokenizer's folder there is no text."""
-    from meap_megatron.corpus.display import visible
+    from meap_megatron.corpus.terminal import visible
 
     folder = sidecar.tokenizer.folder
     path = None if folder is None else Path(prefix).parent / folder / "tokenizer.json"

@@ -18,6 +18,9 @@ HELP = """Train a recipe with Megatron's own trainer.
 
 Keys are Megatron's flag names in snake_case. A run goes on from the newest checkpoint in its `save` folder."""
 
+TRAINER = "meap_megatron.training.pretrain"
+"""The module that trains, started by name: torch is imported in the ranks only."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
@@ -39,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     from meap_megatron.launch.flags import read_flags
     from meap_megatron.launch.launch import known_world, launch
     from meap_megatron.launch.named_settings import of_recipe
-    from meap_megatron.training.platform import resolve_device
+    from meap_megatron.launch.runtime import resolve_device
 
     overrides = list(args.overrides)
     if args.nproc is not None:
@@ -67,14 +70,15 @@ def run(args: argparse.Namespace) -> int:
             words.append(f"--meap-log={Path(save) / 'logs'}")
     own_log = not (save or args.verbose or args.dry_run) and recipe.get("meap_log") is None
     if args.dry_run:
-        print(shlex.join(["python", "-m", "meap_megatron.training.pretrain", *words]))
+        print(shlex.join(["python", "-m", TRAINER, *words]))
         return 0
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
         for note in notes:
             print(f"note: {note}", flush=True)
+    start = partial(launch, nproc=nproc, device=device, trainer=TRAINER)
     if own_log:
-        return with_temporary_log(lambda log: launch([*words, f"--meap-log={log}"], nproc=nproc, device=device))
-    return launch(words, nproc=nproc, device=device)
+        return with_temporary_log(lambda log: start([*words, f"--meap-log={log}"]))
+    return start(words)
 
 
 def with_temporary_log(start: Callable[[str], int]) -> int:

@@ -1,21 +1,21 @@
 """Text for a terminal: the summary of a dataset, and one sample as columns. Pure functions from data to lines."""
 
 import dataclasses
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from meap_megatron.corpus.sft.display import sft_summary
+from meap_megatron.corpus.terminal import BAR, EDGE, MASKED, OFF, QUIET, fit
+from meap_megatron.corpus.upsample.selection import report_lines
 from meap_megatron.indexed.pair import BLOCK, open_pair
 from meap_megatron.indexed.sidecar import Sidecar
 
 _BODY = {"text": "text", "sft": "conversation"}
-BAR = 40  # columns of the longest bar
 COLUMNS = ("position", "input", "     id", "  label", "masked", "loss")
 WIDTHS = (8, 22, 7, 30, 6, 4)
-MASKED, QUIET, EDGE, OFF = "\x1b[30;43m", "\x1b[2m", "\x1b[36m", "\x1b[0m"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,12 +52,8 @@ def summary(prefix: str | Path, sidecar: Sidecar) -> Iterator[str]:
     yield f"  {special}, {info.mask_token} {info.mask_id}"
     yield f"  content {sidecar.content_hash[:12]}, made with {made_with}"
     if sidecar.sft is not None:
-        from meap_megatron.corpus.sft.display import sft_summary
-
         yield from sft_summary(sidecar.sft)
     if sidecar.upsample is not None:
-        from meap_megatron.corpus.upsample.selection import report_lines
-
         options = sidecar.upsample["options"]
         yield f"  upsampled by length, for {options['total_tokens']:,} tokens with seed {options['seed']}"
         yield from report_lines(sidecar.upsample)
@@ -154,23 +150,3 @@ def table(lines: Sequence[Row], *, colour: bool) -> Iterator[str]:
             if not row.loss:
                 fitted[3] = QUIET + fitted[3] + OFF
         yield "  ".join(fitted).rstrip()
-
-
-def visible(text: str) -> str:
-    """Return text on one line: control characters as escapes, a leading space as a middle dot."""
-    escaped = "".join(
-        char if unicodedata.category(char)[0] not in "CZ" or char == " " else char.encode("unicode_escape").decode()
-        for char in text
-    )
-    return escaped.replace(" ", "·")
-
-
-def fit(text: str, width: int) -> str:
-    """Cut or pad text to a width in terminal columns; East Asian characters take two."""
-    out, used = "", 0
-    for char in text:
-        columns = 0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF")
-        if used + columns > width:
-            return out[:-1] + "…" + " " * (width - used) if out else " " * width
-        out, used = out + char, used + columns
-    return out + " " * (width - used)

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO
 
 from meap_megatron.corpus.streams import BYTE_ORDER_MARK
 from meap_megatron.errors import UserError
@@ -14,20 +14,6 @@ LONGEST = 2**26  # bytes of a first value that are looked at to tell the layout
 # A parser that met the end of the window in the middle of a value stops at most so far before it.
 NEAR = 16
 DECODER = json.JSONDecoder()
-NAMES = {
-    type(None): "null",
-    bool: "a boolean",
-    int: "a number",
-    float: "a number",
-    str: "a string",
-    list: "a list",
-    dict: "an object",
-}
-
-
-def kind_of(value: Any) -> str:
-    """Return what a value is in JSON, for messages."""
-    return NAMES.get(type(value), f"a {type(value).__name__}")
 
 
 def json_layout(start: bytes, stream: IO[bytes]) -> str:

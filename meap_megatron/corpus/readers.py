@@ -7,9 +7,9 @@ from typing import IO, Any
 
 from meap_megatron.corpus.cutting import Piece
 from meap_megatron.corpus.inputs import InputFile
-from meap_megatron.corpus.json_values import json_values, kind_of
+from meap_megatron.corpus.json_values import json_values
 from meap_megatron.corpus.streams import BYTE_ORDER_MARK, open_stream, part_of, reading
-from meap_megatron.errors import UserError
+from meap_megatron.errors import UserError, kind_of
 
 # (line or row number within the piece, counted from 1; UTF-8 text, or the reason why there is none)
 Document = tuple[int, bytes | str]

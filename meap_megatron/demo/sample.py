@@ -28,10 +28,10 @@ def read_sample(plan: Plan, *, prefix: Path, index: int) -> list[Cell]:
     from tokenizers import Tokenizer
 
     from meap_megatron.indexed.sidecar import read_sidecar
-    from meap_megatron.training import platform
+    from meap_megatron.launch import megatron_import, runtime
 
-    platform.set_thread_policy()
-    platform.quiet_imports()
+    runtime.set_thread_policy()
+    megatron_import.quiet_imports()
     sidecar = read_sidecar(prefix)
     sample = load(plan, prefix=prefix, mask_id=sidecar.tokenizer.mask_id, index=index)
     assert sidecar.tokenizer.folder is not None, "the demo's own data have a tokenizer"
@@ -50,9 +50,9 @@ def load(plan: Plan, *, prefix: Path, mask_id: int, index: int) -> dict[str, Any
     """Return the tensors of one training sample."""
     from meap_megatron.config import MaskConfig
     from meap_megatron.indexed.sidecar import read_sidecar
-    from meap_megatron.training import platform
+    from meap_megatron.launch import megatron_import
 
-    with platform.triton_stub():
+    with megatron_import.triton_stub():
         from meap_megatron.datasets.gpt import MEAPGPTDatasetConfig
         from meap_megatron.datasets.provider import build_datasets
         from meap_megatron.datasets.sidecar_tokenizer import DatasetTokenizer

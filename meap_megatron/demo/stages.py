@@ -282,7 +282,7 @@ def write_page(screen: Screen, out: Path, *, runs: list[Run], sample: list[Cell]
 
 def available_cores() -> int:
     """Return the processors that this process may use."""
-    from meap_megatron.training.platform import cpus_available
+    from meap_megatron.launch.runtime import cpus_available
 
     return cpus_available()
 

@@ -42,15 +42,16 @@ def nccl_facts() -> dict[str, Any]:
 
 def megatron_facts() -> dict[str, Any]:
     """Import Megatron's core the way the trainer does, and look for its trainer."""
+    from meap_megatron.launch import megatron_import, runtime
     from meap_megatron.training import platform
 
-    platform.quiet_imports()
+    megatron_import.quiet_imports()
     platform.load_engine(optional=True)  # one that cannot be loaded has a finding of its own
-    with platform.triton_stub():
+    with megatron_import.triton_stub():
         import megatron.core
 
     trainer = importlib.util.find_spec("megatron.training") is not None
-    return {"version": megatron.core.__version__, "trainer": trainer, "triton": platform.is_importable("triton")}
+    return {"version": megatron.core.__version__, "trainer": trainer, "triton": runtime.is_importable("triton")}
 
 
 def apex_facts() -> dict[str, Any]:

@@ -4,12 +4,11 @@ import argparse
 from typing import Any
 
 from meap_megatron.errors import UserError
-from meap_megatron.launch import precision
+from meap_megatron.launch import external_loader, precision
 from meap_megatron.masking.corruption import Corruption
 from meap_megatron.masking.loss import LossOn
 from meap_megatron.masking.ratio import MaskRatio
 from meap_megatron.masking.strategies import STRATEGIES
-from meap_megatron.training import loader
 
 
 def add_meap_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -207,7 +206,7 @@ def check(args: Any) -> None:
                 "samples, which --dataloader-type cyclic changes; use single"
             )
     if args.dataloader_type == "external":
-        loader.check(args)
+        external_loader.check(args)
     if args.mtp_num_layers:
         raise UserError("--mtp-num-layers: multi-token prediction is not wired into the MEAP step; leave it out")
     on_cpu = args.meap_device == "cpu" or args.transformer_impl == "local"

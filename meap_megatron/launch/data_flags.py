@@ -7,9 +7,11 @@ from pathlib import Path
 
 from meap_megatron.errors import UserError
 from meap_megatron.indexed.sidecar import Sidecar
-from meap_megatron.launch import blend, data_rules, named_tokenizer
+from meap_megatron.launch import blend, data_rules, named_tokenizer, sft_settings
 from meap_megatron.launch.arguments import add_meap_arguments
-from meap_megatron.launch.blend import DATA_KEYS, folder_hint, is_number
+from meap_megatron.launch.argv import flag_values, named_prefixes, whole_number
+from meap_megatron.launch.blend import folder_hint
+from meap_megatron.launch.data_sidecars import is_sft, read_sidecars
 from meap_megatron.launch.flags import read_flags
 from meap_megatron.launch.named_settings import Settings, of_argv
 from meap_megatron.launch.splits import Need, check_splits
@@ -17,39 +19,6 @@ from meap_megatron.launch.splits import Need, check_splits
 SHAPE = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "kv_channels")
 PARTS = ("untie_embeddings_and_output_weights", "add_qkv_bias", "qk_layernorm", "no_rope_freq")
 """Settings that decide which tensors a model has, of which shape, and which layers rotate queries and keys."""
-DATA_FLAGS = tuple(f"--{key.replace('_', '-')}" for key in DATA_KEYS)
-
-
-def flag_values(argv: list[str], flag: str) -> list[str]:
-    """Return the values that a command line gives to `flag` (`--flag a b` or `--flag=a`), [] if it is absent.
-
-    The last of a repeated flag counts, as for Megatron's parser.
-    """
-    values: list[str] = []
-    taking = False
-    for word in argv:
-        if word.startswith("--"):
-            name, equals, value = word.partition("=")
-            taking = name == flag
-            if taking:
-                values = [value] if equals else []
-        elif taking:
-            values.append(word)
-    return values
-
-
-def named_prefixes(argv: list[str]) -> list[str]:
-    """Return the dataset prefixes on a command line and in the files it names, without blend weights.
-
-    Raises:
-        UserError: such a file cannot be read.
-    """
-    words = [word for flag in DATA_FLAGS for word in flag_values(argv, flag)]
-    for path in flag_values(argv, "--data-args-path"):
-        words += blend.words_in_file(path, per_split=False)
-    for path in flag_values(argv, "--per-split-data-args-path"):
-        words += blend.words_in_file(path, per_split=True)
-    return [word for word in words if not is_number(word)]
 
 
 def data_flags(argv: list[str]) -> list[str]:
@@ -62,16 +31,13 @@ def data_flags(argv: list[str]) -> list[str]:
     sidecars = check_named_data(argv)
     if not sidecars:
         return []
-    from meap_megatron.training import sft
-    from meap_megatron.training.data import is_sft
-
     flags = tokenizer_flags(argv, sidecars, prefixes)
     if is_sft(sidecars):
         # Segments of a packed row must not see each other: Megatron's name for that is inter-document masking.
         flags.append("--dataloader-inter-document-masking")
         if flag_values(argv, "--meap-sft-loss") != ["microbatch_mean"]:
             flags.append("--calculate-per-token-loss")
-        sft.check(of_argv([*argv, *flags], read_flags()).namespace())
+        sft_settings.check(of_argv([*argv, *flags], read_flags()).namespace())
     if flag_values(argv, "--meap-epochs"):
         flags.append(f"--train-iters={steps_of_epochs(argv, sidecars, prefixes)}")
     return flags
@@ -91,7 +57,6 @@ def check_named_data(argv: list[str]) -> list[Sidecar]:
             raise UserError("meap_epochs counts passes over data, and mock data has no end; give train_iters instead")
         return []
     from meap_megatron.checkpoint.convert.tokenizer_check import check_imports
-    from meap_megatron.training.data import is_sft, read_sidecars
 
     for prefix in prefixes:
         if (hint := folder_hint(prefix)) is not None:
@@ -180,9 +145,6 @@ def steps_of_epochs(argv: list[str], sidecars: list[Sidecar], prefixes: list[str
     Raises:
         UserError: epochs of pre-training data or of a blend; steps and epochs both given; a flag it needs is missing.
     """
-    from meap_megatron.training import sft
-    from meap_megatron.training.data import is_sft
-
     if not is_sft(sidecars) or len(prefixes) != 1:
         raise UserError("meap_epochs counts passes over one fine-tuning dataset; give train_iters instead")
     if flag_values(argv, "--train-iters"):
@@ -198,7 +160,7 @@ def steps_of_epochs(argv: list[str], sidecars: list[Sidecar], prefixes: list[str
             raise UserError(f"meap_epochs needs {name}")
     if args.meap_epochs <= 0:
         raise UserError(f"meap_epochs={args.meap_epochs} must be above 0")
-    return sft.epoch_steps(args, sidecars[0], prefixes[0])
+    return sft_settings.epoch_steps(args, sidecars[0], prefixes[0])
 
 
 def tokenizer_flags(argv: list[str], sidecars: list[Sidecar], prefixes: list[str]) -> list[str]:
@@ -245,20 +207,6 @@ def mask_row(argv: list[str], named: named_tokenizer.Named, sidecars: list[Sidec
             flush=True,
         )
     return [f"--padded-vocab-size={rows}"]
-
-
-def whole_number(argv: list[str], flag: str, *, default: int) -> int:
-    """Return the value that a command line gives to a flag.
-
-    Raises:
-        UserError: it is no whole number of at least 1.
-    """
-    words = flag_values(argv, flag)
-    if not words:
-        return default
-    if not words[-1].isdecimal() or int(words[-1]) < 1:
-        raise UserError(f"{flag} {words[-1]} must be a whole number of at least 1")
-    return int(words[-1])
 
 
 def padded_rows(size: int, *, multiple: int, tensor_parallel: int) -> int:

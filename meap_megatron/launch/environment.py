@@ -6,7 +6,7 @@ The values are those of NVIDIA's own recipes for Megatron. What the user has set
 
 from collections.abc import Mapping
 
-from meap_megatron.launch.data_flags import flag_values
+from meap_megatron.launch.argv import flag_values
 
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """The name that torch 2.9 and newer reads, and the older one, about which they warn."""

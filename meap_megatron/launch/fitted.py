@@ -67,3 +67,11 @@ def fitted(recipe: Recipe, device: str | None) -> tuple[Recipe, list[str]]:
 def asked_for(recipe: Recipe, *names: str) -> bool:
     """Tell whether one of these settings was given on the command line."""
     return any(recipe.settings[name].origin.startswith(COMMAND_LINE) for name in names if name in recipe.settings)
+
+
+def without_fused_loss(argv: list[str], *, device: str) -> list[str]:
+    """Return the command line without the fused cross-entropy where it cannot be used (`against_fused_loss`)."""
+    given = {"bf16": "--bf16" in argv, "deterministic_mode": "--deterministic-mode" in argv}
+    if against_fused_loss(given, device) is None:
+        return argv
+    return [word for word in argv if word != "--cross-entropy-loss-fusion"]

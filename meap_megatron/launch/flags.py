@@ -17,6 +17,7 @@ from typing import Any
 
 from meap_megatron.atomic import replace_text
 from meap_megatron.errors import RunError, UserError
+from meap_megatron.launch import megatron_import, runtime
 from meap_megatron.launch.arguments import add_meap_arguments
 
 
@@ -133,11 +134,9 @@ def megatron_flags() -> dict[str, Flag]:
 
 def print_megatron_flags() -> None:
     """Be that interpreter."""
-    from meap_megatron.training import platform
-
-    platform.set_thread_policy()
-    sys.modules.setdefault(platform.ENGINE, None)  # type: ignore[arg-type]
-    platform.import_megatron()
+    runtime.set_thread_policy()
+    sys.modules.setdefault(runtime.ENGINE, None)  # type: ignore[arg-type]
+    megatron_import.import_megatron()
     from megatron.training.arguments import add_megatron_arguments
 
     flags = options_of(add_megatron_arguments(argparse.ArgumentParser(allow_abbrev=False)))

@@ -1,5 +1,6 @@
 """Start a command line: in this process, as several processes on this machine, or as the rank that SLURM says it is."""
 
+import importlib
 import os
 import signal
 import socket
@@ -9,10 +10,11 @@ import time
 from collections.abc import Mapping, MutableMapping, Sequence
 
 from meap_megatron.errors import RunError, UserError
-from meap_megatron.launch import environment, resume, slurm_time_limit, wandb_run
-from meap_megatron.launch.data_flags import data_flags, flag_values
-from meap_megatron.launch.ranks import ForkedRank, Rank, import_once, no_orphans
-from meap_megatron.training import ending, platform
+from meap_megatron.launch import environment, resume, runtime, slurm_time_limit, wandb_run
+from meap_megatron.launch.argv import flag_values
+from meap_megatron.launch.data_flags import data_flags
+from meap_megatron.launch.outcome import TOLD, saved
+from meap_megatron.launch.ranks import ForkedRank, Rank, no_orphans
 
 GRACE_SECONDS = 5.0
 """How long ranks get to end by themselves when one has failed, and again after SIGTERM."""
@@ -100,17 +102,18 @@ def forget_leftovers(environ: MutableMapping[str, str]) -> str | None:
     return f"WORLD_SIZE={text} of the environment is ignored, without {' and '.join(missing)}"
 
 
-def launch(argv: list[str], *, nproc: int, device: str) -> int:
+def launch(argv: list[str], *, nproc: int, device: str, trainer: str) -> int:
     """Run the trainer with this command line and return its exit status.
 
     Args:
-        argv: words for `meap_megatron.training.pretrain`.
+        argv: words for the trainer.
         nproc: processes on this machine; ignored under `srun`, which starts one per task.
         device: "auto", "cpu" or "cuda".
+        trainer: name of the module whose `main(argv)` trains and returns the exit status, whose `before_forks()` imports.
     """
     environ = os.environ
     argv = [*argv, f"--meap-device={device}"]
-    platform.set_thread_policy()
+    runtime.set_thread_policy()
     environ.update(environment.defaults(argv, environ))  # before the driver starts, to count GPUs
     if (note := forget_leftovers(environ)) is not None:
         print(f"note: {note}", file=sys.stderr, flush=True)
@@ -127,12 +130,10 @@ def launch(argv: list[str], *, nproc: int, device: str) -> int:
         print(f"note: {note}", file=sys.stderr, flush=True)
     argv = slurm_time_limit.end_in_order(argv)
     already_a_rank = int(environ.get("WORLD_SIZE", "1")) > 1
-    processes = 1 if already_a_rank else number_of_processes(nproc, platform.resolve_device(device))
+    processes = 1 if already_a_rank else number_of_processes(nproc, runtime.resolve_device(device))
     if processes == 1:
-        from meap_megatron.training.pretrain import main
-
-        return main(argv)
-    return run_ranks(argv, processes=processes, device=platform.resolve_device(device))
+        return importlib.import_module(trainer).main(argv)
+    return run_ranks(argv, processes=processes, device=runtime.resolve_device(device), trainer=trainer)
 
 
 def rank_environment(rank: int, *, processes: int, port: int) -> dict[str, str]:
@@ -147,7 +148,7 @@ def rank_environment(rank: int, *, processes: int, port: int) -> dict[str, str]:
     }
 
 
-def run_ranks(argv: list[str], *, processes: int, device: str) -> int:
+def run_ranks(argv: list[str], *, processes: int, device: str, trainer: str) -> int:
     """Start the ranks, pass SIGTERM and SIGINT on to them, and stop all when one fails.
 
     On a CPU, Megatron is imported once and the ranks are forked from this process: 8 ranks cost one import, not eight.
@@ -159,7 +160,7 @@ def run_ranks(argv: list[str], *, processes: int, device: str) -> int:
     Raises:
         RunError: a rank failed; names it and this host.
     """
-    port = platform.free_port()
+    port = runtime.free_port()
     environments = [rank_environment(rank, processes=processes, port=port) for rank in range(processes)]
     if device == "cpu":
         # Finds most faults of the input in half a second, and runs that are complete, before Megatron is imported.
@@ -167,14 +168,13 @@ def run_ranks(argv: list[str], *, processes: int, device: str) -> int:
         if done is not None:
             print(done, flush=True)
             return 0
-        platform.prepare(device)
-        import_once()
+        importlib.import_module(trainer).before_forks()
     with no_orphans():
         ranks: list[Rank]
         if device == "cpu":
-            ranks = [ForkedRank(argv, environment) for environment in environments]
+            ranks = [ForkedRank(argv, environment, trainer=trainer) for environment in environments]
         else:
-            command = [sys.executable, "-m", "meap_megatron.training.pretrain", *argv]
+            command = [sys.executable, "-m", trainer, *argv]
             # What a process ignores, the programs that it starts ignore too.
             handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
             ranks = [subprocess.Popen(command, env=os.environ | environment) for environment in environments]
@@ -185,11 +185,9 @@ def run_ranks(argv: list[str], *, processes: int, device: str) -> int:
     status = ranks[failed].poll() or 0
     if status == UserError.exit_status:
         return status
-    if status in (-signal.SIGTERM, ending.TOLD):
+    if status in (-signal.SIGTERM, TOLD):
         save = flag_values(argv, "--save")
-        raise RunError(
-            f"the run was told to end (SIGTERM) before it could save; {ending.saved(save[-1] if save else None)}"
-        )
+        raise RunError(f"the run was told to end (SIGTERM) before it could save; {saved(save[-1] if save else None)}")
     how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
     raise RunError(f"rank {failed} of {processes} on {socket.gethostname()} {how}; the other ranks were stopped")
 

@@ -28,33 +28,18 @@ class Rank(Protocol):
         """Send SIGKILL."""
 
 
-IMPORTED_ONCE = (
-    "meap_megatron.datasets.provider",
-    "meap_megatron.training.data",
-    "meap_megatron.training.model",
-    "meap_megatron.training.pretrain",
-    "meap_megatron.training.step",
-    "torch._dynamo",
-)
-"""What every rank imports besides Megatron; torch's optimizers ask for `torch._dynamo`, half a second of processor time."""
-
-
-def import_once() -> None:
-    """Import here what every forked rank would import for itself; Megatron must be there."""
-    for name in IMPORTED_ONCE:
-        importlib.import_module(name)
-
-
 class ForkedRank:
     """A rank that is a copy of this process, which has imported Megatron already.
 
     Only before this process has started OpenMP threads or a process group: neither survives a fork.
     """
 
-    def __init__(self, argv: list[str], environment: Mapping[str, str]) -> None:
+    def __init__(self, argv: list[str], environment: Mapping[str, str], *, trainer: str) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
-        self.process = multiprocessing.get_context("fork").Process(target=_run, args=(argv, environment, os.getpid()))
+        self.process = multiprocessing.get_context("fork").Process(
+            target=_run, args=(argv, environment, trainer, os.getpid())
+        )
         self.process.start()
 
     def poll(self) -> int | None:
@@ -72,16 +57,14 @@ class ForkedRank:
         self.send_signal(signal.SIGKILL)
 
 
-def _run(argv: list[str], environment: Mapping[str, str], launcher: int) -> None:
+def _run(argv: list[str], environment: Mapping[str, str], trainer: str, launcher: int) -> None:
     """Be a rank: the environment of one, the signals of a fresh process, and the trainer's exit status."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal; the launcher tells the ranks itself
     end_with(launcher)
     os.environ.update(environment)
-    from meap_megatron.training.pretrain import main
-
     try:
-        sys.exit(main(argv))
+        sys.exit(importlib.import_module(trainer).main(argv))
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -23,7 +23,7 @@ from meap_megatron.checkpoint.folder import (
 from meap_megatron.checkpoint.retention import LEAST_KEPT
 from meap_megatron.errors import RunError, UserError
 from meap_megatron.launch import optimizer_state
-from meap_megatron.launch.data_flags import flag_values
+from meap_megatron.launch.argv import flag_values
 
 LONGER = (
     "to train longer, raise train_iters and set override_opt_param_scheduler=true (the learning-rate schedule is then that "

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 
 from meap_megatron.errors import UserError
-from meap_megatron.launch.data_flags import flag_values
+from meap_megatron.launch.argv import flag_values
 
 DEFAULT_MARGIN = 300.0
 """Seconds before the end of the job at which the run saves, unless a quarter of the time left is less."""

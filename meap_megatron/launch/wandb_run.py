@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from meap_megatron.atomic import replace_text
 from meap_megatron.errors import RunError, UserError
-from meap_megatron.launch.data_flags import flag_values
+from meap_megatron.launch.argv import flag_values
 
 FILE_NAME = "wandb_run_id"
 ID_LETTERS = string.ascii_lowercase + string.digits

@@ -109,7 +109,7 @@ def open_train(words: list[str], *, screen: TextIO) -> tuple[Any, Any, dict[str,
     """Return Megatron's arguments, the training set as its builder makes it, and its index."""
     from meap_megatron.datasets.provider import build_datasets
     from meap_megatron.training import data, index_cache
-    from meap_megatron.training.pretrain import settle
+    from meap_megatron.training.parsing import settle
 
     args, sidecars = settle(words)
     _, index = rank_data.prepare(args, sidecars, screen)

@@ -8,7 +8,7 @@ from meap_megatron.errors import UserError
 from meap_megatron.indexed.sidecar import read_sidecar
 from meap_megatron.launch import parallelism, preflight, rules
 from meap_megatron.launch import recipe as recipes
-from meap_megatron.launch.data_flags import named_prefixes
+from meap_megatron.launch.argv import named_prefixes
 from meap_megatron.launch.fitted import fitted
 from meap_megatron.launch.flags import Flag
 from meap_megatron.launch.named_settings import Settings, of_recipe

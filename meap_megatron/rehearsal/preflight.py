@@ -13,7 +13,8 @@ from meap_megatron.errors import UserError
 from meap_megatron.indexed.pair import open_pair
 from meap_megatron.indexed.sidecar import Sidecar, bin_path, check_prefix, idx_path
 from meap_megatron.launch import resume
-from meap_megatron.launch.data_flags import data_flags, named_prefixes
+from meap_megatron.launch.argv import named_prefixes
+from meap_megatron.launch.data_flags import data_flags
 from meap_megatron.launch.named_settings import Settings
 from meap_megatron.launch.preflight import refusal
 

@@ -26,7 +26,7 @@ def build(args: Any) -> tuple[list[Any], Any]:
     from megatron.training.initialize import initialize_megatron
 
     from meap_megatron.training.model import model_config, with_torch_layers
-    from meap_megatron.training.pretrain import refusing
+    from meap_megatron.training.parsing import refusing
 
     with refusing():
         initialize_megatron(allow_no_cuda=True)

@@ -18,7 +18,7 @@ def rehearse(job: Job, *, screen: TextIO) -> dict[str, Any]:
         UserError: what would stop the job, found by Megatron or by the run's own checks.
         RunError: the disk is full.
     """
-    from meap_megatron.training.pretrain import settle
+    from meap_megatron.training.parsing import settle
 
     began = time.perf_counter()
     args, sidecars = settle(fakes.words(job))

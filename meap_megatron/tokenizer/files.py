@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from meap_megatron.corpus.json_values import kind_of
-from meap_megatron.errors import UserError
+from meap_megatron.errors import UserError, kind_of
 
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
 EXTRA_SPECIAL = ("extra_special_tokens", "additional_special_tokens")

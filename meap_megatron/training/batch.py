@@ -17,7 +17,7 @@ from megatron.core import mpu
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.utils import get_batch_on_this_cp_rank, get_batch_on_this_tp_rank
 
-from meap_megatron.training.work import Work
+from meap_megatron.training.work import Work, has_segments
 
 FIRST_FIELDS = ("tokens", "position_ids")
 """What the first pipeline stage reads."""
@@ -113,11 +113,6 @@ def reads_data(args: Any, vp_stage: int | None = None) -> bool:
 def stage_needs_data(args: Any, vp_stage: int | None) -> bool:
     """Tell whether this (virtual) stage uses any field: the first, the last, and all of them with packed segments."""
     return has_segments(args) or is_first(vp_stage) or is_last(vp_stage)
-
-
-def has_segments(args: Any) -> bool:
-    """Tell whether samples carry `cu_seqlens`."""
-    return bool(args.dataloader_inter_document_masking)
 
 
 def is_first(vp_stage: int | None) -> bool:

@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from meap_megatron.checkpoint.folder import iteration_folder, iterations, read_tracker
+from meap_megatron.launch.outcome import TOLD, saved
 from meap_megatron.training.metrics import read_metrics
 
 SAVED_TO_REPEAT, FAILED_AGAIN = 16, 17
 """Status with which Megatron ends a run at a value that is not finite (rerun_state_machine.py)."""
-
-
-TOLD = 128 + signal.SIGTERM
-"""Status of a run that was told to end before Megatron listens, which it does from the first step on."""
 
 
 def end_early() -> None:
@@ -98,20 +95,6 @@ def last_line(args: Any, status: Any, step: int) -> str | None:
         return f"meap: {stopped(args, step)}"
     newest = read_tracker(Path(args.save)).iteration if args.save else None
     return f"meap: complete; saved {iteration_folder(Path(args.save), newest)}" if newest else None
-
-
-def saved(save: str | None, step: int | None = None) -> str:
-    """Return what of a run is on the disk."""
-    if save is None:
-        return "nothing was saved, since save is not set"
-    newest = read_tracker(Path(save)).iteration
-    if newest is None:
-        return "nothing was saved"
-    return (
-        f"saved {iteration_folder(Path(save), newest)}"
-        if newest == step
-        else f"the newest checkpoint is of step {newest:,}"
-    )
 
 
 def not_finite(status: int, args: Any, step: int) -> str:

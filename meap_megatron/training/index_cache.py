@@ -45,7 +45,7 @@ def prepare(args: Any, sidecars: list[Sidecar], screen: TextIO) -> Ready | None:
     if not sidecars:
         return None
     from meap_megatron.datasets.provider import check_data, index_key
-    from meap_megatron.training.data import dataset_config
+    from meap_megatron.training.dataset_settings import dataset_config
 
     call = roll_call()
     sizes = num_samples(args)
@@ -73,7 +73,7 @@ def prepare(args: Any, sidecars: list[Sidecar], screen: TextIO) -> Ready | None:
 def obtain(args: Any, sidecars: list[Sidecar], *, sizes: list[int | None], screen: TextIO) -> Any:
     """Return the `index_folder.Entry` of a run, built by this process if it is missing or, as `screen` is told, damaged."""
     from meap_megatron.datasets.provider import obtain_indices
-    from meap_megatron.training.data import cache_folders, dataset_config
+    from meap_megatron.training.dataset_settings import cache_folders, dataset_config
 
     return obtain_indices(
         dataset_config(args, sidecars),
@@ -140,7 +140,7 @@ def data_settings(argv: list[str]) -> Any:
     """
     from megatron.training.global_vars import set_args
 
-    from meap_megatron.training.pretrain import parse
+    from meap_megatron.training.parsing import parse
 
     args = parse(argv, validate=False)
     if args.global_batch_size is None:

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from meap_megatron.errors import RunError, UserError
-from meap_megatron.training import platform, pretrain
+from meap_megatron.launch import runtime
+from meap_megatron.training import platform
+from meap_megatron.training.parsing import parse
 
 ONE_STEP = (
     "--mock-data --tokenizer-type=NullTokenizer --micro-batch-size=1 --global-batch-size=1 --train-iters=1 --lr=1e-3 "
@@ -31,17 +33,17 @@ def compute(request: dict[str, Any]) -> list[dict[str, Any]]:
     Raises:
         UserError: Megatron refuses the settings or the checkpoint.
     """
-    platform.set_thread_policy()
+    runtime.set_thread_policy()
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "127.0.0.1")):
         os.environ[name] = value
-    os.environ["MASTER_PORT"] = str(platform.free_port())
+    os.environ["MASTER_PORT"] = str(runtime.free_port())
     platform.prepare("cpu")
     settings = dict(request["settings"])
     longest = max(len(sequence["ids"]) for sequence in request["sequences"])
     words = [f"--seq-length={longest}", f"--vocab-size={settings['padded_vocab_size'] - 1}", *ONE_STEP]
     settings["max_position_embeddings"] = max(settings["max_position_embeddings"], longest)
     words += [f"--{key.replace('_', '-')}" + ("" if v is True else f"={v}") for key, v in settings.items()]
-    args = pretrain.parse([*words, *platform.flags_for("cpu", words)])
+    args = parse([*words, *platform.flags_for("cpu", words)])
 
     import torch
     from megatron.core import dist_checkpointing

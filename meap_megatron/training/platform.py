@@ -4,24 +4,17 @@ Call `prepare(device)` first thing: it hides Transformer Engine on a CPU, sets t
 redirects and imports Megatron, with or without triton. `flags_for` then gives the Megatron flags that the device needs.
 """
 
-import contextlib
 import importlib
 import importlib.util
-import logging
 import os
-import socket
 import sys
-import types
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from meap_megatron.errors import UserError
-from meap_megatron.launch.fitted import against_fused_loss
+from meap_megatron.launch.megatron_import import import_megatron, no_compiler, quiet_imports, triton_stub
+from meap_megatron.launch.runtime import ENGINE, cpus_available, free_port, is_importable
 
-ENGINE = "transformer_engine"
-"""The package of NVIDIA's Transformer Engine."""
 CPU_FLAGS: tuple[str, ...] = (
     "--transformer-impl=local",
     "--distributed-backend=gloo",
@@ -37,146 +30,6 @@ CPU_FLAGS: tuple[str, ...] = (
     "--no-create-attention-mask-in-dataloader",
 )
 """Flags without which Megatron calls a CUDA kernel."""
-
-
-def resolve_device(device: str) -> str:
-    """Turn "auto" into "cuda" if a GPU is there, else into "cpu".
-
-    Raises:
-        UserError: "cuda" was asked for and there is none.
-    """
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"device={device} is not one of auto, cpu, cuda")
-    if device == "cpu":
-        return "cpu"
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    if device == "cuda":
-        raise UserError("device=cuda, but torch sees no GPU on this machine; use device=auto or device=cpu")
-    return "cpu"
-
-
-class _Stub(types.ModuleType):
-    """A module whose every attribute is a decorator that changes nothing: enough to import Triton kernels unrun."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _AnyKernel()
-
-
-class _AnyKernel:
-    """Stands for triton.jit, triton.Config, tl.constexpr and so on; calling it on a function returns the function."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if len(args) == 1 and not kwargs and callable(args[0]):
-            return args[0]
-        return self
-
-    def __getattr__(self, name: str) -> Any:
-        return self
-
-    def __getitem__(self, item: Any) -> Any:
-        return self
-
-
-def is_importable(name: str) -> bool:
-    """Tell whether a top-level package is installed, without importing it."""
-    if name in sys.modules:
-        return sys.modules[name] is not None
-    try:
-        return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):
-        return False
-
-
-@contextlib.contextmanager
-def triton_stub() -> Iterator[bool]:
-    """Let Megatron be imported without triton, which CPU builds of torch do not bring; yield whether it is missing.
-
-    megatron-core 0.19 imports triton unconditionally, also where no kernel of it ever runs. Torch asks for triton too and
-    must get the true answer, so its compiler is imported before the stub is there, and the stub goes when Megatron is in.
-    """
-    if is_importable("triton"):
-        yield False
-        return
-    for name in ("torch._dynamo", "torch._inductor.compile_fx"):
-        importlib.import_module(name)
-    stubs = {name: _Stub(name) for name in ("triton", "triton.language")}
-    for name, module in stubs.items():
-        module.__spec__ = importlib.util.spec_from_loader(name, loader=None)
-        module.__version__ = "0.0.0"  # type: ignore[attr-defined]
-    stubs["triton"].language = stubs["triton.language"]  # type: ignore[attr-defined]
-    sys.modules.update(stubs)
-    try:
-        yield True
-    finally:
-        for name in stubs:
-            sys.modules.pop(name, None)
-
-
-@contextlib.contextmanager
-def no_compiler(device: str) -> Iterator[None]:
-    """On a CPU, let `torch.compile` hand functions back as they are while Megatron is imported.
-
-    Megatron decorates a dozen functions with it, and the first one imports torch's compiler: 2 of the 7 s of processor time
-    that the import takes. On a CPU they are not used compiled: CPU_FLAGS has --disable-jit-fuser.
-    """
-    if device != "cpu":
-        yield
-        return
-    import torch
-
-    def same(function: Any = None, **options: Any) -> Any:
-        return (lambda decorated: decorated) if function is None else function
-
-    compile_, torch.compile = torch.compile, same
-    try:
-        yield
-    finally:
-        torch.compile = compile_
-
-
-def import_megatron() -> None:
-    """Import Megatron's trainer and all that it pulls in."""
-    quiet_imports()
-    with triton_stub():
-        importlib.import_module("megatron.training.training")
-        # Pulls in transformers, also for the placeholder tokenizer: once here, not in every forked rank.
-        importlib.import_module("megatron.core.tokenizers.text")
-
-
-def cpus_available() -> int:
-    """Return the number of processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def set_thread_policy() -> None:
-    """Let idle OpenMP threads sleep instead of spin; only has an effect before torch is imported.
-
-    With spinning threads, two threads on two cores that something else uses too were 75 times slower per small operation
-    (docs/log.md, 2026-11-22).
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
-
-def quiet_imports() -> None:
-    """Silence what Megatron and torch say on import about optional parts that are missing, once per module."""
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"megatron\..*")
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
-    # "No CUDA runtime is found", "triton not found": true, and of no consequence here.
-    for name in ("torch.utils.cpp_extension", "torch.utils.flop_counter"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def free_port() -> int:
-    """Return a TCP port of this machine that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def cudnn_of_torch() -> Path | None:
@@ -307,11 +160,3 @@ def flags_for(device: str, given: list[str]) -> list[str]:
             # A dense mask of sequence x sequence, copied to every rank, that causal attention never reads.
             wanted.append("--no-create-attention-mask-in-dataloader")
     return [flag for flag in wanted if flag.split("=", 1)[0] not in present]
-
-
-def without_fused_loss(argv: list[str], *, device: str) -> list[str]:
-    """Return the command line without the fused cross-entropy where it cannot be used (`fitted.against_fused_loss`)."""
-    given = {"bf16": "--bf16" in argv, "deterministic_mode": "--deterministic-mode" in argv}
-    if against_fused_loss(given, device) is None:
-        return argv
-    return [word for word in argv if word != "--cross-entropy-loss-fusion"]

@@ -8,7 +8,7 @@ sidecar, tokenizer and vocabulary size need not be given. `main` is what `meap t
 
 import atexit
 import contextlib
-import io
+import importlib
 import os
 import socket
 import sys
@@ -20,13 +20,36 @@ from typing import Any, TextIO
 
 from meap_megatron.errors import RunError, UserError
 from meap_megatron.indexed.sidecar import Sidecar
-from meap_megatron.launch import environment, preflight, resume
-from meap_megatron.launch.arguments import add_meap_arguments, check
-from meap_megatron.launch.data_flags import data_flags, flag_values
+from meap_megatron.launch import environment, fitted, preflight, resume, runtime
+from meap_megatron.launch.argv import flag_values
+from meap_megatron.launch.data_flags import data_flags
+from meap_megatron.launch.outcome import TOLD, saved
 from meap_megatron.launch.run_lock import RunLock
 from meap_megatron.training import ending, platform
+from meap_megatron.training.parsing import refusing, settle
 from meap_megatron.training.reasons import reason_of
 from meap_megatron.training.startup_sync import as_ours, roll_call
+
+IMPORTED_ONCE = (
+    "meap_megatron.datasets.provider",
+    "meap_megatron.training.data",
+    "meap_megatron.training.model",
+    "meap_megatron.training.step",
+    "torch._dynamo",
+)
+"""What every rank imports besides Megatron; torch's optimizers ask for `torch._dynamo`, half a second of processor time."""
+
+
+def import_once() -> None:
+    """Import what every rank needs; Megatron must be there."""
+    for name in IMPORTED_ONCE:
+        importlib.import_module(name)
+
+
+def before_forks() -> None:
+    """Import in the launcher, on a CPU, what every forked rank would import for itself."""
+    platform.prepare("cpu")
+    import_once()
 
 
 @contextlib.contextmanager
@@ -72,67 +95,6 @@ def last_words_to(log: Path) -> None:
         os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), 2)
 
 
-def parse(argv: list[str], *, validate: bool = True) -> Any:
-    """Let Megatron parse and validate the command line; without `validate`, parse it only.
-
-    Raises:
-        UserError: Megatron refuses it; the message is Megatron's.
-    """
-    from megatron.training.arguments import parse_and_validate_args, parse_args
-
-    said = io.StringIO()
-    saved, sys.argv = sys.argv, [sys.argv[0], *argv]
-    try:
-        with contextlib.redirect_stderr(said), refusing():
-            return (parse_and_validate_args if validate else parse_args)(extra_args_provider=add_meap_arguments)
-    except SystemExit as stop:
-        if stop.code != 2:  # not argparse's: help, or a signal
-            raise
-        message = said.getvalue().strip().splitlines()
-        raise UserError(f"Megatron refuses the command line: {message[-1] if message else stop}") from None
-    finally:
-        sys.argv = saved
-
-
-@contextlib.contextmanager
-def refusing() -> Iterator[None]:
-    """Turn what Megatron raises while it checks settings into a `UserError` with its reason."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (AssertionError, ValueError, RuntimeError, KeyError) as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        reason = str(error) or f"the rule `{where.line}` does not hold"
-        raise UserError(f"Megatron refuses the settings: {reason}") from error
-
-
-def settle(argv: list[str]) -> tuple[Any, list[Sidecar]]:
-    """Return Megatron's validated arguments, checked against ours and against the data, and the sidecars of the data.
-
-    Args:
-        argv: the command line with all flags that device and data ask for.
-
-    Raises:
-        UserError: Megatron or a check of ours refuses it.
-    """
-    from meap_megatron.training import data, rope, sft
-
-    args = parse(argv)
-    check(args)
-    rope.check_asked(args, argv)
-    sidecars = [] if args.mock_data else data.read_sidecars(data.data_prefixes(args))
-    if not sidecars and not args.mock_data:
-        raise UserError("no training data: give data_path, the prefix that `meap preprocess text` wrote")
-    args.meap_is_sft = data.is_sft(sidecars)
-    if args.meap_is_sft:
-        sft.check(args)
-    # Megatron divides by the tokens itself where the loss is per token, and gloo cannot average.
-    args.ddp_average_in_collective &= not args.calculate_per_token_loss and args.distributed_backend != "gloo"
-    data.check_vocabulary(args, sidecars, data.data_prefixes(args) if sidecars else [])
-    return args, sidecars
-
-
 def settled(argv: list[str], *, rank: str) -> list[str]:
     """Return a command line completed by defaults and by what follows from the data, checked before Megatron is imported.
 
@@ -166,9 +128,9 @@ def configure(argv: list[str]) -> tuple[str, Any, list[Sidecar], Any]:
     Raises:
         UserError: there is no such device, Transformer Engine cannot be loaded, or a setting is refused.
     """
-    device = platform.resolve_device((flag_values(argv, "--meap-device") or ["auto"])[-1])
+    device = runtime.resolve_device((flag_values(argv, "--meap-device") or ["auto"])[-1])
     platform.prepare(device, engine_optional=flag_values(argv, "--transformer-impl") == ["local"])
-    argv = platform.without_fused_loss([*argv, *platform.flags_for(device, argv)], device=device)
+    argv = fitted.without_fused_loss([*argv, *platform.flags_for(device, argv)], device=device)
 
     import torch
     from megatron.training.argument_utils import pretrain_cfg_container_from_args
@@ -230,7 +192,7 @@ def main(argv: list[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     debug = os.environ.get("MEAP_DEBUG", "") not in ("", "0")
     rank = os.environ.get("RANK", "0")
-    platform.set_thread_policy()
+    runtime.set_thread_policy()
     os.environ.update(environment.defaults(given, os.environ))  # before torch is imported and the driver starts
     try:
         # Before Megatron is imported and anything is written: this finds most faults in half a second.
@@ -290,13 +252,13 @@ def logged(argv: list[str], *, rank: str, debug: bool) -> int:
         except (UserError, RunError) as error:
             failure = error
         except BaseException as error:  # torch's CheckpointException is no Exception
-            if isinstance(error, SystemExit) and error.code == ending.TOLD and roll_call().world_size == 1:
-                print(f"meap: told to end before a step was done; {ending.saved(save)}", file=screen, flush=True)
+            if isinstance(error, SystemExit) and error.code == TOLD and roll_call().world_size == 1:
+                print(f"meap: told to end before a step was done; {saved(save)}", file=screen, flush=True)
             if log is None or debug or isinstance(error, SystemExit | KeyboardInterrupt):
                 raise
             with contextlib.suppress(OSError):
                 traceback.print_exc()
-            failure = RunError(f"rank {rank}: {reason_of(error, log)}\n{ending.saved(save)}\nfull log: {log}")
+            failure = RunError(f"rank {rank}: {reason_of(error, log)}\n{saved(save)}\nfull log: {log}")
     return 0 if failure is None else complain(failure, rank=rank, debug=debug)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from meap_megatron.errors import RunError, UserError
-from meap_megatron.launch.data_flags import flag_values
+from meap_megatron.launch.argv import flag_values
 
 TOLERANCE = 1e-4  # relative; the frequencies are float32
 FORCED = ("rotary_base", "rotary_percent")

@@ -256,9 +256,9 @@ def test_the_page_in_the_documentation_is_what_the_script_makes():
 
 
 def say_whether_the_engine_is_there(out):
-    from meap_megatron.training import platform
+    from meap_megatron.launch import runtime
 
-    Path(out).write_text(str(platform.is_importable("transformer_engine")))
+    Path(out).write_text(str(runtime.is_importable("transformer_engine")))
 
 
 @pytest.mark.parametrize("said, there", [("loads", "True"), ("does not run: no kernel image is available", "False")])

@@ -1,6 +1,7 @@
 import numpy as np
 
-from meap_megatron.corpus.display import histogram, rows, table, visible
+from meap_megatron.corpus.display import histogram, rows, table
+from meap_megatron.corpus.terminal import visible
 
 SAMPLE = {
     "inputs": [1, 3, 9, 2],

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from meap_megatron.training.platform import free_port
+from meap_megatron.launch.runtime import free_port
 from tests.support.conversations import docstring_rows, write_alpaca, write_chat_tokenizer
 from tests.support.corpus import library_texts, write_byte_tokenizer, write_jsonl
 from tests.support.runs import RECIPES, ROOT, TINY, meap, run_warm, train

@@ -117,7 +117,7 @@ def test_an_extended_model_comes_out_with_its_base_and_agrees_beyond_the_old_len
         "layers": spec.num_layers,
         "sequences": [{"ids": ids, "positions": list(range(LONG)), "first": SHORT}],
     }
-    with megatron_logits(request) as answer:
+    with megatron_logits(request, program="meap_megatron.training.logits") as answer:
         loaded = AutoConfig.from_pretrained(out)
         assert loaded.rope_parameters["rope_theta"] == BASE
         old = AutoConfig.from_pretrained(out)

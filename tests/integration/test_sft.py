@@ -11,7 +11,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from meap_megatron.launch.launch import rank_environment
-from meap_megatron.training.platform import free_port
+from meap_megatron.launch.runtime import free_port
 from tests.support.conversations import docstring_rows, write_alpaca, write_chat_tokenizer
 from tests.support.runs import ROOT, TINY, losses, meap, records, train
 

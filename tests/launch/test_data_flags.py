@@ -3,7 +3,8 @@
 import pytest
 
 from meap_megatron.errors import UserError
-from meap_megatron.launch.data_flags import flag_values, named_prefixes, padded_rows, whole_number
+from meap_megatron.launch.argv import flag_values, named_prefixes, whole_number
+from meap_megatron.launch.data_flags import padded_rows
 
 
 def test_flags_are_read_in_both_spellings() -> None:

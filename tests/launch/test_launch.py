@@ -48,8 +48,7 @@ def test_a_node_list_without_scontrol_says_what_to_set(monkeypatch: pytest.Monke
 def run_ranks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Return a launcher of ranks that run some code instead of the trainer; RANK is in their environment."""
     monkeypatch.setattr(launch, "GRACE_SECONDS", 0.3)
-    monkeypatch.setattr(launch.platform, "prepare", lambda device: None)
-    monkeypatch.setattr(launch, "import_once", lambda: None)
+    monkeypatch.setattr(pretrain, "before_forks", lambda: None)
     monkeypatch.setattr(launch, "data_flags", lambda argv: [])
     real = launch.subprocess.Popen
 
@@ -58,7 +57,7 @@ def run_ranks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(
             launch.subprocess, "Popen", lambda command, env: real([sys.executable, "-c", code], env=env)
         )
-        return launch.run_ranks([], processes=processes, device=request.param)
+        return launch.run_ranks([], processes=processes, device=request.param, trainer=pretrain.__name__)
 
     return run
 
@@ -127,12 +126,12 @@ def test_forked_ranks_end_when_the_launcher_is_killed(tmp_path: Path) -> None:
         "import os, sys, time\n"
         "from meap_megatron.launch import launch\n"
         "from meap_megatron.training import pretrain\n"
-        "launch.platform.prepare = launch.import_once = lambda *_: None\n"
+        "pretrain.before_forks = lambda: None\n"
         "launch.data_flags = lambda argv: []\n"
         "def rank(argv):\n"
         f"    open(f'{tmp_path}/' + os.environ['RANK'], 'w').write(str(os.getpid())); time.sleep(60)\n"
         "pretrain.main = rank\n"
-        "launch.run_ranks([], processes=2, device='cpu')\n"
+        "launch.run_ranks([], processes=2, device='cpu', trainer=pretrain.__name__)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", launcher])
     deadline = time.monotonic() + 30

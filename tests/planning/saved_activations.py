@@ -12,9 +12,10 @@ import json
 import sys
 from typing import Any
 
+from meap_megatron.launch import runtime
 from meap_megatron.training import platform
 
-platform.set_thread_policy()
+runtime.set_thread_policy()
 platform.prepare("cpu")
 
 import torch  # noqa: E402

@@ -45,13 +45,14 @@ def answer_for_cuda() -> None:
 def build(engine: str, *, qkv_bias: bool, qk_norm: bool, tied: bool) -> dict[str, tuple[int, ...]]:
     """Return name -> shape of the parameters of a model with Megatron's own layer spec."""
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    from meap_megatron.launch import megatron_import, runtime
     from meap_megatron.training import platform
 
     if engine == "local":
         platform.prepare("cpu")
     else:
-        os.environ["MASTER_PORT"] = str(platform.free_port())
-        platform.quiet_imports()
+        os.environ["MASTER_PORT"] = str(runtime.free_port())
+        megatron_import.quiet_imports()
         answer_for_cuda()
     import torch
     from megatron.core import parallel_state

@@ -10,6 +10,7 @@ import multiprocessing
 import sys
 from typing import Any
 
+from meap_megatron.launch import runtime
 from meap_megatron.training import platform
 
 STEPS = 2
@@ -80,7 +81,7 @@ def runs(folder: str, number: int, flags: list[str]) -> list[tuple[list[str], bo
 
 def main(folder: str, words: list[str]) -> int:
     """Run all parts one after the other; return the first status that is not 0."""
-    platform.set_thread_policy()
+    runtime.set_thread_policy()
     platform.prepare("cpu")
     lists: list[list[str]] = [[]]
     for word in words:

@@ -10,23 +10,27 @@ import os
 from functools import cache
 from typing import Any
 
+from meap_megatron.launch import runtime
 from meap_megatron.training import platform
 
-platform.set_thread_policy()
+runtime.set_thread_policy()
 platform.prepare("cpu")
 
 import torch  # noqa: E402
 from megatron.training import global_vars  # noqa: E402
 
 from meap_megatron.errors import UserError  # noqa: E402
-from meap_megatron.launch import arguments  # noqa: E402
+from meap_megatron.launch import (
+    arguments,  # noqa: E402
+    sft_settings,  # noqa: E402
+)
 from meap_megatron.launch.data_flags import padded_rows  # noqa: E402
 from meap_megatron.launch.fitted import fitted  # noqa: E402
 from meap_megatron.launch.flags import read_flags  # noqa: E402
 from meap_megatron.launch.precision import PRECISIONS  # noqa: E402
 from meap_megatron.launch.recipe import load  # noqa: E402
-from meap_megatron.training import pretrain, sft  # noqa: E402
 from meap_megatron.training.model import model_config  # noqa: E402
+from meap_megatron.training.parsing import parse, refusing  # noqa: E402
 from tests.support.runs import RECIPES  # noqa: E402
 
 inspect.getsource = cache(inspect.getsource)  # Megatron reads its own source to build each of some 70 parsers
@@ -68,7 +72,7 @@ def parsed(name: str, *overrides: str, gpus: int, rows: int, device: str = "cuda
         if device == "cpu"
         else ["--no-rope-fusion", "--no-gradient-accumulation-fusion"]
     )
-    return pretrain.parse([*words, *own])
+    return parse([*words, *own])
 
 
 def count(name: str) -> int:
@@ -104,8 +108,8 @@ def layout(name: str, gpus: str, *more: str) -> dict[str, Any]:
     args = parsed(name, *words, *more, gpus=int(gpus), rows=rows)
     arguments.check(args)
     if name.startswith("sft"):
-        sft.check(args)
-    with pretrain.refusing():
+        sft_settings.check(args)
+    with refusing():
         config = model_config(args, device="cuda").transformer
     sizes = (
         "tensor_model_parallel_size",

@@ -13,8 +13,9 @@ import sys
 from functools import partial
 from typing import Any
 
-from meap_megatron.launch import data_flags
-from meap_megatron.training import platform, pretrain
+from meap_megatron.launch import data_flags, runtime
+from meap_megatron.training import platform
+from meap_megatron.training.parsing import parse
 
 
 def alone(row: dict[str, Any], start: int, end: int) -> dict[str, Any]:
@@ -33,13 +34,13 @@ def alone(row: dict[str, Any], start: int, end: int) -> dict[str, Any]:
 
 def main(prefix: str, out: str, argv: list[str]) -> None:
     """Compute and write the comparison."""
-    platform.set_thread_policy()
+    runtime.set_thread_policy()
     platform.prepare("cpu")
     # The rerun machine, which looks for NaN, only runs inside the trainer's loop.
     argv = [*argv, "--data-path", prefix, "--no-check-for-nan-in-loss-and-grad"]
     argv += data_flags.data_flags(argv)
     argv += platform.flags_for("cpu", argv)
-    args = pretrain.parse(argv)
+    args = parse(argv)
     args.meap_is_sft = True
 
     import torch
@@ -49,12 +50,13 @@ def main(prefix: str, out: str, argv: list[str]) -> None:
     from megatron.training.initialize import initialize_megatron
     from megatron.training.models.gpt import GPTModelBuilder
 
-    from meap_megatron.training import data, sft
+    from meap_megatron.launch.data_sidecars import read_sidecars
+    from meap_megatron.training.dataset_settings import sft_dataset_config
     from meap_megatron.training.model import model_config
     from meap_megatron.training.step import make_forward_step
 
     initialize_megatron(allow_no_cuda=True)
-    sidecars = data.read_sidecars([prefix])
+    sidecars = read_sidecars([prefix])
     from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
     from megatron.core.process_groups_config import ProcessGroupCollection
 
@@ -103,7 +105,7 @@ def main(prefix: str, out: str, argv: list[str]) -> None:
 
     def compare(layout: str) -> dict[str, Any]:
         """Return the comparison for one layout."""
-        config = sft.dataset_config(args, sidecars, path_to_cache=f"{out}.cache")
+        config = sft_dataset_config(args, sidecars, path_to_cache=f"{out}.cache")
         config.sft = dataclasses.replace(config.sft, layout=layout)
         train = BlendedMegatronDatasetBuilder(MEAPSFTDataset, [40, 0, 0], lambda: True, config).build()[0]
         row = next(

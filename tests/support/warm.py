@@ -101,12 +101,11 @@ def server() -> str:
 
 def serve(address: str, lifeline: int) -> None:
     """Fork one command per connection until the lifeline closes."""
-    from meap_megatron.launch.ranks import import_once
-    from meap_megatron.training import platform
+    from meap_megatron.launch import runtime
+    from meap_megatron.training.pretrain import before_forks
 
-    platform.set_thread_policy()
-    platform.prepare("cpu")
-    import_once()
+    runtime.set_thread_policy()
+    before_forks()
 
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)

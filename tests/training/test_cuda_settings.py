@@ -10,8 +10,8 @@ import pytest
 from benchmarks.gpu import speed
 from benchmarks.gpu.catalogue import CHECKS
 from meap_megatron.errors import UserError
-from meap_megatron.launch import environment
-from meap_megatron.launch.fitted import fitted
+from meap_megatron.launch import environment, runtime
+from meap_megatron.launch.fitted import fitted, without_fused_loss
 from meap_megatron.launch.flags import read_flags
 from meap_megatron.launch.recipe import load
 from meap_megatron.training import platform
@@ -123,13 +123,13 @@ def test_an_engine_that_cannot_be_loaded_is_refused_in_its_own_words() -> None:
 
 def test_an_engine_that_cannot_be_loaded_is_hidden_from_megatrons_own_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "meta_path", [Engine(broken=True), *sys.meta_path])
-    monkeypatch.delitem(sys.modules, platform.ENGINE, raising=False)
+    monkeypatch.delitem(sys.modules, runtime.ENGINE, raising=False)
     try:
         platform.load_engine(optional=True)
-        assert not platform.is_importable(platform.ENGINE)
+        assert not runtime.is_importable(runtime.ENGINE)
         assert "--transformer-impl=local" in platform.flags_for("cuda", [])
     finally:
-        sys.modules.pop(platform.ENGINE)
+        sys.modules.pop(runtime.ENGINE)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_the_fused_loss_of_a_recipe_is_left_out_where_it_cannot_be_used(
     device: str, flags: list[str], kept: bool
 ) -> None:
     argv = [*flags, "--cross-entropy-loss-fusion", "--cross-entropy-fusion-impl=native"]
-    left = platform.without_fused_loss(argv, device=device)
+    left = without_fused_loss(argv, device=device)
     assert ("--cross-entropy-loss-fusion" in left) == kept
     assert left == [word for word in argv if kept or word != "--cross-entropy-loss-fusion"]
 
@@ -223,7 +223,7 @@ from meap_megatron.cli.main import main
 recipe = ["train", "examples/recipes/tiny_cpu_ntp.yaml", "mock_data=true", "data_path=null", "vocab_size=128"]
 starts = {
     "verb": lambda: main([*recipe, "tokenizer_type=NullTokenizer", "nproc=2", "tensor_model_parallel_size=2"]),
-    "launcher": lambda: launch.launch(["--tensor-model-parallel-size=2"], nproc=0, device="auto"),
+    "launcher": lambda: launch.launch(["--tensor-model-parallel-size=2"], nproc=0, device="auto", trainer=pretrain.__name__),
     "rank": lambda: pretrain.main(sys.argv[2:]),
 }
 starts[sys.argv[1]]()

@@ -10,7 +10,7 @@ import pytest
 
 from meap_megatron.corpus.verify import adopt
 from meap_megatron.errors import UserError
-from meap_megatron.launch.data_flags import flag_values
+from meap_megatron.launch.argv import flag_values
 from meap_megatron.training.pretrain import settled
 
 MODEL = (

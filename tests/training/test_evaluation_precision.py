@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from meap_megatron.training import platform
+from meap_megatron.launch import megatron_import
 
-platform.import_megatron()
+megatron_import.import_megatron()
 
 from megatron.core import parallel_state  # noqa: E402
 from megatron.core.fp8_utils import get_fp8_context  # noqa: E402

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from meap_megatron.errors import RunError, UserError
+from meap_megatron.launch import megatron_import, runtime
 from meap_megatron.training import platform
 from meap_megatron.training.patches import redirect
 from tests.support.runs import ROOT
@@ -54,10 +55,8 @@ def run_with(tmp_path: Path, prelude: str, check: str = "", **environ: str) -> s
 
 IMPORT_ONCE = """
 import sys
-from meap_megatron.launch import ranks
-from meap_megatron.training import platform
-platform.prepare("cpu")
-ranks.import_once()
+from meap_megatron.training.pretrain import before_forks
+before_forks()
 there = set(sys.modules)
 """
 
@@ -135,7 +134,7 @@ def test_a_flag_that_was_given_is_not_given_twice() -> None:
 
 
 def test_every_name_that_is_replaced_still_exists_upstream() -> None:
-    platform.import_megatron()
+    megatron_import.import_megatron()
     assert redirect.missing(redirect.CPU + redirect.ALWAYS) == []
 
 
@@ -176,4 +175,4 @@ def test_a_gpu_beside_a_run_on_a_cpu_is_not_seen_by_torch_or_megatron() -> None:
 @pytest.mark.parametrize(("device", "message"), [("cuda", "no GPU"), ("tpu", "not one of auto, cpu, cuda")])
 def test_a_device_that_is_not_there_is_refused(device: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        platform.resolve_device(device)
+        runtime.resolve_device(device)

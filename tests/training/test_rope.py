@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from meap_megatron.errors import RunError, UserError
-from meap_megatron.training import platform
+from meap_megatron.launch import megatron_import
 
-platform.import_megatron()
+megatron_import.import_megatron()
 
 from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding  # noqa: E402
 

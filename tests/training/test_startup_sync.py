@@ -12,8 +12,8 @@ import pytest
 import torch.distributed  # once, before the ranks are forked
 
 from meap_megatron.errors import RunError, UserError
+from meap_megatron.launch.runtime import free_port
 from meap_megatron.training import startup_sync
-from meap_megatron.training.platform import free_port
 
 FORK = multiprocessing.get_context("fork")
 HOST = socket.gethostname()

@@ -10,9 +10,9 @@ import torch
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from meap_megatron.errors import UserError
-from meap_megatron.training import platform
+from meap_megatron.launch import megatron_import
 
-platform.import_megatron()
+megatron_import.import_megatron()
 
 from megatron.core import parallel_state  # noqa: E402
 from megatron.core.packed_seq_params import PackedSeqParams  # noqa: E402

@@ -1,7 +1,7 @@
 """Compare the logits of a Hugging Face folder and of a checkpoint on fixed ids, and find the first layer that differs.
 
 Both sides read what was written and compute in float32: transformers in this process, Megatron's own model in another one
-(`meap_megatron.training.logits`). Two sequences are run: one from position 0 on, and one of two blocks of which the second
+(`training.logits`). Two sequences are run: one from position 0 on, and one of two blocks of which the second
 stands at the end of the longest sequence that the model is meant for, scaled frequencies included, so that rotary positions
 far beyond 4,096 are compared at the price of 64 tokens. A small model's first sequence is itself longer than 4,096 tokens
 where the model allows.
@@ -86,6 +86,7 @@ def verify(
     hf: Path,
     checkpoint: Path,
     *,
+    megatron: str,
     layers: int | None = None,
     allowed: tuple[str, ...] = (),
     ignore_adapter: bool = False,
@@ -95,6 +96,7 @@ def verify(
     Args:
         hf: the folder.
         checkpoint: a save folder, an import, or one iter_* folder.
+        megatron: see `megatron_logits`.
         layers: run only the first so many layers; None: all, or as many as memory holds.
         allowed: unknown config fields that do not matter.
         ignore_adapter: compare the weights alone where a LoRA adapter is beside them.
@@ -126,7 +128,8 @@ def verify(
         "layers": stored.num_layers,
         "sequences": sequences,
     }
-    with megatron_logits(request) as theirs:  # starting Megatron takes as long as all the rest: both sides run at once
+    # Starting Megatron takes as long as all the rest: both sides run at once.
+    with megatron_logits(request, program=megatron) as theirs:
         ours = hf_logits(hf, layers=used, sequences=sequences)
         result = compare(ours, theirs(), spec=spec, sequences=sequences, replaced=replaced)
     if not result.agrees:
@@ -208,7 +211,7 @@ def layers_in_memory(spec: ModelSpec) -> int:
 
 
 def hf_logits(folder: Path, *, layers: int, sequences: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return logits and hidden states of transformers, in the form of `meap_megatron.training.logits.compute`."""
+    """Return logits and hidden states of transformers, in the form of Megatron's (`training.logits.compute`)."""
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -252,8 +255,12 @@ def hf_logits(folder: Path, *, layers: int, sequences: list[dict[str, Any]]) -> 
 
 
 @contextlib.contextmanager
-def megatron_logits(request: dict[str, Any]) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+def megatron_logits(request: dict[str, Any], *, program: str) -> Iterator[Callable[[], list[dict[str, Any]]]]:
     """Start Megatron in a process of its own; yield a function that waits for its logits and hidden states.
+
+    Args:
+        request: what is computed.
+        program: name of the module that computes it: `python -m PROGRAM REQUEST.json`.
 
     Raises:
         RunError: Megatron fails; with its last words.
@@ -262,7 +269,7 @@ def megatron_logits(request: dict[str, Any]) -> Iterator[Callable[[], list[dict[
         folder = Path(name)
         output = folder / "logits.pt"
         (folder / "request.json").write_text(json.dumps({**request, "output": str(output)}), encoding="utf-8")
-        command = [sys.executable, "-m", "meap_megatron.training.logits", str(folder / "request.json")]
+        command = [sys.executable, "-m", program, str(folder / "request.json")]
         with (folder / "log").open("w+", encoding="utf-8") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log)
 

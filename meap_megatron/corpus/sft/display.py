@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from meap_megatron.corpus.display import BAR, EDGE, MASKED, OFF, QUIET, fit
+from meap_megatron.corpus.terminal import BAR, EDGE, MASKED, OFF, QUIET, fit
 from meap_megatron.indexed.roles import ANSWER, CUT, END, PROMPT, UNMASKED
 
 ROLE_NAMES = {PROMPT: "prompt", ANSWER: "answer", END: "end", UNMASKED: "answer, never masked", CUT: "answer (cut)"}

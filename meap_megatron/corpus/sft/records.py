@@ -12,7 +12,6 @@ import dataclasses
 from collections.abc import Collection, Container, Mapping
 from typing import Any
 
-from meap_megatron.corpus.json_values import kind_of
 from meap_megatron.corpus.sft.conversation import Conversation, Message
 from meap_megatron.corpus.sft.turns import (
     MEDIA,
@@ -26,6 +25,7 @@ from meap_megatron.corpus.sft.turns import (
     read_turn,
     text_under,
 )
+from meap_megatron.errors import kind_of
 
 FORMATS = ("alpaca", "pairs", "sharegpt", "messages")
 ALPACA_PROMPTS = ("plain", "stanford")

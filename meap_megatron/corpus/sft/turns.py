@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from meap_megatron.corpus.json_values import kind_of
 from meap_megatron.corpus.sft.conversation import Conversation, Message
+from meap_megatron.errors import kind_of
 
 ROLES = {
     "human": "user",

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from meap_megatron.atomic import disk_errors
 from meap_megatron.corpus.pipeline import Numbered
-from meap_megatron.corpus.preprocess import TextWork
 from meap_megatron.corpus.settings import PreprocessConfig
 from meap_megatron.corpus.shard import part_files
+from meap_megatron.corpus.text_work import TextWork
 from meap_megatron.corpus.upsample.candidates import UpsampleJob, UpsampleResult, rows_file
 from meap_megatron.corpus.upsample.selection import ROW, Selection, Upsample, report, source_of_file, unmet
 from meap_megatron.errors import UserError

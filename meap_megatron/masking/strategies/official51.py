@@ -1,16 +1,12 @@
 """Strategy `official51`: the 51 position sets of the official code, by CPython's own generator."""
 
 import random
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meap_megatron.errors import UserError
-from meap_megatron.masking.strategies.strategy import Draw, Strategy
-
-if TYPE_CHECKING:
-    from meap_megatron.config import MaskConfig
+from meap_megatron.masking.strategies.strategy import Draw, Strategy, StrategySettings
 
 
 class Official51(Strategy):
@@ -20,7 +16,7 @@ class Official51(Strategy):
     summary = "the 51 position sets of the official code"
     follows_step = True
 
-    def check_settings(self, config: "MaskConfig") -> None:
+    def check_settings(self, config: StrategySettings) -> None:
         """Raise UserError without a batch size, or with anything that the official code has not."""
         if config.global_batch_size is None or config.global_batch_size < 1:
             raise UserError(

@@ -1,13 +1,32 @@
 """What a masking strategy is: which of the eligible positions of a sample are masked."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from meap_megatron.config import MaskConfig
+from meap_megatron.masking.ratio import MaskRatio
+
+
+class StrategySettings(Protocol):
+    """The settings that a strategy may look at; `MaskConfig` has them."""
+
+    @property
+    def ratio(self) -> float | str:
+        """Share of the input positions to change, as given."""
+
+    @property
+    def schedule(self) -> MaskRatio:
+        """The ratio, read."""
+
+    @property
+    def protected_ids(self) -> tuple[int, ...]:
+        """Token ids that are never masked."""
+
+    @property
+    def global_batch_size(self) -> int | None:
+        """Samples per optimizer step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +59,7 @@ class Strategy:
     follows_step: ClassVar[bool] = False
     """The positions depend on the optimizer step alone: those of the whole length, padding or not, none protected."""
 
-    def check_settings(self, config: "MaskConfig") -> None:
+    def check_settings(self, config: StrategySettings) -> None:
         """Raise UserError if a setting breaks a rule of this strategy."""
 
     def check_sample(

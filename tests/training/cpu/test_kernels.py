@@ -11,11 +11,11 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from meap_megatron.training import platform
+from meap_megatron.launch import megatron_import
 from meap_megatron.training.cpu import cross_entropy, kernels, linear
 from meap_megatron.training.patches import rotary, torch_adam
 
-platform.import_megatron()
+megatron_import.import_megatron()
 
 ALONE = SimpleNamespace(rank=lambda: 0, size=lambda: 1)
 

@@ -1,4 +1,4 @@
-"""Fine-tuning: from the arguments to the rows, and from epochs to steps."""
+"""Fine-tuning: from the arguments to the settings of the rows, and from epochs to steps."""
 
 import math
 from typing import Any
@@ -33,29 +33,6 @@ def sft_config(args: Any, sidecar: Sidecar) -> SFTConfig:
         over_long=args.meap_sft_over_long,
         pack=not args.meap_sft_no_pack,
         mask_validation=args.meap_mask_validation,
-    )
-
-
-def dataset_config(args: Any, sidecars: list[Sidecar], *, path_to_cache: str | None) -> Any:
-    """Return the `MEAPSFTDatasetConfig` of a run."""
-    from megatron.training.utils import get_blend_and_blend_per_split
-
-    from meap_megatron.datasets.sft.dataset import MEAPSFTDatasetConfig
-    from meap_megatron.datasets.sidecar_tokenizer import DatasetTokenizer
-
-    blend, blend_per_split = get_blend_and_blend_per_split(args)
-    return MEAPSFTDatasetConfig(
-        tokenizer=DatasetTokenizer(sidecars[0].tokenizer),
-        sft=sft_config(args, sidecars[0]),
-        mark_changes=True,
-        random_seed=args.seed,
-        sequence_length=args.seq_length,
-        blend=blend,
-        blend_per_split=blend_per_split,
-        split=args.split,
-        num_dataset_builder_threads=args.num_dataset_builder_threads,
-        path_to_cache=path_to_cache,
-        mid_level_dataset_surplus=args.mid_level_dataset_surplus,
     )
 
 
