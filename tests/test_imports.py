@@ -1,56 +1,149 @@
-"""Imports point one way, and the light parts stay light."""
+"""Imports point one way, no two files need each other, names are told apart, and the light parts stay light.
+
+An import counts wherever it is: at the top, inside a function, for types only, or as the name of a module that is started
+(`python -m`, `importlib`). Files are known by their path.
+"""
 
 import ast
+import graphlib
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "meap_megatron"
-ALLOWED = {
+ALLOWED: dict[str, set[str]] = {
     "masking": set(),
     "indexed": {"masking"},
-    "tokenizer": {"indexed", "corpus"},
+    "tokenizer": {"indexed"},
     "corpus": {"indexed", "tokenizer"},
     "datasets": {"masking", "indexed"},
     "checkpoint": {"indexed", "tokenizer", "corpus"},
-    "launch": {"masking", "indexed", "tokenizer", "datasets", "checkpoint", "training"},
+    "launch": {"masking", "indexed", "tokenizer", "datasets", "checkpoint"},
     "training": {"masking", "indexed", "datasets", "checkpoint", "launch"},
     "monitoring": {"checkpoint"},
     "evaluation": {"masking", "indexed", "tokenizer", "corpus"},
-    "generation": {"checkpoint", "evaluation"},
     "report": {"evaluation", "monitoring"},
+    "generation": {"checkpoint", "evaluation"},
     "sweep": {"launch", "training"},
-    "demo": {"indexed", "corpus", "datasets", "training", "report"},
-    "doctor": {"training"},
+    "demo": {"indexed", "corpus", "datasets", "launch", "training", "report"},
+    "doctor": {"launch", "training"},
     "rehearsal": {"indexed", "datasets", "checkpoint", "launch", "training"},
     "planning": {"indexed", "launch"},  # recipes, what FP8 asks of shapes, and sidecars: none of them imports torch
 }
-"""Package -> packages of ours that it may import; `errors`, `config`, `version` are open to all."""
+"""Package -> packages of ours that it may import. `cli` may import all, and none may import `cli`."""
+OPEN_TO_ALL = {"atomic", "config", "errors", "layer_pattern", "memory", "version", "_C"}
+"""Modules beside the packages that every package may import."""
+PROGRAM = "cli.main"
+"""What a user starts: `sweep` and `demo` start it by name, as users do. It imports verbs only when one is typed."""
 
 
-def imported_packages(folder: Path) -> dict[str, set[str]]:
-    """Return the packages of ours that each file of a folder imports, lazily or not."""
-    found: dict[str, set[str]] = {}
+def modules(folder: Path) -> dict[str, Path]:
+    """Return the modules below a package's folder: "corpus.sft.shard" -> file; a package is its __init__.py."""
+    names = {}
     for path in folder.rglob("*.py"):
-        names: set[str] = set()
-        for node in ast.walk(ast.parse(path.read_text())):
-            modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and node.module:
-                modules = [f"{node.module}.{a.name}" for a in node.names]
-            names |= {m.split(".")[1] for m in modules if m.startswith("meap_megatron.") and m.count(".") > 0}
-        found[path.name] = names
-    return found
+        parts = path.relative_to(folder).with_suffix("").parts
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return names
+
+
+def needs(name: str, path: Path, known: dict[str, Path]) -> set[str]:
+    """Return the modules that a file imports anywhere, or names in a string: those that it starts."""
+    own = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        candidates: list[list[str]] = []
+        if isinstance(node, ast.Import):
+            candidates = [[a.name] for a in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = own.split(".")[: len(own.split(".")) - node.level + 1] if own else []
+                base = ".".join([PACKAGE.name, *above, *([node.module] if node.module else [])])
+            candidates = [[f"{base}.{a.name}", base] for a in node.names]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            candidates = [[node.value]]
+        for spellings in candidates:
+            ours = [word.removeprefix(f"{PACKAGE.name}.") for word in spellings if word.startswith(f"{PACKAGE.name}.")]
+            found |= {next((word for word in ours if word in known), name)}
+    return found - {name}
+
+
+def room(module: str) -> str:
+    """Return the package of a module, or the module beside the packages."""
+    return module.partition(".")[0]
+
+
+KNOWN = modules(PACKAGE)
+NEEDS = {name: needs(name, path, KNOWN) for name, path in KNOWN.items()}
+PACKAGES = {room(name) for name, path in KNOWN.items() if path.name == "__init__.py"} - {""}
+
+
+def test_every_package_has_its_place() -> None:
+    assert PACKAGES - {"cli"} == set(ALLOWED)
+    tuple(graphlib.TopologicalSorter(ALLOWED).static_order())  # raises CycleError
 
 
 @pytest.mark.parametrize("package", ALLOWED)
 def test_imports_point_one_way(package: str) -> None:
-    packages = {p.name for p in PACKAGE.iterdir() if p.is_dir()}
-    for name, imported in imported_packages(PACKAGE / package).items():
-        wrong = (imported & packages) - ALLOWED[package] - {package}
-        assert not wrong, f"{package}/{name} imports {wrong}"
+    allowed = ALLOWED[package] | OPEN_TO_ALL | {package, ""}
+    wrong = [
+        f"{name} -> {needed}"
+        for name in KNOWN
+        if room(name) == package
+        for needed in NEEDS[name]
+        if room(needed) not in allowed and needed != PROGRAM
+    ]
+    assert not wrong
+
+
+def test_what_is_open_to_all_needs_no_package_but_masking() -> None:
+    assert {room(needed) for name in OPEN_TO_ALL - {"_C"} for needed in NEEDS[name]} <= OPEN_TO_ALL | {"masking"}
+
+
+def test_no_two_files_need_each_other() -> None:
+    graph = {name: needed - {PROGRAM} for name, needed in NEEDS.items()}
+    tuple(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, which names the files
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "import meap_megatron.a",
+        "def f():\n    from meap_megatron import a",
+        "def f():\n    from . import a",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from meap_megatron.a import A",
+        'COMMAND = ["python", "-m", "meap_megatron.a"]',
+    ],
+    ids=["at the top", "in a function", "relative", "for types", "by name"],
+)
+def test_every_way_to_need_a_file_is_seen(tmp_path: Path, back: str) -> None:
+    for name, text in (("__init__", ""), ("a", "from meap_megatron.b import B"), ("b", back)):
+        (tmp_path / f"{name}.py").write_text(text)
+    known = modules(tmp_path)
+    graph = {name: needs(name, path, known) for name, path in known.items()}
+    with pytest.raises(graphlib.CycleError):
+        tuple(graphlib.TopologicalSorter(graph).static_order())
+
+
+def test_files_of_one_name_are_told_apart() -> None:
+    assert {"corpus.shard", "corpus.sft.shard"} <= set(KNOWN)
+    assert NEEDS["corpus.sft.shard"] >= {"corpus.shard", "corpus.sft.records_reader"}
+
+
+def test_no_module_has_the_name_of_two_others_and_no_class_that_of_another() -> None:
+    files = Counter(path.name for path in KNOWN.values() if path.name not in ("__init__.py", "__main__.py"))
+    assert not {name for name, times in files.items() if times > 2}
+    classes = Counter(
+        node.name
+        for path in KNOWN.values()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    )
+    assert not {name for name, times in classes.items() if times > 1}
 
 
 def test_every_import_names_a_module_that_exists() -> None:

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         import readline  # noqa: F401 (input() then edits lines and remembers them)
     sampling = sampling_of(args)
 
-    from meap_megatron.generation.conversation import Conversation
+    from meap_megatron.generation.conversation import ChatSession
     from meap_megatron.generation.model import open_model
 
     opened = open_model(source_of(args, chat=True if args.apply_chat_template else None))
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
             f"{args.model} was not trained on conversations ({opened.chat.source}); `meap generate` continues a text with it"
             + ("; --apply-chat-template talks to it all the same" if opened.tokenizer.chat_template else "")
         )
-    conversation = Conversation(opened, sampling, system=args.system, thinking=args.thinking)
+    conversation = ChatSession(opened, sampling, system=args.system, thinking=args.thinking)
     print("/quit or Ctrl+D ends, /clear forgets, Ctrl+C ends an answer", file=sys.stderr)
     while (text := _turn()) is not None:
         if text == "/clear":

@@ -12,7 +12,7 @@ from meap_megatron.errors import UserError
 from meap_megatron.masking.strategies import STRATEGIES
 
 if TYPE_CHECKING:
-    from meap_megatron.corpus.display import Row
+    from meap_megatron.corpus.display import Position
     from meap_megatron.indexed.sidecar import Sidecar
 
 SPLITS = ("train", "valid", "test")
@@ -141,7 +141,7 @@ def show_row(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> None:
         print(f"\npositions {args.start} to {stop - 1} of {len(ids)}; --rows 0 prints all")
 
 
-def read_sample(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> tuple[list["Row"], int]:
+def read_sample(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> tuple[list["Position"], int]:
     """Build the split with Megatron's builder and read one sample of it.
 
     Returns:

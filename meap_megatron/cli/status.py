@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from meap_megatron.monitoring.slurm import Job
+    from meap_megatron.monitoring.slurm import SlurmJob
     from meap_megatron.monitoring.status import Status
 
 HELP = """Show where a run stands: step, loss, speed, time left, last checkpoint, restarts, alerts.
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         time.sleep(args.every)
 
 
-def examine(args: argparse.Namespace) -> "tuple[Job | None, Status | None]":
+def examine(args: argparse.Namespace) -> "tuple[SlurmJob | None, Status | None]":
     """Ask SLURM and read the run; a job that waits for its first start has no run yet."""
     from meap_megatron.errors import UserError
     from meap_megatron.monitoring.slurm import find_job
@@ -80,7 +80,7 @@ def examine(args: argparse.Namespace) -> "tuple[Job | None, Status | None]":
     return job, found
 
 
-def show(args: argparse.Namespace, job: "Job | None", status: "Status | None") -> None:
+def show(args: argparse.Namespace, job: "SlurmJob | None", status: "Status | None") -> None:
     """Print one status."""
     import json
     import sys
@@ -99,7 +99,7 @@ def show(args: argparse.Namespace, job: "Job | None", status: "Status | None") -
     print("\n".join(text), flush=True)
 
 
-def over(job: "Job | None", status: "Status | None") -> bool:
+def over(job: "SlurmJob | None", status: "Status | None") -> bool:
     """Tell whether there is nothing more to watch."""
     if status is not None and status.exit_status:
         return True
@@ -108,7 +108,7 @@ def over(job: "Job | None", status: "Status | None") -> bool:
     return status is not None and status.state in ("finished", "stopped", "failed", "stalled")
 
 
-def code(job: "Job | None", status: "Status | None", ignore: list[str]) -> int:
+def code(job: "SlurmJob | None", status: "Status | None", ignore: list[str]) -> int:
     """Return the exit status: that of the run, and "failed" for a job that ended badly before its run was finished."""
     from meap_megatron.monitoring.alerts import EXIT_STATUS
 

@@ -19,7 +19,7 @@ WIDTHS = (8, 22, 7, 30, 6, 4)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
+class Position:
     """One position of a sample."""
 
     position: int
@@ -94,7 +94,7 @@ def rows(
     edges: set[int],
     mask: tuple[int, str],
     text_of: Callable[[int], str],
-) -> list[Row]:
+) -> list[Position]:
     """Pair the fields of a sample.
 
     Args:
@@ -108,7 +108,7 @@ def rows(
         text_of: id to visible text.
     """
     return [
-        Row(
+        Position(
             position=position,
             token=text_of(before),
             token_id=after,
@@ -125,7 +125,7 @@ def rows(
     ]
 
 
-def table(lines: Sequence[Row], *, colour: bool) -> Iterator[str]:
+def table(lines: Sequence[Position], *, colour: bool) -> Iterator[str]:
     """Give the header and a line per row; a changed input shows what is read and the text that it hides."""
     yield "  ".join(fit(name, width) for name, width in zip(COLUMNS, WIDTHS, strict=True)).rstrip()
     for row in lines:

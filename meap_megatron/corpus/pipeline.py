@@ -16,7 +16,7 @@ from meap_megatron.corpus.inputs import InputFile, Inputs
 from meap_megatron.corpus.noted import merged, refuse_noted, summary
 from meap_megatron.corpus.progress import Progress
 from meap_megatron.corpus.settings import RunConfig
-from meap_megatron.corpus.shard import LISTED, Job, Shard, ShardResult, check_bad_lines, part_files
+from meap_megatron.corpus.shard import LISTED, EncodeJob, Shard, ShardResult, check_bad_lines, part_files
 from meap_megatron.corpus.work_folder import Parts, compare_plans, parts_path, plan_hash, read_plan
 from meap_megatron.corpus.workers import available_cpus, run_shards
 from meap_megatron.corpus.write_dataset import existing
@@ -28,7 +28,7 @@ from meap_megatron.tokenizer.load import CorpusTokenizer
 Numbered = tuple[int, Shard]
 
 
-class Work[R: ShardResult](ABC):
+class PreprocessingWork[R: ShardResult](ABC):
     """What a kind of dataset adds to a run.
 
     Attributes:
@@ -66,7 +66,7 @@ class Work[R: ShardResult](ABC):
         """Write the tokenizer's folder."""
 
     @abstractmethod
-    def job(self, folder: Path, encoder: str) -> Job:
+    def job(self, folder: Path, encoder: str) -> EncodeJob:
         """Return the job of the workers; the tokenizer is in `folder`/tokenizer."""
 
     def upcoming(self, waiting: list[Numbered], results: dict[int, R]) -> Iterator[Numbered]:
@@ -119,7 +119,7 @@ def own_shards(shards: list[Shard], part: tuple[int, int] | None) -> list[Number
     return numbered[len(shards) * index // count : len(shards) * (index + 1) // count]
 
 
-def run_work[R: ShardResult](work: Work[R]) -> Sidecar:
+def run_work[R: ShardResult](work: PreprocessingWork[R]) -> Sidecar:
     """Make the dataset, or go on with making it.
 
     Raises:
@@ -159,7 +159,7 @@ def run_work[R: ShardResult](work: Work[R]) -> Sidecar:
         parts.close()
 
 
-def _run[R: ShardResult](work: Work[R], parts: Parts, encoder: str) -> Sidecar:
+def _run[R: ShardResult](work: PreprocessingWork[R], parts: Parts, encoder: str) -> Sidecar:
     """Encode what is not finished yet, then publish."""
     config, shards = work.config, work.shards
     parts.begin({**work.plan, "encoder": encoder})
@@ -213,7 +213,7 @@ def _run[R: ShardResult](work: Work[R], parts: Parts, encoder: str) -> Sidecar:
     return sidecar
 
 
-def _summary[R: ShardResult](work: Work[R], results: list[R], *, kept: int) -> Iterator[str]:
+def _summary[R: ShardResult](work: PreprocessingWork[R], results: list[R], *, kept: int) -> Iterator[str]:
     """Give the lines that end a run."""
     lines = summary(
         files=work.inputs.files,
@@ -238,7 +238,7 @@ def _old_plan(config: RunConfig) -> dict[str, Any] | None:
     return plan
 
 
-def _complete(work: Work[Any]) -> Sidecar | None:
+def _complete(work: PreprocessingWork[Any]) -> Sidecar | None:
     """Return the sidecar when a run of the same inputs and options ended, with or without saying so."""
     try:
         sidecar = check_prefix(work.config.prefix)
@@ -258,7 +258,7 @@ def _made_of(prefix: str) -> str:
     return " and was made from other inputs or options"
 
 
-def _check[R: ShardResult](work: Work[R], results: dict[int, R]) -> None:
+def _check[R: ShardResult](work: PreprocessingWork[R], results: dict[int, R]) -> None:
     """Refuse more bad lines than allowed and, if nothing may be lost, what would be."""
     ordered = [result for _, result in sorted(results.items())]
     count = sum(result.num_bad for result in ordered)

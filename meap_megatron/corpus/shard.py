@@ -91,7 +91,7 @@ class Runner(Protocol):
         ...
 
 
-class Job(Protocol):
+class EncodeJob(Protocol):
     """What every shard of a run has in common; goes to the workers by pickle."""
 
     def start(self) -> Runner:

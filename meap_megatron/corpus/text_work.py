@@ -8,7 +8,7 @@ from typing import Any
 from meap_megatron.corpus.borders import border_ids
 from meap_megatron.corpus.encode import libraries
 from meap_megatron.corpus.inputs import find_inputs, refuse_skipped
-from meap_megatron.corpus.pipeline import Work, base_plan, own_shards
+from meap_megatron.corpus.pipeline import PreprocessingWork, base_plan, own_shards
 from meap_megatron.corpus.readers import PieceReader
 from meap_megatron.corpus.settings import PreprocessConfig
 from meap_megatron.corpus.shard import Shard, ShardJob, ShardResult, part_files, plan_shards, shard_bytes_for
@@ -22,7 +22,7 @@ SAMPLE_SHARDS = 16
 SAMPLE_BYTES, SAMPLE_TEXT_BYTES = 2**16, 2**13  # of text per sampled shard and per document
 
 
-class TextWork[R: ShardResult](Work[R]):
+class TextWork[R: ShardResult](PreprocessingWork[R]):
     """Documents of text: each becomes BOS + ids + EOS."""
 
     unit = "document with text"

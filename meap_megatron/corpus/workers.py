@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from meap_megatron.corpus.encode import forget
-from meap_megatron.corpus.shard import Advance, Job, Runner, Shard, ShardResult
+from meap_megatron.corpus.shard import Advance, EncodeJob, Runner, Shard, ShardResult
 from meap_megatron.errors import RunError, UserError
 
 Numbered = tuple[int, Shard]
@@ -40,7 +40,7 @@ def available_cpus() -> int:
 
 
 def run_shards(
-    job: Job,
+    job: EncodeJob,
     shards: Iterator[Numbered],
     *,
     workers: int,
@@ -121,7 +121,7 @@ def _drive(
 class _Worker:
     """The parent's view of one process."""
 
-    def __init__(self, index: int, job: Job) -> None:
+    def __init__(self, index: int, job: EncodeJob) -> None:
         # spawn: a fork of a process that has used gigatoken's or tokenizers' thread pool may hang.
         context = multiprocessing.get_context("spawn")
         self.index = index
@@ -166,7 +166,7 @@ class _Worker:
             self.process.join()
 
 
-def _work(pipe: Connection, job: Job, parent: int) -> None:
+def _work(pipe: Connection, job: EncodeJob, parent: int) -> None:
     """Body of a worker process: take shards until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     if sys.platform == "linux":

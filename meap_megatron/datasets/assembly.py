@@ -63,11 +63,11 @@ class SampleRules:
     """Input positions with a label, in the sample at the last place of the stream."""
 
 
-class Row(dict[str, torch.Tensor]):
+class SampleFields(dict[str, torch.Tensor]):
     """One sample of a micro-batch; a type of its own, by which torch's collate function knows it."""
 
 
-class MicroBatch(Sequence[Row]):
+class MicroBatch(Sequence[SampleFields]):
     """The samples of one micro-batch, as views of tensors with one row per sample.
 
     Attributes:
@@ -81,23 +81,23 @@ class MicroBatch(Sequence[Row]):
         return len(self.fields["tokens"])
 
     @overload
-    def __getitem__(self, index: int) -> Row: ...
+    def __getitem__(self, index: int) -> SampleFields: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+    def __getitem__(self, index: slice) -> list[SampleFields]: ...
+    def __getitem__(self, index: int | slice) -> SampleFields | list[SampleFields]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        return Row({name: tensor[index] for name, tensor in self.fields.items()})
+        return SampleFields({name: tensor[index] for name, tensor in self.fields.items()})
 
 
-def collate_rows(batch: Sequence[Row], *, collate_fn_map: dict | None = None) -> dict[str, torch.Tensor]:
+def collate_rows(batch: Sequence[SampleFields], *, collate_fn_map: dict | None = None) -> dict[str, torch.Tensor]:
     """Return the tensors of a micro-batch: its own if the rows are all of it, else stacked ones."""
     if isinstance(batch, MicroBatch):
         return batch.fields
     return {name: collate([row[name] for row in batch], collate_fn_map=collate_fn_map) for name in batch[0]}
 
 
-default_collate_fn_map[Row] = collate_rows
+default_collate_fn_map[SampleFields] = collate_rows
 
 
 class Assembler:

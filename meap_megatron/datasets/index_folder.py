@@ -38,7 +38,7 @@ FLUSHED_TOGETHER = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class IndexEntry:
     """A complete entry."""
 
     path: Path
@@ -62,7 +62,7 @@ class Damaged(Exception):
     """An entry whose files are not those that were published."""
 
 
-def read(path: Path, *, contents: bool) -> Entry | None:
+def read(path: Path, *, contents: bool) -> IndexEntry | None:
     """Return the entry of a folder, or None if there is no such folder.
 
     Args:
@@ -79,7 +79,7 @@ def read(path: Path, *, contents: bool) -> Entry | None:
         manifest = json.loads(text)
         if manifest["format"] != FORMAT:
             raise Damaged(f"{path / MANIFEST} has format {manifest['format']}, this version reads {FORMAT}")
-        entry = Entry(path=path, files=manifest["files"], facts=manifest["facts"], seconds=manifest["seconds"])
+        entry = IndexEntry(path=path, files=manifest["files"], facts=manifest["facts"], seconds=manifest["seconds"])
         for name, file in entry.files.items():
             size = (path / name).stat().st_size
             if size != file["bytes"]:
@@ -93,7 +93,7 @@ def read(path: Path, *, contents: bool) -> Entry | None:
     return entry
 
 
-def obtain(root: Path, key: str, build: Callable[[Path], dict[str, Any]], *, say: Callable[[str], None]) -> Entry:
+def obtain(root: Path, key: str, build: Callable[[Path], dict[str, Any]], *, say: Callable[[str], None]) -> IndexEntry:
     """Return the entry `key` of a cache, building it if it is not there or is damaged; any number of processes may.
 
     Args:
@@ -129,7 +129,7 @@ def obtain(root: Path, key: str, build: Callable[[Path], dict[str, Any]], *, say
     raise RunError(f"{path} was damaged again {ATTEMPTS} times while it was built; what else writes there?")
 
 
-def sound(path: Path, *, say: Callable[[str], None]) -> Entry | None:
+def sound(path: Path, *, say: Callable[[str], None]) -> IndexEntry | None:
     """Return the entry of a folder; one that is damaged is named, put out of the way, and None returned."""
     try:
         return read(path, contents=True)

@@ -130,7 +130,7 @@ def index_key(config: Config, *, sizes: Sequence[int | None]) -> str:
 
 def obtain_indices(
     config: Config, *, sizes: list[int | None], folders: Sequence[Path], say: Callable[[str], None]
-) -> index_folder.Entry:
+) -> index_folder.IndexEntry:
     """Return the cache entry with the indices of a run, built by this process alone if it is not there.
 
     Before a process group exists: Megatron's builder waits for other ranks if there is one.

@@ -24,7 +24,7 @@ GRACE_SECONDS = 5.0
 
 
 @dataclass(kw_only=True)
-class Arm:
+class DemoArm:
     """One `meap` command that is to run."""
 
     name: str
@@ -36,12 +36,12 @@ class Arm:
     """All lines that it printed."""
 
 
-def command(arm: Arm) -> list[str]:
+def command(arm: DemoArm) -> list[str]:
     """Return the words that start an arm."""
     return [sys.executable, "-u", "-m", "meap_megatron.cli.main", *arm.arguments]
 
 
-def run_side_by_side(arms: list[Arm], *, threads: int, show: Callable[[str, str], None]) -> None:
+def run_side_by_side(arms: list[DemoArm], *, threads: int, show: Callable[[str, str], None]) -> None:
     """Run all arms at the same time and wait for them.
 
     Args:
@@ -57,7 +57,7 @@ def run_side_by_side(arms: list[Arm], *, threads: int, show: Callable[[str, str]
     processes: list[subprocess.Popen[str]] = []
     readers: list[threading.Thread] = []
 
-    def read(arm: Arm, process: subprocess.Popen[str]) -> None:
+    def read(arm: DemoArm, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None, "it was opened as a pipe"
         for line in process.stdout:
             # A progress bar is printed again and again.
@@ -136,7 +136,7 @@ def sigterm_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def failure_message(arm: Arm, status: int) -> str:
+def failure_message(arm: DemoArm, status: int) -> str:
     """Return what to say of an arm that failed: how it ended, its last words, and its log."""
     how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
     words = [line for line in arm.said if "error" in line.lower()][-1:] or arm.said[-1:]

@@ -10,7 +10,7 @@ from meap_megatron.demo.run_numbers import Record, mask_fraction, parameter_coun
 from meap_megatron.demo.sample import Cell
 from meap_megatron.demo.sample_html import sample_boxes
 from meap_megatron.demo.style import CSS
-from meap_megatron.report.collect import Run
+from meap_megatron.report.collect import ReportedRun
 from meap_megatron.report.history import Results, read_results
 from meap_megatron.report.page import cards
 from meap_megatron.report.tables import table
@@ -32,7 +32,7 @@ WHAT_IT_DOES_NOT_SHOW = (
 )
 
 
-def build_page(*, runs: Sequence[Run], sample: Sequence[Cell], record: Record) -> str:
+def build_page(*, runs: Sequence[ReportedRun], sample: Sequence[Cell], record: Record) -> str:
     """Return the page.
 
     Args:
@@ -107,7 +107,7 @@ def tiles(ntp: Results, meap: Results) -> str:
     return f'<div class="tiles">{boxes}</div>'
 
 
-def comparison_table(rows: Sequence[tables.Row]) -> str:
+def comparison_table(rows: Sequence[tables.TableRow]) -> str:
     """Return the comparison as a table."""
     parts = [
         ("", [[escape(row.name), row.ntp, row.meap, row.compared]], "strong" if row.strong else "part" * row.is_part)
@@ -116,7 +116,7 @@ def comparison_table(rows: Sequence[tables.Row]) -> str:
     return table(["", "NTP", "MEAP", "MEAP to NTP"], parts)
 
 
-def retrieval_section(runs: Sequence[Run], state: str) -> str:
+def retrieval_section(runs: Sequence[ReportedRun], state: str) -> str:
     """Return the scores of both arms beside their floors, or why there are none.
 
     Args:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from meap_megatron.demo.arms import Arm
-from meap_megatron.demo.sizes import ARMS, Plan
-from meap_megatron.report.collect import Run
+from meap_megatron.demo.arms import DemoArm
+from meap_megatron.demo.sizes import ARMS, DemoSizes
+from meap_megatron.report.collect import ReportedRun
 
 SUITE = "needle"
 DEPTHS = "0,50,100"  # percent
@@ -37,20 +37,20 @@ def export_words(out: Path, name: str) -> list[str]:
     return ["convert", "export", str(out / "runs" / name), str(out / "hf" / name)]
 
 
-def evaluate_words(out: Path, name: str, plan: Plan) -> list[str]:
+def evaluate_words(out: Path, name: str, plan: DemoSizes) -> list[str]:
     """Return the words that run the needle test on an arm's Hugging Face folder, results in its subfolder."""
     words = ["evaluate", SUITE, "--model", str(out / "hf" / name), "--lengths", str(plan.seq_length)]
     return [*words, "--depths", DEPTHS, "--device", "cpu"]
 
 
-def exports(out: Path) -> list[Arm]:
+def exports(out: Path) -> list[DemoArm]:
     """Return the exports of both arms."""
-    return [Arm(name=name, arguments=export_words(out, name)) for name in ARMS]
+    return [DemoArm(name=name, arguments=export_words(out, name)) for name in ARMS]
 
 
-def evaluations(out: Path, plan: Plan) -> list[Arm]:
+def evaluations(out: Path, plan: DemoSizes) -> list[DemoArm]:
     """Return the evaluations of both arms."""
-    return [Arm(name=name, arguments=evaluate_words(out, name, plan)) for name in ARMS]
+    return [DemoArm(name=name, arguments=evaluate_words(out, name, plan)) for name in ARMS]
 
 
 def result_folders(out: Path, *, evaluated: bool) -> list[str]:
@@ -59,7 +59,7 @@ def result_folders(out: Path, *, evaluated: bool) -> list[str]:
     return [f"{name.upper()}={out / folder / name}" for name in ARMS for folder in folders]
 
 
-def score_rows(runs: Sequence[Run]) -> list[list[str]]:
+def score_rows(runs: Sequence[ReportedRun]) -> list[list[str]]:
     """Return one row for each evaluated arm: score, floor and strict hit in per cent with 95 % intervals, samples."""
     rows = []
     for run in runs:

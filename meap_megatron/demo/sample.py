@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from meap_megatron.demo.sizes import MASK_RATIO, Plan
+from meap_megatron.demo.sizes import MASK_RATIO, DemoSizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class Cell:
     masked: bool
 
 
-def read_sample(plan: Plan, *, prefix: Path, index: int) -> list[Cell]:
+def read_sample(plan: DemoSizes, *, prefix: Path, index: int) -> list[Cell]:
     """Return training sample `index` of the MEAP arm.
 
     The arguments are those of the arm, so that Megatron's index cache, data order and masks are the arm's.
@@ -46,7 +46,7 @@ def read_sample(plan: Plan, *, prefix: Path, index: int) -> list[Cell]:
     return cells(tokens, labels, mask_id=sidecar.tokenizer.mask_id, text_of=text_of)
 
 
-def load(plan: Plan, *, prefix: Path, mask_id: int, index: int) -> dict[str, Any]:
+def load(plan: DemoSizes, *, prefix: Path, mask_id: int, index: int) -> dict[str, Any]:
     """Return the tensors of one training sample."""
     from meap_megatron.config import MaskConfig
     from meap_megatron.indexed.sidecar import read_sidecar

@@ -16,7 +16,7 @@ MASK_RATIO = 0.15
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class DemoSizes:
     """Sizes of one demo."""
 
     corpus_bytes: int
@@ -65,12 +65,12 @@ class Plan:
         """Trained positions of one step."""
         return self.batch_size * self.seq_length
 
-    def with_steps(self, steps: int | None) -> "Plan":
+    def with_steps(self, steps: int | None) -> "DemoSizes":
         """Return the plan with another number of steps."""
         return self if steps is None else dataclasses.replace(self, train_iters=steps)
 
 
-FULL = Plan(
+FULL = DemoSizes(
     corpus_bytes=10_000_000,
     vocab_size=4096,
     num_layers=4,
@@ -86,7 +86,7 @@ FULL = Plan(
     eval_iters=32,
     num_evaluations=5,
 )
-QUICK = Plan(
+QUICK = DemoSizes(
     corpus_bytes=600_000,
     vocab_size=512,
     num_layers=2,
@@ -104,7 +104,7 @@ QUICK = Plan(
 )
 
 
-def ntp_recipe(plan: Plan, *, prefix: Path, save: Path, peak_tflops: float) -> str:
+def ntp_recipe(plan: DemoSizes, *, prefix: Path, save: Path, peak_tflops: float) -> str:
     """Return the recipe of the NTP arm.
 
     Args:

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from meap_megatron.demo import retrieval
-from meap_megatron.demo.arms import Arm, run_side_by_side
+from meap_megatron.demo.arms import DemoArm, run_side_by_side
 from meap_megatron.demo.corpus import Corpus, read_texts, standard_library, write_corpus
 from meap_megatron.demo.output_folder import room_for
 from meap_megatron.demo.page import build_page, next_commands
 from meap_megatron.demo.run_numbers import Record
 from meap_megatron.demo.sample import Cell, as_record, read_sample, readable_window
 from meap_megatron.demo.screen import Screen
-from meap_megatron.demo.sizes import ARMS, MASK_RATIO, Plan, meap_recipe, ntp_recipe
+from meap_megatron.demo.sizes import ARMS, MASK_RATIO, DemoSizes, meap_recipe, ntp_recipe
 from meap_megatron.demo.tables import clock, headline, per_cent
 from meap_megatron.demo.tokenizer import train_tokenizer, write_text
 from meap_megatron.errors import RunError
-from meap_megatron.report.collect import Run, collect
+from meap_megatron.report.collect import ReportedRun, collect
 from meap_megatron.report.history import Results, read_results
 
 STAGES = 10
@@ -27,7 +27,7 @@ DRAWN_CELLS = 72
 PACKAGES = ("megatron-core", "torch", "transformers", "tokenizers", "gigatoken", "numpy")
 
 
-def demo(out: Path, *, plan: Plan, overwrite: bool = False) -> Record:
+def demo(out: Path, *, plan: DemoSizes, overwrite: bool = False) -> Record:
     """Run the demo and write OUT/index.html, OUT/report.html, OUT/demo.png and OUT/demo.json.
 
     The page stands as soon as both arms are trained; it is written again when they are evaluated.
@@ -49,7 +49,7 @@ def demo(out: Path, *, plan: Plan, overwrite: bool = False) -> Record:
         return make(out, plan)
 
 
-def make(out: Path, plan: Plan) -> Record:
+def make(out: Path, plan: DemoSizes) -> Record:
     """Run the demo in a folder that has nothing of an earlier one."""
     screen = Screen(STAGES)
     screen.say(f"meap demo: NTP and MEAP side by side, {plan.train_iters:,} steps each, into {out}/\n")
@@ -100,7 +100,7 @@ def make(out: Path, plan: Plan) -> Record:
     return record
 
 
-def make_corpus(screen: Screen, out: Path, plan: Plan) -> Corpus:
+def make_corpus(screen: Screen, out: Path, plan: DemoSizes) -> Corpus:
     """Write the corpus."""
     with screen.stage("corpus: the Python standard library on this machine") as stage:
         path = out / "corpus" / "stdlib.jsonl"
@@ -109,7 +109,7 @@ def make_corpus(screen: Screen, out: Path, plan: Plan) -> Corpus:
     return corpus
 
 
-def make_tokenizer(screen: Screen, out: Path, corpus: Corpus, plan: Plan) -> int:
+def make_tokenizer(screen: Screen, out: Path, corpus: Corpus, plan: DemoSizes) -> int:
     """Train the tokenizer and return the number of its pieces."""
     with screen.stage("tokenizer: byte-level BPE trained on it") as stage:
         began = screen.seconds
@@ -151,7 +151,7 @@ def check_index(screen: Screen, prefix: Path) -> None:
         stage["made"] = f"{len(checks)} checks passed"
 
 
-def draw_sample(screen: Screen, plan: Plan, prefix: Path) -> tuple[list[Cell], float]:
+def draw_sample(screen: Screen, plan: DemoSizes, prefix: Path) -> tuple[list[Cell], float]:
     """Read one masked sample and return its most readable part, and the measured peak of one thread in TFLOP/s."""
     with screen.stage("sample: the first one that the MEAP arm will read") as stage:
         sample = read_sample(plan, prefix=prefix, index=SAMPLE_INDEX)
@@ -180,7 +180,7 @@ def one_thread_tflops() -> float:
         torch.set_num_threads(threads)
 
 
-def write_recipes(out: Path, plan: Plan, *, prefix: Path, peak_tflops: float) -> None:
+def write_recipes(out: Path, plan: DemoSizes, *, prefix: Path, peak_tflops: float) -> None:
     """Write OUT/recipes/ntp.yaml and meap.yaml."""
     folder = out / "recipes"
     folder.mkdir(exist_ok=True)
@@ -195,7 +195,7 @@ def train(screen: Screen, out: Path, *, threads: int) -> dict[str, Results]:
 
     with screen.stage(f"train: both arms through meap train, {threads} thread{'s' * (threads > 1)} each") as stage:
         arms = [
-            Arm(
+            DemoArm(
                 name=name,
                 arguments=["train", str(out / "recipes" / f"{name}.yaml")],
                 log=out / "runs" / name / "logs" / "rank-0.log",
@@ -215,7 +215,7 @@ def validate_on_masked(screen: Screen, out: Path, *, threads: int) -> dict[str, 
     with screen.stage("validate: both arms on masked inputs") as stage:
         # A run that is loaded at its last step has nothing to train: Megatron validates it and ends.
         arms = [
-            Arm(
+            DemoArm(
                 name=name,
                 arguments=[
                     "train",
@@ -242,7 +242,7 @@ def masked_metrics(out: Path, name: str) -> Path:
     return out / "runs" / name / "masked_validation.jsonl"
 
 
-def evaluate(screen: Screen, out: Path, plan: Plan, *, record: Record, threads: int) -> list[Run]:
+def evaluate(screen: Screen, out: Path, plan: DemoSizes, *, record: Record, threads: int) -> list[ReportedRun]:
     """Export both arms, look for a needle with each, and write OUT/report.html; return both arms with their scores.
 
     Where the packages of the evaluation are not installed, the arms are exported only, and the record says so.
@@ -273,7 +273,7 @@ def draw_picture(out: Path, results: dict[str, Results]) -> None:
     draw(out / "demo.png", ntp=results["ntp"], meap=results["meap"])
 
 
-def write_page(screen: Screen, out: Path, *, runs: list[Run], sample: list[Cell], record: Record) -> None:
+def write_page(screen: Screen, out: Path, *, runs: list[ReportedRun], sample: list[Cell], record: Record) -> None:
     """Write demo.json and index.html."""
     record["seconds"] = screen.seconds
     write_text(out / "demo.json", json.dumps(record, indent=1) + "\n")

@@ -9,7 +9,7 @@ from meap_megatron.report.history import Results
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class TableRow:
     """One line of the comparison."""
 
     name: str
@@ -59,7 +59,7 @@ def clock(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s"
 
 
-def comparison(ntp: Results, meap: Results, masked_validation: dict[str, Record]) -> list[Row]:
+def comparison(ntp: Results, meap: Results, masked_validation: dict[str, Record]) -> list[TableRow]:
     """Return the comparison of both arms.
 
     Args:
@@ -68,7 +68,7 @@ def comparison(ntp: Results, meap: Results, masked_validation: dict[str, Record]
         masked_validation: by arm, the validation record on masked inputs; empty if it was not made.
     """
     rows = [
-        Row(
+        TableRow(
             name="validation loss, clean inputs",
             ntp=loss(ntp.validation_loss),
             meap=loss(meap.validation_loss),
@@ -80,30 +80,30 @@ def comparison(ntp: Results, meap: Results, masked_validation: dict[str, Record]
         values = [masked_validation.get(name, {}).get(field) for name in ("ntp", "meap")]
         if any(value is not None for value in values):
             name = f"validation loss, {what}" if field == "lm_loss" else what
-            rows.append(Row(name=name, ntp=loss(values[0]), meap=loss(values[1]), compared=difference(*values)))
+            rows.append(TableRow(name=name, ntp=loss(values[0]), meap=loss(values[1]), compared=difference(*values)))
     rows += [
-        Row(
+        TableRow(
             name="training loss, last tenth (not comparable: other inputs)",
             ntp=loss(ntp.final("lm_loss")),
             meap=loss(meap.final("lm_loss")),
         ),
-        Row(name="… at [MASK]", ntp="–", meap=loss(meap.final("masked_loss"))),
-        Row(name="… elsewhere", ntp=loss(ntp.final("other_loss")), meap=loss(meap.final("other_loss"))),
-        Row(name="input tokens masked", ntp=per_cent(mask_fraction(ntp)), meap=per_cent(mask_fraction(meap))),
-        Row(
+        TableRow(name="… at [MASK]", ntp="–", meap=loss(meap.final("masked_loss"))),
+        TableRow(name="… elsewhere", ntp=loss(ntp.final("other_loss")), meap=loss(meap.final("other_loss"))),
+        TableRow(name="input tokens masked", ntp=per_cent(mask_fraction(ntp)), meap=per_cent(mask_fraction(meap))),
+        TableRow(
             name="tokens/s, median step",
             ntp=whole(ntp.median("tokens_per_second")),
             meap=whole(meap.median("tokens_per_second")),
             compared=times(ratio(meap.median("tokens_per_second"), ntp.median("tokens_per_second"))),
         ),
-        Row(
+        TableRow(
             name="time of a step, median",
             ntp=milliseconds(ntp.median("seconds")),
             meap=milliseconds(meap.median("seconds")),
             compared=times(step_ratio(ntp, meap)),
             strong=True,
         ),
-        Row(name="MFU", ntp=per_cent(ntp.median("mfu"), 0), meap=per_cent(meap.median("mfu"), 0)),
+        TableRow(name="MFU", ntp=per_cent(ntp.median("mfu"), 0), meap=per_cent(meap.median("mfu"), 0)),
     ]
     return rows
 

@@ -28,7 +28,7 @@ OWN = "meap-megatron"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class Package:
     """A package of the report."""
 
     key: str
@@ -41,8 +41,8 @@ class Part:
     mend: str
 
 
-PARTS: tuple[Part, ...] = (
-    Part(
+PARTS: tuple[Package, ...] = (
+    Package(
         key="torch",
         name="torch",
         distributions=("torch",),
@@ -50,7 +50,7 @@ PARTS: tuple[Part, ...] = (
         cost="nothing can be trained, evaluated or converted; preprocessing works",
         mend=f"{INSTALL} 'torch>=2.9'",
     ),
-    Part(
+    Package(
         key="megatron",
         name="Megatron",
         distributions=("megatron-core",),
@@ -58,7 +58,7 @@ PARTS: tuple[Part, ...] = (
         cost="nothing can be trained; preprocessing works",
         mend=f"{INSTALL} 'megatron-core[training]>=0.19.2,<0.20'",
     ),
-    Part(
+    Package(
         key="native",
         name="native module",
         distributions=(),
@@ -66,7 +66,7 @@ PARTS: tuple[Part, ...] = (
         cost="no sample can be built: masking and packing are in it",
         mend=f"{INSTALL} --force-reinstall --no-deps {OWN}    (in a checkout: -e . instead of the name)",
     ),
-    Part(
+    Package(
         key="transformer_engine",
         name="Transformer Engine",
         distributions=("transformer-engine", "transformer-engine-torch"),
@@ -75,7 +75,7 @@ PARTS: tuple[Part, ...] = (
         "stops `meap train` there, unless transformer_impl=local); on a CPU nothing",
         mend=f"{INSTALL} --no-build-isolation 'transformer-engine[core_cu13,pytorch]'    (CUDA 12: core_cu12)",
     ),
-    Part(
+    Package(
         key="apex",
         name="Apex",
         distributions=("apex",),
@@ -85,7 +85,7 @@ PARTS: tuple[Part, ...] = (
         mend="APEX_CPP_EXT=1 APEX_CUDA_EXT=1 "
         f"{INSTALL} --no-deps --no-build-isolation git+https://github.com/NVIDIA/apex.git",
     ),
-    Part(
+    Package(
         key="flash_attn",
         name="flash-attention",
         distributions=("flash-attn",),
@@ -93,7 +93,7 @@ PARTS: tuple[Part, ...] = (
         cost="Transformer Engine is left with cuDNN's fused attention; on a CPU nothing",
         mend=f"{INSTALL} --no-deps --no-build-isolation flash-attn",
     ),
-    Part(
+    Package(
         key="dali",
         name="DALI",
         distributions=("nvidia-dali-cuda130", "nvidia-dali-cuda120"),
@@ -101,7 +101,7 @@ PARTS: tuple[Part, ...] = (
         cost="samples are read by torch's DataLoader, which is the default anyway",
         mend=f"{INSTALL} nvidia-dali-cuda130    (CUDA 12: nvidia-dali-cuda120)",
     ),
-    Part(
+    Package(
         key="gigatoken",
         name="gigatoken",
         distributions=("gigatoken",),
@@ -109,7 +109,7 @@ PARTS: tuple[Part, ...] = (
         cost="preprocessing encodes with tokenizers, several times slower; the ids are the same",
         mend=f"{INSTALL} 'gigatoken>=0.1'",
     ),
-    Part(
+    Package(
         key="lm_eval",
         name="lm-eval",
         distributions=("lm_eval",),
@@ -120,7 +120,7 @@ PARTS: tuple[Part, ...] = (
 )
 
 
-def installed(part: Part) -> str:
+def installed(part: Package) -> str:
     """Return the version of the first of the part's distributions that is installed, or ""."""
     for name in part.distributions:
         try:
@@ -164,7 +164,7 @@ def python_finding() -> Finding:
     )
 
 
-def package_finding(part: Part, answer: Mapping[str, Any] | None) -> Finding:
+def package_finding(part: Package, answer: Mapping[str, Any] | None) -> Finding:
     """Return the finding of one package from its metadata and from what its import said, if it was imported."""
     number = installed(part)
     if part.key == "native":
@@ -197,7 +197,7 @@ def package_finding(part: Part, answer: Mapping[str, Any] | None) -> Finding:
     return Finding(name=part.name, group=part.group, state=state, version=number, detail="; ".join(notes), **worse)
 
 
-def native_finding(part: Part, answer: Mapping[str, Any] | None) -> Finding:
+def native_finding(part: Package, answer: Mapping[str, Any] | None) -> Finding:
     """Return the finding of our own C++ module, which must be of the same version as the Python around it."""
     if answer is None:
         from importlib.util import find_spec
@@ -212,7 +212,7 @@ def native_finding(part: Part, answer: Mapping[str, Any] | None) -> Finding:
     return Finding(name=part.name, group=part.group, version=number)
 
 
-def mend_of(part: Part) -> str:
+def mend_of(part: Package) -> str:
     """Return the command for a missing part; NVIDIA's image brings the CUDA ones and must not be rebuilt in place."""
     ships = part.key in ("torch", "transformer_engine", "apex", "flash_attn")
     if ships and (tag := os.environ.get("NVIDIA_PYTORCH_VERSION")):
@@ -279,7 +279,7 @@ def _has(name: str) -> bool:
         return False
 
 
-def _broken(part: Part, number: str, detail: str) -> Finding:
+def _broken(part: Package, number: str, detail: str) -> Finding:
     return Finding(
         name=part.name,
         group=part.group,

@@ -15,6 +15,14 @@ from meap_megatron.evaluation.response_cache import responses_file
 from meap_megatron.evaluation.session import Session, open_session
 from meap_megatron.evaluation.suites import SUITES, Request
 
+HARNESS = "meap_megatron.evaluation.harness"
+RUNNERS = {
+    "hallucination": "meap_megatron.evaluation.hallucination.suite",
+    "attention": "meap_megatron.evaluation.attention.suite",
+    "regions": "meap_megatron.evaluation.attention.regions",
+}
+"""Suite -> module whose `run(request, session, name)` runs it and returns the results document; all others: the harness."""
+
 
 def evaluate(request: Request, names: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Run suites one after the other and yield the results document of each as it is finished.
@@ -62,7 +70,7 @@ def check_writable(out: Path) -> None:
 def evaluate_suite(request: Request, session: Session, name: str) -> dict[str, Any]:
     """Run one suite, or return the document of a run that has been finished already."""
     suite = SUITES[name]
-    runner = importlib.import_module(suite.runner)
+    runner = importlib.import_module(RUNNERS.get(name, HARNESS))
     settings = runner.settings(request, suite)
     path = request.out / f"{name}.json"
     answers = responses_file(request, name)

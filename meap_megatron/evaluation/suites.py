@@ -17,8 +17,6 @@ class Suite:
     """One row of the table below."""
 
     summary: str
-    runner: str = "meap_megatron.evaluation.harness"
-    """Module whose `run(request, session, name)` runs the suite and returns the results document."""
     tasks: tuple[str, ...] = ()
     """Harness tasks, for the suites of the harness."""
     headline: str = ""
@@ -83,25 +81,22 @@ SUITES: dict[str, Suite] = {
     ),
     "hallucination": Suite(
         summary="summaries of XSum, MultiNews and WikiSum, compared with human ones by a judge (Table 4)",
-        runner="meap_megatron.evaluation.hallucination.suite",
         headline="accuracy",
         chat=True,
         judged=True,
     ),
     "attention": Suite(
         summary="Score Decay and Variance Increase of two models (Table 10)",
-        runner="meap_megatron.evaluation.attention.suite",
         headline="decay",
         pair=True,
     ),
     "regions": Suite(
         summary="which part of a text its end attends to, in two models (Figure 6, Tables 16 to 18)",
-        runner="meap_megatron.evaluation.attention.regions",
         headline="answer_gain",
         pair=True,
     ),
 }
-"""Other suites add a row with a `runner` of their own."""
+"""A suite that is not of the harness has a line in `RUNNERS` of `evaluation/run.py` too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,4 +130,4 @@ class Request:
     """Of the suite's tasks; None is all of them."""
     overwrite: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
-    """Settings of suites with a runner of their own."""
+    """Settings of suites that are not of the harness."""

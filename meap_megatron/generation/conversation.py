@@ -7,7 +7,7 @@ from meap_megatron.generation.answer import Answer, Sampling, answer, talk_ids
 from meap_megatron.generation.model import OpenModel
 
 
-class Conversation:
+class ChatSession:
     """Turns of user and model.
 
     Attributes:

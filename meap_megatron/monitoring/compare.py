@@ -46,7 +46,7 @@ class Difference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class EqualTokens:
     """Losses of both runs after the same number of tokens, nats per token."""
 
     tokens: int
@@ -57,7 +57,7 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class RunComparison:
     """What is to be said of two runs."""
 
     settings: dict[str, tuple[Any, Any]]
@@ -68,7 +68,7 @@ class Comparison:
     difference: Difference | None
     largest_relative: float
     """Largest relative difference of a training loss over the common steps."""
-    rows: list[Row]
+    rows: list[EqualTokens]
 
     @property
     def equal(self) -> bool:
@@ -81,7 +81,7 @@ class Comparison:
         return asdict(self) | {"difference": difference, "equal": self.equal}
 
 
-def compare(first: History, second: History, *, tolerance: float = 0.0) -> Comparison:
+def compare(first: History, second: History, *, tolerance: float = 0.0) -> RunComparison:
     """Compare two runs.
 
     Args:
@@ -103,7 +103,7 @@ def compare(first: History, second: History, *, tolerance: float = 0.0) -> Compa
     ]
     names = sorted(first.settings.keys() | second.settings.keys())
     gaps = [relative(a[step].get("lm_loss"), b[step].get("lm_loss")) for step in steps]
-    return Comparison(
+    return RunComparison(
         settings={
             name: (first.settings.get(name), second.settings.get(name))
             for name in names
@@ -138,7 +138,7 @@ def relative(first: float | None, second: float | None) -> float | None:
     return abs(first - second) / (max(abs(first), abs(second)) or 1.0)
 
 
-def at_equal_tokens(first: History, second: History) -> list[Row]:
+def at_equal_tokens(first: History, second: History) -> list[EqualTokens]:
     """Return losses at `ROWS` numbers of tokens, evenly spread over what both runs have done.
 
     A training loss is the mean over the last steps up to that number; a validation loss is the newest one up to it.
@@ -148,7 +148,7 @@ def at_equal_tokens(first: History, second: History) -> list[Row]:
         return []
     places = [min(ends) * number // ROWS for number in range(1, ROWS + 1)]
     return [
-        Row(
+        EqualTokens(
             tokens=place,
             first=training_loss(first, place),
             second=training_loss(second, place),

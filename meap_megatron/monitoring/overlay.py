@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from meap_megatron.atomic import disk_errors, replace_file
-from meap_megatron.monitoring.compare import Comparison, Difference
+from meap_megatron.monitoring.compare import Difference, RunComparison
 from meap_megatron.monitoring.records import History, value
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -13,7 +13,7 @@ COLOURS = ("#3b6fb5", "#d2561e")
 INK = "#5f6673"
 
 
-def lines(found: Comparison, names: Sequence[str], *, tolerance: float) -> list[str]:
+def lines(found: RunComparison, names: Sequence[str], *, tolerance: float) -> list[str]:
     """Return the comparison as text.
 
     Args:
@@ -48,7 +48,7 @@ def difference_text(found: Difference) -> str:
     return f"{where} {found.step:,}, {found.field}: {found.first!r} | {found.second!r}{gap}"
 
 
-def table(found: Comparison) -> list[str]:
+def table(found: RunComparison) -> list[str]:
     """Return the losses at equal tokens as aligned columns."""
     validated = any(row.first_validation is not None or row.second_validation is not None for row in found.rows)
     heads = ["tokens", "loss a", "loss b", "b - a", *(["val. a", "val. b", "b - a"] if validated else [])]

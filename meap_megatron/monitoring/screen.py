@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from meap_megatron.monitoring.slurm import Job
-from meap_megatron.monitoring.status import Checkpoint, Status
+from meap_megatron.monitoring.slurm import SlurmJob
+from meap_megatron.monitoring.status import LastCheckpoint, Status
 
 
 def lines(status: Status) -> list[str]:
@@ -44,7 +44,7 @@ def lines(status: Status) -> list[str]:
     return [head, *body, *(f"ALERT {alert.name}: {alert.message}" for alert in status.alerts)]
 
 
-def job_lines(job: Job) -> list[str]:
+def job_lines(job: SlurmJob) -> list[str]:
     """Return what SLURM says of a job."""
     why = f" ({job.reason})" if job.reason else ""
     times = f", started {job.restarts + 1} times" if job.restarts else ""
@@ -69,7 +69,7 @@ def loss_text(status: Status) -> str:
     return joined(*parts)
 
 
-def checkpoint_text(found: Checkpoint | None) -> str:
+def checkpoint_text(found: LastCheckpoint | None) -> str:
     """Return the last checkpoint."""
     if found is None:
         return "none yet"

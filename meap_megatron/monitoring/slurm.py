@@ -26,7 +26,7 @@ TIMEOUT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class SlurmJob:
     """One job."""
 
     job: str
@@ -54,7 +54,7 @@ class Job:
         return self.state in BAD_ENDS
 
 
-def find_job(job: str) -> Job:
+def find_job(job: str) -> SlurmJob:
     """Ask SLURM.
 
     Raises:
@@ -81,7 +81,7 @@ def find_job(job: str) -> Job:
     return read_job(job, done.stdout)
 
 
-def read_job(job: str, text: str) -> Job:
+def read_job(job: str, text: str) -> SlurmJob:
     """Read the first job of scontrol's answer.
 
     Args:
@@ -100,7 +100,7 @@ def read_job(job: str, text: str) -> Job:
             fields |= {word.partition("=")[0]: word.partition("=")[2] for word in line.split() if "=" in word}
     if "JobState" not in fields:
         raise RunError(f"scontrol show job {job} answered {text.strip()[:200]!r}, in which there is no JobState")
-    return Job(
+    return SlurmJob(
         job=job,
         state=fields["JobState"],
         reason="" if fields.get("Reason", "None") == "None" else fields["Reason"],

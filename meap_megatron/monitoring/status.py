@@ -24,7 +24,7 @@ STALLED_STEPS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class LastCheckpoint:
     """The checkpoint that the run would go on from."""
 
     step: int
@@ -59,7 +59,7 @@ class Status:
     eta_seconds: float | None
     silent_seconds: float
     """Since the metrics file was written."""
-    checkpoint: Checkpoint | None
+    checkpoint: LastCheckpoint | None
     restarts: list[int]
     """The steps from which the run went on."""
     begun_anew: int
@@ -149,7 +149,7 @@ def middle(steps: Sequence[Record], field: str) -> float | None:
     return statistics.median(values) if values else None
 
 
-def newest_checkpoint(folder: Path, *, now: float) -> Checkpoint | None:
+def newest_checkpoint(folder: Path, *, now: float) -> LastCheckpoint | None:
     """Return the checkpoint that a run would go on from; None if there is none that can be loaded."""
     choice = choose(folder, "sizes")
     newest = max(iterations(folder), default=0)
@@ -157,7 +157,7 @@ def newest_checkpoint(folder: Path, *, now: float) -> Checkpoint | None:
         return None
     known = choice.chosen.manifest
     written = datetime.fromisoformat(known.written).timestamp() if known and known.written else None
-    return Checkpoint(
+    return LastCheckpoint(
         step=choice.iteration,
         state=choice.chosen.state,
         age_seconds=None if written is None else max(0.0, now - written),
@@ -165,7 +165,7 @@ def newest_checkpoint(folder: Path, *, now: float) -> Checkpoint | None:
     )
 
 
-def state_of(history: History, checkpoint: Checkpoint | None, alerts: Sequence[Alert], *, waiting: bool) -> State:
+def state_of(history: History, checkpoint: LastCheckpoint | None, alerts: Sequence[Alert], *, waiting: bool) -> State:
     """Return what a run is doing, in one word."""
     done = history.train_steps is not None and history.last_step >= history.train_steps
     if done and (ended_in_order(history) or (checkpoint is not None and checkpoint.step >= history.last_step)):

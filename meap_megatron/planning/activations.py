@@ -9,7 +9,7 @@ bytes and not 4 f.
 
 from dataclasses import replace
 
-from meap_megatron.planning.layout import FULL, NONE, SELECTIVE, Layout
+from meap_megatron.planning.layout import FULL, NONE, SELECTIVE, PlannedLayout
 from meap_megatron.planning.model_shape import Model
 
 BF16 = 2
@@ -37,7 +37,7 @@ FEED_FORWARD = ("output of the first linear layer", "input of the second linear 
 """What the recomputation of the feed-forward part does away with."""
 
 
-def layer_bytes(model: Model, layout: Layout, *, seq_length: int) -> float:
+def layer_bytes(model: Model, layout: PlannedLayout, *, seq_length: int) -> float:
     """Return the bytes that one layer keeps per micro-batch on each rank, in bfloat16.
 
     Tensor parallel splits what lies inside attention and feed-forward part, sequence parallel the rest too
@@ -57,13 +57,13 @@ def layer_bytes(model: Model, layout: Layout, *, seq_length: int) -> float:
     return BF16 * tokens * numbers
 
 
-def recomputed_bytes(model: Model, layout: Layout, *, seq_length: int) -> float:
+def recomputed_bytes(model: Model, layout: PlannedLayout, *, seq_length: int) -> float:
     """Return the bytes that exist for a moment while one layer is computed again."""
     whole = replace(layout, recompute=NONE)
     return layer_bytes(model, whole, seq_length=seq_length) - layer_bytes(model, layout, seq_length=seq_length)
 
 
-def head_bytes(model: Model, layout: Layout, *, seq_length: int) -> float:
+def head_bytes(model: Model, layout: PlannedLayout, *, seq_length: int) -> float:
     """Return the bytes that the final norm and the loss keep: its input and output, and the softmax in float32.
 
     As in Megatron's `compute_activation_memory`: 4 s b h (1 + V / h), split by tensor parallel.

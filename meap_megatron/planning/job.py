@@ -12,7 +12,7 @@ from meap_megatron.launch.blend import is_number, words_of
 from meap_megatron.launch.data_rules import FINE_TUNING
 from meap_megatron.launch.fitted import fitted
 from meap_megatron.launch.recipe import Recipe, load
-from meap_megatron.planning.layout import FULL, NONE, SELECTIVE, Layout
+from meap_megatron.planning.layout import FULL, NONE, SELECTIVE, PlannedLayout
 from meap_megatron.planning.model_shape import Model
 
 LLAMA_2_ROWS = 32_001
@@ -30,7 +30,7 @@ NOT_PLANNED = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class PlannedJob:
     """What is to be trained."""
 
     recipe: Recipe
@@ -100,7 +100,7 @@ def whole(settings: Mapping[str, Any], name: str) -> int:
 
 def read(
     path: str | Path, overrides: list[str] | None = None, *, vocabulary: int | None = None, tokens: int | None = None
-) -> Job:
+) -> PlannedJob:
     """Read a recipe.
 
     Args:
@@ -143,7 +143,7 @@ def read(
             "attention is counted over whole rows; packed conversations attend within themselves, so steps are shorter"
         )
     seq_length, batch = whole(settings, "seq_length"), whole(settings, "global_batch_size")
-    return Job(
+    return PlannedJob(
         recipe=recipe,
         settings=settings,
         pieces=int(vocabulary),
@@ -171,7 +171,7 @@ def tokens_of(settings: Mapping[str, Any], *, seq_length: int, batch: int) -> in
     return None
 
 
-def own_layout(job: Job, gpus: int) -> Layout | None:
+def own_layout(job: PlannedJob, gpus: int) -> PlannedLayout | None:
     """Return the layout that the recipe itself has for so many GPUs (`layout=N`), None without one."""
     if str(gpus) not in job.recipe.layouts:
         return None
@@ -179,7 +179,7 @@ def own_layout(job: Job, gpus: int) -> Layout | None:
     return layout_of({**job.settings, **own}, gpus=gpus, global_batch=job.global_batch)
 
 
-def layout_of(settings: Mapping[str, Any], *, gpus: int, global_batch: int) -> Layout | None:
+def layout_of(settings: Mapping[str, Any], *, gpus: int, global_batch: int) -> PlannedLayout | None:
     """Return the layout that settings by Megatron's names describe, None if they do not divide GPUs and batch."""
     sizes = [int(settings.get(f"{name}_parallel_size") or 1) for name in ("tensor_model", "pipeline_model", "context")]
     data, left = divmod(gpus, math.prod(sizes))
@@ -187,7 +187,7 @@ def layout_of(settings: Mapping[str, Any], *, gpus: int, global_batch: int) -> L
     if left or not data or global_batch % (data * micro):
         return None
     granularity = settings.get("recompute_granularity")
-    return Layout(
+    return PlannedLayout(
         tensor=sizes[0],
         pipeline=sizes[1],
         context=sizes[2],

@@ -8,7 +8,7 @@ RECOMPUTE = (NONE, SELECTIVE, FULL)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class PlannedLayout:
     """Parallel sizes and what goes with them; all defaults are those of one GPU."""
 
     tensor: int = 1

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from meap_megatron.planning.activations import BF16, head_bytes, layer_bytes, recomputed_bytes
-from meap_megatron.planning.layout import NONE, Layout
+from meap_megatron.planning.layout import NONE, PlannedLayout
 from meap_megatron.planning.model_shape import Model
 
 RUNTIME = 2.0e9
@@ -35,7 +35,7 @@ class Memory:
         return self.counted + self.buffers
 
 
-def stage_parameters(model: Model, layout: Layout, stage: int) -> tuple[float, float]:
+def stage_parameters(model: Model, layout: PlannedLayout, stage: int) -> tuple[float, float]:
     """Return the parameters of each rank of a stage: all, and of those the matrices of its layers.
 
     The first stage has the embedding, the last the output layer (with tied tables, a copy of the embedding) and the
@@ -53,7 +53,7 @@ def stage_parameters(model: Model, layout: Layout, stage: int) -> tuple[float, f
     return count + (model.norm if last else 0), matrices
 
 
-def of_stage(model: Model, layout: Layout, *, seq_length: int, stage: int, fp8: bool = False) -> Memory:
+def of_stage(model: Model, layout: PlannedLayout, *, seq_length: int, stage: int, fp8: bool = False) -> Memory:
     """Return the memory of a rank of one stage, for mixed precision in bfloat16.
 
     Weights 2 bytes, gradients 4, and of the optimizer 12 (float32 weights and both moments), which the distributed
@@ -84,7 +84,7 @@ def of_stage(model: Model, layout: Layout, *, seq_length: int, stage: int, fp8: 
     )
 
 
-def fullest(model: Model, layout: Layout, *, seq_length: int, fp8: bool = False) -> Memory:
+def fullest(model: Model, layout: PlannedLayout, *, seq_length: int, fp8: bool = False) -> Memory:
     """Return the memory of the stage that needs most: the first, the last, or the second (the first may be short)."""
     stages = {0, min(1, layout.pipeline - 1), layout.pipeline - 1}
     return max(
@@ -93,7 +93,7 @@ def fullest(model: Model, layout: Layout, *, seq_length: int, fp8: bool = False)
     )
 
 
-def megatrons_figure(model: Model, layout: Layout, *, seq_length: int) -> float | None:
+def megatrons_figure(model: Model, layout: PlannedLayout, *, seq_length: int) -> float | None:
     """Return what Megatron's own formula gives for the first stage in bytes, to stand beside `Memory.counted`.
 
     The formula of `theoretical_memory_usage` with sequence parallel, which takes 18 h + 4 f bytes per token and layer

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from meap_megatron.errors import UserError
 from meap_megatron.launch import precision
 from meap_megatron.planning.gpus import GB, Gpu
-from meap_megatron.planning.job import Job, own_layout
-from meap_megatron.planning.layout import RECOMPUTE, Layout
+from meap_megatron.planning.job import PlannedJob, own_layout
+from meap_megatron.planning.layout import RECOMPUTE, PlannedLayout
 from meap_megatron.planning.memory import Memory, fullest
 from meap_megatron.planning.model_shape import Model
 from meap_megatron.planning.step import Step, step
@@ -24,10 +24,10 @@ DAY = 86_400.0
 class Plan:
     """One layout and what it costs."""
 
-    job: Job
+    job: PlannedJob
     gpu: Gpu
     model: Model
-    layout: Layout
+    layout: PlannedLayout
     memory: Memory
     step: Step
 
@@ -95,7 +95,7 @@ def powers(most: int) -> list[int]:
     return [1 << n for n in range(most.bit_length()) if 1 << n <= most]
 
 
-def sizes(job: Job, *, gpus: int, node: int) -> Iterator[tuple[int, int, int, int]]:
+def sizes(job: PlannedJob, *, gpus: int, node: int) -> Iterator[tuple[int, int, int, int]]:
     """Yield every TP, PP, CP, DP that divides model, sequence, batch and GPUs.
 
     Tensor parallel stays within a node and divides heads, groups and widths; pipeline divides the layers; context
@@ -117,14 +117,14 @@ def sizes(job: Job, *, gpus: int, node: int) -> Iterator[tuple[int, int, int, in
                     yield tensor, pipeline, context, data
 
 
-def layouts(job: Job, *, gpus: int, node: int) -> Iterator[Layout]:
+def layouts(job: PlannedJob, *, gpus: int, node: int) -> Iterator[PlannedLayout]:
     """Yield every layout without recomputation: sizes, micro-batch, and interleaving where the micro-batches allow it.
 
     Sequence parallel comes with tensor parallel: it costs nothing and saves memory (Korthikanti et al. 2022, section
     4.2.2). So does the distributed optimizer, which stays as the recipe says.
     """
     get = job.settings.get
-    common = Layout(
+    common = PlannedLayout(
         distributed_optimizer=get("use_distributed_optimizer") is not False,
         tensor_overlap=bool(get("tp_comm_overlap")),
         data_overlap=bool(get("overlap_grad_reduce")),
@@ -153,7 +153,7 @@ def layouts(job: Job, *, gpus: int, node: int) -> Iterator[Layout]:
                     yield layout
 
 
-def takes_fp8(job: Job, layout: Layout) -> bool:
+def takes_fp8(job: PlannedJob, layout: PlannedLayout) -> bool:
     """Tell whether the matrix products of a layout have dimensions that the recipe's FP8 format takes."""
     try:
         precision.check({**job.settings, **layout.settings()})
@@ -162,7 +162,7 @@ def takes_fp8(job: Job, layout: Layout) -> bool:
     return True
 
 
-def price(job: Job, gpu: Gpu, layout: Layout) -> Plan:
+def price(job: PlannedJob, gpu: Gpu, layout: PlannedLayout) -> Plan:
     """Return what a layout costs."""
     model = job.model(layout.tensor)
     return Plan(
@@ -175,7 +175,7 @@ def price(job: Job, gpu: Gpu, layout: Layout) -> Plan:
     )
 
 
-def search(job: Job, gpu: Gpu, *, gpus: int, node: int) -> Result:
+def search(job: PlannedJob, gpu: Gpu, *, gpus: int, node: int) -> Result:
     """Price all layouts and choose.
 
     Raises:
@@ -218,7 +218,7 @@ def better(plan: Plan, other: Plan) -> bool:
     return plan.seconds < other.seconds
 
 
-def check_gpus(job: Job, gpu: Gpu, *, gpus: int, node: int) -> None:
+def check_gpus(job: PlannedJob, gpu: Gpu, *, gpus: int, node: int) -> None:
     """Refuse numbers of GPUs and formats that no layout can have.
 
     Raises:
@@ -232,7 +232,7 @@ def check_gpus(job: Job, gpu: Gpu, *, gpus: int, node: int) -> None:
         raise UserError(f"{gpu.name} has no FP8 units; add precision=bf16")
 
 
-def nothing_fits(job: Job, gpu: Gpu, smallest: Plan | None, *, gpus: int, node: int) -> str:
+def nothing_fits(job: PlannedJob, gpu: Gpu, smallest: Plan | None, *, gpus: int, node: int) -> str:
     """Return the message where no layout is left: what came nearest, and what would help."""
     if smallest is None:
         steps = list(range(1, node)) + list(range(node, 4 * gpus + 1, node))
@@ -254,6 +254,6 @@ def nothing_fits(job: Job, gpu: Gpu, smallest: Plan | None, *, gpus: int, node: 
     )
 
 
-def fp8_rule(job: Job) -> str:
+def fp8_rule(job: PlannedJob) -> str:
     """Return the rule that FP8 adds, for a message."""
     return ", and FP8 asks for multiples of its block sizes (examples/recipes)" if job.fp8 else ""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from meap_megatron.planning import gpus
 from meap_megatron.planning.gpus import COLLECTIVE_LATENCY, HIDDEN_BY_OVERLAP, LINK_FRACTION, NODE, Gpu
-from meap_megatron.planning.layout import FULL, NONE, Layout
+from meap_megatron.planning.layout import FULL, NONE, PlannedLayout
 from meap_megatron.planning.memory import stage_parameters
 from meap_megatron.planning.model_shape import Model
 
@@ -22,7 +22,7 @@ NOT_HIDDEN = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class StepPart:
     """Seconds of one kind of work in one layer and micro-batch."""
 
     forward: float
@@ -70,13 +70,13 @@ class Step:
         return self.bubble / self.seconds
 
 
-def matrix_part(model: Model, gpu: Gpu, layout: Layout, *, tokens: float, fp8: bool) -> Part:
+def matrix_part(model: Model, gpu: Gpu, layout: PlannedLayout, *, tokens: float, fp8: bool) -> StepPart:
     """Return the time of a layer's matrix products: 2 FLOP per entry and token forward, twice that backward."""
     forward = 2 * tokens * model.layer_matrices / layout.tensor / gpu.matrix_rate(fp8=fp8)
-    return Part(forward=forward, backward=2 * forward)
+    return StepPart(forward=forward, backward=2 * forward)
 
 
-def attention_part(model: Model, gpu: Gpu, layout: Layout, *, tokens: float, seq_length: int) -> Part:
+def attention_part(model: Model, gpu: Gpu, layout: PlannedLayout, *, tokens: float, seq_length: int) -> StepPart:
     """Return the time of attention proper.
 
     Fused: half of the square, backward 2.5 times forward (FlashAttention, arXiv:2205.14135); context parallel hides
@@ -87,21 +87,21 @@ def attention_part(model: Model, gpu: Gpu, layout: Layout, *, tokens: float, seq
     if model.unfused_attention:
         scores = tokens * seq_length * model.num_attention_heads / layout.tensor
         rate = gpu.matrix_rate(fp8=False)
-        return Part(
+        return StepPart(
             forward=flop / rate + 13 * scores / gpu.stream, backward=2 * flop / rate + 20 * scores / gpu.stream
         )
     forward = flop / 2 / (gpu.bf16 * gpu.attention_fraction)
     if layout.context == 1:
-        return Part(forward=forward, backward=2.5 * forward)
+        return StepPart(forward=forward, backward=2.5 * forward)
     ring = ring_bytes(model, layout, tokens=tokens) / 3 / ring_rate(gpu, layout)
     turns = (layout.context - 1) * COLLECTIVE_LATENCY
-    return Part(
+    return StepPart(
         forward=max(forward, ring) + NOT_HIDDEN * ring + turns,
         backward=max(2.5 * forward, 2 * ring) + 2 * NOT_HIDDEN * ring + turns,
     )
 
 
-def ring_bytes(model: Model, layout: Layout, *, tokens: float) -> float:
+def ring_bytes(model: Model, layout: PlannedLayout, *, tokens: float) -> float:
     """Return what a rank sends per layer and micro-batch under context parallel.
 
     Keys and values once around forward, they and their gradients backward.
@@ -109,12 +109,12 @@ def ring_bytes(model: Model, layout: Layout, *, tokens: float) -> float:
     return 3 * 2 * 2 * tokens * model.key_value_size / layout.tensor * (layout.context - 1)
 
 
-def ring_rate(gpu: Gpu, layout: Layout) -> float:
+def ring_rate(gpu: Gpu, layout: PlannedLayout) -> float:
     """Return the bytes/s between neighbours in a context-parallel group; it lies next to the tensor-parallel one."""
     return LINK_FRACTION * (gpu.nvlink if layout.tensor * layout.context <= NODE else gpu.network)
 
 
-def elementwise_part(model: Model, gpu: Gpu, layout: Layout, *, tokens: float, fp8: bool) -> Part:
+def elementwise_part(model: Model, gpu: Gpu, layout: PlannedLayout, *, tokens: float, fp8: bool) -> StepPart:
     """Return the time of norms, residuals, rotation, activation, and of the casts to 8 bits, which only move bytes.
 
     Forward and in bytes per token: 12 h for two norms and two residual sums, 4 (q + 2 k) for the rotation, and
@@ -125,35 +125,37 @@ def elementwise_part(model: Model, gpu: Gpu, layout: Layout, *, tokens: float, f
     forward = 12 * h / narrow + (4 * (q + 2 * kv) + 2 * (model.ffn_inputs + f)) / layout.tensor
     cast = 4 * (2 * h / narrow + (q + f) / layout.tensor) if fp8 else 0.0
     back = 4 * (2 * h / narrow + (q + 2 * kv + model.ffn_inputs) / layout.tensor) if fp8 else 0.0
-    return Part(forward=tokens * (forward + cast) / gpu.stream, backward=tokens * (2 * forward + back) / gpu.stream)
+    return StepPart(
+        forward=tokens * (forward + cast) / gpu.stream, backward=tokens * (2 * forward + back) / gpu.stream
+    )
 
 
-def tensor_bytes(model: Model, layout: Layout, *, tokens: float) -> float:
+def tensor_bytes(model: Model, layout: PlannedLayout, *, tokens: float) -> float:
     """Return what a rank sends per layer and micro-batch in one all-gather or reduce-scatter of the activations."""
     return 2 * tokens * model.hidden_size * (layout.tensor - 1) / layout.tensor
 
 
-def tensor_part(model: Model, gpu: Gpu, layout: Layout, *, tokens: float) -> Part:
+def tensor_part(model: Model, gpu: Gpu, layout: PlannedLayout, *, tokens: float) -> StepPart:
     """Return the time of tensor-parallel communication that is not hidden.
 
     Forward two all-gathers and two reduce-scatters, or two all-reduces, which send the same (Korthikanti et al.
     2022, section 4.2.2). Backward with sequence parallel, Megatron hides the two that go with weight gradients.
     """
     if layout.tensor == 1:
-        return Part(forward=0.0, backward=0.0)
+        return StepPart(forward=0.0, backward=0.0)
     one = tensor_bytes(model, layout, tokens=tokens) / (gpu.nvlink * LINK_FRACTION) + COLLECTIVE_LATENCY
     shown = 1 - HIDDEN_BY_OVERLAP if layout.tensor_overlap else 1.0
-    return Part(forward=4 * one * shown, backward=(2 if layout.sequence_parallel else 4) * one * shown)
+    return StepPart(forward=4 * one * shown, backward=(2 if layout.sequence_parallel else 4) * one * shown)
 
 
-def head_seconds(model: Model, gpu: Gpu, layout: Layout, *, tokens: float) -> float:
+def head_seconds(model: Model, gpu: Gpu, layout: PlannedLayout, *, tokens: float) -> float:
     """Return the time of output layer and loss for one micro-batch: three matrix products, and the traffic of the logits."""
     product = 2 * tokens * model.table / layout.tensor / gpu.matrix_rate(fp8=False)
     moved = UNFUSED_LOSS_BYTES if model.unfused_loss else LOSS_BYTES
     return 3 * product + moved * tokens * model.vocabulary / layout.tensor / gpu.stream
 
 
-def data_rate(gpu: Gpu, layout: Layout) -> float:
+def data_rate(gpu: Gpu, layout: PlannedLayout) -> float:
     """Return the bytes/s of data-parallel collectives: a ring uses the cards of all its ranks on a node together."""
     if layout.tensor * layout.replicas <= NODE:
         return gpu.nvlink * LINK_FRACTION
@@ -161,7 +163,7 @@ def data_rate(gpu: Gpu, layout: Layout) -> float:
     return min(gpu.nvlink, gpu.network * together) * LINK_FRACTION
 
 
-def step(model: Model, gpu: Gpu, layout: Layout, *, seq_length: int, fp8: bool = False) -> Step:
+def step(model: Model, gpu: Gpu, layout: PlannedLayout, *, seq_length: int, fp8: bool = False) -> Step:
     """Return the time of one step.
 
     All stages keep the pace of the slowest, the one with most layers, and the last has the output layer besides.
@@ -177,7 +179,7 @@ def step(model: Model, gpu: Gpu, layout: Layout, *, seq_length: int, fp8: bool =
     backward = matrices.backward + attention.backward + elementwise.backward + tensor.backward
     again = recomputed_seconds(model, layout, matrices, attention, elementwise, forward=forward)
     host = max(0.0, gpus.HOST_SECONDS - forward) + max(0.0, gpus.HOST_SECONDS - backward - again)
-    chunk = Part(forward=forward * layers / v, backward=(backward + again) * layers / v)
+    chunk = StepPart(forward=forward * layers / v, backward=(backward + again) * layers / v)
 
     head = head_seconds(model, gpu, layout, tokens=tokens)
     message = 2 * tokens * model.hidden_size / layout.tensor
@@ -211,7 +213,13 @@ def step(model: Model, gpu: Gpu, layout: Layout, *, seq_length: int, fp8: bool =
 
 
 def recomputed_seconds(
-    model: Model, layout: Layout, matrices: Part, attention: Part, elementwise: Part, *, forward: float
+    model: Model,
+    layout: PlannedLayout,
+    matrices: StepPart,
+    attention: StepPart,
+    elementwise: StepPart,
+    *,
+    forward: float,
 ) -> float:
     """Return the time per layer and micro-batch of what is computed again.
 
@@ -227,7 +235,7 @@ def recomputed_seconds(
     return share * (matrices.forward + elementwise.forward)
 
 
-def data_seconds(model: Model, gpu: Gpu, layout: Layout, chunk: Part) -> tuple[float, float]:
+def data_seconds(model: Model, gpu: Gpu, layout: PlannedLayout, chunk: StepPart) -> tuple[float, float]:
     """Return what shows of reducing gradients (float32) and gathering weights (bfloat16), in s, and the bytes sent.
 
     With overlap they hide behind the last backward and the first forward pass of a chunk, but for the first and last
@@ -243,7 +251,7 @@ def data_seconds(model: Model, gpu: Gpu, layout: Layout, chunk: Part) -> tuple[f
     return shown + NOT_HIDDEN * (reduce + gather) / rate, reduce + gather
 
 
-def optimizer_seconds(model: Model, gpu: Gpu, layout: Layout) -> float:
+def optimizer_seconds(model: Model, gpu: Gpu, layout: PlannedLayout) -> float:
     """Return the time of Adam: it moves 30 bytes per parameter it holds, and 8 to clear and norm each gradient."""
     count = max(stage_parameters(model, layout, stage)[0] for stage in {0, layout.pipeline - 1})
     own = count / (layout.replicas if layout.distributed_optimizer else 1)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from meap_megatron.errors import RunError, UserError
 from meap_megatron.layer_pattern import CUT
 from meap_megatron.rehearsal import fakes, in_fork, rank_data
-from meap_megatron.rehearsal.job import WRITERS, Job
+from meap_megatron.rehearsal.job import WRITERS, RehearsedJob
 
 MOST_TOKENS = 400_000_000
 """Tokens that are read without being asked for more."""
@@ -31,7 +31,7 @@ ONE_PROCESS: dict[str, Any] = dict.fromkeys(
 """The settings in which a run of one process differs."""
 
 
-def rehearse(job: Job, *, samples: int | None, log: Path | None, screen: TextIO) -> dict[str, Any]:
+def rehearse(job: RehearsedJob, *, samples: int | None, log: Path | None, screen: TextIO) -> dict[str, Any]:
     """Read the samples of every data-parallel rank, and the same samples as one process, and compare.
 
     Args:

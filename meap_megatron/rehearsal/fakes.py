@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from meap_megatron.rehearsal.job import Job
+from meap_megatron.rehearsal.job import RehearsedJob
 from meap_megatron.training import platform
 
 ALONE = ("--fake-process-group", "--num-workers=0")
@@ -19,12 +19,12 @@ ENGINE_ONLY = (
 """Settings that Megatron refuses, or that do something else, where Transformer Engine is not installed."""
 
 
-def left_out(job: Job) -> list[str]:
+def left_out(job: RehearsedJob) -> list[str]:
     """Return the settings of the job that cannot be rehearsed without Transformer Engine."""
     return [name for name in ENGINE_ONLY if job.settings.has(name)]
 
 
-def words(job: Job) -> list[str]:
+def words(job: RehearsedJob) -> list[str]:
     """Return the command line of a rank at its true sizes, without GPU and neighbours."""
     given = job.words
     if job.device == "cpu":
@@ -85,7 +85,7 @@ def own_samples() -> Iterator[None]:
         batch.mpu = before
 
 
-def replaced(job: Job, *, shapes: bool, steps: bool) -> list[str]:
+def replaced(job: RehearsedJob, *, shapes: bool, steps: bool) -> list[str]:
     """Return what stood in for something else in the modes that were rehearsed, for people."""
     found = ["the other ranks: torch's fake process group, whose collectives exchange nothing"]
     if job.device == "cuda":
@@ -108,7 +108,7 @@ def replaced(job: Job, *, shapes: bool, steps: bool) -> list[str]:
     return found
 
 
-def unchecked(job: Job) -> list[str]:
+def unchecked(job: RehearsedJob) -> list[str]:
     """Return what no rehearsal on a CPU can tell."""
     found = ["speed", "activation memory", "NCCL and the network", "the values that training computes"]
     return [*found, "CUDA kernels and whether they take these shapes"] if job.device == "cuda" else found

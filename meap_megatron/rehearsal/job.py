@@ -24,7 +24,7 @@ WRITERS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class RehearsedJob:
     """What would be started, and what was found out about it without Megatron."""
 
     recipe: Recipe
@@ -55,12 +55,12 @@ class Job:
         settings = {name: one for name, one in {**self.settings.table, **changed}.items() if one.value is not None}
         return replace(self.recipe, settings=settings).command_line(self.flags)
 
-    def with_settings(self, changes: dict[str, Any]) -> "Job":
+    def with_settings(self, changes: dict[str, Any]) -> "RehearsedJob":
         """Return the same job with some settings changed (None: left out)."""
         return replace(self, words=[*self.command_line(changes), *self.own_words])
 
 
-def load(path: str | Path, overrides: list[str], *, world: int | None, flags: dict[str, Flag]) -> Job:
+def load(path: str | Path, overrides: list[str], *, world: int | None, flags: dict[str, Flag]) -> RehearsedJob:
     """Read a recipe as a job of `world` processes.
 
     Args:
@@ -93,7 +93,7 @@ def load(path: str | Path, overrides: list[str], *, world: int | None, flags: di
     if found:
         raise UserError(preflight.joint(found, whom=f"this job of {sizes.world:,} processes"))
     own = [*more, f"--meap-device={device}"]
-    return Job(
+    return RehearsedJob(
         recipe=recipe,
         settings=settings,
         layout=sizes,

@@ -1,10 +1,10 @@
 """Which ranks are rehearsed."""
 
 from meap_megatron.errors import UserError
-from meap_megatron.rehearsal.job import Job
+from meap_megatron.rehearsal.job import RehearsedJob
 
 
-def default(job: Job) -> list[int]:
+def default(job: RehearsedJob) -> list[int]:
     """Return the first rank, the first one of the middle pipeline stage, and the last one: every kind of stage."""
     layout = job.layout
     # Megatron numbers tensor, context, data, pipeline from the inside out, or pipeline before data.
@@ -14,7 +14,7 @@ def default(job: Job) -> list[int]:
     return sorted({0, middle, layout.world - 1})
 
 
-def parse(text: str, job: Job) -> list[int]:
+def parse(text: str, job: RehearsedJob) -> list[int]:
     """Return the ranks of a list such as "0,5,1023".
 
     Raises:

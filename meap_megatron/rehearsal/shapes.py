@@ -4,10 +4,10 @@ import time
 from typing import Any, TextIO
 
 from meap_megatron.rehearsal import fakes, rank_checkpoint, rank_data, rank_model
-from meap_megatron.rehearsal.job import Job
+from meap_megatron.rehearsal.job import RehearsedJob
 
 
-def rehearse(job: Job, *, screen: TextIO) -> dict[str, Any]:
+def rehearse(job: RehearsedJob, *, screen: TextIO) -> dict[str, Any]:
     """Be the rank that the environment names, in a process of its own, and return what it holds, reads and writes.
 
     Args:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from meap_megatron.rehearsal.fakes import ALONE, ENGINE_ONLY, own_samples
-from meap_megatron.rehearsal.job import WRITERS, Job
+from meap_megatron.rehearsal.job import WRITERS, RehearsedJob
 
 HEAD_SIZE = 8
 """Channels of an attention head."""
@@ -28,7 +28,7 @@ LEFT_OUT = (
 """Settings without meaning for a few steps on made-up data."""
 
 
-def changes(job: Job, steps: int) -> dict[str, Any]:
+def changes(job: RehearsedJob, steps: int) -> dict[str, Any]:
     """Return the settings in which the small job differs from the true one (None: left out).
 
     What a layout splits stays divisible as it was: heads, groups, layers, stages and micro-batches are the job's own.
@@ -63,7 +63,7 @@ def changes(job: Job, steps: int) -> dict[str, Any]:
     }
 
 
-def rehearse(job: Job, steps: int, *, screen: TextIO) -> dict[str, Any]:
+def rehearse(job: RehearsedJob, steps: int, *, screen: TextIO) -> dict[str, Any]:
     """Be the rank that the environment names, in a process of its own, for a few iterations.
 
     Args:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from meap_megatron.rehearsal.job import Job
+from meap_megatron.rehearsal.job import RehearsedJob
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -39,7 +39,7 @@ def short(path: str) -> str:
     return str(Path(path).absolute().relative_to(Path.cwd())) if inside else path
 
 
-def of_job(job: Job) -> list[str]:
+def of_job(job: RehearsedJob) -> list[str]:
     """Return the lines above the ranks."""
     target = "processes on CPUs" if job.device == "cpu" else "GPUs"
     return [f"{job.recipe.path} on {job.layout.world:,} {target}: {job.layout}"]

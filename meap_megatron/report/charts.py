@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from meap_megatron.report.collect import Run
+from meap_megatron.report.collect import ReportedRun
 from meap_megatron.report.lines import Curve, line_chart
 from meap_megatron.report.style import SERIES
 from meap_megatron.report.tables import escape
@@ -36,7 +36,7 @@ def score_top(curves: Sequence[Curve]) -> float:
     return next(top for top in (10.0, 25.0, 50.0, 100.0) if highest <= top or top == 100.0)
 
 
-def heat_map(run: Run) -> str:
+def heat_map(run: ReportedRun) -> str:
     """Return the needle's grid of a run: depth down, length across; what does not fit stays grey."""
     content = run.documents["needle"]
     cells = content["cells"]
@@ -72,7 +72,7 @@ def heat_map(run: Run) -> str:
     return "".join(parts)
 
 
-def position_curves(runs: Sequence[Run], suite: str) -> list[tuple[str, str]]:
+def position_curves(runs: Sequence[ReportedRun], suite: str) -> list[tuple[str, str]]:
     """Return (title, chart) for each number of documents or keys: score against the place of what is asked for."""
     field, unit = ("num_documents", "documents") if suite == "mdqa" else ("num_keys", "keys")
     return panels(
@@ -86,7 +86,7 @@ def position_curves(runs: Sequence[Run], suite: str) -> list[tuple[str, str]]:
     )
 
 
-def needle_counts(runs: Sequence[Run]) -> list[tuple[str, str]]:
+def needle_counts(runs: Sequence[ReportedRun]) -> list[tuple[str, str]]:
     """Return (title, chart) for each number of needles: M-RS score against the length."""
     return panels(
         runs,
@@ -100,7 +100,7 @@ def needle_counts(runs: Sequence[Run]) -> list[tuple[str, str]]:
 
 
 def panels(
-    runs: Sequence[Run],
+    runs: Sequence[ReportedRun],
     suite: str,
     *,
     field: str,

@@ -14,7 +14,7 @@ from meap_megatron.monitoring.records import METRICS, read_lines
 
 
 @dataclass(kw_only=True)
-class Run:
+class ReportedRun:
     """One model, or one training run, or both."""
 
     label: str
@@ -28,7 +28,7 @@ class Run:
     """Suite or metrics.jsonl -> file."""
 
 
-def collect(words: Sequence[str]) -> list[Run]:
+def collect(words: Sequence[str]) -> list[ReportedRun]:
     """Return the runs below folders, in the order in which they were named.
 
     Args:
@@ -37,11 +37,11 @@ def collect(words: Sequence[str]) -> list[Run]:
     Raises:
         UserError: a folder does not exist or holds nothing, or a file cannot be used.
     """
-    runs: dict[str, Run] = {}
+    runs: dict[str, ReportedRun] = {}
     for word in words:
         label, folder = split(word)
         for name, files in groups(folder, label):
-            run = runs.setdefault(name, Run(label=name))
+            run = runs.setdefault(name, ReportedRun(label=name))
             for path in files:
                 add(run, path)
     return list(runs.values())
@@ -99,7 +99,7 @@ def groups(folder: Path, label: str) -> list[tuple[str, list[Path]]]:
     return [group for part in parts for group in groups(folder / part, f"{label}/{part}" if len(parts) > 1 else label)]
 
 
-def add(run: Run, path: Path) -> None:
+def add(run: ReportedRun, path: Path) -> None:
     """Read a file into a run.
 
     Raises:

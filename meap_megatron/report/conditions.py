@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from meap_megatron.report.collect import Run
+from meap_megatron.report.collect import ReportedRun
 from meap_megatron.report.tables import NOTHING, escape, table
 
 
-def models_of(run: Run) -> dict[str, dict[str, Any]]:
+def models_of(run: ReportedRun) -> dict[str, dict[str, Any]]:
     """Return fingerprint -> document, of the models that a run's documents are of."""
     return {content["model"]["fingerprint"]: content for content in run.documents.values()}
 
@@ -22,7 +22,7 @@ def parameters(count: int | None) -> str:
     return str(count)
 
 
-def models_table(runs: Sequence[Run]) -> str:
+def models_table(runs: Sequence[ReportedRun]) -> str:
     """Return one row for every model."""
     rows = []
     for run in runs:
@@ -54,7 +54,7 @@ def _model_row(label: str, model: dict[str, Any], tokenizer: str, bos: dict[str,
     ]
 
 
-def warnings(runs: Sequence[Run]) -> list[str]:
+def warnings(runs: Sequence[ReportedRun]) -> list[str]:
     """Return what a reader must know before comparing: models mixed, other questions, other BOS, samples left out."""
     said = []
     for run in runs:
@@ -90,7 +90,7 @@ def listed(words: Sequence[str]) -> str:
     return ", ".join(words[:6]) + rest
 
 
-def tasks_table(runs: Sequence[Run]) -> str:
+def tasks_table(runs: Sequence[ReportedRun]) -> str:
     """Return one row for every task of every run: samples, data, prompts."""
     parts = []
     for run in runs:
@@ -113,7 +113,7 @@ def tasks_table(runs: Sequence[Run]) -> str:
     return f"<details><summary>Tasks and samples</summary>{table(headings, parts, kind='left')}</details>"
 
 
-def versions_table(runs: Sequence[Run]) -> str:
+def versions_table(runs: Sequence[ReportedRun]) -> str:
     """Return one row for every document: when, how long, which commit, libraries and settings."""
     rows = []
     for run in runs:

@@ -4,14 +4,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from meap_megatron.report import charts, conditions, training
-from meap_megatron.report.collect import Run
+from meap_megatron.report.collect import ReportedRun
 from meap_megatron.report.style import CSS
 from meap_megatron.report.tables import attention_table, escape, paper, regions_table, render
 from meap_megatron.version import __version__
 
 
 def build_page(
-    runs: Sequence[Run], *, baseline: Run | None = None, title: str = "MEAP evaluation", remark: str = ""
+    runs: Sequence[ReportedRun],
+    *,
+    baseline: ReportedRun | None = None,
+    title: str = "MEAP evaluation",
+    remark: str = "",
 ) -> str:
     """Return the page.
 
@@ -50,7 +54,7 @@ def build_page(
     )
 
 
-def lead(runs: Sequence[Run]) -> str:
+def lead(runs: Sequence[ReportedRun]) -> str:
     """Return the sentence beneath the title."""
     evaluated, trained = sum(bool(run.documents) for run in runs), sum(bool(run.metrics) for run in runs)
     parts = [f"{evaluated} evaluated model{'s' * (evaluated != 1)}"] if evaluated else []
@@ -64,7 +68,7 @@ def lead(runs: Sequence[Run]) -> str:
     return text
 
 
-def evaluation_sections(runs: Sequence[Run], baseline: Run | None) -> list[str]:
+def evaluation_sections(runs: Sequence[ReportedRun], baseline: ReportedRun | None) -> list[str]:
     """Return the tables and figures of all suites; tables without any result of ours fold up at the end."""
     here: list[tuple[str, str]] = []
     absent: list[tuple[str, str]] = []
@@ -94,7 +98,7 @@ def evaluation_sections(runs: Sequence[Run], baseline: Run | None) -> list[str]:
     return sections
 
 
-def figures(suite: str, runs: Sequence[Run]) -> str:
+def figures(suite: str, runs: Sequence[ReportedRun]) -> str:
     """Return the figures of a suite."""
     own = [run for run in runs if suite in run.documents]
     if suite == "needle":
@@ -127,7 +131,7 @@ def cards(parts: Sequence[tuple[str, str, str]]) -> str:
     return f'<div class="charts">{drawn}</div>'
 
 
-def default_baseline(runs: Sequence[Run], named: str | None) -> Run | None:
+def default_baseline(runs: Sequence[ReportedRun], named: str | None) -> ReportedRun | None:
     """Return the run called `named`, or the only one with "ntp" in its name; None without one.
 
     Raises:
@@ -144,7 +148,9 @@ def default_baseline(runs: Sequence[Run], named: str | None) -> Run | None:
     return like[0] if len(like) == 1 else None
 
 
-def write(runs: Sequence[Run], path: Path, *, baseline: Run | None, title: str, remark: str = "") -> None:
+def write(
+    runs: Sequence[ReportedRun], path: Path, *, baseline: ReportedRun | None, title: str, remark: str = ""
+) -> None:
     """Write the page, complete or not at all."""
     from meap_megatron.atomic import disk_errors, replace_text
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from meap_megatron.report.collect import Run
+from meap_megatron.report.collect import ReportedRun
 from meap_megatron.report.values import Value, average, judged, scores
 
 NOT_RUN = '<span class="absent">not run</span>'
@@ -68,7 +68,7 @@ def table(
     return f'<div class="scroll"><table class="{kind}">{inside}</table></div>'
 
 
-def block_rows(block: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, list[Value | None]]:
+def block_rows(block: Mapping[str, Any], runs: Sequence[ReportedRun]) -> dict[str, list[Value | None]]:
     """Return row name -> our scores in the block's columns; one row for every run, of Table 4 for every judge."""
     columns = list(block["columns"].values())
     if block["id"] == "hallucination":
@@ -106,7 +106,7 @@ def best_of(rows: Mapping[str, Sequence[Value | None]]) -> list[float | None]:
     return found
 
 
-def render(block: Mapping[str, Any], runs: Sequence[Run], baseline: Run | None) -> str:
+def render(block: Mapping[str, Any], runs: Sequence[ReportedRun], baseline: ReportedRun | None) -> str:
     """Return a block as a table with its notes."""
     headings = ["", *headings_of(block)]
     if block.get("relative"):
@@ -154,7 +154,9 @@ def paper_rows(part: Mapping[str, Any], block: Mapping[str, Any]) -> list[list[s
     return rows
 
 
-def relative_rows(block: Mapping[str, Any], runs: Sequence[Run], baseline: Run | None) -> list[list[str]]:
+def relative_rows(
+    block: Mapping[str, Any], runs: Sequence[ReportedRun], baseline: ReportedRun | None
+) -> list[list[str]]:
     """Return each run's gain over the baseline, in per cent of it and in points."""
     columns = list(block["columns"].values())
     if baseline is None:
@@ -178,7 +180,7 @@ def relative_rows(block: Mapping[str, Any], runs: Sequence[Run], baseline: Run |
     return rows or [["<i>only one run</i>", *([NOT_RUN] * len(columns))]]
 
 
-def attention_table(runs: Sequence[Run]) -> str:
+def attention_table(runs: Sequence[ReportedRun]) -> str:
     """Return Table 10: Score Decay and Variance Increase at every length, ours and the paper's."""
     from meap_megatron.evaluation.attention.scores import PAPER
 
@@ -200,7 +202,7 @@ def attention_table(runs: Sequence[Run]) -> str:
     return f'{drawn}<p class="note">{escape(note)}</p>'
 
 
-def _attention_rows(run: Run) -> list[list[str]]:
+def _attention_rows(run: ReportedRun) -> list[list[str]]:
     content = run.documents.get("attention")
     if content is None:
         return []
@@ -221,7 +223,7 @@ def _signed(value: float | None, key: str) -> str:
     return f"{value:.2f}" if key.endswith("_t") else f"{100 * value:.2f}"
 
 
-def regions_table(runs: Sequence[Run]) -> str:
+def regions_table(runs: Sequence[ReportedRun]) -> str:
     """Return Figure 6 and Tables 16 to 18: shares of attention, ours above the paper's for every text."""
     from meap_megatron.evaluation.attention.region_items import PAPER_SHARES, REGIONS
 

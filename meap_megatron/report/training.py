@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from meap_megatron.report.charts import score_top, series
-from meap_megatron.report.collect import Run
+from meap_megatron.report.collect import ReportedRun
 from meap_megatron.report.history import Results, read_results, smoothed
 from meap_megatron.report.lines import Curve, Points, line_chart
 from meap_megatron.report.tables import NOTHING, escape, table
@@ -48,12 +48,12 @@ def thin(points: Points) -> Points:
     return [*points[:-1:stride], *points[-1:]]
 
 
-def trained(runs: Sequence[Run]) -> list[tuple[int, Run, Results]]:
+def trained(runs: Sequence[ReportedRun]) -> list[tuple[int, ReportedRun, Results]]:
     """Return number, run and results of the runs that were trained."""
     return [(number, run, read_results(run.metrics)) for number, run in enumerate(runs) if run.metrics]
 
 
-def curves_of(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
+def curves_of(runs: Sequence[ReportedRun]) -> list[tuple[str, str, str]]:
     """Return (title, remark, chart) of losses, gradient norm and throughput; charts without values are left out."""
     found = trained(runs)
 
@@ -109,7 +109,7 @@ def curves_of(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
     ]
 
 
-def summary_table(runs: Sequence[Run]) -> str:
+def summary_table(runs: Sequence[ReportedRun]) -> str:
     """Return one row for every training run."""
     rows = []
     for _, run, results in trained(runs):
@@ -148,7 +148,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def chosen_scores(run: Run) -> dict[str, Value]:
+def chosen_scores(run: ReportedRun) -> dict[str, Value]:
     """Return those scores of a run that Figure 5 may show."""
     found: dict[str, Any] = scores(run)
     columns = [value for name, value in found.items() if name.endswith(".acc")]
@@ -161,7 +161,7 @@ def family(label: str) -> str:
     return re.sub(r"(?<=.)[-_ ]\d+$", "", label)
 
 
-def efficiency(runs: Sequence[Run]) -> list[tuple[str, str]]:
+def efficiency(runs: Sequence[ReportedRun]) -> list[tuple[str, str]]:
     """Return (title, HTML) of each score against time and tokens of training, over the runs that have both."""
     points = [(run, effort(results), chosen_scores(run)) for _, run, results in trained(runs)]
     parts = []

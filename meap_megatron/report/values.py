@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from meap_megatron.evaluation.suites import SUITES
-from meap_megatron.report.collect import Run
+from meap_megatron.report.collect import ReportedRun
 
 GRID_END = 32 * 1024
 """Tokens of the longest prompts of the paper's needle."""
@@ -30,7 +30,7 @@ def of_metric(found: Mapping[str, Any] | None) -> Value:
     return Value(mean=found["mean"], stderr=found.get("stderr"), n=found.get("n"))
 
 
-def scores(run: Run) -> dict[str, Value]:
+def scores(run: ReportedRun) -> dict[str, Value]:
     """Return all scores of a run that stand in tables with one number for each model."""
     found: dict[str, Value] = {}
     readers = {"commonsense": _commonsense, "needle": _needle, "mdqa": _by_place, "kv": _by_place, "mrs": _mrs}
@@ -105,7 +105,7 @@ def _summaries(content: dict[str, Any]) -> dict[str, Value]:
     }
 
 
-def judged(run: Run) -> dict[str, dict[str, Value]]:
+def judged(run: ReportedRun) -> dict[str, dict[str, Value]]:
     """Return judge -> data set -> accuracy; unparsed answers are marked behind the number."""
     content = run.documents.get("hallucination")
     found: dict[str, dict[str, Value]] = {}

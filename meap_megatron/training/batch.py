@@ -17,7 +17,7 @@ from megatron.core import mpu
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.utils import get_batch_on_this_cp_rank, get_batch_on_this_tp_rank
 
-from meap_megatron.training.work import Work, has_segments
+from meap_megatron.training.work import SegmentWork, has_segments
 
 FIRST_FIELDS = ("tokens", "position_ids")
 """What the first pipeline stage reads."""
@@ -49,7 +49,7 @@ class Batch:
     """uint8[b, s], bits `CHANGED_INPUT`, `CHANGED_TARGET` and `MASKED_ROW`; None where nothing is ever masked."""
     packed: PackedSeqParams | None
     """Bounds of the segments, with inter-document masking or packed rows; then b is 1."""
-    work: Work | None = None
+    work: SegmentWork | None = None
     """Of the segments, on the rank that read them."""
 
 
@@ -59,7 +59,7 @@ def decode(marked: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return marked - 2 * marks, marks.to(torch.uint8)
 
 
-def join_rows(sample: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], Work]:
+def join_rows(sample: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], SegmentWork]:
     """Lay the rows of a micro-batch with segments end to end, as the THD format wants them; everything on the host.
 
     Given  bounds [[0, 3, 8, 8], [0, 8, 8, 8]] of two rows of 8 positions
@@ -81,7 +81,7 @@ def join_rows(sample: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor],
     longest = lengths.max().to(torch.int32)
     if (real := sample.get("num_segments")) is not None:
         lengths = lengths * (torch.arange(lengths.shape[1]) < real[:, None])
-    work = Work(tokens=int(lengths.sum()), squares=int(lengths.square().sum()))
+    work = SegmentWork(tokens=int(lengths.sum()), squares=int(lengths.square().sum()))
     fields = {name: sample[name].reshape(1, -1) for name in (*FIRST_FIELDS, *LAST_FIELDS) if name in sample}
     return fields | {"cu_seqlens": joined[None], "max_seqlen": longest[None]}, work
 

@@ -16,7 +16,7 @@ Numbers = tuple[float | None, float | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class SegmentWork:
     """What the segments of a micro-batch cost: floating-point operations grow with both numbers."""
 
     tokens: int
@@ -33,7 +33,7 @@ class StepWork:
         self.ended = 0
         self.sums = (0.0, 0.0)
 
-    def add(self, work: Work) -> None:
+    def add(self, work: SegmentWork) -> None:
         """Count a micro-batch; only on one of the ranks and virtual stages that read the same samples."""
         self.tokens += work.tokens
         self.squares += work.squares

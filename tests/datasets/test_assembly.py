@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from meap_megatron.config import MaskConfig
 from meap_megatron.datasets import assembly, gpt
-from meap_megatron.datasets.assembly import Assembler, MicroBatch, Row
+from meap_megatron.datasets.assembly import Assembler, MicroBatch, SampleFields
 from meap_megatron.datasets.gpt import MEAPGPTDataset
 from meap_megatron.errors import UserError
 from meap_megatron.masking.corruption import OrdinaryIds
@@ -267,7 +267,7 @@ def test_the_data_loader_takes_the_batch_path_with_megatrons_sampler(tools, monk
     collate_rows = assembly.collate_rows
     monkeypatch.setitem(
         torch.utils.data._utils.collate.default_collate_fn_map,
-        Row,
+        SampleFields,
         lambda batch, **kwargs: taken.append(type(batch)) or collate_rows(batch, **kwargs),
     )
     train = tools.build(tools.write(), meap=tools.mask(), create_attention_mask=True)[0]

@@ -36,7 +36,7 @@ def state(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(p.relative_to(folder)): (p.stat().st_ino, p.stat().st_mtime_ns) for p in folder.rglob("*")}
 
 
-def obtain(tools, config, *, sizes=(80, 10, 0), said=None) -> index_folder.Entry:
+def obtain(tools, config, *, sizes=(80, 10, 0), said=None) -> index_folder.IndexEntry:
     said = [] if said is None else said
     return obtain_indices(config, sizes=list(sizes), folders=[tools.folder / "cache"], say=said.append)
 
@@ -46,7 +46,7 @@ def two_sources(tools, **changed):
     return tools.config(*prefixes, meap=tools.mask(), path_to_cache=str(tools.folder / "other"), **changed)
 
 
-def through(entry: index_folder.Entry, config, *, sizes=(80, 10, 0)) -> list:
+def through(entry: index_folder.IndexEntry, config, *, sizes=(80, 10, 0)) -> list:
     config.path_to_cache = str(entry.path)
     return build_datasets(config, sizes=list(sizes))
 

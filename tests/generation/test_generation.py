@@ -13,7 +13,7 @@ import torch
 from meap_megatron.cli.main import main
 from meap_megatron.errors import UserError
 from meap_megatron.generation.answer import Sampling, TextStream, answer, prompt_ids, talk_ids
-from meap_megatron.generation.conversation import Conversation
+from meap_megatron.generation.conversation import ChatSession
 from meap_megatron.generation.model import OpenModel, Source, open_model
 from meap_megatron.generation.prompts import read_prompts
 from tests.generation.conftest import MASK_ID
@@ -134,7 +134,7 @@ def test_a_conversation_keeps_its_history_and_its_cache(opened: OpenModel, monke
         return forward(*args, **kwargs)
 
     monkeypatch.setattr(opened.model.model, "forward", count)
-    conversation = Conversation(opened, Sampling(max_tokens=10), system="Be brief.")
+    conversation = ChatSession(opened, Sampling(max_tokens=10), system="Be brief.")
     questions = ["First of all, " * 8, "And then?", "And then?"]
     for question in questions:
         conversation.ask(question, lambda new: None)
@@ -166,7 +166,7 @@ def test_ctrl_c_ends_an_answer_and_not_the_conversation(
         if len(shown) == 5:
             signal.raise_signal(signal.SIGINT)
 
-    conversation = Conversation(opened, Sampling(max_tokens=30))
+    conversation = ChatSession(opened, Sampling(max_tokens=30))
     assert conversation.ask("Talk.", interrupt) is None
     assert conversation.messages[-1] == {"role": "assistant", "content": "".join(shown)}
     second = conversation.ask("Again.", lambda new: None)
@@ -256,7 +256,7 @@ def test_what_cannot_be_done_is_said(
 def test_what_the_template_refuses_is_said_and_changes_nothing(opened: OpenModel) -> None:
     with pytest.raises(UserError, match="the chat template refuses the conversation: nobody may speak"):
         talk_ids(opened, [{"role": "nobody", "content": "x"}])
-    conversation = Conversation(opened, Sampling(max_tokens=4))
+    conversation = ChatSession(opened, Sampling(max_tokens=4))
     conversation.ask("One.", lambda new: None)
     before = list(conversation.messages)
     with pytest.raises(UserError, match="the model takes 512"):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from meap_megatron.planning.gpus import find
-from meap_megatron.planning.layout import FULL, NONE, SELECTIVE, Layout
+from meap_megatron.planning.layout import FULL, NONE, SELECTIVE, PlannedLayout
 from meap_megatron.planning.model_shape import Model
 from meap_megatron.planning.step import step
 
@@ -29,7 +29,7 @@ class Case:
     gpu: str
     model: Model
     seq_length: int
-    layout: Layout
+    layout: PlannedLayout
     fp8: bool
     tokens_per_second: float
     """Per GPU."""
@@ -87,11 +87,13 @@ def llama(
     )
 
 
-def layout_of(gpus: int, batch: int, micro: int, tensor: int, pipeline: int, context: int = 1, **more: Any) -> Layout:
+def layout_of(
+    gpus: int, batch: int, micro: int, tensor: int, pipeline: int, context: int = 1, **more: Any
+) -> PlannedLayout:
     """Return a layout of so many GPUs; the batch is in sequences."""
     data = gpus // (tensor * pipeline * context)
     assert batch % (data * micro) == 0
-    return Layout(
+    return PlannedLayout(
         tensor=tensor,
         pipeline=pipeline,
         context=context,

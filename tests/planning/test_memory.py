@@ -11,8 +11,8 @@ import pytest
 from meap_megatron.errors import UserError
 from meap_megatron.planning import activations, memory
 from meap_megatron.planning.gpus import H100
-from meap_megatron.planning.job import Job, layout_of, own_layout, read
-from meap_megatron.planning.layout import FULL, NONE, SELECTIVE, Layout
+from meap_megatron.planning.job import PlannedJob, layout_of, own_layout, read
+from meap_megatron.planning.layout import FULL, NONE, SELECTIVE, PlannedLayout
 from meap_megatron.planning.model_shape import Model
 from meap_megatron.planning.search import search
 from tests.planning.published import narayanan
@@ -32,7 +32,7 @@ def rows_of(name: str) -> int:
     return next((rows for start, rows in ROWS.items() if name.split("/")[-1].startswith(start)), 32064)
 
 
-def job_of(name: str) -> Job:
+def job_of(name: str) -> PlannedJob:
     return read(RECIPES / f"{name}.yaml", ["precision=bf16"], vocabulary=rows_of(name))
 
 
@@ -50,7 +50,7 @@ def ask(module: str, questions: Any) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def layout_in(job: Job, name: str, gpus: int) -> Layout:
+def layout_in(job: PlannedJob, name: str, gpus: int) -> PlannedLayout:
     layout = own_layout(job, gpus) or layout_of(job.settings, gpus=gpus, global_batch=job.global_batch)
     assert layout is not None, (name, gpus)
     return layout
@@ -67,7 +67,7 @@ def test_parameters_of_gpt_models_with_biases_are_those_that_narayanan_states() 
 
 def test_the_shards_of_all_ranks_are_the_model() -> None:
     model = job_of("sft/qwen2.5_14b_ntp").model(1)
-    layout = Layout(tensor=4, pipeline=8)
+    layout = PlannedLayout(tensor=4, pipeline=8)
     stages = [memory.stage_parameters(model, layout, stage)[0] for stage in range(8)]
     replicated = model.num_layers * model.layer_replicated + model.norm
     assert 4 * sum(stages) - 3 * replicated == model.parameters
@@ -80,9 +80,9 @@ QUESTIONS = [
 ]
 """Recipe, number of GPUs, overrides."""
 PLANNED = [
-    Layout(tensor=2, pipeline=4, virtual=4, sequence_parallel=True, recompute=SELECTIVE),
-    Layout(tensor=4, pipeline=2, micro_batch=2, sequence_parallel=True, recompute=FULL),
-    Layout(pipeline=8, virtual=2, distributed_optimizer=False),
+    PlannedLayout(tensor=2, pipeline=4, virtual=4, sequence_parallel=True, recompute=SELECTIVE),
+    PlannedLayout(tensor=4, pipeline=2, micro_batch=2, sequence_parallel=True, recompute=FULL),
+    PlannedLayout(pipeline=8, virtual=2, distributed_optimizer=False),
 ]
 """Layouts of 8 GPUs that a plan could choose for Llama-3-8B."""
 
@@ -198,7 +198,7 @@ def test_what_a_forward_pass_keeps_is_what_is_counted() -> None:
         layers = 4 * model.num_layers * tokens * (numbers + extra)
         assert kept["layers"] == pytest.approx(layers, rel=0.03), case
         # Norm and loss of a float32 model: input and output are twice as wide, and the norm keeps its scaled input.
-        layout = Layout(micro_batch=case["micro_batch"])
+        layout = PlannedLayout(micro_batch=case["micro_batch"])
         head = activations.head_bytes(model, layout, seq_length=case["seq_length"])
         assert kept["rest"] == pytest.approx(head + 8 * tokens * model.hidden_size, rel=0.10), case
         if fused and model.ffn_hidden_size > 4 * model.hidden_size:
@@ -220,7 +220,7 @@ def test_sequence_parallel_context_parallel_and_recomputation_split_and_drop_wha
     )
 
     def kept(**more: Any) -> float:
-        return activations.layer_bytes(model, Layout(**more), seq_length=4)
+        return activations.layer_bytes(model, PlannedLayout(**more), seq_length=4)
 
     assert kept() == 2 * 4 * (32 + 28 + 48)
     assert kept(tensor=2) == 2 * 4 * (32 + 14 + 24)
@@ -228,8 +228,8 @@ def test_sequence_parallel_context_parallel_and_recomputation_split_and_drop_wha
     assert kept(context=2) == 2 * 2 * (32 + 28 + 48)
     assert kept(recompute=SELECTIVE) == 2 * 4 * (32 + 28)
     assert kept(recompute=FULL, micro_batch=3) == 3 * 2 * 4 * 8
-    assert activations.recomputed_bytes(model, Layout(recompute=SELECTIVE), seq_length=4) == 2 * 4 * 48
-    assert activations.recomputed_bytes(model, Layout(recompute=NONE), seq_length=4) == 0
+    assert activations.recomputed_bytes(model, PlannedLayout(recompute=SELECTIVE), seq_length=4) == 2 * 4 * 48
+    assert activations.recomputed_bytes(model, PlannedLayout(recompute=NONE), seq_length=4) == 0
 
 
 @pytest.mark.parametrize(
@@ -238,5 +238,5 @@ def test_sequence_parallel_context_parallel_and_recomputation_split_and_drop_wha
 )
 def test_chunks_in_flight(virtual: int, micro_batches: int, stage: int, chunks: int) -> None:
     # 4 stages of 2 chunks: the first holds L (1 + 3 / 8) layers' worth, 11 chunks of L / 8
-    layout = Layout(pipeline=4, virtual=virtual, num_micro_batches=micro_batches)
+    layout = PlannedLayout(pipeline=4, virtual=virtual, num_micro_batches=micro_batches)
     assert layout.chunks_in_flight(stage) == chunks

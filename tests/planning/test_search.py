@@ -7,14 +7,14 @@ import yaml
 
 from meap_megatron.errors import UserError
 from meap_megatron.planning.gpus import GB, GPUS, find
-from meap_megatron.planning.job import Job, read
-from meap_megatron.planning.layout import FULL, Layout
+from meap_megatron.planning.job import PlannedJob, read
+from meap_megatron.planning.layout import FULL, PlannedLayout
 from meap_megatron.planning.search import Result, layouts, price, search
 from meap_megatron.training.peak import BF16_PEAK_TFLOPS
 from tests.support.runs import RECIPES
 
 
-def job_of(name: str, *overrides: str) -> Job:
+def job_of(name: str, *overrides: str) -> PlannedJob:
     return read(RECIPES / f"{name}.yaml", list(overrides))
 
 
@@ -147,7 +147,7 @@ def test_what_is_assumed_is_said() -> None:
 
 
 def test_the_settings_of_a_layout_are_megatrons() -> None:
-    layout = Layout(
+    layout = PlannedLayout(
         tensor=2, pipeline=4, virtual=2, recompute=FULL, sequence_parallel=True, distributed_optimizer=False
     )
     settings = layout.settings()

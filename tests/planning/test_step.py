@@ -6,7 +6,7 @@ import pytest
 
 from meap_megatron.planning.gpus import A100, H100
 from meap_megatron.planning.job import read
-from meap_megatron.planning.layout import FULL, SELECTIVE, Layout
+from meap_megatron.planning.layout import FULL, SELECTIVE, PlannedLayout
 from meap_megatron.planning.step import Step, step
 from tests.planning.published import FITTED, HELD_OUT, Case, cases, gpt, korthikanti, llama, table
 from tests.support.runs import RECIPES, ROOT
@@ -47,10 +47,10 @@ def test_the_table_in_the_documentation_is_the_one_that_the_code_gives() -> None
     assert table() in (ROOT / "docs" / "planning.md").read_text()
 
 
-BASE = Layout(pipeline=4, data=4, num_micro_batches=16)
+BASE = PlannedLayout(pipeline=4, data=4, num_micro_batches=16)
 
 
-def of(layout: Layout, *, seq_length: int = 4096) -> Step:
+def of(layout: PlannedLayout, *, seq_length: int = 4096) -> Step:
     return step(llama(32, 4096, 11008, 32, 8, 32000), H100, layout, seq_length=seq_length)
 
 
@@ -67,7 +67,7 @@ def test_the_bubble_is_that_of_narayanan() -> None:
 
 def test_matrix_products_take_their_flop_at_the_rate_of_the_gpu() -> None:
     model = gpt(2, 1024, 8)
-    one = step(model, A100, Layout(micro_batch=4), seq_length=2048)
+    one = step(model, A100, PlannedLayout(micro_batch=4), seq_length=2048)
     assert one.matrices == pytest.approx(6 * 2 * 12 * 1024**2 * 4 * 2048 / (312e12 * A100.matrix_fraction))
 
 
@@ -83,12 +83,12 @@ def test_splitting_work_splits_it_and_sends_what_korthikanti_counts() -> None:
 
 def test_data_parallel_sends_gradients_in_float32_and_weights_in_bfloat16() -> None:
     model = llama(4, 1024, 2816, 16, 16, 32000)
-    alone = step(model, H100, Layout(), seq_length=4096)
-    many = step(model, H100, Layout(data=4), seq_length=4096)
+    alone = step(model, H100, PlannedLayout(), seq_length=4096)
+    many = step(model, H100, PlannedLayout(data=4), seq_length=4096)
     assert alone.sent["data"] == 0 and alone.data == 0
     assert many.sent["data"] == pytest.approx(6 * model.parameters * 3 / 4)
     assert many.optimizer < alone.optimizer  # a quarter of the state each
-    late = step(model, H100, Layout(data=4, data_overlap=False), seq_length=4096)
+    late = step(model, H100, PlannedLayout(data=4, data_overlap=False), seq_length=4096)
     assert late.data > 2 * many.data
 
 
@@ -101,8 +101,8 @@ def test_recomputation_costs_a_forward_pass_or_less() -> None:
 
 
 def test_context_parallel_splits_a_long_sequence_at_the_price_of_a_ring() -> None:
-    one = of(Layout(num_micro_batches=4), seq_length=65536)
-    four = of(Layout(num_micro_batches=4, context=4), seq_length=65536)
+    one = of(PlannedLayout(num_micro_batches=4), seq_length=65536)
+    four = of(PlannedLayout(num_micro_batches=4, context=4), seq_length=65536)
     assert one.attention / 4 < four.attention < one.attention / 4 * 1.05
     # 32 layers, 4 micro-batches, keys and values of 1,024 channels in bfloat16, three times round
     assert four.sent["context"] == 32 * 4 * 3 * 3 * 2 * 2 * 16384 * 1024
@@ -120,7 +120,7 @@ def test_cross_entropy_that_is_not_fused_moves_28_bytes_more_per_logit() -> None
     fused = read(RECIPES / "pretrain" / "llama_0.1b_ntp.yaml", vocabulary=32_001)
     for words in ([], ["precision=fp8-tensorwise"], ["deterministic_mode=true"], ["precision=fp32"]):
         job = read(RECIPES / "pretrain" / "llama_0.1b_ntp.yaml", words, vocabulary=32_001)
-        layout = Layout(micro_batch=16, num_micro_batches=16)
+        layout = PlannedLayout(micro_batch=16, num_micro_batches=16)
         more = [step(one.model(1), H100, layout, seq_length=4096).head for one in (fused, job)]
         extra = 28 * 256 * 4096 * 32_064 / H100.stream if words and "fp8" not in words[0] else 0.0
         assert more[1] - more[0] == pytest.approx(extra, rel=1e-6)

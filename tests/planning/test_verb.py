@@ -11,7 +11,7 @@ import yaml
 
 from meap_megatron.cli.main import main
 from meap_megatron.planning.job import layout_of, read
-from meap_megatron.planning.layout import Layout
+from meap_megatron.planning.layout import PlannedLayout
 from tests.support.runs import RECIPES, ROOT
 
 RECIPE = str(RECIPES / "sft/llama3_8b_meap.yaml")
@@ -69,7 +69,7 @@ def test_what_is_written_is_a_recipe_with_the_layout_and_its_script(
     assert plan(*words) == 0
     best = json.loads(json.dumps(chosen(capsys, *words[:-2])))["best"]
     written = read(out / "plan.yaml")
-    assert layout_of(written.settings, gpus=16, global_batch=24) == Layout(**best["layout"])
+    assert layout_of(written.settings, gpus=16, global_batch=24) == PlannedLayout(**best["layout"])
     assert written.settings["meap_mask_ratio"] == 0.10 and written.settings["data_path"] == ["data/alpaca"]
 
     script = out / "plan.sbatch"

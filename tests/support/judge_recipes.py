@@ -20,10 +20,7 @@ import torch  # noqa: E402
 from megatron.training import global_vars  # noqa: E402
 
 from meap_megatron.errors import UserError  # noqa: E402
-from meap_megatron.launch import (
-    arguments,  # noqa: E402
-    sft_settings,  # noqa: E402
-)
+from meap_megatron.launch import arguments, sft_settings  # noqa: E402
 from meap_megatron.launch.data_flags import padded_rows  # noqa: E402
 from meap_megatron.launch.fitted import fitted  # noqa: E402
 from meap_megatron.launch.flags import read_flags  # noqa: E402

@@ -7,7 +7,7 @@ import torch
 from megatron.training import training
 
 from meap_megatron.training import work
-from meap_megatron.training.work import StepWork, Work, flops_of_step
+from meap_megatron.training.work import SegmentWork, StepWork, flops_of_step
 
 ARGS = SimpleNamespace(global_batch_size=4)
 
@@ -17,10 +17,10 @@ def test_a_step_ends_with_the_sum_over_the_job_and_starts_anew(monkeypatch: pyte
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.mul_(2))  # a second rank with the same
     counted = StepWork()
     assert counted.mean() == (None, None)
-    counted.add(Work(tokens=10, squares=60))
-    counted.add(Work(tokens=5, squares=15))
+    counted.add(SegmentWork(tokens=10, squares=60))
+    counted.add(SegmentWork(tokens=5, squares=15))
     assert counted.end_step() == (30.0, 150.0)
-    counted.add(Work(tokens=20, squares=100))
+    counted.add(SegmentWork(tokens=20, squares=100))
     assert counted.end_step() == (40.0, 200.0)
     assert counted.mean() == (35.0, 175.0)
     assert counted.mean() == (None, None)

@@ -11,7 +11,15 @@ import torch
 
 from meap_megatron.checkpoint.convert import tensors as ops
 from meap_megatron.checkpoint.convert.chat_files import Talk, generation_ends, talk_of, write_talk
-from meap_megatron.checkpoint.convert.families import FAMILIES, QKV, TOP, Entry, hf_shapes, layer_entries, top_entries
+from meap_megatron.checkpoint.convert.families import (
+    FAMILIES,
+    QKV,
+    TOP,
+    TensorEntry,
+    hf_shapes,
+    layer_entries,
+    top_entries,
+)
 from meap_megatron.checkpoint.convert.hf_config import config_from_spec, read_config
 from meap_megatron.checkpoint.convert.hf_files import INDEX, SINGLE, plan_shards, write_shard
 from meap_megatron.checkpoint.convert.megatron_config import spec_from_args
@@ -175,7 +183,7 @@ def check_stored(checkpoint: Checkpoint, spec: ModelSpec) -> None:
                 raise UserError(f"{checkpoint.path} holds {name}, for which {spec.family} models have no place")
 
 
-def hf_entries(spec: ModelSpec) -> Iterator[tuple[str, Entry, int | None, int]]:
+def hf_entries(spec: ModelSpec) -> Iterator[tuple[str, TensorEntry, int | None, int]]:
     """Yield (Hugging Face name, its entry, its layer or None, its place in the entry) of every tensor, in model order."""
     embedding, *rest = top_entries(spec)
     yield embedding.hf[0], embedding, None, 0
@@ -187,7 +195,7 @@ def hf_entries(spec: ModelSpec) -> Iterator[tuple[str, Entry, int | None, int]]:
         yield entry.hf[0], entry, None, 0
 
 
-def stored_dtype(checkpoint: Checkpoint, entry: Entry, layer: int | None) -> torch.dtype:
+def stored_dtype(checkpoint: Checkpoint, entry: TensorEntry, layer: int | None) -> torch.dtype:
     """Return the type in which a tensor is stored."""
     name = checkpoint.top_name(entry.megatron) if layer is None else checkpoint.layer_name(entry.megatron, layer)
     found = checkpoint.entry(str(name))
@@ -195,7 +203,7 @@ def stored_dtype(checkpoint: Checkpoint, entry: Entry, layer: int | None) -> tor
     return found.properties.dtype
 
 
-def hf_tensor(plan: ExportPlan, entry: Entry, layer: int | None, place: int) -> torch.Tensor:
+def hf_tensor(plan: ExportPlan, entry: TensorEntry, layer: int | None, place: int) -> torch.Tensor:
     """Return one tensor as Hugging Face has it, in the stored type."""
     if layer is None:
         tensor = plan.checkpoint.read(plan.checkpoint.top_name(entry.megatron))

@@ -148,7 +148,7 @@ COPY, QKV, GATE_UP = "copy", "qkv", "gate_up"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Entry:
+class TensorEntry:
     """One tensor of Megatron and the tensors of Hugging Face that it is made of.
 
     Attributes:
@@ -170,59 +170,59 @@ def _attention_rows(spec: ModelSpec) -> int:
     return (spec.num_attention_heads + 2 * spec.num_query_groups) * spec.head_dim
 
 
-LAYER: tuple[Entry, ...] = (
-    Entry(
+LAYER: tuple[TensorEntry, ...] = (
+    TensorEntry(
         megatron="self_attention.linear_qkv.layer_norm_weight",
         hf=("input_layernorm.weight",),
         kind=COPY,
         shape=lambda s: (s.hidden_size,),
     ),
-    Entry(
+    TensorEntry(
         megatron="self_attention.linear_qkv.weight",
         hf=("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
         kind=QKV,
         shape=lambda s: (_attention_rows(s), s.hidden_size),
     ),
-    Entry(
+    TensorEntry(
         megatron="self_attention.linear_qkv.bias",
         hf=("self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"),
         kind=QKV,
         shape=lambda s: (_attention_rows(s),),
         needs=lambda s: s.qkv_bias,
     ),
-    Entry(
+    TensorEntry(
         megatron="self_attention.q_layernorm.weight",
         hf=("self_attn.q_norm.weight",),
         kind=COPY,
         shape=lambda s: (s.head_dim,),
         needs=lambda s: s.qk_norm,
     ),
-    Entry(
+    TensorEntry(
         megatron="self_attention.k_layernorm.weight",
         hf=("self_attn.k_norm.weight",),
         kind=COPY,
         shape=lambda s: (s.head_dim,),
         needs=lambda s: s.qk_norm,
     ),
-    Entry(
+    TensorEntry(
         megatron="self_attention.linear_proj.weight",
         hf=("self_attn.o_proj.weight",),
         kind=COPY,
         shape=lambda s: (s.hidden_size, s.num_attention_heads * s.head_dim),
     ),
-    Entry(
+    TensorEntry(
         megatron="mlp.linear_fc1.layer_norm_weight",
         hf=("post_attention_layernorm.weight",),
         kind=COPY,
         shape=lambda s: (s.hidden_size,),
     ),
-    Entry(
+    TensorEntry(
         megatron="mlp.linear_fc1.weight",
         hf=("mlp.gate_proj.weight", "mlp.up_proj.weight"),
         kind=GATE_UP,
         shape=lambda s: (2 * s.ffn_hidden_size, s.hidden_size),
     ),
-    Entry(
+    TensorEntry(
         megatron="mlp.linear_fc2.weight",
         hf=("mlp.down_proj.weight",),
         kind=COPY,
@@ -230,26 +230,26 @@ LAYER: tuple[Entry, ...] = (
     ),
 )
 
-EMBEDDING = Entry(
+EMBEDDING = TensorEntry(
     megatron="embedding.word_embeddings.weight",
     hf=("model.embed_tokens.weight",),
     kind=COPY,
     shape=lambda s: (s.vocab_rows, s.hidden_size),
 )
-FINAL_NORM = Entry(
+FINAL_NORM = TensorEntry(
     megatron="decoder.final_layernorm.weight",
     hf=("model.norm.weight",),
     kind=COPY,
     shape=lambda s: (s.hidden_size,),
 )
-HEAD = Entry(
+HEAD = TensorEntry(
     megatron="output_layer.weight",
     hf=("lm_head.weight",),
     kind=COPY,
     shape=lambda s: (s.vocab_rows, s.hidden_size),
     needs=lambda s: not s.tied,
 )
-TOP: tuple[Entry, ...] = (EMBEDDING, FINAL_NORM, HEAD)
+TOP: tuple[TensorEntry, ...] = (EMBEDDING, FINAL_NORM, HEAD)
 
 ALIASES = {
     "self_attention.linear_qkv.layer_norm_weight": "input_layernorm.weight",
@@ -273,12 +273,12 @@ IGNORED_HF = ("rotary_emb.inv_freq",)
 """Tensors that old exports of transformers hold and that are computed from the config."""
 
 
-def layer_entries(spec: ModelSpec) -> tuple[Entry, ...]:
+def layer_entries(spec: ModelSpec) -> tuple[TensorEntry, ...]:
     """Return the tensors of one layer of a model."""
     return tuple(entry for entry in LAYER if entry.needs(spec))
 
 
-def top_entries(spec: ModelSpec) -> tuple[Entry, ...]:
+def top_entries(spec: ModelSpec) -> tuple[TensorEntry, ...]:
     """Return the tensors of a model that belong to no layer."""
     return tuple(entry for entry in TOP if entry.needs(spec))
 

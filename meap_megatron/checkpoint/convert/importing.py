@@ -17,7 +17,7 @@ from meap_megatron.checkpoint.convert.families import (
     HEAD,
     IGNORED_HF,
     QKV,
-    Entry,
+    TensorEntry,
     hf_shapes,
     layer_entries,
     top_entries,
@@ -287,7 +287,7 @@ def chunks(plan: ImportPlan) -> Iterator[Chunk]:
             )
 
 
-def layer_tensor(plan: ImportPlan, entry: Entry, layer: int) -> torch.Tensor:
+def layer_tensor(plan: ImportPlan, entry: TensorEntry, layer: int) -> torch.Tensor:
     """Return one layer's tensor as Megatron has it, [1, ...]."""
     parts = [plan.hf.read(f"model.layers.{layer}.{name}") for name in entry.hf]
     if entry.kind == QKV:
@@ -297,7 +297,7 @@ def layer_tensor(plan: ImportPlan, entry: Entry, layer: int) -> torch.Tensor:
     return parts[0][None]
 
 
-def _table_chunks(plan: ImportPlan, entry: Entry) -> Iterator[Chunk]:
+def _table_chunks(plan: ImportPlan, entry: TensorEntry) -> Iterator[Chunk]:
     """Yield the embedding or the head in blocks of rows, with the row of [MASK] and zeros as padding."""
     place = plan.hf.places[entry.hf[0]]
     rows, width = entry.shape(plan.spec)
@@ -314,7 +314,7 @@ def _table_chunks(plan: ImportPlan, entry: Entry) -> Iterator[Chunk]:
         )
 
 
-def _table_block(plan: ImportPlan, entry: Entry, start: int, stop: int) -> torch.Tensor:
+def _table_block(plan: ImportPlan, entry: TensorEntry, start: int, stop: int) -> torch.Tensor:
     name = entry.hf[0]
     have = plan.hf_spec.vocab_rows
     block = torch.zeros(stop - start, plan.spec.hidden_size, dtype=plan.hf.places[name].dtype)

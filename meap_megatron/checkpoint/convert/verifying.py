@@ -41,7 +41,7 @@ TOP1 = 0.99
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class LogitComparison:
     """What a verification found.
 
     Attributes:
@@ -90,7 +90,7 @@ def verify(
     layers: int | None = None,
     allowed: tuple[str, ...] = (),
     ignore_adapter: bool = False,
-) -> Comparison:
+) -> LogitComparison:
     """Compare a Hugging Face folder with a checkpoint: first every field of their configs, then their logits.
 
     Args:
@@ -293,7 +293,7 @@ def compare(
     spec: ModelSpec,
     sequences: list[dict[str, Any]],
     replaced: int | None = None,
-) -> Comparison:
+) -> LogitComparison:
     """Compare both sides; rows that only one of them has, or that the import replaced, are left out."""
     largest = difference = 0.0
     equal = tokens = 0
@@ -310,7 +310,7 @@ def compare(
             if not float((x - y).abs().max()) <= TOLERANCE * float(x.abs().max()):
                 first = layer if first is None else min(first, layer)
                 break
-    return Comparison(
+    return LogitComparison(
         layers=len(ours[0]["hidden"]) - 1,
         all_layers=spec.num_layers,
         tokens=tokens,

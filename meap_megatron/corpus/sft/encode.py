@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meap_megatron.corpus.encode import Encoder, SpotCheck, make_encoder
-from meap_megatron.corpus.sft.spans import Known, Piece, Run, inner_definition
+from meap_megatron.corpus.sft.spans import Known, Piece, TextRun, inner_definition
 from meap_megatron.indexed.roles import ANSWER, END, PROMPT, UNMASKED
 
 Row = tuple[NDArray[np.uint32], NDArray[np.uint8]]
@@ -48,7 +48,7 @@ class PieceEncoder:
                 piece.text: None
                 for row in rows
                 for piece in row
-                if isinstance(piece, Run) and piece.first == first and len(piece.roles) == 1
+                if isinstance(piece, TextRun) and piece.first == first and len(piece.roles) == 1
             }
             if wanted:
                 texts = [text.encode("utf-8") for text in wanted]
@@ -77,7 +77,7 @@ class PieceEncoder:
                 repeats += [1] * len(some_roles)
         return np.concatenate(ids, dtype=np.uint32), np.repeat(np.array(roles, dtype=np.uint8), repeats)
 
-    def _align(self, run: Run) -> tuple[NDArray[np.uint32], list[int]]:
+    def _align(self, run: TextRun) -> tuple[NDArray[np.uint32], list[int]]:
         """Encode a run of several roles by the reference, which tells the characters of each token."""
         from tokenizers import Tokenizer
 

@@ -11,7 +11,7 @@ from typing import Any
 from meap_megatron.corpus.borders import opening_id
 from meap_megatron.corpus.encode import libraries
 from meap_megatron.corpus.inputs import find_inputs, refuse_skipped
-from meap_megatron.corpus.pipeline import Work, base_plan, own_shards, run_work
+from meap_megatron.corpus.pipeline import PreprocessingWork, base_plan, own_shards, run_work
 from meap_megatron.corpus.sft.check import OPTIONS, trained_share
 from meap_megatron.corpus.sft.histogram import as_table
 from meap_megatron.corpus.sft.records import Record, RowOptions, detect_format, to_record
@@ -47,7 +47,7 @@ def preprocess_sft(config: SftConfig) -> Sidecar:
     return run_work(SftWork(config))
 
 
-class SftWork(Work[SftResult]):
+class SftWork(PreprocessingWork[SftResult]):
     """Conversations: each becomes a row of ids and a row of roles."""
 
     unit = "conversation with an answer to train"

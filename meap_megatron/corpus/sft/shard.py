@@ -17,7 +17,7 @@ from meap_megatron.corpus.sft.histogram import count_lengths
 from meap_megatron.corpus.sft.records import Dropped, RowOptions, to_record
 from meap_megatron.corpus.sft.records_reader import RowReader
 from meap_megatron.corpus.sft.render import Renderer
-from meap_megatron.corpus.sft.spans import Known, Run
+from meap_megatron.corpus.sft.spans import Known, TextRun
 from meap_megatron.corpus.sft.spans import Piece as TextPiece
 from meap_megatron.corpus.sft.template_fit import RendererSpec
 from meap_megatron.corpus.sft.turns import function_names
@@ -270,7 +270,7 @@ class _State:
 
 def shows(pieces: list[TextPiece], names: set[str]) -> bool:
     """Tell whether the text of a row has all these names in it."""
-    text = "".join(piece.text for piece in pieces if isinstance(piece, Run))
+    text = "".join(piece.text for piece in pieces if isinstance(piece, TextRun))
     return all(name in text for name in names)
 
 

@@ -30,7 +30,7 @@ class Known:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Run:
+class TextRun:
     """A text to encode.
 
     Attributes:
@@ -44,7 +44,7 @@ class Run:
     roles: tuple[tuple[int, int], ...]
 
 
-Piece = Known | Run
+Piece = Known | TextRun
 
 
 class Specials:
@@ -118,7 +118,7 @@ class PieceBuilder:
             return
         if len(self._spans) == 1:
             ((text, role),) = self._spans
-            self.pieces.append(Run(text=text, first=self._first, roles=((len(text), role),)))
+            self.pieces.append(TextRun(text=text, first=self._first, roles=((len(text), role),)))
             self._spans, self._first = [], False
             return
         roles: list[tuple[int, int]] = []
@@ -129,7 +129,7 @@ class PieceBuilder:
                 roles.pop()
             roles.append((stop, role))
         text = "".join(text for text, _ in self._spans)
-        self.pieces.append(Run(text=text, first=self._first, roles=tuple(roles)))
+        self.pieces.append(TextRun(text=text, first=self._first, roles=tuple(roles)))
         self._spans, self._first = [], False
 
 

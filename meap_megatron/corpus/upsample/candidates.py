@@ -162,7 +162,7 @@ class UpsampleEncoder(ShardEncoder):
         folder = Path(self.job.folder)
         final = (*part_files(folder, number), rows_file(folder, number))
         with complete_together(final, lambda paths: CandidateWriter(*paths, dtype=self.job.dtype)) as writer:
-            state = _State(self, writer, report)
+            state = _CandidateState(self, writer, report)
             for piece in shard:
                 state.read(piece)
         return UpsampleResult(
@@ -173,7 +173,7 @@ class UpsampleEncoder(ShardEncoder):
         )
 
 
-class _State(ShardState):
+class _CandidateState(ShardState):
     """The counts of one shard while it is being encoded."""
 
     writer: CandidateWriter

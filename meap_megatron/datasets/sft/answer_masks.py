@@ -24,7 +24,7 @@ from meap_megatron.indexed.roles import ANSWER, CUT, UNMASKED
 from meap_megatron.masking.philox import ANSWER_STREAM, choose_sorted, mask_key, word_stream
 
 
-class Answer(NamedTuple):
+class AnswerSpan(NamedTuple):
     """One answer of a conversation: its tokens, and which number it has."""
 
     number: int
@@ -35,22 +35,22 @@ class Answer(NamedTuple):
     maskable: bool
 
 
-def answers(roles: NDArray[np.uint8]) -> list[Answer]:
+def answers(roles: NDArray[np.uint8]) -> list[AnswerSpan]:
     """Return the answers of a conversation, in order.
 
     Given roles [0, 0, 1, 1, 1, 2, 0, 3, 2], there are answer 0 (tokens 2..4) and answer 1 (token 7, not maskable).
     """
-    found: list[Answer] = []
+    found: list[AnswerSpan] = []
     edges = [0, *(np.flatnonzero(roles[1:] != roles[:-1]) + 1).tolist(), len(roles)]
     for start, stop in zip(edges[:-1], edges[1:], strict=True):
         if start < stop and roles[start] in (ANSWER, UNMASKED):
             is_cut = stop < len(roles) and roles[stop] >= CUT
             num_tokens = max(stop - start, int(roles[stop]) - CUT) if is_cut else stop - start
-            found.append(Answer(len(found), start, stop, num_tokens, bool(roles[start] == ANSWER)))
+            found.append(AnswerSpan(len(found), start, stop, num_tokens, bool(roles[start] == ANSWER)))
     return found
 
 
-def masked_answers(roles: NDArray[np.uint8], *, min_answer_tokens: int) -> list[Answer]:
+def masked_answers(roles: NDArray[np.uint8], *, min_answer_tokens: int) -> list[AnswerSpan]:
     """Return the answers of which the copy masks tokens; a conversation without one has no copy."""
     return [a for a in answers(roles) if a.maskable and a.num_tokens > min_answer_tokens]
 

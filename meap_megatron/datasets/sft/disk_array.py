@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike, NDArray
 from meap_megatron.atomic import disk_errors
 
 
-class Column:
+class DiskArray:
     """One-dimensional and in a file without a name, which the system frees with the last use of the array."""
 
     def __init__(self, folder: Path | None, dtype: DTypeLike) -> None:

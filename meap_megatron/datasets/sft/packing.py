@@ -13,7 +13,7 @@ from meap_megatron import _C
 from meap_megatron.datasets.sft.answer_masks import official_positions
 from meap_megatron.datasets.sft.config import SFTConfig
 from meap_megatron.datasets.sft.data import SFTData
-from meap_megatron.datasets.sft.disk_array import Column
+from meap_megatron.datasets.sft.disk_array import DiskArray
 from meap_megatron.datasets.sft.reference import Items
 from meap_megatron.errors import UserError
 
@@ -83,7 +83,7 @@ def find_items(
         sequence_length: positions of a row.
         folder: where the arrays are; None for the system's folder of temporary files.
     """
-    items, lengths = Column(folder, np.uint32), Column(folder, np.int32)
+    items, lengths = DiskArray(folder, np.uint32), DiskArray(folder, np.int32)
     counts = np.zeros(3, np.int64)
     for start in range(0, len(conversations), BLOCK):
         found = data.native.find_items(
@@ -106,9 +106,9 @@ def pack_epoch(
     config: SFTConfig,
     sequence_length: int,
     generator: np.random.RandomState,
-    items: Column,
-    offsets: Column,
-    order: Column,
+    items: DiskArray,
+    offsets: DiskArray,
+    order: DiskArray,
 ) -> int:
     """Add the rows of one epoch: a permutation of all items, packed window by window; return how many rows.
 
@@ -147,7 +147,7 @@ def pack_epoch(
 
 def _numbers(size: int, dtype: DTypeLike, folder: Path | None) -> NDArray:
     """Return 0, 1, ..., size - 1 in an array on the disk."""
-    column = Column(folder, dtype)
+    column = DiskArray(folder, dtype)
     for start in range(0, size, BLOCK):
         column.append(np.arange(start, min(size, start + BLOCK), dtype=dtype))
     return column.array()
@@ -190,7 +190,12 @@ def build_index(
             f"{data.prefix} trains anything ({found.num_too_long:,} do not fit into a row of {sequence_length:,}, "
             f"{found.num_untrained:,} have nothing to train); change the split or the data"
         )
-    items, offsets, order, epochs = Column(folder, np.uint32), Column(folder, np.int64), Column(folder, np.int64), [0]
+    items, offsets, order, epochs = (
+        DiskArray(folder, np.uint32),
+        DiskArray(folder, np.int64),
+        DiskArray(folder, np.int64),
+        [0],
+    )
     offsets.append(np.zeros(1, np.int64))
     while len(epochs) == 1 or (num_rows is not None and epochs[-1] < num_rows):
         generator = np.random.RandomState([order_seed % 2**32, order_seed // 2**32 % 2**32, len(epochs) - 1])

@@ -45,7 +45,7 @@ class Items(NamedTuple):
     """Conversations of layout `concat` that stand alone because the pair does not fit into a row."""
 
 
-class Row(NamedTuple):
+class PackedRow(NamedTuple):
     """One row of sequence_length positions."""
 
     tokens: NDArray[np.int64]
@@ -189,7 +189,7 @@ def make_row(
     positions: Positions,
     ids_of: Ids | None = None,
     mark: bool = False,
-) -> Row:
+) -> PackedRow:
     """Return the row that holds these items.
 
     Args:
@@ -219,4 +219,4 @@ def make_row(
     position_ids = np.concatenate([np.arange(length, dtype=np.int64) for length in lengths])
     cu_seqlens = np.full(sequence_length + 1, sequence_length, dtype=np.int32)
     cu_seqlens[: len(bounds)] = bounds
-    return Row(tokens, labels, loss_mask, position_ids, cu_seqlens, int(lengths.max()), len(items))
+    return PackedRow(tokens, labels, loss_mask, position_ids, cu_seqlens, int(lengths.max()), len(items))

@@ -13,7 +13,7 @@ from meap_megatron.evaluation.suites import Request
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arm:
+class ComparedModel:
     """One of the two models, loaded."""
 
     name: str
@@ -52,7 +52,7 @@ def fingerprints(folder: Path) -> dict[str, str]:
     }
 
 
-def open_arms(request: Request, session: Session) -> tuple[Arm, Arm]:
+def open_arms(request: Request, session: Session) -> tuple[ComparedModel, ComparedModel]:
     """Return the MEAP arm, which the session holds already, and the NTP arm, which is loaded beside it.
 
     Raises:
@@ -63,7 +63,7 @@ def open_arms(request: Request, session: Session) -> tuple[Arm, Arm]:
 
     folder = baseline_folder(request)
     check_order(request.model, folder)
-    meap = Arm(
+    meap = ComparedModel(
         name="meap",
         folder=request.model,
         model=session.lm.model,
@@ -92,7 +92,7 @@ def check_order(model: Path, baseline: Path) -> None:
         )
 
 
-def _load(request: Request, folder: Path, *, device: str) -> Arm:
+def _load(request: Request, folder: Path, *, device: str) -> ComparedModel:
     from transformers import AutoModelForCausalLM
 
     tokenizer = load_tokenizer(str(folder))
@@ -113,7 +113,7 @@ def _load(request: Request, folder: Path, *, device: str) -> Arm:
         "tokenizer": identity.tokenizer_identity(folder),
         "bos": {"add_bos": policy.add_bos, "source": policy.source},
     }
-    return Arm(
+    return ComparedModel(
         name="ntp",
         folder=folder,
         model=model,
@@ -124,6 +124,6 @@ def _load(request: Request, folder: Path, *, device: str) -> Arm:
     )
 
 
-def shorter_limit(arms: tuple[Arm, Arm]) -> int | None:
+def shorter_limit(arms: tuple[ComparedModel, ComparedModel]) -> int | None:
     """Return the tokens that both models take, or None if neither says."""
     return min((arm.limit for arm in arms if arm.limit is not None), default=None)

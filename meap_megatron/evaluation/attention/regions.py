@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from meap_megatron.errors import UserError
-from meap_megatron.evaluation.attention.model_pair import Arm, baseline_folder, fingerprints, open_arms
+from meap_megatron.evaluation.attention.model_pair import ComparedModel, baseline_folder, fingerprints, open_arms
 from meap_megatron.evaluation.attention.paired import change
 from meap_megatron.evaluation.attention.region_items import PAPER_ITEMS, PAPER_SHARES, REGIONS, Item, templated_items
 from meap_megatron.evaluation.attention.region_shares import VARIANTS, encode, query_sets, shares
@@ -93,7 +93,7 @@ def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, A
     }
 
 
-def eos_id(arm: Arm, text: str | None) -> int:
+def eos_id(arm: ComparedModel, text: str | None) -> int:
     """Return the id of the token that ends the texts.
 
     Raises:
@@ -108,7 +108,7 @@ def eos_id(arm: Arm, text: str | None) -> int:
     return int(arm.tokenizer.convert_tokens_to_ids(text))
 
 
-def measure(item: Item, arm: Arm, *, eos_id: int) -> dict[str, list[float]]:
+def measure(item: Item, arm: ComparedModel, *, eos_id: int) -> dict[str, list[float]]:
     """Return variant -> shares of the regions of one text."""
     import torch
 

@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from meap_megatron.errors import UserError
 from meap_megatron.evaluation import bos
 from meap_megatron.evaluation.attention import scores
-from meap_megatron.evaluation.attention.model_pair import Arm, baseline_folder, fingerprints, open_arms, shorter_limit
+from meap_megatron.evaluation.attention.model_pair import (
+    ComparedModel,
+    baseline_folder,
+    fingerprints,
+    open_arms,
+    shorter_limit,
+)
 from meap_megatron.evaluation.attention.sequences import (
     Stream,
     choose_blocks,
@@ -133,7 +139,7 @@ def check_lengths(lengths: Sequence[int]) -> None:
         raise UserError(f"--lengths {min(lengths)}: attention needs sequences of at least 16 tokens")
 
 
-def check_arms(arms: tuple[Arm, Arm]) -> tuple[TokenizerInfo, tuple[str, ...], list[str]]:
+def check_arms(arms: tuple[ComparedModel, ComparedModel]) -> tuple[TokenizerInfo, tuple[str, ...], list[str]]:
     """Return the tokenizer of both models, the cells that can be filled, and what a reader must know.
 
     Raises:
@@ -166,7 +172,7 @@ def check_arms(arms: tuple[Arm, Arm]) -> tuple[TokenizerInfo, tuple[str, ...], l
 def _length(
     length: int,
     chosen: dict[str, Any],
-    arms: tuple[Arm, Arm],
+    arms: tuple[ComparedModel, ComparedModel],
     stream: Stream,
     ledger: Ledger,
     *,
@@ -218,7 +224,7 @@ def measure(
     tokens: NDArray[np.int64],
     masks: Sequence[NDArray[np.int64]],
     *,
-    arms: tuple[Arm, Arm],
+    arms: tuple[ComparedModel, ComparedModel],
     mask_id: int,
     cells: tuple[str, ...] = scores.CELLS,
 ) -> list[dict[str, Any]]:

@@ -132,7 +132,7 @@ def stops(template: str) -> list[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prompt:
+class SummaryPrompt:
     """What the model reads for one article."""
 
     text: str | None
@@ -143,7 +143,7 @@ class Prompt:
     """Whether the end of the article was left out."""
 
 
-def fit(document: str, *, template: str, measure: Measure, length: int) -> Prompt:
+def fit(document: str, *, template: str, measure: Measure, length: int) -> SummaryPrompt:
     """Return the prompt with as much of the article's beginning as leaves room for the summary.
 
     Args:
@@ -155,7 +155,7 @@ def fit(document: str, *, template: str, measure: Measure, length: int) -> Promp
     room = length - NEW_TOKENS
     whole = ask_for_summary(document, template=template)
     if (tokens := measure.count(whole)) <= room:
-        return Prompt(text=whole, tokens=tokens, cut=False)
+        return SummaryPrompt(text=whole, tokens=tokens, cut=False)
     frame = measure.count(ask_for_summary("", template=template))
     ids = measure.encode(document)
     keep = min(len(ids), room - frame)
@@ -163,10 +163,10 @@ def fit(document: str, *, template: str, measure: Measure, length: int) -> Promp
         text = ask_for_summary(measure.decode(ids[:keep]), template=template)
         tokens = measure.count(text)
         if tokens <= room:
-            return Prompt(text=text, tokens=tokens, cut=True)
+            return SummaryPrompt(text=text, tokens=tokens, cut=True)
         # Text that was cut may fall into more pieces than it was cut from.
         keep -= max(1, tokens - room)
-    return Prompt(text=None, tokens=frame, cut=True)
+    return SummaryPrompt(text=None, tokens=frame, cut=True)
 
 
 def rouge(summary: str, reference: str) -> dict[str, float]:

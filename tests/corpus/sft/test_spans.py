@@ -7,7 +7,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 
 from meap_megatron.corpus.sft.encode import PieceEncoder
-from meap_megatron.corpus.sft.spans import Known, PieceBuilder, Run, inner_definition, template_specials
+from meap_megatron.corpus.sft.spans import Known, PieceBuilder, TextRun, inner_definition, template_specials
 
 TEXT = "<|a|> hello  world <|b|>hello<|a|>\n x<|b|> \t<|b|> world y"
 
@@ -63,10 +63,10 @@ def test_neighbouring_texts_are_one_run_with_the_roles_of_its_characters() -> No
     builder.start()
     builder.text("g", 1)
     assert builder.finish() == [
-        Run(text="abcde", first=True, roles=((3, 0), (5, 1))),
+        TextRun(text="abcde", first=True, roles=((3, 0), (5, 1))),
         Known(7, 2),
-        Run(text="f", first=True, roles=((1, 0),)),
-        Run(text="g", first=True, roles=((1, 1),)),
+        TextRun(text="f", first=True, roles=((1, 0),)),
+        TextRun(text="g", first=True, roles=((1, 1),)),
     ]
 
 

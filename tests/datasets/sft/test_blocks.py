@@ -10,7 +10,7 @@ import pytest
 from meap_megatron import _C
 from meap_megatron.datasets.sft import packing
 from meap_megatron.datasets.sft.config import SFTConfig
-from meap_megatron.datasets.sft.disk_array import Column
+from meap_megatron.datasets.sft.disk_array import DiskArray
 from meap_megatron.errors import RunError
 
 
@@ -75,7 +75,7 @@ def peak_of(num_conversations: int) -> int:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
 def test_a_full_disk_is_named_with_its_folder(tmp_path):
-    column = Column(tmp_path, np.int64)
+    column = DiskArray(tmp_path, np.int64)
     column._file = open("/dev/full", "wb")  # noqa: SIM115  the column closes it
     with pytest.raises(RunError, match=f"cannot write {tmp_path}.*free space or choose another folder"):
         column.append(np.arange(100_000))

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from meap_megatron.errors import UserError
 from meap_megatron.evaluation.attention import regions
-from meap_megatron.evaluation.attention.model_pair import Arm
+from meap_megatron.evaluation.attention.model_pair import ComparedModel
 from meap_megatron.evaluation.attention.region_items import PAPER_ITEMS, PAPER_SHARES, REGIONS, Item, templated_items
 from meap_megatron.evaluation.attention.region_shares import VARIANTS, encode, query_sets, shares
 from tests.evaluation.attention.pairs import write_arm, write_tokenizer
@@ -91,7 +91,7 @@ def test_the_shares_of_a_model_are_those_of_its_eager_attention(tokenizer_folder
 
     folder = write_arm(tmp_path / "model", write_tokenizer(tmp_path / "tokenizer", tokenizer_folder), seed=1)
     eager = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
-    arm = Arm(
+    arm = ComparedModel(
         name="meap",
         folder=folder,
         model=AutoModelForCausalLM.from_pretrained(folder),

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from meap_megatron.errors import UserError
-from meap_megatron.training.loader import REFUSED, check
+from meap_megatron.launch.external_loader import REFUSED, check
 
 
 def arguments(**given):
