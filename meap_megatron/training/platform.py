@@ -154,7 +154,7 @@ def flags_for(device: str, given: list[str]) -> list[str]:
             if not is_importable("scaled_masked_softmax_cuda"):
                 wanted.append("--no-masked-softmax-fusion")
         if "--use-torch-fsdp2" in present or not is_importable("fused_weight_gradient_mlp_cuda"):
-            # Apex's, or our own with Transformer Engine (redirect.MODULES); FSDP2 has no buffer to add to.
+            # Apex's, or our own with Transformer Engine (everywhere.MODULES); FSDP2 has no buffer to add to.
             wanted.append("--no-gradient-accumulation-fusion")
         if "--reset-attention-mask" not in present:
             # A dense mask of sequence x sequence, copied to every rank, that causal attention never reads.

@@ -11,7 +11,10 @@ import pytest
 from meap_megatron.errors import RunError, UserError
 from meap_megatron.launch import megatron_import, runtime
 from meap_megatron.training import platform
-from meap_megatron.training.patches import redirect
+from meap_megatron.training.patches import everywhere
+from meap_megatron.training.patches.assignments import ASSIGNMENTS
+from meap_megatron.training.patches.entries import missing
+from meap_megatron.training.patches.on_cpu import CPU
 from tests.support.runs import ROOT
 
 FLAGS = (
@@ -110,7 +113,7 @@ def test_the_helpers_are_used_without_make_and_their_absence_is_explained(monkey
     def fail() -> None:
         raise AssertionError("make was called")
 
-    helpers = redirect.skip_make(fail)
+    helpers = everywhere.skip_make(fail)
     helpers()
     monkeypatch.setitem(sys.modules, "megatron.core.datasets.helpers_cpp", None)
     with pytest.raises(RunError, match="use Python 3.12"):
@@ -135,12 +138,11 @@ def test_a_flag_that_was_given_is_not_given_twice() -> None:
 
 def test_every_name_that_is_replaced_still_exists_upstream() -> None:
     megatron_import.import_megatron()
-    assert redirect.missing(redirect.CPU + redirect.ALWAYS) == []
+    assert missing(one.target for one in (*CPU, *everywhere.ALWAYS, *ASSIGNMENTS)) == []
 
 
 def test_a_name_that_upstream_dropped_is_reported() -> None:
-    gone = redirect.Redirect(target="torch.cuda:no_such_name", make=redirect.by(print), why="test")
-    assert redirect.missing((gone,)) == ["torch.cuda:no_such_name"]
+    assert missing(["torch.cuda:no_such_name", "torch.cuda:Stream"]) == ["torch.cuda:no_such_name"]
 
 
 def test_nothing_of_cuda_is_replaced_when_a_gpu_is_used() -> None:
@@ -154,7 +156,7 @@ def test_nothing_of_cuda_is_replaced_when_a_gpu_is_used() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(len(redirect.ALWAYS))
+    assert done.stdout.strip() == str(len(everywhere.ALWAYS))
 
 
 def test_a_gpu_beside_a_run_on_a_cpu_is_not_seen_by_torch_or_megatron() -> None:
