@@ -33,7 +33,12 @@ def run(args: argparse.Namespace) -> int:
     allowed = tuple(args.allow_config_field)
     with hf_source(args.hf, beside=args.checkpoint, allowed=allowed) as source:
         result = verify(
-            source, args.checkpoint, megatron=MEGATRON_LOGITS, layers=args.verify_layers, allowed=allowed, ignore_adapter=args.ignore_adapter
+            source,
+            args.checkpoint,
+            megatron=MEGATRON_LOGITS,
+            layers=args.verify_layers,
+            allowed=allowed,
+            ignore_adapter=args.ignore_adapter,
         )
     print(json.dumps(result.record()) if args.json else result.line())
     return 0
