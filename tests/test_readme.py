@@ -16,6 +16,15 @@ def test_the_make_targets_are_there() -> None:
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 
+def test_the_tree_names_every_package_and_folder() -> None:
+    tree = README[README.index("```\nmeap_megatron/") :].split("```")[1]
+    inside, _, beside = tree.partition("csrc/")
+    assert set(re.findall(r"^  (\w+)/", inside, flags=re.MULTILINE)) == {
+        path.parent.name for path in (ROOT / "meap_megatron").glob("*/__init__.py")
+    }
+    assert all((ROOT / name).is_dir() for name in re.findall(r"^(\w+)/", beside, flags=re.MULTILINE))
+
+
 def test_the_path_on_ones_own_text_works_as_written(tmp_path: Path) -> None:
     (tmp_path / "my_texts").mkdir()
     for number, text in enumerate(library_texts(4_000_000)):
