@@ -65,7 +65,8 @@ def test_swiglu_is_its_formula() -> None:
     assert_same(kernels.SwiGLU.apply, lambda x: F.silu(x[..., :6]) * x[..., 6:], randn(5, 2, 12))
 
 
-def test_the_rotation_is_megatrons_and_takes_what_attention_gives() -> None:
+@pytest.mark.parametrize("mscale", [1.0, 1.3])
+def test_the_rotation_is_megatrons_and_takes_what_attention_gives(mscale: float) -> None:
     from megatron.core.models.common.embeddings.rope_utils import _apply_rotary_pos_emb_bshd
 
     angles = randn(5, 1, 1, 4, seed=3)
@@ -75,8 +76,8 @@ def test_the_rotation_is_megatrons_and_takes_what_attention_gives() -> None:
     # A view in which heads do not follow each other, as the split of query, key and value gives.
     x = randn(5, 2, 3, 10)
     assert_same(
-        lambda y: ours(y[..., :8], freqs, config=config, cu_seqlens=None, mscale=1.0, cp_group=None),
-        lambda y: _apply_rotary_pos_emb_bshd(y[..., :8], freqs.double()),
+        lambda y: ours(y[..., :8], freqs, config=config, cu_seqlens=None, mscale=mscale, cp_group=None),
+        lambda y: _apply_rotary_pos_emb_bshd(y[..., :8], freqs.double(), mscale=mscale),
         x,
     )
 
@@ -85,7 +86,6 @@ def test_the_rotation_is_megatrons_and_takes_what_attention_gives() -> None:
     "change",
     [
         {"cu_seqlens": torch.tensor([0, 5])},
-        {"mscale": 2.0},
         {"interleaved": True},
         {"part": 4},
         {"dtype": torch.bfloat16},
