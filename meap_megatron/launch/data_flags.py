@@ -3,8 +3,10 @@
 import argparse
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+from meap_megatron.checkpoint.convert.spec import ModelSpec
 from meap_megatron.errors import UserError
 from meap_megatron.indexed.sidecar import Sidecar
 from meap_megatron.launch import blend, data_rules, named_tokenizer, sft_settings
@@ -70,6 +72,15 @@ def check_named_data(argv: list[str]) -> list[Sidecar]:
     return sidecars
 
 
+def imported(argv: list[str]) -> Iterator[tuple[str, ModelSpec]]:
+    """Yield the folders of imports that a run's weights come from, and their models."""
+    from meap_megatron.checkpoint.convert.record import read_record
+
+    for folder in [*flag_values(argv, "--pretrained-checkpoint"), *flag_values(argv, "--load")]:
+        if (record := read_record(Path(folder))) is not None:
+            yield folder, record.spec
+
+
 def check_shape(argv: list[str]) -> None:
     """Refuse a recipe whose model is not the imported one that its weights come from.
 
@@ -77,13 +88,10 @@ def check_shape(argv: list[str]) -> None:
         UserError: with the first setting that differs.
     """
     from meap_megatron.checkpoint.convert.megatron_config import recipe_settings
-    from meap_megatron.checkpoint.convert.record import read_record
 
     settings = of_argv(argv, read_flags())
-    for folder in [*flag_values(argv, "--pretrained-checkpoint"), *flag_values(argv, "--load")]:
-        if (record := read_record(Path(folder))) is None:
-            continue
-        model = recipe_settings(record.spec)
+    for folder, spec in imported(argv):
+        model = recipe_settings(spec)
         given = {name: settings.whole(name) for name in SHAPE}
         differing = [name for name in SHAPE if name in model and given[name] not in (None, model[name])]
         # Megatron skips in silence a tensor of the checkpoint that the model does not have.
@@ -185,7 +193,10 @@ def tokenizer_flags(argv: list[str], sidecars: list[Sidecar], prefixes: list[str
     if not flag_values(argv, "--padded-vocab-size"):
         multiple = whole_number(argv, "--make-vocab-size-divisible-by", default=128)
         ranks = whole_number(argv, "--tensor-model-parallel-size", default=1)
-        flags.append(f"--padded-vocab-size={padded_rows(size, multiple=multiple, tensor_parallel=ranks)}")
+        rows = padded_rows(size, multiple=multiple, tensor_parallel=ranks)
+        # An imported table may be larger than its tokenizer.
+        rows = next((spec.vocab_rows for _, spec in imported(argv)), rows)
+        flags.append(f"--padded-vocab-size={rows}")
     return flags
 
 

@@ -42,7 +42,7 @@ def saved(case: dict[str, Any]) -> dict[str, int]:
         gradient_accumulation_fusion=False,
         **case.get("more", {}),
     )
-    layer = get_gpt_layer_local_spec(normalization="RMSNorm")
+    layer = get_gpt_layer_local_spec(normalization="RMSNorm", qk_layernorm=config.qk_layernorm)
     layer.submodules.self_attention.submodules.core_attention = TorchAttention
     model = GPTModel(
         config,

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,12 +20,14 @@ from tests.planning.published import narayanan
 from tests.support.runs import RECIPES, ROOT
 from tests.training.test_model_sizes import COUNTS
 
-ROWS = {"llama3": 128256, "mistr": 32000, "qwen2": 152064}
+ROWS = {"llama3": 128256, "mistr": 32000, "qwen2": 152064, "qwen3": 151936}
 PLAIN = sorted(str(path.relative_to(RECIPES)).removesuffix(".yaml") for path in RECIPES.rglob("*_ntp.yaml"))
 WITHOUT_LAYOUTS = {"tiny_cpu_ntp": 4, "tiny_cpu_sft_ntp": 4, "experiments/retrieval_small_ntp": 1}
 """Recipes for a CPU, and a number of GPUs that their batch divides over."""
 FFN_4_75 = ["pretrain/llama_0.5b_ntp"]
 """Where SwiGLU keeps more than Megatron's formula counts: f = 4.75 h."""
+WIDE_HEADS = [f"sft/qwen3_{size}_ntp" for size in ("0.6b", "1.7b", "4b")]
+"""Where heads x channels is more than h, or f = 3 h and queries and keys are normalised: Megatron counts neither."""
 
 
 def rows_of(name: str) -> int:
@@ -111,6 +114,8 @@ def test_memory_is_within_5_percent_of_megatrons_own_figure_for_every_recipe(meg
         if name in FFN_4_75:
             # Megatron counts 4 f for SwiGLU, and 6 f are kept: see the test of what a forward pass keeps.
             assert 0.05 < off < 0.10, (name, off)
+        elif name in WIDE_HEADS:
+            assert 0.05 < off < 0.17, (name, off)
         else:
             assert abs(off) < 0.05, (name, off)
 
@@ -134,17 +139,18 @@ def test_megatron_accepts_what_a_plan_sets(megatron: Any) -> None:
         assert state == pytest.approx(theirs["state"], rel=1e-4), layout
 
 
-def test_every_layout_of_a_recipe_fits_into_80_gb_and_half_of_its_fewest_gpus_would_not_do() -> None:
+def test_every_layout_of_a_recipe_leaves_3_of_80_gb_and_half_of_its_fewest_gpus_would_not_do() -> None:
+    limit = replace(H100, memory=77e9)
     for name in PLAIN:
         job = job_of(name)
         gpus = sorted(map(int, job.recipe.layouts))
         for count in gpus:
             layout = layout_in(job, name, count)
             needed = memory.fullest(job.model(layout.tensor), layout, seq_length=job.seq_length).total
-            assert needed < 77e9, (name, count, needed)
+            assert needed < limit.memory, (name, count, needed)
         if gpus and gpus[0] > 1:
             with pytest.raises(UserError, match="no layout fits"):
-                search(job, H100, gpus=gpus[0] // 2, node=8)
+                search(job, limit, gpus=gpus[0] // 2, node=8)
 
 
 def test_both_arms_of_a_pair_need_the_same() -> None:
@@ -165,6 +171,7 @@ MEASURED = [
     for shape in SHAPES
     for more in ({}, {"bias_activation_fusion": True, "bias_dropout_fusion": True})
 ]
+MEASURED.append(MEASURED[-1] | {"more": {**MEASURED[-1]["more"], "qk_layernorm": True}})  # as Qwen3
 
 
 def extra_on_cpu(model: Model, *, micro_batch: int, fused_swiglu: bool) -> dict[str, float]:
@@ -175,6 +182,9 @@ def extra_on_cpu(model: Model, *, micro_batch: int, fused_swiglu: bool) -> dict[
         "sines and cosines": 2 * model.kv_channels / micro_batch,
         "one statistic per head, not two halves": -model.num_attention_heads,
     }
+    if model.qk_norm:
+        size = model.query_size + model.key_value_size
+        extra["normalised queries and keys before the gain, and their scale"] = size + size / model.kv_channels
     if not fused_swiglu:
         extra["activated gate, shifted input of the product"] = 2 * model.ffn_hidden_size
     return extra
@@ -190,7 +200,8 @@ def test_what_a_forward_pass_keeps_is_what_is_counted() -> None:
             "num_query_groups",
             "kv_channels",
         )
-        model = Model(**{name: case[name] for name in names}, vocabulary=case["vocabulary"])
+        norms = bool(case["more"].get("qk_layernorm"))
+        model = Model(**{name: case[name] for name in names}, vocabulary=case["vocabulary"], qk_norm=norms)
         tokens = case["seq_length"] * case["micro_batch"]
         fused = bool(case["more"])
         numbers = sum(activations.kept_per_token(model).values())

@@ -41,6 +41,7 @@ ROWS = {
     "sft/llama3_8b_ntp": 128256,
     "sft/mistral_7b_v0.2_ntp": 32000,
     "sft/qwen2.5_14b_ntp": 152064,
+    **{f"sft/qwen3_{size}_ntp": 151936 for size in ("0.6b", "1.7b", "4b", "8b", "14b")},
 }
 """Recipe -> rows of the published embedding."""
 LADDER_ENDS = ("pretrain/llama_0.3b_ntp", "sft/qwen2.5_14b_ntp")

@@ -1,12 +1,14 @@
 """A recipe of another model than the imported one is refused by name before anything is loaded."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from meap_megatron.checkpoint.convert.record import ImportRecord, write_record
 from meap_megatron.errors import UserError
-from meap_megatron.launch.data_flags import check_shape
+from meap_megatron.launch.data_flags import check_shape, tokenizer_flags
 
 MODEL = {
     "family": "llama",
@@ -32,9 +34,13 @@ FITTING = (
 
 @pytest.fixture
 def imported(tmp_path: Path) -> Path:
-    record = {"source": "hf", "model": MODEL, "hf_rows": 49152, "vocab_size": 49152, "mask_id": None}
-    write_record(tmp_path, ImportRecord(**record, files={}, metadata={}, libraries={}))  # type: ignore[arg-type]
+    write_record(tmp_path, record_of(MODEL))
     return tmp_path
+
+
+def record_of(model: dict[str, Any]) -> ImportRecord:
+    record = {"source": "hf", "model": model, "hf_rows": 49152, "vocab_size": 49152, "mask_id": None}
+    return ImportRecord(**record, files={}, metadata={}, libraries={})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("flag", ["--pretrained-checkpoint", "--load"])
@@ -60,3 +66,22 @@ def test_another_model_is_named_with_the_way_out(imported: Path, changes: list[s
     with pytest.raises(UserError) as caught:
         check_shape([*FITTING, *changes, f"--pretrained-checkpoint={imported}"])
     assert says.format(imported) in str(caught.value)
+
+
+def test_norms_and_layers_without_rotation_that_the_recipe_lacks_are_named(tmp_path: Path) -> None:
+    parts = {"family": "smollm3", "qk_norm": True, "no_rope": [9, 19, 29], "scaling": None}
+    write_record(tmp_path, record_of({k: v for k, v in MODEL.items() if k != "rope_factor"} | parts))
+    given = [*FITTING, f"--load={tmp_path}"]
+    check_shape([*given, "--qk-layernorm", "--no-rope-freq=10"])
+    with pytest.raises(UserError, match="has qk_layernorm=false, the model in .* True .also different: no_rope_freq"):
+        check_shape(given)
+    with pytest.raises(UserError, match="has no_rope_freq=15, the model in .* 10; take its settings"):
+        check_shape([*given, "--qk-layernorm", "--no-rope-freq=15"])
+
+
+def test_the_rows_are_those_of_the_imported_table_where_nothing_says_otherwise(imported: Path) -> None:
+    info = SimpleNamespace(vocab_size=40_000)
+    data = [SimpleNamespace(tokenizer=info)]
+    flags = tokenizer_flags([f"--pretrained-checkpoint={imported}"], data, ["data"])  # type: ignore[arg-type]
+    assert flags == ["--tokenizer-type=NullTokenizer", "--vocab-size=40000", "--padded-vocab-size=49152"]
+    assert "--padded-vocab-size=40064" in tokenizer_flags([], data, ["data"])  # type: ignore[arg-type]

@@ -23,8 +23,13 @@ COUNTS = {
     "sft/llama3_8b_ntp": 8_030_261_248,
     "sft/mistral_7b_v0.2_ntp": 7_241_732_096,
     "sft/qwen2.5_14b_ntp": 14_770_033_664,
+    "sft/qwen3_0.6b_ntp": 596_049_920,
+    "sft/qwen3_1.7b_ntp": 1_720_574_976,
+    "sft/qwen3_4b_ntp": 4_022_468_096,
+    "sft/qwen3_8b_ntp": 8_190_735_360,
+    "sft/qwen3_14b_ntp": 14_768_307_200,
 }
-"""Protocol 1.4, and what the published fine-tuning models have."""
+"""Protocol 1.4, and what the published fine-tuning models have (tests/checkpoint/convert/published.py)."""
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +59,24 @@ def test_a_formula_of_ten_numbers_gives_the_same_counts() -> None:
         )
         qkv = (heads + 2 * groups) * channels
         layer = hidden * (qkv + heads * channels + 3 * ffn + 2) + (qkv if recipe.get("add_qkv_bias") else 0)
+        layer += 2 * channels if recipe.get("qk_layernorm") else 0
         tables = 2 if recipe.get("untie_embeddings_and_output_weights") else 1
         return layers * layer + hidden * (1 + tables * rows)
 
-    rows = {"pretrain": 32064, "sft/llama": 128256, "sft/mistral": 32000, "sft/qwen": 152064}
+    rows = {"pretrain": 32064, "sft/llama": 128256, "sft/mistral": 32000, "sft/qwen2": 152064}
+    rows["sft/qwen3"] = 151_936
     for name, count in COUNTS.items():
         assert parameters(name, next(n for start, n in rows.items() if name.startswith(start))) == count
 
 
-FEWEST = {"sft/llama3_8b_ntp": 2, "sft/mistral_7b_v0.2_ntp": 2, "sft/qwen2.5_14b_ntp": 4}
+FEWEST = {
+    "sft/llama3_8b_ntp": 2,
+    "sft/mistral_7b_v0.2_ntp": 2,
+    "sft/qwen2.5_14b_ntp": 4,
+    "sft/qwen3_4b_ntp": 2,
+    "sft/qwen3_8b_ntp": 4,
+    "sft/qwen3_14b_ntp": 4,
+}
 """GPUs of 80 GB that hold a model and its optimizer, where one does not."""
 
 
