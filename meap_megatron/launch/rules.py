@@ -56,6 +56,7 @@ def findings(settings: Settings, *, world: int | None) -> list[str]:
     return [
         *of_numbers(settings),
         *of_model(settings),
+        *of_rotation(settings),
         *pattern_rules.findings(settings),
         *of_length(settings),
         *of_schedule(settings),
@@ -127,11 +128,37 @@ def of_model(settings: Settings) -> Iterator[str]:
             f"{given(settings, 'hidden_size')} with swiglu gives a feed-forward layer of width 0: where ffn_hidden_size is "
             "not given, it is 8/3 of hidden_size, rounded down to a multiple of 64; set ffn_hidden_size"
         )
-    if settings.get("position_embedding_type") not in (None, "rope", "mrope", "yarn") and settings.has("rotary_base"):
+
+
+def of_rotation(settings: Settings) -> Iterator[str]:
+    """Yield settings of the rotary embedding that Megatron ignores, or refuses by a bare assert."""
+    if settings.on("use_checkpoint_args"):
+        return
+    kind = settings.get("position_embedding_type")
+    if kind not in (None, "rope", "mrope", "yarn") and settings.has("rotary_base"):
         yield (
             f"{given(settings, 'rotary_base')} has no effect without position_embedding_type=rope; set it, or leave "
             "rotary_base out"
         )
+    if kind == "yarn":
+        for name in ("rotary_scaling_factor", "yarn_original_max_position_embeddings"):
+            if not settings.has(name):
+                yield f"{given(settings, 'position_embedding_type')} needs {name}, which Megatron would guess; set it"
+        for name in ("use_rope_scaling", "rotary_seq_len_interpolation_factor"):
+            if settings.has(name):
+                yield f"{given(settings, name)} has no effect with position_embedding_type=yarn; leave it out"
+    elif not settings.on("multi_latent_attention"):
+        of_yarn = (name for name in settings.table if name.startswith("yarn_"))
+        for name in ("rotary_scaling_factor", "mscale", "mscale_all_dim", *of_yarn):
+            if settings.has(name):
+                yield f"{given(settings, name)} has no effect without position_embedding_type=yarn; set both or neither"
+    layers, skips = settings.whole("num_layers"), settings.get("no_rope_freq")
+    every = settings.whole("no_rope_freq")
+    if layers and every and layers % every:
+        yield f"{given(settings, 'no_rope_freq')} must divide num_layers={layers}, or be a list with a 1 per layer to skip"
+    if layers and isinstance(skips, str) and skips.startswith("[") and "*" not in skips:
+        if (count := skips.count(",") + 1) != layers:
+            yield f"{given(settings, 'no_rope_freq')} lists {count} layers, and num_layers={layers}; list each layer"
 
 
 def of_length(settings: Settings) -> Iterator[str]:
