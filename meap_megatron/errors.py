@@ -18,6 +18,15 @@ class RunError(RuntimeError):
     exit_status = 1
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, for messages.
+
+    Given  1, "row"   or  1000, "row"
+    then   "1 row"        "1,000 rows"
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of what a library says of an error, or the kind of the error where it says nothing."""
     return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Merge and print what the result holds."""
     from meap_megatron.corpus.merge import merge
+    from meap_megatron.errors import counted
 
     sidecar = merge(args.output, args.inputs, overwrite=args.overwrite)
-    print(f"{args.output}: {sidecar.num_documents:,} documents, {sidecar.num_tokens:,} tokens ({sidecar.dtype})")
+    documents, tokens = counted(sidecar.num_documents, "document"), counted(sidecar.num_tokens, "token")
+    print(f"{args.output}: {documents}, {tokens} ({sidecar.dtype})")
     return 0

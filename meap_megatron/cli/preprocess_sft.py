@@ -4,7 +4,7 @@ import argparse
 import datetime
 
 from meap_megatron.cli import preprocess_options
-from meap_megatron.errors import UserError
+from meap_megatron.errors import UserError, counted
 
 HELP = """Encode conversations into two aligned indexed datasets for fine-tuning.
 
@@ -109,9 +109,9 @@ def run(args: argparse.Namespace) -> int:
     counts = sidecar.sft["counts"]
     dropped = sum(count for name, count in counts.items() if name.startswith("dropped_"))
     print(
-        f"{config.prefix}: {counts['read']:,} rows read, {sidecar.num_documents:,} kept ({counts['truncated']:,} "
+        f"{config.prefix}: {counted(counts['read'], 'row')} read, {sidecar.num_documents:,} kept ({counts['truncated']:,} "
         f"truncated), {dropped:,} dropped, {counts['bad']:,} bad; "
-        f"{sidecar.num_tokens:,} tokens ({sidecar.dtype}), {sidecar.sft['trained_share']:.1%} of them trained; "
+        f"{counted(sidecar.num_tokens, 'token')} ({sidecar.dtype}), {sidecar.sft['trained_share']:.1%} of them trained; "
         f"mask token {sidecar.tokenizer.mask_token} = {sidecar.tokenizer.mask_id}"
     )
     return 0

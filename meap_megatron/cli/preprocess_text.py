@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from meap_megatron.cli import preprocess_options
-from meap_megatron.errors import UserError
+from meap_megatron.errors import UserError, counted
 
 HELP = """Encode raw text into an indexed dataset that Megatron reads.
 
@@ -84,8 +84,9 @@ def run(args: argparse.Namespace) -> int:
             upsample=upsampling(args),
         )
     )
+    documents, tokens = counted(sidecar.num_documents, "document"), counted(sidecar.num_tokens, "token")
     print(
-        f"{config.prefix}: {sidecar.num_documents:,} documents, {sidecar.num_tokens:,} tokens ({sidecar.dtype}), "
+        f"{config.prefix}: {documents}, {tokens} ({sidecar.dtype}), "
         f"vocabulary {sidecar.tokenizer.vocab_size:,}, mask token {sidecar.tokenizer.mask_token} = "
         f"{sidecar.tokenizer.mask_id}"
     )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from meap_megatron.corpus.sft.display import sft_summary
 from meap_megatron.corpus.terminal import BAR, EDGE, MASKED, OFF, QUIET, fit
 from meap_megatron.corpus.upsample.selection import report_lines
+from meap_megatron.errors import counted
 from meap_megatron.indexed.pair import BLOCK, open_pair
 from meap_megatron.indexed.sidecar import Sidecar
 
@@ -44,7 +45,7 @@ def summary(prefix: str | Path, sidecar: Sidecar) -> Iterator[str]:
     )
     yield f"{prefix}"
     yield (
-        f"  {sidecar.num_documents:,} documents, {sidecar.num_tokens:,} tokens, "
+        f"  {counted(sidecar.num_documents, 'document')}, {counted(sidecar.num_tokens, 'token')}, "
         f"{sidecar.bin_bytes:,} bytes as {sidecar.dtype}"
     )
     yield f"  a document is {edges}"

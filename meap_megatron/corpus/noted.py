@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from meap_megatron.corpus.inputs import InputFile, Skipped, skipped_lines
 from meap_megatron.corpus.readers import RecordReader, place_of
-from meap_megatron.errors import UserError
+from meap_megatron.errors import UserError, counted
 
 Noted = dict[str, list]
 """Kind -> [count, path, start of the piece, number in it]; all of it JSON. Where a row begins is looked up in the end."""
@@ -67,11 +67,11 @@ def summary(
 ) -> Iterator[str]:
     """Give the lines that end a run: files and rows, and what became of those that were not used as they are."""
     more = f", {len(skipped):,} skipped:" if skipped else ""
-    yield f"{len(files):,} {'file' if len(files) == 1 else 'files'} read{more}"
+    yield f"{counted(len(files), 'file')} read{more}"
     yield from skipped_lines(skipped)
     lost = bad + sum(count for count, *_ in dropped.values())
     cut = f" ({truncated:,} truncated)" if truncated else ""
-    yield f"{read:,} {unit} read, {kept:,} kept{cut}, {lost:,} dropped{':' * bool(lost)}"
+    yield f"{counted(read, unit.removesuffix('s'))} read, {kept:,} kept{cut}, {lost:,} dropped{':' * bool(lost)}"
     yield from noted_lines(dropped, files, texts)
     if bad:
         yield f"  invalid ({bad:,}): listed above"

@@ -12,7 +12,7 @@ from meap_megatron.corpus.progress import Progress
 from meap_megatron.corpus.scan import Scan, Tally, scan_tokens
 from meap_megatron.corpus.sft.check import check_roles
 from meap_megatron.corpus.shard import Advance
-from meap_megatron.errors import UserError
+from meap_megatron.errors import UserError, counted
 from meap_megatron.indexed.idx_header import IndexHeader, read_header
 from meap_megatron.indexed.pair import BLOCK, IndexedReader, open_pair
 from meap_megatron.indexed.replacement import replacement
@@ -194,7 +194,7 @@ def _check_structure(prefix: str | Path, pair: IndexedReader, check: Report, *, 
         counts = np.diff(indices[start : start + BLOCK + 1])
         ascending = ascending and bool(np.all(counts >= (0 if adopted else 1)))
         most, without = max(most, int(counts.max(initial=0))), without + int(np.count_nonzero(counts == 0))
-    detail = f"{len(indices) - 1:,} documents" + (f", {without:,} of them empty" if without else "")
+    detail = counted(len(indices) - 1, "document") + (f", {without:,} of them empty" if without else "")
     check(
         "document index",
         bool(ascending),
@@ -212,7 +212,7 @@ def _check_counts(prefix: str | Path, header: IndexHeader, sidecar: Sidecar, che
         "dtype": (header.dtype, sidecar.dtype),
     }
     wrong = [f"{name}: found {a}, sidecar says {b}" for name, (a, b) in wanted.items() if a != b]
-    check("sidecar counts", not wrong, "; ".join(wrong) or f"{sidecar.num_documents:,} documents as found")
+    check("sidecar counts", not wrong, "; ".join(wrong) or f"{counted(sidecar.num_documents, 'document')} as found")
 
 
 def _check_tokens(pair: IndexedReader, scan: Scan, sidecar: Sidecar, structure: bool, check: Report) -> None:

@@ -31,7 +31,7 @@ def test_from_conversations_to_a_merged_and_verified_dataset(folder: Path, capsy
         assert preprocess(folder, "--system", "be", "--shard", shard, "--shard-size", "10") == 0
     assert main(["merge", str(folder / "out"), *map(str, folder.glob("out.shard-*"))]) == 0
     said = capsys.readouterr()
-    assert "1 rows read, 1 kept (0 truncated), 0 dropped, 0 bad; 17 tokens (uint16), 17.6% of them trained" in said.out
+    assert "1 row read, 1 kept (0 truncated), 0 dropped, 0 bad; 17 tokens (uint16), 17.6% of them trained" in said.out
     assert main(["verify", f"{folder}/out"]) == 0
     assert "FAILED" not in capsys.readouterr().out
     assert [roles[13:] for _, roles in rows(folder / "out")] == [[0, 1, 1, 2], [0, 1, 2]]

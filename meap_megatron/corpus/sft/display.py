@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from meap_megatron.corpus.terminal import BAR, EDGE, MASKED, OFF, QUIET, fit
+from meap_megatron.errors import counted
 from meap_megatron.indexed.roles import ANSWER, CUT, END, PROMPT, UNMASKED
 
 ROLE_NAMES = {PROMPT: "prompt", ANSWER: "answer", END: "end", UNMASKED: "answer, never masked", CUT: "answer (cut)"}
@@ -25,8 +26,8 @@ def sft_summary(sft: dict[str, Any]) -> Iterator[str]:
     yield f"  template {sft['template']} ({sft['template_fingerprint'][:12]}), {turns}, {cut}"
     dropped = ", ".join(f"{counts[name]:,} {text}" for name, text in _DROPPED.items() if name in counts)
     yield (
-        f"  {counts['read']:,} rows read, {counts['kept']:,} kept, of these {counts['truncated']:,} truncated; dropped "
-        f"{dropped}; {counts['bad']:,} bad"
+        f"  {counted(counts['read'], 'row')} read, {counts['kept']:,} kept, of these {counts['truncated']:,} truncated; "
+        f"dropped {dropped}; {counts['bad']:,} bad"
     )
     yield f"  {sft['num_trained_tokens']:,} tokens are trained, {sft['trained_share']:.1%} of all"
     if sft["min_answer_words"] is not None:

@@ -24,7 +24,7 @@ from meap_megatron.corpus.sft.templates import DEFAULTS, TOKENIZER
 from meap_megatron.corpus.shard import Shard, part_files, plan_shards, shard_bytes_for
 from meap_megatron.corpus.work_folder import parts_path, plan_hash, read_plan
 from meap_megatron.corpus.write_dataset import publish
-from meap_megatron.errors import UserError
+from meap_megatron.errors import UserError, counted
 from meap_megatron.indexed.pair import length_blocks, one_sequence_per_document
 from meap_megatron.indexed.sidecar import Sidecar, read_sidecar, sidecar_path
 from meap_megatron.tokenizer.load import CorpusTokenizer, load_tokenizer, save_tokenizer
@@ -154,13 +154,13 @@ class SftWork(PreprocessingWork[SftResult]):
         if empty := sum(result.num_empty_answers for result in results):
             place = next(result.empty_answer_place for result in results if result.empty_answer_place)
             print(
-                f"meap: warning: {empty:,} answers are empty (first: {place}); they train the end token alone",
+                f"meap: warning: {counted(empty, 'empty answer')} (first: {place}): the end token alone is trained",
                 file=sys.stderr,
             )
         if unclosed := sum(result.num_unclosed for result in results):
             print(
-                f"meap: warning: the chat template puts no token behind {unclosed:,} answers; "
-                f"the model does not learn to end them",
+                f"meap: warning: the chat template puts no token behind {counted(unclosed, 'answer')}; "
+                f"the model does not learn to end there",
                 file=sys.stderr,
             )
 

@@ -89,7 +89,7 @@ def test_functions_are_what_apply_chat_template_makes_of_them(
     trained = original.decode([one for one, role in zip(ids, roles, strict=True) if role])
     call = '<call>{"name": "tide_table", "arguments": {"port": "Brest"}}</call>'
     assert trained == f"{call}<|im_end|>4.2 metres.<|im_end|>"
-    assert "answers are empty" not in capsys.readouterr().err
+    assert "empty answer" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("template", ["tojson", "string"])

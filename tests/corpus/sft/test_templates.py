@@ -61,7 +61,7 @@ def test_an_empty_answer_trains_its_end_alone_and_is_reported(
     tmp_path: Path, chat_words: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert make(tmp_path, chat_words, [alpaca("q", "")]) == [(f"{SOURCE} </s>", "0" * 14 + "2")]
-    assert f"1 answers are empty (first: {tmp_path}/in.jsonl:1)" in capsys.readouterr().err
+    assert f"1 empty answer (first: {tmp_path}/in.jsonl:1)" in capsys.readouterr().err
 
 
 def test_history_keeps_all_turns_in_one_row(tmp_path: Path, chat_words: Path) -> None:
