@@ -103,32 +103,55 @@ def jinja(template: Template, *, bos: str, end: str, system: str) -> str:
         system: system prompt of conversations that have none, or "".
     """
 
-    def text(value: str) -> str:
-        return json.dumps(value, ensure_ascii=False)
-
-    def parts(value: str) -> list[str]:
-        opened = value if not bos or value.startswith(bos) else bos + value
-        return opened.replace("{system}", "{query}").split("{query}")
-
-    before, between, behind = parts(template.opening)
-    alone, behind_alone = parts(template.prompt)
-    later = template.separator + template.prompt.split("{query}")[0]
+    opened = bos if bos and not template.opening.startswith(bos) else ""
     return "".join(
         [
-            "{%- set system = " + text(system) + " -%}{%- set turns = messages -%}",
-            "{%- if messages and messages[0].role == 'system' -%}",
+            "{%- set system = " + _text(system) + " -%}{%- set turns = messages -%}",
+            "{%- if messages and messages[0].role in ['system', 'developer'] -%}",
             "{%- set system = messages[0].content -%}{%- set turns = messages[1:] -%}{%- endif -%}",
-            "{%- for message in turns -%}",
-            "{%- if message.role != ('assistant' if loop.index0 % 2 else 'user') -%}",
-            "{{- raise_exception('user and assistant must take turns') -}}{%- endif -%}",
-            "{%- if message.role == 'assistant' -%}{{- message.content + " + text(end) + " -}}",
-            "{%- elif loop.first and system -%}",
-            "{{- " + f"{text(before)} + system + {text(between)} + message.content + {text(behind)}" + " -}}",
-            "{%- elif loop.first -%}{{- " + f"{text(alone)} + message.content + {text(behind_alone)}" + " -}}",
-            "{%- else -%}{{- " + f"{text(later)} + message.content + {text(behind_alone)}" + " -}}",
-            "{%- endif -%}{%- endfor -%}",
+            "{{- " + _text(opened) + " -}}",
+            *(_any_order(template, end=end) if template.opens else _in_turn(template, end=end)),
         ]
     )
+
+
+def _any_order(template: Template, *, end: str) -> list[str]:
+    """Return the part behind the system prompt's choice where questions and answers stand alone, in any order."""
+    before, between = template.opening.removesuffix(template.prompt).split("{system}")
+    asked, behind = template.prompt.removesuffix(template.opens).split("{query}")
+    opens = _text(template.opens)
+    return [
+        "{%- if system -%}{{- " + f"{_text(before)} + system + {_text(between)}" + " -}}{%- endif -%}",
+        "{%- for message in turns -%}{%- if message.role not in ['user', 'assistant'] -%}",
+        "{{- raise_exception('no place for the role ' + message.role) -}}{%- endif -%}",
+        "{%- if not loop.first and turns[loop.index0 - 1].role == 'assistant' -%}",
+        "{{- " + _text(template.separator) + " -}}{%- endif -%}",
+        "{%- if message.role == 'assistant' -%}{{- " + f"{opens} + (message.content or '') + {_text(end)}" + " -}}",
+        "{%- else -%}{{- " + f"{_text(asked)} + message.content + {_text(behind)}" + " -}}{%- endif -%}",
+        "{%- endfor -%}{%- if add_generation_prompt -%}{%- if turns and turns[-1].role == 'assistant' -%}",
+        "{{- " + _text(template.separator) + " -}}{%- endif -%}{{- " + opens + " -}}{%- endif -%}",
+    ]
+
+
+def _in_turn(template: Template, *, end: str) -> list[str]:
+    """Return the part behind the system prompt's choice where a question's text opens its answer."""
+    before, between, behind = template.opening.replace("{system}", "{query}").split("{query}")
+    alone, behind_alone = template.prompt.split("{query}")
+    return [
+        "{%- for message in turns -%}",
+        "{%- if message.role != ('assistant' if loop.index0 % 2 else 'user') -%}",
+        "{{- raise_exception('user and assistant must take turns') -}}{%- endif -%}",
+        "{%- if message.role == 'assistant' -%}{{- (message.content or '') + " + _text(end) + " -}}",
+        "{%- elif loop.first and system -%}",
+        "{{- " + f"{_text(before)} + system + {_text(between)} + message.content + {_text(behind)}" + " -}}",
+        "{%- elif loop.first -%}{{- " + f"{_text(alone)} + message.content + {_text(behind_alone)}" + " -}}",
+        "{%- else -%}{{- " + f"{_text(template.separator + alone)} + message.content + {_text(behind_alone)}" + " -}}",
+        "{%- endif -%}{%- endfor -%}",
+    ]
+
+
+def _text(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def write_talk(folder: Path, talk: Talk) -> None:

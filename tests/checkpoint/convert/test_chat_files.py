@@ -18,7 +18,14 @@ SYSTEM = [{"role": "system", "content": "Be brief {or not}."}]
 QUESTION = [{"role": "user", "content": 'What is an "iterator"\\n{{ x }}?'}]
 ANSWER = [{"role": "assistant", "content": "Something that gives one item after the other."}]
 MORE = [{"role": "user", "content": "And then?"}, {"role": "assistant", "content": "It ends."}]
-CONVERSATIONS = [QUESTION + ANSWER, SYSTEM + QUESTION + ANSWER, QUESTION + ANSWER + MORE]
+IN_TURN = [QUESTION + ANSWER, SYSTEM + QUESTION + ANSWER, QUESTION + ANSWER + MORE]
+DEVELOPER = [{"role": "developer", "content": "Be brief."}]
+ANY_ORDER = [ANSWER + QUESTION + ANSWER, QUESTION + QUESTION + ANSWER, DEVELOPER + QUESTION + ANSWER + ANSWER + QUESTION]
+
+
+def conversations(template: str) -> list[list[dict[str, str]]]:
+    any_order = template in TEMPLATES and TEMPLATES[template].opens
+    return [*IN_TURN, DEVELOPER + QUESTION + ANSWER, *(ANY_ORDER if any_order else [])]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +34,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def preprocess(root: Path, tokenizer: Path, template: str, *options: str) -> tuple[str, Sidecar]:
-    write_rows(root / "x.jsonl", [{"messages": messages} for messages in CONVERSATIONS])
+    write_rows(root / "x.jsonl", [{"messages": messages} for messages in conversations(template)])
     words = ["--tokenizer", str(tokenizer), "--template", template, "--output", str(root / "data"), *options]
     assert main(["preprocess", "sft", str(root / "x.jsonl"), *words]) == 0
     return str(root / "data"), read_sidecar(root / "data")
@@ -54,11 +61,12 @@ def test_the_chat_template_opens_an_answer_with_the_ids_of_the_data(
     prefix, sidecar = preprocess(tmp_path, tokenizer, template, *options)
     loaded, talk = exported(tmp_path, prefix, sidecar)
     ids, roles = open_pair(prefix), open_pair(f"{prefix}.roles")
-    for row, messages in enumerate(CONVERSATIONS):
+    for row, messages in enumerate(conversations(template)):
         start = int(roles[row].nonzero()[0][0])
-        asked = messages[: 2 if messages[0]["role"] == "system" else 1]
-        prompt = loaded.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
-        assert prompt == ids[row][:start].tolist(), (template, row)
+        asked = messages[: [message["role"] for message in messages].index("assistant")]
+        if asked:
+            prompt = loaded.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+            assert prompt == ids[row][:start].tolist(), (template, row)
         whole = loaded.apply_chat_template(messages, tokenize=False)
         assert whole == loaded.decode(ids[row], skip_special_tokens=False)
     end = int(ids[0][roles[0] == END][0])
