@@ -1,5 +1,6 @@
 """The two ways a command may fail, and the exit status of each."""
 
+from pathlib import Path
 from typing import Any
 
 
@@ -25,6 +26,21 @@ def counted(number: int, noun: str) -> str:
     then   "1 row"        "1,000 rows"
     """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+LFS_POINTER = b"version https://git-lfs"
+
+
+def refuse_pointer(path: Path) -> None:
+    """Refuse a file of a repository that was cloned without Git LFS: a few lines of text where the data should be.
+
+    Raises:
+        UserError: the file is such a pointer.
+    """
+    if path.is_file():
+        with path.open("rb") as stream:
+            if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise UserError(f"{path} is a Git LFS pointer, not the data: fetch it with `git lfs pull`")
 
 
 def first_line(error: BaseException) -> str:

@@ -108,6 +108,8 @@ def run(args: argparse.Namespace) -> int:
         near = difflib.get_close_matches(args.suite, [*SUITES, "all"], n=1)
         hint = f"; did you mean '{near[0]}'?" if near else "."
         raise UserError(f"there is no suite '{args.suite}'{hint} Suites: {', '.join(SUITES)}, all")
+    if args.suite == "all" and args.tasks:
+        raise UserError(f"--tasks {args.tasks}: tasks belong to one suite; name it in place of 'all'")
     every = [
         name
         for name, suite in SUITES.items()

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--date",
-        type=datetime.date.fromisoformat,
+        type=_date,
         metavar="YYYY-MM-DD",
         help="the date that a chat template writes which asks for it (default: today, or that of the run to resume)",
     )
@@ -130,3 +130,10 @@ def parse_columns(text: str) -> dict[str, str]:
             raise UserError(f"--columns is {text!r}, expected WHAT=KEY,WHAT=KEY such as question=prompt,answer=reply")
         columns[what] = key
     return columns
+
+
+def _date(text: str) -> datetime.date:
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a day (YYYY-MM-DD): {error}") from None

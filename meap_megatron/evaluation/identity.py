@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from meap_megatron.errors import UserError
+from meap_megatron.errors import UserError, refuse_pointer
 from meap_megatron.version import __version__
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.index.json")
@@ -39,6 +39,8 @@ def check_model(folder: Path) -> None:
         raise UserError(
             f"model {folder} has no tokenizer; put tokenizer.json and tokenizer_config.json beside the weights"
         )
+    for path in folder.iterdir():
+        refuse_pointer(path)
 
 
 def hash_files(folder: Path, patterns: tuple[str, ...]) -> dict[str, str]:

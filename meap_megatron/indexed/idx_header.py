@@ -16,7 +16,7 @@ import dataclasses
 import struct
 from pathlib import Path
 
-from meap_megatron.errors import UserError
+from meap_megatron.errors import UserError, refuse_pointer
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -65,6 +65,7 @@ def read_header(path: Path) -> IndexHeader:
     if len(start) < HEADER_BYTES:
         raise UserError(f"{path} has {len(start)} bytes, an index has at least {HEADER_BYTES}: it was truncated")
     if not start.startswith(MAGIC):
+        refuse_pointer(path)
         raise UserError(f"{path} starts with {start[:9]!r}, an index starts with {MAGIC!r}: this is no Megatron index")
     version, code, num_sequences, num_document_indices = struct.unpack_from("<QBQQ", start, 9)
     if version != VERSION:

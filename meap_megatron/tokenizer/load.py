@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meap_megatron.errors import UserError
+from meap_megatron.errors import UserError, refuse_pointer
 from meap_megatron.indexed.sidecar import TokenizerInfo
 from meap_megatron.tokenizer.files import read_tokenizer_files
 from meap_megatron.tokenizer.parsed import keep
@@ -75,6 +75,8 @@ def load_tokenizer(
     Raises:
         UserError: nothing is there, it is no tokenizer, or a named token is not in its vocabulary.
     """
+    if not mask_token.strip():
+        raise UserError(f"the mask token {mask_token!r} (--mask-token) has no visible character; give one such as [MASK]")
     path = Path(source)
     if not path.exists():
         raise UserError(
@@ -141,6 +143,7 @@ def _parse(definition: str, path: Path) -> "Tokenizer":
     try:
         return Tokenizer.from_str(definition)
     except Exception as error:
+        refuse_pointer(path / "tokenizer.json" if path.is_dir() else path)
         raise UserError(f"tokenizer {path} is not a tokenizer.json of Hugging Face tokenizers: {error}") from None
 
 

@@ -19,6 +19,8 @@ def test_a_mask_token_that_exists_keeps_its_id(word_tokenizer: Path, tmp_path: P
     assert (info.mask_id, info.vocab_size, info.mask_token) == (6, 7, "d")
     with pytest.raises(UserError, match="is its BOS"):
         load_tokenizer(word_tokenizer, mask_token="</s>")
+    with pytest.raises(UserError, match="has no visible character"):
+        load_tokenizer(word_tokenizer, mask_token="")
 
 
 def test_the_saved_tokenizer_is_the_same_tokenizer(word_tokenizer: Path, llama_model: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from meap_megatron.checkpoint.convert import rope
 from meap_megatron.checkpoint.convert.families import FAMILIES, HARMLESS, OTHER_MODELS, Family
 from meap_megatron.checkpoint.convert.spec import ModelSpec
 from meap_megatron.checkpoint.folder import TRACKER
-from meap_megatron.errors import UserError
+from meap_megatron.errors import UserError, refuse_pointer
 
 SIZES = {
     "num_layers": "num_hidden_layers",
@@ -41,6 +41,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder} is not a Hugging Face model: {what_it_is(folder)}") from None
     except (OSError, ValueError) as error:
+        refuse_pointer(path)
         raise UserError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(config, dict):
         raise UserError(f"{path} is not a JSON object")
@@ -68,8 +69,9 @@ def what_it_is(folder: Path) -> str:
         )
     if {TRACKER, "iter_0000000"} & set(names) or any(name.startswith("iter_") for name in names):
         return "it holds checkpoints of Megatron; `meap convert export` makes a Hugging Face folder of one"
-    inner = [name for name in names if (folder / name / "config.json").is_file()]
-    hint = f"; {folder / inner[0]} has one" if inner else ""
+    # One folder below, or where huggingface_hub keeps what it fetched: models--ORG--NAME/snapshots/COMMIT.
+    inner = sorted(path.parent for pattern in ("*", "snapshots/*") for path in folder.glob(f"{pattern}/config.json"))
+    hint = f"; {inner[0]} has one" if inner else ""
     return f"it holds no config.json{hint}"
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from meap_megatron.errors import UserError
+from meap_megatron.errors import UserError, refuse_pointer
 
 DTYPES = {
     "F64": torch.float64,
@@ -56,6 +56,7 @@ def read_header(path: Path) -> tuple[dict[str, Place], dict[str, str]]:
             head = stream.read(8)
             length = struct.unpack("<Q", head)[0] if len(head) == 8 else -1
             if not 0 <= length <= min(HEADER_LIMIT, size - 8):
+                refuse_pointer(path)
                 raise UserError(f"{path} is truncated or no safetensors file: {size:,} bytes, a header of {length:,}")
             header = json.loads(stream.read(length))
     except OSError as error:

@@ -28,7 +28,7 @@ from meap_megatron.checkpoint.convert.megatron_config import recipe_settings, sp
 from meap_megatron.checkpoint.convert.megatron_files import open_checkpoint
 from meap_megatron.checkpoint.convert.record import ADAPTER, read_record
 from meap_megatron.checkpoint.convert.spec import ModelSpec, differences
-from meap_megatron.errors import RunError, UserError
+from meap_megatron.errors import RunError, UserError, first_line
 from meap_megatron.layer_pattern import of_blocks
 from meap_megatron.memory import free_memory
 
@@ -223,13 +223,19 @@ def hf_logits(folder: Path, *, layers: int, sequences: list[dict[str, Any]]) -> 
                 if path.name != ADAPTER:
                     (Path(bare) / path.name).symlink_to(path)
             return hf_logits(Path(bare), layers=layers, sequences=sequences)
-    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    config.num_hidden_layers = layers
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:layers]
-    model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, config=config, dtype=torch.float32, local_files_only=True
-    ).eval()
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        config.num_hidden_layers = layers
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[:layers]
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=torch.float32, local_files_only=True
+        ).eval()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"transformers cannot load {folder}, with which the result is compared ({type(error).__name__}: "
+            f"{first_line(error)}); correct its config.json, or convert it with --skip-verification"
+        ) from error
     results = []
     for sequence in sequences:
         seen: list[torch.Tensor] = []

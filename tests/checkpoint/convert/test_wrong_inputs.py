@@ -133,7 +133,8 @@ def test_an_adapter_beside_the_weights(broken: Path, tmp_path: Path, capsys: pyt
         (["adapter_config.json", "adapter_model.safetensors"], "a LoRA adapter"),
         (["params.json", "consolidated.safetensors"], "original layout of Mistral or Meta"),
         (["latest_checkpointed_iteration.txt"], "`meap convert export`"),
-        (["inner/config.json"], "has one"),
+        (["inner/config.json"], "inner has one"),
+        (["refs/main", "snapshots/4e20/config.json"], "snapshots/4e20 has one"),
         ([], "no config.json"),
     ],
 )
@@ -143,9 +144,26 @@ def test_a_folder_without_a_config_is_called_what_it_is(
     folder = tmp_path / "hf"
     folder.mkdir()
     for name in names:
-        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"{}")
     assert message in refused(capsys, folder)
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 8268560\n"
+
+
+@pytest.mark.parametrize("name", ["config.json", "model-00001-of-00003.safetensors", "tokenizer.json"])
+def test_a_file_that_git_lfs_has_not_fetched(broken: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    victim = next(iter(sorted(broken.glob("*.safetensors")))) if name.startswith("model") else broken / name
+    victim.write_text(POINTER)
+    said = refused(capsys, broken, "--add-mask-token")
+    assert f"{victim} is a Git LFS pointer, not the data: fetch it with `git lfs pull`" in said
+
+
+def test_a_folder_that_transformers_cannot_load(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit(broken, auto_map=None)
+    said = refused(capsys, broken)
+    assert f"transformers cannot load {broken}" in said and "--skip-verification" in said
 
 
 def test_shards_without_their_index(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
