@@ -76,7 +76,9 @@ def load_tokenizer(
         UserError: nothing is there, it is no tokenizer, or a named token is not in its vocabulary.
     """
     if not mask_token.strip():
-        raise UserError(f"the mask token {mask_token!r} (--mask-token) has no visible character; give one such as [MASK]")
+        raise UserError(
+            f"the mask token {mask_token!r} (--mask-token) has no visible character; give one such as [MASK]"
+        )
     path = Path(source)
     if not path.exists():
         raise UserError(

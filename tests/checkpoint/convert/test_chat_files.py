@@ -20,7 +20,11 @@ ANSWER = [{"role": "assistant", "content": "Something that gives one item after 
 MORE = [{"role": "user", "content": "And then?"}, {"role": "assistant", "content": "It ends."}]
 IN_TURN = [QUESTION + ANSWER, SYSTEM + QUESTION + ANSWER, QUESTION + ANSWER + MORE]
 DEVELOPER = [{"role": "developer", "content": "Be brief."}]
-ANY_ORDER = [ANSWER + QUESTION + ANSWER, QUESTION + QUESTION + ANSWER, DEVELOPER + QUESTION + ANSWER + ANSWER + QUESTION]
+ANY_ORDER = [
+    ANSWER + QUESTION + ANSWER,
+    QUESTION + QUESTION + ANSWER,
+    DEVELOPER + QUESTION + ANSWER + ANSWER + QUESTION,
+]
 
 
 def conversations(template: str) -> list[list[dict[str, str]]]:
