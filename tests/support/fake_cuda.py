@@ -1,8 +1,8 @@
 """Build Megatron's configuration for `device=cuda` on a machine without a GPU, and print what came out as JSON.
 
-    python -m tests.support.fake_cuda absent|present|broken FLAG... [:: FLAG...]
+    python -m tests.support.fake_cuda absent|present|broken [NAME=VALUE]... FLAG... [:: ...]
 
-Every command line (`::` is between two) gets a line of its own.
+Every command line (`::` is between two) gets a line of its own; its first words may be variables of the environment.
 
 The questions to the driver are answered as an H100 would. Transformer Engine is absent, or present as a package of empty
 classes that Megatron's import accepts (nothing of it computes), or broken: a library of it is missing.
@@ -13,6 +13,7 @@ import importlib.abc
 import importlib.machinery
 import itertools
 import json
+import os
 import sys
 import types
 from typing import Any
@@ -76,9 +77,14 @@ def main(engine: str, argv: list[str]) -> None:
     if engine != "absent":
         sys.meta_path.insert(0, Engine(broken=engine == "broken"))
     answer_for_cuda()
-    for is_line, words in itertools.groupby(argv, "::".__ne__):
+    environ = dict(os.environ)
+    for is_line, line in itertools.groupby(argv, "::".__ne__):
         if is_line:
-            show(list(words))
+            words = list(line)
+            flags = [*itertools.dropwhile(lambda word: not word.startswith("--"), words)]
+            os.environ.clear()
+            os.environ.update(environ | dict(word.split("=", 1) for word in words[: len(words) - len(flags)]))
+            show(flags)
 
 
 def show(argv: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 The command does what it would do in a process of its own (environment, folder, streams, signals, exit status are its
 own); only the imports are shared. `python -m tests.support.warm` is the server, `WarmProcess` the client's side.
+The Megatron that `meap convert` starts to verify a conversion is such a fork too: `verify_warm`.
 """
 
 import atexit
@@ -15,16 +16,19 @@ import subprocess
 import sys
 import time
 import traceback
+import types
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 ROOT = Path(__file__).resolve().parents[2]
+LOGITS = "meap_megatron.training.logits"
+"""What `meap convert` starts with `python -m`."""
 
 
 class WarmProcess:
-    """A running `meap` command; the part of `subprocess.Popen` that tests use."""
+    """A running `meap` command, or `LOGITS` and its argument; the part of `subprocess.Popen` that tests use."""
 
     def __init__(
         self, words: list[str], *, environ: dict[str, str], stdout: int, stderr: IO[Any] | int, cwd: Path = ROOT
@@ -75,10 +79,30 @@ class WarmProcess:
         if self.poll() is None:
             os.kill(self.pid, number)
 
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+
+def verify_warm() -> None:
+    """Let the conversions of this process find Megatron imported when they verify."""
+    from meap_megatron.checkpoint.convert import verifying
+
+    def start(command: list[str], *, stdout: IO[Any], stderr: IO[Any]) -> WarmProcess:
+        return WarmProcess(command[2:], environ=dict(os.environ), stdout=stdout.fileno(), stderr=stderr)
+
+    vars(verifying)["subprocess"] = types.SimpleNamespace(Popen=start)
+
+
+forked_from: list[str] = []
+"""In a server and its forks: its address."""
+
 
 @cache
 def server() -> str:
-    """Start this test process's own server at its first use; return the address."""
+    """Start this test process's own server at its first use, unless this is a fork of one; return the address."""
+    if forked_from:
+        return forked_from[0]
     address = f"\0meap-tests-{os.getpid()}-{time.monotonic_ns()}"
     lifeline, kept = os.pipe()  # the server ends when `kept` closes, however this process ends
     command = [sys.executable, "-m", "tests.support.warm", address[1:], str(lifeline)]
@@ -107,6 +131,7 @@ def serve(address: str, lifeline: int) -> None:
     runtime.set_thread_policy()
     before_forks()
 
+    forked_from.append(address)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen(16)
@@ -157,8 +182,14 @@ def be(request: dict[str, Any], streams: list[int], *, close: list[int]) -> None
 
 
 def _main(words: list[str]) -> int:
+    if words[0] == LOGITS:
+        from meap_megatron.training import logits
+
+        return logits.main(words[1])
     from meap_megatron.cli.main import main
 
+    if words[0] == "convert":
+        verify_warm()
     return main(words)
 
 

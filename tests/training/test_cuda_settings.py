@@ -28,26 +28,28 @@ FLAGS = (
 H100 = "NVIDIA H100 80GB HBM3"
 
 
-def configuration(engine: str, *flags: str, **environ: str) -> dict:
-    return configurations(engine, *FLAGS, *flags, **environ)[-1]
-
-
-def configurations(engine: str, *argv: str, **environ: str) -> list[dict]:
+def configurations(engine: str, *lines: list[str]) -> list[dict]:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.fake_cuda", engine, *argv],
+        [sys.executable, "-m", "tests.support.fake_cuda", engine, *(word for line in lines for word in ("::", *line))],
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env=os.environ | environ,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-def test_without_transformer_engine_no_fused_kernel_of_it_is_asked_for() -> None:
-    # SLURM's --gpus-per-task=1: the fourth task of a node sees one GPU.
-    built = configuration("absent", "--bf16", LOCAL_RANK="3")
+def test_without_transformer_engine_no_fused_kernel_of_it_is_asked_for_and_what_only_it_can_do_is_refused() -> None:
+    rank = ["WORLD_SIZE=2", "RANK=0", *FLAGS, "--bf16"]
+    built, fp8, context, packed = configurations(
+        "absent",
+        # SLURM's --gpus-per-task=1: the fourth task of a node sees one GPU.
+        ["LOCAL_RANK=3", *FLAGS, "--bf16"],
+        [*rank, "--fp8-format=hybrid", "--fp8-recipe=tensorwise"],
+        [*rank, "--context-parallel-size=2"],
+        [*rank, "--dataloader-inter-document-masking", "--tensor-model-parallel-size=2", "--sequence-parallel"],
+    )
     assert built == {
         "transformer_impl": "local",
         "apply_rope_fusion": False,
@@ -61,32 +63,12 @@ def test_without_transformer_engine_no_fused_kernel_of_it_is_asked_for() -> None
         "fp8_recipe": "delayed",
         "layers": "meap_megatron.training.torch_layers",
     }
+    assert "FP8 (tensorwise) needs a GPU and Transformer Engine" in fp8["refused"]
+    assert "context_parallel_size=2 needs Transformer Engine" in context["refused"]
+    assert packed["layers"] == "meap_megatron.training.torch_layers"
 
 
-@pytest.mark.parametrize(
-    ("flags", "what"),
-    [
-        (
-            ["--bf16", "--fp8-format=hybrid", "--fp8-recipe=tensorwise"],
-            r"FP8 (tensorwise) needs a GPU and Transformer Engine",
-        ),
-        (["--bf16", "--context-parallel-size=2"], "context_parallel_size=2 needs Transformer Engine"),
-    ],
-)
-def test_without_transformer_engine_what_only_it_can_do_is_refused_in_one_sentence(
-    flags: list[str], what: str
-) -> None:
-    assert what in configuration("absent", *flags, WORLD_SIZE="2", RANK="0")["refused"]
-
-
-def test_without_transformer_engine_packed_rows_and_sequence_parallel_are_taken() -> None:
-    flags = "--bf16 --dataloader-inter-document-masking --tensor-model-parallel-size=2 --sequence-parallel".split()
-    built = configuration("absent", *flags, WORLD_SIZE="2", RANK="0")
-    assert built["layers"] == "meap_megatron.training.torch_layers"
-
-
-def test_with_transformer_engine_its_kernels_are_used() -> None:
-    built = configuration("present", "--bf16")
+def check_kernels(built: dict) -> None:
     assert built["transformer_impl"] == "transformer_engine"
     assert built["apply_rope_fusion"] and built["persist_layer_norm"] and built["masked_softmax_fusion"]
     assert built["gradient_accumulation_fusion"], "without Apex, through Transformer Engine's matrix product"
@@ -94,15 +76,16 @@ def test_with_transformer_engine_its_kernels_are_used() -> None:
     assert built["layers"] != "meap_megatron.training.torch_layers"
 
 
-def test_every_cell_that_gpu_check_measures_can_be_configured() -> None:
+def test_with_transformer_engine_its_kernels_are_used_and_every_cell_of_gpu_check_can_be_configured() -> None:
     keywords = [check.run.keywords for name, check in CHECKS.items() if name.startswith("throughput")]
     cells = [(one["size"], one["precision"]) for one in keywords] + [("0.1b", "fp8-blockwise")]
-    argv = []
+    lines = [[*FLAGS, "--bf16"]]
     for size, precision in cells:
         mock = ["data_path=null", "mock_data=true", "tokenizer_type=NullTokenizer", "vocab_size=32000"]
         recipe = load(str(speed.recipe(size, "meap")), [*speed.overrides(size), f"precision={precision}", *mock])
-        argv += ["::", *fitted(recipe, "cuda")[0].command_line(read_flags())]
-    built = configurations("present", *argv)
+        lines.append(fitted(recipe, "cuda")[0].command_line(read_flags()))
+    plain, *built = configurations("present", *lines)
+    check_kernels(plain)
     recipes = {"bf16": None, "fp8-tensorwise": "tensorwise", "fp8-delayed": "delayed", "fp8-blockwise": "blockwise"}
     for (size, precision), one in zip(cells, built, strict=True):
         assert "refused" not in one, (size, precision, one)
@@ -112,11 +95,12 @@ def test_every_cell_that_gpu_check_measures_can_be_configured() -> None:
 
 
 def test_with_the_jit_fuser_disabled_nothing_of_megatron_is_compiled() -> None:
-    assert configuration("absent", "--bf16", "--disable-jit-fuser")["compiled"] is False
+    assert configurations("absent", [*FLAGS, "--bf16", "--disable-jit-fuser"])[0]["compiled"] is False
 
 
 def test_an_engine_that_cannot_be_loaded_is_refused_in_its_own_words() -> None:
-    refused = configuration("broken", "--bf16")["refused"]
+    (broken,) = configurations("broken", [*FLAGS, "--bf16"])
+    refused = broken["refused"]
     assert "installed but cannot be loaded (OSError: libcublasLt.so.13: cannot open shared object file)" in refused
     assert "transformer_impl=local" in refused
 
