@@ -3,8 +3,6 @@
 import json
 import math
 import shlex
-import subprocess
-import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -14,29 +12,16 @@ from meap_megatron.demo import retrieval, stages
 from meap_megatron.demo.screen import Screen
 from meap_megatron.demo.sizes import QUICK
 from meap_megatron.training.metrics import read_metrics
+from tests.support.runs import meap
 
 STEPS = 8
-
-
-def meap(*words, cwd):
-    """Run the console script in a process of its own and return what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "meap_megatron.cli.main", *words],
-        cwd=cwd,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=570,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """Return (folder in which the demo was started, its output, its folder)."""
     folder = tmp_path_factory.mktemp("demo verb")  # with a space: commands on the page must survive it
-    said = meap("demo", "--quick", "--steps", str(STEPS), "--out", "my demo", cwd=folder)
+    said = meap("demo", "--quick", "--steps", str(STEPS), "--out", "my demo", cwd=folder).stdout
     return folder, said, folder / "my demo"
 
 
@@ -182,14 +167,7 @@ def test_the_command_to_go_on_with_is_one_that_the_trainer_takes(finished):
     folder, said, _ = finished
     line = next(line for line in said.splitlines() if line.strip().startswith("meap train"))
     assert "'my demo/recipes/meap.yaml'" in line
-    printed = subprocess.run(
-        [sys.executable, "-m", "meap_megatron.cli.main", *shlex.split(line)[1:], "--dry-run"],
-        cwd=folder,
-        text=True,
-        capture_output=True,
-        timeout=120,
-    )
-    assert printed.returncode == 0, printed.stderr
+    printed = meap(*shlex.split(line)[1:], "--dry-run", cwd=folder)
     assert "--meap-mask-ratio=0.15" in printed.stdout and "--data-path data/mine" in printed.stdout
 
 

@@ -2,9 +2,10 @@
 
 import pytest
 
-from tests.support.warm import verify_warm
+from meap_megatron.checkpoint.convert import verifying
+from tests.support.warm import start_warm
 
 
 @pytest.fixture(autouse=True, scope="session")
 def warm_verification() -> None:
-    verify_warm()
+    start_warm(verifying)

@@ -111,6 +111,11 @@ def test_a_checkpoint_holds_the_same_tensors_on_every_layout(task: Task, optimiz
 @each_optimizer
 @each_layout
 def test_a_run_goes_on_from_the_checkpoint_of_another_layout(task: Task, optimizer: str, layout: str) -> None:
+    assert_continues(task, optimizer, layout)
+
+
+def assert_continues(task: Task, optimizer: str, layout: str) -> None:
+    """Take the last 10 steps from the checkpoint of the layout's neighbour, and compare them with one process."""
     source = task.run(RING[layout], optimizer)
     run = task.train(
         f"{layout}_{optimizer}_resharded",

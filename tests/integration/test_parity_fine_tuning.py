@@ -4,9 +4,10 @@ import pytest
 
 from tests.integration.parity import (  # noqa: F401
     Task,
+    assert_continues,
+    each_layout,
     test_a_checkpoint_holds_the_same_tensors_on_every_layout,
     test_a_layout_computes_what_one_process_computes,
-    test_a_run_goes_on_from_the_checkpoint_of_another_layout,
     test_every_rank_that_holds_tokens_holds_the_masks_of_one_process,
 )
 from tests.support.conversations import docstring_rows, write_alpaca, write_chat_tokenizer
@@ -24,3 +25,9 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     meap("preprocess", "sft", root / "alpaca.json", *words, "--output", root / "data")
     settings = "seq_length=224 max_position_embeddings=224 global_batch_size=4 micro_batch_size=1 split=98,2,0".split()
     return Task(root, "tiny_cpu_sft_meap.yaml", settings)
+
+
+@each_layout
+def test_a_run_goes_on_from_the_checkpoint_of_another_layout(task: Task, layout: str) -> None:
+    # The checkpoints are those of pre-training, which continues with both optimizers.
+    assert_continues(task, "distributed", layout)

@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from meap_megatron.launch import runtime
+from meap_megatron.launch.ranks import import_once
 from meap_megatron.training import platform
 
 STEPS = 2
@@ -83,6 +84,7 @@ def main(folder: str, words: list[str]) -> int:
     """Run all parts one after the other; return the first status that is not 0."""
     runtime.set_thread_policy()
     platform.prepare("cpu")
+    import_once()
     lists: list[list[str]] = [[]]
     for word in words:
         lists.append([]) if word == "--" else lists[-1].append(word)

@@ -18,7 +18,7 @@ from tests.support.warm import WarmProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "examples" / "recipes"
-WARM_VERBS = ("train", "convert", "generate", "chat", "show", "cache")
+WARM_VERBS = ("train", "convert", "generate", "chat", "show", "cache", "demo")
 TINY = (
     "num_layers=4 hidden_size=64 ffn_hidden_size=176 seq_length=64 max_position_embeddings=64 "
     "global_batch_size=8 micro_batch_size=4 eval_iters=1"

@@ -2,11 +2,12 @@
 
 The command does what it would do in a process of its own (environment, folder, streams, signals, exit status are its
 own); only the imports are shared. `python -m tests.support.warm` is the server, `WarmProcess` the client's side.
-The Megatron that `meap convert` starts to verify a conversion is such a fork too: `verify_warm`.
+The processes that `meap convert` and `meap demo` start are such forks too: `start_warm`.
 """
 
 import atexit
 import contextlib
+import importlib
 import json
 import os
 import select
@@ -31,20 +32,23 @@ class WarmProcess:
     """A running `meap` command, or `LOGITS` and its argument; the part of `subprocess.Popen` that tests use."""
 
     def __init__(
-        self, words: list[str], *, environ: dict[str, str], stdout: int, stderr: IO[Any] | int, cwd: Path = ROOT
+        self,
+        words: list[str],
+        *,
+        environ: dict[str, str],
+        stdout: IO[Any] | int,
+        stderr: IO[Any] | int,
+        cwd: Path = ROOT,
     ) -> None:
         self.returncode: int | None = None
-        self.stderr: IO[str] | None = None
-        if stderr == subprocess.PIPE:
-            read, write = os.pipe()
-            self.stderr = os.fdopen(read)
-        else:
-            write = os.dup(stderr if isinstance(stderr, int) else stderr.fileno())
+        out, self.stdout = _open(stdout)
+        write, self.stderr = (os.dup(out), None) if stderr == subprocess.STDOUT else _open(stderr)
         self._connection = socket.socket(socket.AF_UNIX)
         self._connection.connect(server())
         request = json.dumps({"words": words, "environ": environ, "cwd": str(cwd)}).encode()
-        socket.send_fds(self._connection, [len(request).to_bytes(4, "little")], [stdout, write])
+        socket.send_fds(self._connection, [len(request).to_bytes(4, "little")], [out, write])
         self._connection.sendall(request)
+        os.close(out)
         os.close(write)
         self.pid = self._read_number()
 
@@ -79,19 +83,37 @@ class WarmProcess:
         if self.poll() is None:
             os.kill(self.pid, number)
 
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
     def kill(self) -> None:
         """Send SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
 
-def verify_warm() -> None:
-    """Let the conversions of this process find Megatron imported when they verify."""
-    from meap_megatron.checkpoint.convert import verifying
+def _open(stream: IO[Any] | int) -> tuple[int, IO[str] | None]:
+    """Return a descriptor to write to, and what reads the other end if it is a pipe."""
+    if stream == subprocess.PIPE:
+        read, write = os.pipe()
+        return write, os.fdopen(read)
+    return os.dup(stream if isinstance(stream, int) else stream.fileno()), None
 
-    def start(command: list[str], *, stdout: IO[Any], stderr: IO[Any]) -> WarmProcess:
-        return WarmProcess(command[2:], environ=dict(os.environ), stdout=stdout.fileno(), stderr=stderr)
 
-    vars(verifying)["subprocess"] = types.SimpleNamespace(Popen=start)
+def start_warm(module: types.ModuleType) -> None:
+    """Let what a module of the package starts with `python -m` be such forks, in this process."""
+
+    def popen(command: list[str], *, stdout: Any, stderr: Any, env: dict[str, str] | None = None, **_: Any) -> Any:
+        words = command[command.index("-m") + 1 :]
+        return WarmProcess(
+            words[1:] if words[0] == "meap_megatron.cli.main" else words,
+            environ=dict(env or os.environ),
+            stdout=stdout,
+            stderr=stderr,
+            cwd=Path.cwd(),
+        )
+
+    vars(module)["subprocess"] = types.SimpleNamespace(**vars(subprocess) | {"Popen": popen})
 
 
 forked_from: list[str] = []
@@ -189,7 +211,9 @@ def _main(words: list[str]) -> int:
     from meap_megatron.cli.main import main
 
     if words[0] == "convert":
-        verify_warm()
+        start_warm(importlib.import_module("meap_megatron.checkpoint.convert.verifying"))
+    if words[0] == "demo":
+        start_warm(importlib.import_module("meap_megatron.demo.arms"))
     return main(words)
 
 
