@@ -100,12 +100,16 @@ def _open(stream: IO[Any] | int) -> tuple[int, IO[str] | None]:
     return os.dup(stream if isinstance(stream, int) else stream.fileno()), None
 
 
-def start_warm(module: types.ModuleType) -> None:
-    """Let what a module of the package starts with `python -m` be such forks, in this process."""
+class WarmPopen(WarmProcess):
+    """What `subprocess.Popen` starts with `python -m`, as such a fork."""
 
-    def popen(command: list[str], *, stdout: Any, stderr: Any, env: dict[str, str] | None = None, **_: Any) -> Any:
+    __class_getitem__ = classmethod(types.GenericAlias)
+
+    def __init__(
+        self, command: list[str], *, stdout: Any, stderr: Any, env: dict[str, str] | None = None, **_: Any
+    ) -> None:
         words = command[command.index("-m") + 1 :]
-        return WarmProcess(
+        super().__init__(
             words[1:] if words[0] == "meap_megatron.cli.main" else words,
             environ=dict(env or os.environ),
             stdout=stdout,
@@ -113,7 +117,10 @@ def start_warm(module: types.ModuleType) -> None:
             cwd=Path.cwd(),
         )
 
-    vars(module)["subprocess"] = types.SimpleNamespace(**vars(subprocess) | {"Popen": popen})
+
+def start_warm(module: types.ModuleType) -> None:
+    """Let a module of the package start its commands so, in this process."""
+    vars(module)["subprocess"] = types.SimpleNamespace(**vars(subprocess) | {"Popen": WarmPopen})
 
 
 forked_from: list[str] = []
