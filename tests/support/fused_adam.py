@@ -11,8 +11,7 @@ import sys
 from typing import Any
 
 from meap_megatron.launch import runtime
-from meap_megatron.launch.ranks import import_once
-from meap_megatron.training import platform
+from meap_megatron.training.pretrain import before_forks
 
 STEPS = 2
 
@@ -83,8 +82,7 @@ def runs(folder: str, number: int, flags: list[str]) -> list[tuple[list[str], bo
 def main(folder: str, words: list[str]) -> int:
     """Run all parts one after the other; return the first status that is not 0."""
     runtime.set_thread_policy()
-    platform.prepare("cpu")
-    import_once()
+    before_forks()
     lists: list[list[str]] = [[]]
     for word in words:
         lists.append([]) if word == "--" else lists[-1].append(word)
