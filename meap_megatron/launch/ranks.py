@@ -63,10 +63,16 @@ def _run(argv: list[str], environment: Mapping[str, str], trainer: str, launcher
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal; the launcher tells the ranks itself
     end_with(launcher)
     os.environ.update(environment)
+    status: int | str | None
     try:
-        sys.exit(importlib.import_module(trainer).main(argv))
+        status = importlib.import_module(trainer).main(argv)
     except KeyboardInterrupt:
-        sys.exit(130)
+        status = 130
+    except SystemExit as stop:
+        # Its traceback holds the loaders. Their workers ignore SIGTERM (Megatron's worker_init_fn), so that
+        # multiprocessing, which ends processes with it and then waits for them, would wait for ever.
+        status = stop.code
+    sys.exit(status)
 
 
 def end_with(launcher: int) -> None:

@@ -1,5 +1,6 @@
 """The dataset provider: Megatron's arguments in, train, validation and test datasets out."""
 
+import atexit
 import gc
 from collections.abc import Callable
 from functools import partial
@@ -49,6 +50,8 @@ def make_provider(
             # shares with this process since the fork (docs/benchmarks/soak.md).
             gc.collect()
             gc.freeze()
+            # Frozen cycles outlive the interpreter: Triton's bindings would report all that they still hold as leaked.
+            atexit.register(gc.unfreeze)
         return datasets
 
     provider.is_distributed = True  # type: ignore[attr-defined]

@@ -6,7 +6,6 @@ takes Megatron's own command line. On a machine without a GPU the flags that a C
 sidecar, tokenizer and vocabulary size need not be given. `main` is what `meap train` calls.
 """
 
-import atexit
 import contextlib
 import importlib
 import os
@@ -86,13 +85,6 @@ def output_to(path: Path | None) -> Iterator[TextIO]:
         for descriptor in (saved_out, saved_err, log):
             os.close(descriptor)
         screen.close()
-
-
-def last_words_to(log: Path) -> None:
-    """Send what libraries say while the interpreter is taken down to the log: Triton lists objects that it still holds."""
-    with contextlib.suppress(OSError):
-        sys.stderr.flush()
-        os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), 2)
 
 
 def settled(argv: list[str], *, rank: str) -> list[str]:
@@ -240,8 +232,6 @@ def logged(argv: list[str], *, rank: str, debug: bool) -> int:
         UserError, RunError: on every rank, if the log of one cannot be written.
     """
     log = log_path(argv)
-    if log is not None:
-        atexit.register(last_words_to, log)
     failure: UserError | RunError | None = None
     with contextlib.ExitStack() as output:
         screen = roll_call().everyone("log", lambda: output.enter_context(output_to(log)))

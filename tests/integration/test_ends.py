@@ -81,7 +81,7 @@ def test_the_data_of_a_step_is_skipped_as_the_message_for_a_loss_that_is_not_fin
 
 
 def test_exit_interval_ends_quietly_and_says_what_is_saved(data: Path, tmp_path: Path) -> None:
-    done = run(data, tmp_path, "train_iters=9", "exit_interval=3")
+    done = run(data, tmp_path, "train_iters=9", "exit_interval=3", "num_workers=1")
     assert done.stderr == ""
     saved = f"saved {tmp_path / 'iter_0000003'}; the same command continues from there"
     assert done.stdout.splitlines()[-1] == f"meap: stopped after step 3 of 9 (exit_interval=3); {saved}"
@@ -93,7 +93,8 @@ def test_a_run_outside_slurm_saves_when_it_is_told_to_end(
     data: Path, tmp_path: Path, number: int, processes: int
 ) -> None:
     words = [*TINY, *CONSTANT, f"data_path={data}", f"save={tmp_path}", "train_iters=100000", "device=cpu"]
-    process = start("train", RECIPES / RECIPE, *words, "save_interval=100000", f"nproc={processes}")
+    words += ["save_interval=100000", f"nproc={processes}", "num_workers=1"]
+    process = start("train", RECIPES / RECIPE, *words)
     wait_for_step(tmp_path / "metrics.jsonl", 2)
     os.killpg(process.pid, number)  # as a terminal does: launcher and ranks
     _, said = process.communicate(timeout=120)
