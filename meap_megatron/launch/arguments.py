@@ -207,8 +207,6 @@ def check(args: Any) -> None:
             )
     if args.dataloader_type == "external":
         external_loader.check(args)
-    if args.mtp_num_layers:
-        raise UserError("--mtp-num-layers: multi-token prediction is not wired into the MEAP step; leave it out")
     on_cpu = args.meap_device == "cpu" or args.transformer_impl == "local"
     if args.dataloader_inter_document_masking and on_cpu and "G" in (args.hybrid_layer_pattern or ""):
         raise UserError(

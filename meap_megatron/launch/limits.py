@@ -36,7 +36,7 @@ NAMES: dict[Limit, str] = {
         "log_interval tensorboard_log_interval exit_interval exit_duration_in_mins lr_decay_iters lr_decay_samples "
         "tensor_model_parallel_size pipeline_model_parallel_size context_parallel_size expert_model_parallel_size "
         "num_layers_per_virtual_pipeline_stage num_virtual_stages_per_pipeline_rank recompute_num_layers "
-        "num_dataset_builder_threads distributed_timeout_minutes meap_span_length iterations_to_skip"
+        "num_dataset_builder_threads moe_latent_size distributed_timeout_minutes meap_span_length iterations_to_skip"
     ),
     AT_LEAST_0: (
         "eval_iters num_workers nproc lr_warmup_iters lr_warmup_samples lr_warmup_init min_lr weight_decay "

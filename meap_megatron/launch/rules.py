@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from meap_megatron.errors import UserError
-from meap_megatron.launch import data_rules, limits, parallelism, pattern_rules
+from meap_megatron.launch import data_rules, limits, parallelism, pattern_rules, switches
 from meap_megatron.launch.named_settings import Settings
 from meap_megatron.masking.corruption import Corruption
 from meap_megatron.masking.loss import LossOn
@@ -61,6 +61,7 @@ def findings(settings: Settings, *, world: int | None) -> list[str]:
         *of_length(settings),
         *of_schedule(settings),
         *of_switches(settings),
+        *switches.findings(settings),
         *of_recompute(settings),
         *of_writers(settings),
         *of_device(settings),
@@ -302,8 +303,6 @@ def of_switches(settings: Settings) -> Iterator[str]:
                 f"{given(settings, 'hierarchical_context_parallel_sizes')}: their product {product} must be "
                 f"context_parallel_size={settings.whole('context_parallel_size') or 1}"
             )
-    if settings.on("rl_use_sequence_packing") or settings.on("perform_rl_step"):
-        yield "perform_rl_step: reinforcement learning is not part of this trainer; leave it out"
 
 
 def of_recompute(settings: Settings) -> Iterator[str]:

@@ -128,7 +128,7 @@ CASES: dict[str, tuple[str, str, str]] = {
     "meap_span_length=0": ("meap_span_length=0", "at least 1", ""),
     "meap_mask_strategy=official51 dataloader_type=cyclic": ("official51", "cyclic", "use single"),
     "hierarchical_context_parallel_sizes=[2,2]": ("hierarchical_context_parallel_sizes=[2, 2]", "product 4", "=1"),
-    "mtp_num_layers=1": ("mtp-num-layers", "not wired", "leave it out"),
+    "mtp_num_layers=1": ("mtp_num_layers=1", "not wired", "leave it out"),
     "split=50,50,0 meap_sft_loss=microbatch_mean": ("meap_sft_loss=microbatch_mean", "meap preprocess sft", "text"),
     "split=50,50,0 meap_epochs=2 train_iters=null": ("meap_epochs", "{data} is text", "pre-training recipe"),
     "num_query_groups=4 hidden_size=16 ffn_hidden_size=null": ("hidden_size=16", "width 0", "set ffn_hidden_size"),
