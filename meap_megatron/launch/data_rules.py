@@ -64,6 +64,8 @@ def of_data(settings: Settings) -> Iterator[str]:
             f"{data.origin}: no training data: set data_path to the prefix that `meap preprocess` wrote, there or on the "
             "command line (data_path=data/mine)"
         )
+    if settings.on("mock_data") and not settings.has("vocab_size", "tokenizer_type"):
+        yield f"{settings.where('mock_data')}mock_data=true needs vocab_size, the number of ids that it draws; set it"
     for name, why, remedy in UNREAD:
         if settings.has(name):
             yield f"{settings.where(name)}{flag(name)} is not supported: {why}; {remedy}"

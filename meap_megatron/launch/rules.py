@@ -35,6 +35,8 @@ def defaults(settings: Settings) -> dict[str, Any]:
         "max_position_embeddings": settings.get("seq_length"),
         "save_interval": STEPS if settings.get("save") is not None else None,
         "eval_interval": STEPS,
+        # Megatron's placeholder: training never tokenises, and data of ours says its vocabulary itself.
+        "tokenizer_type": "NullTokenizer" if settings.on("mock_data") and settings.has("vocab_size") else None,
     }
     if settings.get("wandb_project") and settings.get("save") is not None:
         wanted["wandb_exp_name"] = Path(str(settings.get("save"))).name

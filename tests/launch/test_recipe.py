@@ -150,13 +150,13 @@ def test_every_recipe_says_whether_it_fine_tunes_by_a_key_that_no_length_replace
 def test_a_run_that_saves_has_intervals_though_its_recipe_names_none(tmp_path: Path) -> None:
     text = (
         "num_layers: 2\nhidden_size: 64\nnum_attention_heads: 4\nseq_length: 64\nlr: 1.0e-3\ntrain_iters: 9\n"
-        "mock_data: true\nsave: runs/x\nwandb_project: p\n"
+        "mock_data: true\nvocab_size: 64\nsave: runs/x\nwandb_project: p\n"
     )
     (tmp_path / "r.yaml").write_text(text)
     recipe = load(tmp_path / "r.yaml")
     done = preflight.complete(recipe.command_line(read_flags()), world=1, show=print)
     wanted = {"--micro-batch-size=1", "--max-position-embeddings=64", "--save-interval=500", "--eval-interval=500"}
-    assert {*wanted, "--wandb-exp-name=x"} <= set(done)
+    assert {*wanted, "--wandb-exp-name=x", "--tokenizer-type=NullTokenizer"} <= set(done)
 
 
 def test_evaluation_is_off_and_said_to_be_where_the_split_leaves_nothing_for_it() -> None:

@@ -100,6 +100,7 @@ CASES: dict[str, tuple[str, str, str]] = {
     "save_retain_interval=5": ("save_retain_interval", "deletes", "meap_keep_checkpoints"),
     "mock_data=true": ("mock_data=true and data_path", "one source", "leave one out"),
     "data_path=null train_data_path={data}": ("train_data_path={data} and split=98,2,0", "data of its own", ""),
+    "data_path=null mock_data=true": ("mock_data=true", "needs vocab_size", "set it"),
     "data_path=null": ("no training data", "data_path", "meap preprocess"),
     "data_path={folder}": ("data_path={folder} is a folder", "{data}", ""),
     "data_path=[1,{data},{data}]": ("data_path=1 {data} {data}", "alternate", "prefixes alone"),
