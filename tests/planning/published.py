@@ -249,7 +249,7 @@ def bridge() -> Iterator[Case]:
         source="Megatron-Bridge, verification card",
         name="Qwen3-8B",
         gpu="h100",
-        model=replace(llama(36, 4096, 12288, 32, 8, 151936), kv_channels=128),
+        model=replace(llama(36, 4096, 12288, 32, 8, 151936), kv_channels=128, qk_norm=True),
         seq_length=4096,
         layout=layout_of(16, 1024, 1, 1, 1),
         fp8=False,

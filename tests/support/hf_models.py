@@ -24,7 +24,7 @@ YARN = {
     "rope_type": "yarn",
     "factor": 4.0,
     "original_max_position_embeddings": 4096,
-    "beta_fast": 24.0,
+    "beta_fast": 8.0,  # 24 would give the same whole dimensions as 32
     "attention_factor": 1.2,
     "rope_theta": 1000000.0,
 }
