@@ -3,16 +3,17 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+from meap_megatron.declared import setting
 from meap_megatron.errors import UserError
 from meap_megatron.masking.arguments import check_span_length
 from meap_megatron.masking.corruption import Corruption, OrdinaryIds
-from meap_megatron.masking.ratio import MaskRatio
-from meap_megatron.masking.strategies import strategy_named
+from meap_megatron.masking.ratio import MaskRatio, ratio_of_text
+from meap_megatron.masking.strategies import STRATEGIES, strategy_named
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskConfig:
-    """What is masked in the samples of one run.
+    """What is masked in the samples of one run; a field made by `setting` is a flag `--meap-...` and a recipe key too.
 
     Raises:
         UserError: a field breaks its rule; the message names the field, its value and the rule.
@@ -21,36 +22,36 @@ class MaskConfig:
     mask_id: int
     """Token id of [MASK]."""
 
-    ratio: float | str = 0.15
-    """Share of the input positions to change, in [0, 1); 0 is plain next-token prediction. A range drawn per sample, or a
-    schedule over training: `meap_megatron.masking.ratio`."""
-
-    clean_fraction: float = 0.0
-    """Share of the samples that are left as they are, in [0, 1)."""
-
-    strategy: str = "random"
-    """`random`, `span`, or `official51` (the 51 position sets of the official code, cycling with the step)."""
-
-    span_length: int = 1
-    """Positions per run, for `span` (the paper has 5 and 50)."""
-
-    skip_first: int = 0
-    """The first positions of a sample that are never changed."""
-
-    min_document_tokens: int = 0
-    """Positions of documents with fewer tokens are never changed."""
-
-    corruption: str = "mask"
-    """What takes the place of a chosen token: `meap_megatron.masking.corruption`."""
+    ratio: float | str = setting(
+        0.15,
+        "fraction of the input tokens of each sample to mask, in [0, 1); 0 is plain next-token prediction, the paper uses "
+        "0.15. A range drawn per sample (0:0.5), or points of a schedule over training (0@0,0.15@0.1)",
+        flag="mask_ratio",
+        given=0.0,
+        parse=ratio_of_text,
+    )
+    corruption: str = setting(
+        "mask",
+        "what takes the place of a chosen token: mask (the paper), random (an ordinary token), mix, or mix:MASK,RANDOM,KEPT "
+        "with shares that add up to 1",
+    )
+    clean_fraction: float = setting(0.0, "share of the samples that are left unmasked, in [0, 1)")
+    skip_first: int = setting(0, "never mask the first N positions of a sample")
+    min_document_tokens: int = setting(0, "never mask documents of fewer than N tokens")
+    strategy: str = setting(
+        "random",
+        "; ".join(f"{name}: {one.summary}" for name, one in STRATEGIES.items()),
+        flag="mask_strategy",
+        choices=tuple(STRATEGIES),
+    )
+    span_length: int = setting(1, "tokens per span, with strategy span (the paper has 5 and 50)", given=5)
+    seed: int = setting(
+        1234, "seed of the masks (default: --seed); data order keeps --seed", flag="mask_seed", given=None
+    )
+    mask_validation: bool = setting(False, "mask the validation inputs too (default: clean inputs)")
 
     ordinary: OrdinaryIds | None = None
     """Of which random tokens are drawn; needed by a corruption that draws them."""
-
-    seed: int = 1234
-    """Of the masks, in [0, 2**64); independent of the seed that orders the data."""
-
-    mask_validation: bool = False
-    """Mask the valid and test splits too; the official code does not."""
 
     protected_ids: tuple[int, ...] = ()
     """Token ids that are never masked; empty as in the official code."""

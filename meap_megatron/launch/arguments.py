@@ -1,8 +1,12 @@
 """The `--meap-*` flags beside Megatron's own, and the checks that need both."""
 
 import argparse
+from dataclasses import dataclass
 from typing import Any
 
+from meap_megatron.config import MaskConfig
+from meap_megatron.datasets.sft.config import SFTConfig
+from meap_megatron.declared import add_flags, setting
 from meap_megatron.errors import UserError
 from meap_megatron.launch import external_loader, precision
 from meap_megatron.masking.corruption import Corruption
@@ -11,176 +15,69 @@ from meap_megatron.masking.ratio import MaskRatio
 from meap_megatron.masking.strategies import STRATEGIES
 
 
-def add_meap_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Add the flags to Megatron's parser (its `extra_args_provider`)."""
-    group = parser.add_argument_group("MEAP", "mask-enhanced autoregressive prediction (arXiv 2502.07490)")
-    group.add_argument(
-        "--meap-mask-ratio",
-        type=mask_ratio,
-        default=0.0,
-        help="fraction of the input tokens of each sample to mask, in [0, 1); 0 is plain next-token prediction, "
-        "the paper uses 0.15. A range drawn per sample (0:0.5), or points of a schedule over training (0@0,0.15@0.1)",
-    )
-    group.add_argument(
-        "--meap-corruption",
-        default="mask",
-        help="what takes the place of a chosen token: mask (the paper), random (an ordinary token), mix, or "
-        "mix:MASK,RANDOM,KEPT with shares that add up to 1",
-    )
-    group.add_argument(
-        "--meap-clean-fraction", type=float, default=0.0, help="share of the samples that are left unmasked, in [0, 1)"
-    )
-    group.add_argument("--meap-skip-first", type=int, default=0, help="never mask the first N positions of a sample")
-    group.add_argument(
-        "--meap-min-document-tokens", type=int, default=0, help="never mask documents of fewer than N tokens"
-    )
-    group.add_argument(
-        "--meap-loss-on",
-        default="all",
-        help="what is trained: all positions (the paper), unmasked, predictors (of masked tokens), or weights "
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What a run is told besides Megatron's own flags and the settings of its dataset."""
+
+    loss_on: str = setting(
+        "all",
+        "what is trained: all positions (the paper), unmasked, predictors (of masked tokens), or weights "
         "(masked=0.5,unmasked=1); validation always counts all",
     )
-    group.add_argument(
-        "--meap-pair",
+    pair: str = setting(
+        "none",
+        "clean+masked: every sample twice in a step, as two rows of the global batch (twice the compute per sample)",
         choices=("none", "clean+masked"),
-        default="none",
-        help="clean+masked: every sample twice in a step, as two rows of the global batch (twice the compute per sample)",
     )
-    group.add_argument(
-        "--meap-pair-weight", type=float, default=1.0, help="weight of the masked row's loss in a pair, in (0, 1]"
-    )
-    group.add_argument(
-        "--meap-mask-strategy",
-        choices=tuple(STRATEGIES),
-        default="random",
-        help="; ".join(f"{name}: {strategy.summary}" for name, strategy in STRATEGIES.items()),
-    )
-    group.add_argument("--meap-span-length", type=int, default=5, help="tokens per span, with strategy span")
-    group.add_argument(
-        "--meap-mask-seed", type=int, default=None, help="seed of the masks (default: --seed); data order keeps --seed"
-    )
-    group.add_argument(
-        "--meap-mask-token-id", type=int, default=None, help="id of [MASK] (default: from the sidecar of the data)"
-    )
-    group.add_argument(
-        "--meap-mask-validation", action="store_true", help="mask the validation inputs too (default: clean inputs)"
-    )
-    group.add_argument(
-        "--meap-protect-special", action="store_true", help="never mask BOS and EOS (the official code masks them)"
-    )
-    group.add_argument(
-        "--meap-init",
+    pair_weight: float = setting(1.0, "weight of the masked row's loss in a pair, in (0, 1]")
+    mask_token_id: int | None = setting(None, "id of [MASK] (default: from the sidecar of the data)")
+    protect_special: bool = setting(False, "never mask BOS and EOS (the official code masks them)")
+    init: str = setting(
+        "megatron",
+        "official: the initialisation of the official code, which Megatron's flags cannot express",
         choices=("megatron", "official"),
-        default="megatron",
-        help="official: the initialisation of the official code, which Megatron's flags cannot express",
     )
-    group.add_argument(
-        "--meap-decay-norms", action="store_true", help="weight decay on norm gains too, as the official code"
+    decay_norms: bool = setting(False, "weight decay on norm gains too, as the official code")
+    metrics: str | None = setting(None, "path of metrics.jsonl (default: metrics.jsonl in the --save folder)")
+    peak_tflops: float | None = setting(
+        None, "peak of one device in TFLOP/s, for MFU (default: by GPU name; on a CPU measured at start)"
     )
-    group.add_argument(
-        "--meap-metrics", default=None, help="path of metrics.jsonl (default: metrics.jsonl in the --save folder)"
+    device: str = setting("auto", "where to run", choices=("auto", "cpu", "cuda"))
+    log: str | None = setting(
+        None, "folder for Megatron's own output, one file per rank; then only progress lines are shown"
     )
-    group.add_argument(
-        "--meap-peak-tflops",
-        type=float,
-        default=None,
-        help="peak of one device in TFLOP/s, for MFU (default: by GPU name; on a CPU measured at start)",
+    keep_checkpoints: int | None = setting(
+        None, "remove checkpoints older than the N newest good ones, N of at least 2 (default: keep all)"
     )
-    group.add_argument("--meap-device", choices=("auto", "cpu", "cuda"), default="auto", help="where to run")
-    group.add_argument(
-        "--meap-log",
-        default=None,
-        help="folder for Megatron's own output, one file per rank; then only progress lines are shown",
-    )
-    group.add_argument(
-        "--meap-keep-checkpoints",
-        type=int,
-        default=None,
-        help="remove checkpoints older than the N newest good ones, N of at least 2 (default: keep all)",
-    )
-    group.add_argument(
-        "--meap-check-checkpoint",
+    check_checkpoint: str = setting(
+        "auto",
+        "how the checkpoint to load is compared with its manifest at the start: the size of every file, or its content too "
+        "(auto: full up to 8 GiB)",
         choices=("auto", "sizes", "full"),
-        default="auto",
-        help="how the checkpoint to load is compared with its manifest at the start: the size of every file, or its "
-        "content too (auto: full up to 8 GiB)",
     )
-    add_sft_arguments(parser)
-    group.add_argument(
-        "--meap-trace", default=None, help="folder for a digest of every micro-batch on every rank, to compare runs"
+    trace: str | None = setting(None, "folder for a digest of every micro-batch on every rank, to compare runs")
+    sft: bool = setting(
+        False,
+        "fine-tune: data_path names data of `meap preprocess sft`; another --meap-sft-... or --meap-epochs says it too",
     )
-    return parser
-
-
-def mask_ratio(text: str) -> float | str:
-    """Return a ratio as a number if it is one, else as the text of a range or schedule, checked."""
-    try:
-        found = MaskRatio.parse(text)
-    except UserError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text if found.constant is None else found.constant
-
-
-def add_sft_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Add the flags for data made by `meap preprocess sft`; any of them says that a run fine-tunes."""
-    group = parser.add_argument_group(
-        "MEAP fine-tuning", "on data of `meap preprocess sft`; ratio 0 is plain fine-tuning"
-    )
-    group.add_argument(
-        "--meap-sft",
-        action="store_true",
-        help="fine-tune: data_path names data of `meap preprocess sft`; another --meap-sft-... or --meap-epochs says it too",
-    )
-    group.add_argument(
-        "--meap-sft-layout",
-        choices=("separate", "concat"),
-        default="separate",
-        help="where the masked copy stands: a segment of its own (official code), or behind the original in one causal "
-        "segment (the paper's text; it can read the answer there)",
-    )
-    group.add_argument(
-        "--meap-sft-min-answer", type=int, default=50, help="mask answers of more than this many tokens"
-    )
-    group.add_argument(
-        "--meap-sft-loss-on-original", choices=("answer+end", "none"), default="answer+end", help="trained"
-    )
-    group.add_argument(
-        "--meap-sft-loss-on-copy", choices=("masked", "all_answer", "answer+end"), default="masked", help="trained"
-    )
-    group.add_argument(
-        "--meap-sft-concat-order",
-        choices=("orig_first", "mask_first"),
-        default="orig_first",
-        help="which half comes first in layout concat",
-    )
-    group.add_argument(
-        "--meap-sft-refresh",
-        choices=("static", "per_epoch"),
-        default="static",
-        help="draw the masks once (official code) or anew in every epoch",
-    )
-    group.add_argument(
-        "--meap-sft-sampler",
-        choices=("philox", "official"),
-        default="philox",
-        help="official: CPython's random.sample for one answer after the other, as the official code",
-    )
-    group.add_argument("--meap-sft-no-pack", action="store_true", help="one segment per row, padded (official code)")
-    group.add_argument(
-        "--meap-sft-over-long",
-        choices=("error", "drop"),
-        default="error",
-        help="what to do with conversations longer than a row",
-    )
-    group.add_argument(
-        "--meap-sft-loss",
+    sft_loss: str = setting(
+        "token_mean",
+        "mean over all trained tokens of the global batch, or the mean of the micro-batches' means (official code)",
         choices=("token_mean", "microbatch_mean"),
-        default="token_mean",
-        help="mean over all trained tokens of the global batch, or the mean of the micro-batches' means (official code)",
     )
-    group.add_argument(
-        "--meap-epochs", type=float, default=None, help="passes over the fine-tuning data, instead of --train-iters"
-    )
+    epochs: float | None = setting(None, "passes over the fine-tuning data, instead of --train-iters")
+
+
+SFT_PREFIX = "meap_sft_"
+
+
+def add_meap_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the flags to Megatron's parser (its `extra_args_provider`)."""
+    masking = parser.add_argument_group("MEAP", "mask-enhanced autoregressive prediction (arXiv 2502.07490)")
+    add_flags(masking, MaskConfig)
+    add_flags(masking, RunSettings)
+    text = "on data of `meap preprocess sft`; ratio 0 is plain fine-tuning"
+    add_flags(parser.add_argument_group("MEAP fine-tuning", text), SFTConfig, prefix=SFT_PREFIX)
     return parser
 
 

@@ -1,11 +1,11 @@
 """Megatron's data settings that our datasets do not read, refused by name before anything trains on something else."""
 
-import argparse
 from collections.abc import Iterator
 
+from meap_megatron.datasets.sft.config import SFTConfig
+from meap_megatron.declared import declared
 from meap_megatron.errors import UserError
 from meap_megatron.launch import blend
-from meap_megatron.launch.arguments import add_sft_arguments
 from meap_megatron.launch.named_settings import Settings
 
 UNREAD: tuple[tuple[str, str, str], ...] = (
@@ -48,7 +48,7 @@ UNREAD: tuple[tuple[str, str, str], ...] = (
 )
 """Setting, why it would do nothing or something else, and what to do."""
 
-FINE_TUNING = tuple(vars(add_sft_arguments(argparse.ArgumentParser(allow_abbrev=False)).parse_args([])))
+FINE_TUNING = ("meap_sft", "meap_sft_loss", "meap_epochs", *(f"meap_sft_{one.name}" for one in declared(SFTConfig)))
 """Settings of which one says that a run fine-tunes: meap_sft, meap_sft_..., meap_epochs."""
 
 OTHER_SOURCES = ("data_args_path", "per_split_data_args_path")

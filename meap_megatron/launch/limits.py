@@ -24,7 +24,6 @@ AT_LEAST_1 = Limit(rule="at least 1", holds=lambda value: value >= 1)
 ABOVE_0 = Limit(rule="above 0", holds=lambda value: value > 0)
 SHARE = Limit(rule="in [0, 1)", holds=lambda value: 0 <= value < 1)
 SHARE_ABOVE_0 = Limit(rule="above 0 and at most 1", holds=lambda value: 0 < value <= 1)
-RATIO = Limit(rule="in [0, 1); the paper uses 0.15", holds=SHARE.holds)
 SEED = Limit(rule="from 1 to 2^32 - 1", holds=lambda value: 1 <= value < 2**32)
 MASK_SEED = Limit(rule="from 0 to 2^64 - 1", holds=lambda value: 0 <= value < 2**64)
 
@@ -46,7 +45,6 @@ NAMES: dict[Limit, str] = {
     ABOVE_0: "lr adam_eps norm_epsilon init_method_std rotary_base rope_scaling_factor meap_epochs meap_peak_tflops",
     SHARE: "hidden_dropout attention_dropout adam_beta1 adam_beta2 lr_warmup_fraction sgd_momentum meap_clean_fraction",
     SHARE_ABOVE_0: "rotary_percent",
-    RATIO: "meap_mask_ratio",
     SEED: "seed",
     MASK_SEED: "meap_mask_seed",
 }

@@ -4,34 +4,32 @@ import math
 from typing import Any
 
 from meap_megatron.datasets.sft.config import SFTConfig
+from meap_megatron.declared import from_args
 from meap_megatron.errors import UserError
 from meap_megatron.indexed.ordinary_ids import ordinary_ids
 from meap_megatron.indexed.sidecar import Sidecar
+from meap_megatron.launch.arguments import SFT_PREFIX
 from meap_megatron.launch.blend import data_prefixes
 from meap_megatron.masking.corruption import Corruption
-from meap_megatron.masking.ratio import MaskRatio, masks_anything
+from meap_megatron.masking.ratio import MaskRatio
 
 
 def sft_config(args: Any, sidecar: Sidecar) -> SFTConfig:
     """Return the settings of the rows; with mask ratio 0, originals only."""
-    masks = masks_anything(args.meap_mask_ratio)
+    ratio = MaskRatio.parse(args.meap_mask_ratio).highest
+    fields = from_args(SFTConfig, args, prefix=SFT_PREFIX)
+    if not ratio:
+        fields["layout"] = "ntp"
+    else:
+        fields["ratio"] = ratio
     draws_tokens = Corruption.parse(args.meap_corruption).random > 0
     return SFTConfig(
+        **fields,
         mask_id=sidecar.tokenizer.mask_id if args.meap_mask_token_id is None else args.meap_mask_token_id,
         pad_id=sidecar.tokenizer.pad_id or 0,
-        layout=args.meap_sft_layout if masks else "ntp",
-        min_answer_tokens=args.meap_sft_min_answer,
-        ratio=MaskRatio.parse(args.meap_mask_ratio).highest if masks else 0.1,
-        loss_on_original=args.meap_sft_loss_on_original,
-        loss_on_copy=args.meap_sft_loss_on_copy,
         corruption=args.meap_corruption,
         ordinary=ordinary_ids(data_prefixes(args)[0], sidecar) if draws_tokens else None,
-        concat_order=args.meap_sft_concat_order,
-        refresh=args.meap_sft_refresh,
         seed=args.seed if args.meap_mask_seed is None else args.meap_mask_seed,
-        sampler=args.meap_sft_sampler,
-        over_long=args.meap_sft_over_long,
-        pack=not args.meap_sft_no_pack,
         mask_validation=args.meap_mask_validation,
     )
 

@@ -96,7 +96,7 @@ def batch_counts(
 def check_ratio(ratio: float) -> None:
     """Raise UserError unless ratio is in [0, 1); NaN is not."""
     if not 0 <= ratio < 1:
-        raise UserError(f"ratio is {ratio}; it must be in [0, 1)")
+        raise UserError(f"ratio is {ratio}; it must be in [0, 1), the paper uses 0.15")
 
 
 def check_span_length(span_length: int) -> None:

@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import Any
 
 from meap_megatron.errors import UserError
+from meap_megatron.masking.arguments import check_ratio
 
 SYNTAX = "a number (0.15), a range drawn per sample (0:0.5), or points of a schedule (0@0, 0.15@0.1)"
 _POINT = re.compile(r"([^:@]+)(?::([^:@]+))?(?:@([^:@]+))?")
@@ -95,6 +96,16 @@ class MaskRatio:
         return [point.progress for point in self.points]
 
 
+def ratio_of_text(text: str) -> float | str:
+    """Return a setting as a number if it is one, else as the text of a range or schedule, checked.
+
+    Raises:
+        UserError: see `MaskRatio.parse`.
+    """
+    constant = MaskRatio.parse(text).constant
+    return text if constant is None else constant
+
+
 def masks_anything(ratio: Any) -> bool:
     """Tell whether a setting of the ratio, as a recipe or flag has it, ever masks a token."""
     return MaskRatio.parse(ratio).highest > 0
@@ -112,9 +123,8 @@ def _point(text: str, value: Any) -> RatioPoint:
     assert low is not None
     high = low if high is None else high
     progress = 0.0 if progress is None else progress
-    for number in (low, high):
-        if not 0 <= number < 1:
-            raise UserError(f"ratio is {value}; it must be in [0, 1)")
+    check_ratio(low)
+    check_ratio(high)
     if high < low:
         raise UserError(f"ratio is {value!r}: the range {low:g}:{high:g} is empty; write {high:g}:{low:g}")
     if not 0 <= progress <= 1:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from meap_megatron.config import MaskConfig
+from meap_megatron.declared import from_args
 from meap_megatron.errors import UserError
 from meap_megatron.indexed.ordinary_ids import ordinary_ids
 from meap_megatron.indexed.sidecar import Sidecar
@@ -29,18 +30,11 @@ def mask_config(args: Any, sidecars: list[Sidecar]) -> MaskConfig:
     draws_tokens = Corruption.parse(args.meap_corruption).random > 0
     if draws_tokens and not sidecars:
         raise UserError(f"meap_corruption={args.meap_corruption} draws tokens of a tokenizer, and mock data has none")
+    given = from_args(MaskConfig, args)
     return MaskConfig(
+        **given | {"seed": args.seed if given["seed"] is None else given["seed"]},
         mask_id=mask_id,
-        ratio=args.meap_mask_ratio,
-        clean_fraction=args.meap_clean_fraction,
-        corruption=args.meap_corruption,
         ordinary=ordinary_ids(data_prefixes(args)[0], sidecars[0]) if draws_tokens else None,
-        skip_first=args.meap_skip_first,
-        min_document_tokens=args.meap_min_document_tokens,
-        strategy=args.meap_mask_strategy,
-        span_length=args.meap_span_length,
-        seed=args.seed if args.meap_mask_seed is None else args.meap_mask_seed,
-        mask_validation=args.meap_mask_validation,
         protected_ids=tuple(i for i in special if i is not None),
         global_batch_size=args.global_batch_size,
     )

@@ -3,23 +3,14 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+from meap_megatron.declared import check_choices, setting
 from meap_megatron.errors import UserError
 from meap_megatron.masking.corruption import Corruption, OrdinaryIds
-
-CHOICES = {
-    "layout": ("separate", "concat", "ntp"),
-    "loss_on_original": ("answer+end", "none"),
-    "loss_on_copy": ("masked", "all_answer", "answer+end"),
-    "concat_order": ("orig_first", "mask_first"),
-    "refresh": ("static", "per_epoch"),
-    "sampler": ("philox", "official"),
-    "over_long": ("error", "drop"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SFTConfig:
-    """What the rows of one fine-tuning run hold.
+    """What the rows of one fine-tuning run hold; a field made by `setting` is a flag `--meap-sft-...` and a recipe key too.
 
     Raises:
         UserError: a field breaks its rule; the message names the field, its value and the rule.
@@ -31,22 +22,47 @@ class SFTConfig:
     pad_id: int = 0
     """Id that fills a row after its last segment; any valid id, padding is told by position."""
 
-    layout: str = "separate"
-    """`separate`: the masked copy is a segment of its own (official code). `concat`: original and copy in one causal
-    segment (the paper's text; the second half can read the answer in the first). `ntp`: no copy."""
-
-    min_answer_tokens: int = 50
-    """An answer is masked if it has more tokens than this (official code: 50)."""
+    layout: str = setting(
+        "separate",
+        "where the masked copy is: separate, a segment of its own (official code), or concat, behind the original in one "
+        "causal segment (the paper's text; it can read the answer there)",
+        choices=("separate", "concat"),
+        besides=("ntp",),  # no copy
+    )
+    min_answer_tokens: int = setting(
+        50, "mask answers of more than this many tokens (official code: 50)", flag="min_answer"
+    )
+    loss_on_original: str = setting(
+        "answer+end",
+        "what is trained of the original: the answers and their end tokens, or nothing",
+        choices=("answer+end", "none"),
+    )
+    loss_on_copy: str = setting(
+        "masked",
+        "what is trained of the copy: the masked tokens (official code), all answer tokens without their end, or with it",
+        choices=("masked", "all_answer", "answer+end"),
+    )
+    concat_order: str = setting(
+        "orig_first", "which half comes first in layout concat", choices=("orig_first", "mask_first")
+    )
+    refresh: str = setting(
+        "static",
+        "draw the masks once (official code), or anew in every epoch",
+        choices=("static", "per_epoch"),
+    )
+    sampler: str = setting(
+        "philox",
+        "philox: masks as a function of seed, data, conversation and answer. official: CPython's random.sample for one answer "
+        "after the other, as the official code",
+        choices=("philox", "official"),
+    )
+    over_long: str = setting(
+        "error", "what to do with conversations longer than a row (drop counts them)", choices=("error", "drop")
+    )
+    pack: bool = setting(True, "one segment per row, padded (official code)", flag="no_pack")
 
     ratio: float = 0.10
     """Share of the kept tokens of an answer to mask in the copy, in (0, 1); at least one token."""
-
-    loss_on_original: str = "answer+end"
-    """`answer+end` trains the answers and their end tokens, `none` trains the copies only."""
-
-    loss_on_copy: str = "masked"
-    """`masked` trains the masked tokens only (official code), `all_answer` all answer tokens without their end,
-    `answer+end` with it."""
 
     corruption: str = "mask"
     """What takes the place of a chosen token in the copy: `meap_megatron.masking.corruption`."""
@@ -54,24 +70,8 @@ class SFTConfig:
     ordinary: OrdinaryIds | None = None
     """Of which random tokens are drawn; needed by a corruption that draws them."""
 
-    concat_order: str = "orig_first"
-    """Which half comes first in layout `concat`: `orig_first` or `mask_first`."""
-
-    refresh: str = "static"
-    """`static`: the same masks in every epoch (official code), `per_epoch`: new ones."""
-
     seed: int = 1234
     """Of the masks, in [0, 2**64); independent of the seed that orders the data."""
-
-    sampler: str = "philox"
-    """`philox`: masks as a function of seed, data, conversation and answer. `official`: CPython's
-    `Random(seed).sample` for one answer after the other in the order of the data, as the published code."""
-
-    over_long: str = "error"
-    """What to do with conversations that do not fit into a row: `error`, or `drop` (counted)."""
-
-    pack: bool = True
-    """Many segments per row; False: one segment per row, as the official code."""
 
     pack_window: int = 16384
     """Segments that are packed together; more of them leave less padding and need more memory while packing."""
@@ -84,9 +84,7 @@ class SFTConfig:
 
     def __post_init__(self) -> None:
         """Check the fields that can be checked without the data."""
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise UserError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
+        check_choices(self)
         for name, value, least in (
             ("mask_id", self.mask_id, 0),
             ("pad_id", self.pad_id, 0),
