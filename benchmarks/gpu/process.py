@@ -31,12 +31,13 @@ def warm(device: str) -> None:
     global _warm_device
     from meap_megatron.errors import UserError
     from meap_megatron.launch import environment, runtime
+    from meap_megatron.launch.named_settings import Settings
     from meap_megatron.training import platform
     from meap_megatron.training.pretrain import import_once
 
     if device == "cuda":
         # A run sets them before torch is imported; its forks find torch imported.
-        os.environ.update(environment.defaults([], os.environ))
+        os.environ.update(environment.defaults(Settings(table={}), os.environ))
 
     # Megatron and torch ask for a GPU while they are imported. Asked through NVML, that does not start CUDA, which a fork
     # would not survive. Only while importing: on a CPU it would let the trainer's `device_count` of one answer.

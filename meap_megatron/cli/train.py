@@ -50,12 +50,13 @@ def run(args: argparse.Namespace) -> int:
     recipe = recipes.load(args.recipe, overrides)
     flags = read_flags()
     words = recipe.command_line(flags)  # unknown keys and wrong values, before torch is asked for the device
-    os.environ.update(environment.defaults(words, os.environ))  # the answer starts the driver, which reads them
+    settings = of_recipe(recipe.resolved(), flags)
+    os.environ.update(environment.defaults(settings, os.environ))  # the answer starts the driver, which reads them
     nproc, device = int(recipe.get("nproc", 0) or 0), str(recipe.get("device", "auto"))
     world = known_world(nproc, device)
-    words = preflight.complete(words, of_recipe(recipe.resolved(), flags), world=world, show=lambda line: None)
+    words = preflight.complete(words, settings, world=world, show=lambda line: None)
     if not args.dry_run and known_world(0, "cpu") == 1:  # ranks of a job look together, and then say it once
-        check_named_data(words)
+        check_named_data(settings)
     recipe, notes = fitted(recipe, device if device != "auto" else None if args.dry_run else resolve_device(device))
     settings = of_recipe(recipe.resolved(), flags)
     words = preflight.complete(recipe.command_line(flags), settings, world=world, show=notes.append)

@@ -1,6 +1,5 @@
 """What follows from the data for the command line: vocabulary, segments, loss, steps. Read before Megatron is imported."""
 
-import argparse
 import math
 import os
 from collections.abc import Iterator
@@ -10,12 +9,9 @@ from meap_megatron.checkpoint.convert.spec import ModelSpec
 from meap_megatron.errors import UserError
 from meap_megatron.indexed.sidecar import Sidecar
 from meap_megatron.launch import blend, data_rules, named_tokenizer, sft_settings
-from meap_megatron.launch.arguments import add_meap_arguments
-from meap_megatron.launch.argv import flag_values, named_prefixes, whole_number
 from meap_megatron.launch.blend import folder_hint
-from meap_megatron.launch.data_sidecars import is_sft, read_sidecars
-from meap_megatron.launch.flags import read_flags
-from meap_megatron.launch.named_settings import Settings, of_argv
+from meap_megatron.launch.data_sidecars import is_sft, named_prefixes, read_sidecars
+from meap_megatron.launch.named_settings import Settings, of_command_line
 from meap_megatron.launch.splits import Need, check_splits
 
 SHAPE = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "kv_channels")
@@ -29,33 +25,34 @@ def data_flags(argv: list[str]) -> list[str]:
     Raises:
         UserError: the data is missing, or does not fit the settings.
     """
-    prefixes = named_prefixes(argv)
-    sidecars = check_named_data(argv)
+    settings = of_command_line(argv)
+    prefixes = named_prefixes(settings)
+    sidecars = check_named_data(settings)
     if not sidecars:
         return []
-    flags = tokenizer_flags(argv, sidecars, prefixes)
+    flags = tokenizer_flags(settings, sidecars, prefixes)
     if is_sft(sidecars):
         # Segments of a packed row must not see each other: Megatron's name for that is inter-document masking.
         flags.append("--dataloader-inter-document-masking")
-        if flag_values(argv, "--meap-sft-loss") != ["microbatch_mean"]:
+        if settings.get("meap_sft_loss") != "microbatch_mean":
             flags.append("--calculate-per-token-loss")
-        sft_settings.check(of_argv([*argv, *flags], read_flags()).namespace())
-    if flag_values(argv, "--meap-epochs"):
-        flags.append(f"--train-iters={steps_of_epochs(argv, sidecars, prefixes)}")
+        sft_settings.check(of_command_line([*argv, *flags]).namespace())
+    if settings.has("meap_epochs"):
+        flags.append(f"--train-iters={steps_of_epochs(settings, sidecars, prefixes)}")
     return flags
 
 
-def check_named_data(argv: list[str]) -> list[Sidecar]:
-    """Return the sidecars of all data that a command line names, checked against the settings; [] for mock data.
+def check_named_data(settings: Settings) -> list[Sidecar]:
+    """Return the sidecars of all data that the settings name, checked against the settings; [] for mock data.
 
     Raises:
         UserError: the data is missing, or does not fit the settings.
     """
-    prefixes = named_prefixes(argv)
+    prefixes = named_prefixes(settings)
     if not prefixes:
-        if not any(word.split("=")[0] == "--mock-data" for word in argv):
+        if not settings.on("mock_data"):
             raise UserError("no training data: give data_path, the prefix that `meap preprocess` wrote")
-        if flag_values(argv, "--meap-epochs"):
+        if settings.has("meap_epochs"):
             raise UserError("meap_epochs counts passes over data, and mock data has no end; give train_iters instead")
         return []
     from meap_megatron.checkpoint.convert.tokenizer_check import check_imports
@@ -64,24 +61,28 @@ def check_named_data(argv: list[str]) -> list[Sidecar]:
         if (hint := folder_hint(prefix)) is not None:
             raise UserError(hint)
     sidecars = read_sidecars(prefixes)
-    settings = of_argv(argv, read_flags())
     data_rules.check_kind(settings, prefixes, sft_data=is_sft(sidecars))
-    check_imports([*flag_values(argv, "--pretrained-checkpoint"), *flag_values(argv, "--load")], sidecars, prefixes)
-    check_shape(argv)
+    check_imports(imported_from(settings), sidecars, prefixes)
+    check_shape(settings)
     check_data(settings, dict(zip(prefixes, sidecars, strict=True)))
     return sidecars
 
 
-def imported(argv: list[str]) -> Iterator[tuple[str, ModelSpec]]:
+def imported_from(settings: Settings) -> list[str]:
+    """Return the folders that the weights may come from."""
+    return [str(settings.get(name)) for name in ("pretrained_checkpoint", "load") if settings.has(name)]
+
+
+def imported(settings: Settings) -> Iterator[tuple[str, ModelSpec]]:
     """Yield the folders of imports that a run's weights come from, and their models."""
     from meap_megatron.checkpoint.convert.record import read_record
 
-    for folder in [*flag_values(argv, "--pretrained-checkpoint"), *flag_values(argv, "--load")]:
+    for folder in imported_from(settings):
         if (record := read_record(Path(folder))) is not None:
             yield folder, record.spec
 
 
-def check_shape(argv: list[str]) -> None:
+def check_shape(settings: Settings) -> None:
     """Refuse a recipe whose model is not the imported one that its weights come from.
 
     Raises:
@@ -89,8 +90,7 @@ def check_shape(argv: list[str]) -> None:
     """
     from meap_megatron.checkpoint.convert.megatron_config import recipe_settings
 
-    settings = of_argv(argv, read_flags())
-    for folder, spec in imported(argv):
+    for folder, spec in imported(settings):
         model = recipe_settings(spec)
         given = {name: settings.whole(name) for name in SHAPE}
         differing = [name for name in SHAPE if name in model and given[name] not in (None, model[name])]
@@ -124,8 +124,7 @@ def check_data(settings: Settings, sidecars: dict[str, Sidecar]) -> None:
         check_splits(settings, sidecars, need)
     size, rows = settings.whole("vocab_size"), settings.whole("padded_vocab_size")
     if rows is None and size is not None and settings.get("tokenizer_type") in (None, "NullTokenizer"):
-        tensor = settings.whole("tensor_model_parallel_size", 1) or 1
-        multiple = settings.whole("make_vocab_size_divisible_by", 128) or 128
+        multiple, tensor = padding(settings)
         rows = padded_rows(size, multiple=multiple * tensor, tensor_parallel=tensor)  # Megatron's own rule
     for prefix, sidecar in sidecars.items():
         needed = sidecar.tokenizer.vocab_size
@@ -147,31 +146,27 @@ def remedy_of_rows(settings: Settings) -> str:
     return f"leave {', '.join(names)} out: the number then follows from the data"
 
 
-def steps_of_epochs(argv: list[str], sidecars: list[Sidecar], prefixes: list[str]) -> int:
-    """Return the steps that `--meap-epochs` asks for.
+def steps_of_epochs(settings: Settings, sidecars: list[Sidecar], prefixes: list[str]) -> int:
+    """Return the steps that `meap_epochs` asks for.
 
     Raises:
-        UserError: epochs of pre-training data or of a blend; steps and epochs both given; a flag it needs is missing.
+        UserError: epochs of pre-training data or of a blend; steps and epochs both given; a setting it needs is missing.
     """
     if not is_sft(sidecars) or len(prefixes) != 1:
         raise UserError("meap_epochs counts passes over one fine-tuning dataset; give train_iters instead")
-    if flag_values(argv, "--train-iters"):
+    if settings.has("train_iters"):
         raise UserError("train_iters and meap_epochs are both given; keep one (train_iters=null drops a recipe's)")
-    parser = add_meap_arguments(argparse.ArgumentParser(allow_abbrev=False))
-    parser.add_argument("--seq-length", type=int)
-    parser.add_argument("--global-batch-size", type=int)
-    parser.add_argument("--split", default="969,30,1")  # Megatron's default
-    parser.add_argument("--seed", type=int, default=1234)
-    args, _ = parser.parse_known_args(argv)
+    args = settings.namespace()
     for name in ("seq_length", "global_batch_size"):
         if getattr(args, name) is None:
             raise UserError(f"meap_epochs needs {name}")
+    args.split = args.split or "969,30,1"  # Megatron's default
     if args.meap_epochs <= 0:
         raise UserError(f"meap_epochs={args.meap_epochs} must be above 0")
     return sft_settings.epoch_steps(args, sidecars[0], prefixes[0])
 
 
-def tokenizer_flags(argv: list[str], sidecars: list[Sidecar], prefixes: list[str]) -> list[str]:
+def tokenizer_flags(settings: Settings, sidecars: list[Sidecar], prefixes: list[str]) -> list[str]:
     """Return the flags that give Megatron the vocabulary of the data.
 
     Training never tokenises, so Megatron's placeholder tokenizer with the size from the sidecar is all it needs. A tokenizer
@@ -180,32 +175,30 @@ def tokenizer_flags(argv: list[str], sidecars: list[Sidecar], prefixes: list[str
     Raises:
         UserError: it is another tokenizer.
     """
-    if flag_values(argv, "--tokenizer-type"):
-        named = named_tokenizer.of_argv({flag: flag_values(argv, flag) for flag in named_tokenizer.FLAGS})
+    if settings.has("tokenizer_type"):
+        named = named_tokenizer.of_settings(settings)
         if named is None:
             return []
         named_tokenizer.check(named, sidecars[0], prefixes[0])
-        return mask_row(argv, named, sidecars)
-    if flag_values(argv, "--vocab-size"):
+        return mask_row(settings, named, sidecars)
+    if settings.has("vocab_size"):
         return ["--tokenizer-type=NullTokenizer"]
     size = max(sidecar.tokenizer.vocab_size for sidecar in sidecars)
     flags = ["--tokenizer-type=NullTokenizer", f"--vocab-size={size}"]
-    if not flag_values(argv, "--padded-vocab-size"):
-        multiple = whole_number(argv, "--make-vocab-size-divisible-by", default=128)
-        ranks = whole_number(argv, "--tensor-model-parallel-size", default=1)
+    if not settings.has("padded_vocab_size"):
+        multiple, ranks = padding(settings)
         rows = padded_rows(size, multiple=multiple, tensor_parallel=ranks)
         # An imported table may be larger than its tokenizer.
-        rows = next((spec.vocab_rows for _, spec in imported(argv)), rows)
+        rows = next((spec.vocab_rows for _, spec in imported(settings)), rows)
         flags.append(f"--padded-vocab-size={rows}")
     return flags
 
 
-def mask_row(argv: list[str], named: named_tokenizer.Named, sidecars: list[Sidecar]) -> list[str]:
+def mask_row(settings: Settings, named: named_tokenizer.Named, sidecars: list[Sidecar]) -> list[str]:
     """Return the flag that gives the embedding a row for [MASK] where Megatron's padding leaves none, and say so."""
-    if flag_values(argv, "--padded-vocab-size") or flag_values(argv, "--vocab-size"):
+    if settings.has("padded_vocab_size", "vocab_size"):
         return []
-    multiple = whole_number(argv, "--make-vocab-size-divisible-by", default=128)
-    multiple *= whole_number(argv, "--tensor-model-parallel-size", default=1)  # Megatron's own rule
+    multiple = math.prod(padding(settings))  # Megatron's own rule
     needed = max(sidecar.tokenizer.vocab_size for sidecar in sidecars)
     given, rows = (padded_rows(size, multiple=multiple, tensor_parallel=1) for size in (named.size, needed))
     if rows <= given:
@@ -218,6 +211,12 @@ def mask_row(argv: list[str], named: named_tokenizer.Named, sidecars: list[Sidec
             flush=True,
         )
     return [f"--padded-vocab-size={rows}"]
+
+
+def padding(settings: Settings) -> tuple[int, int]:
+    """Return what the rows of the embedding are a multiple of, and the ranks that they are divided among."""
+    multiple = settings.whole("make_vocab_size_divisible_by", 128) or 128
+    return multiple, settings.whole("tensor_model_parallel_size", 1) or 1
 
 
 def padded_rows(size: int, *, multiple: int, tensor_parallel: int) -> int:

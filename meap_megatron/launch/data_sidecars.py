@@ -2,6 +2,8 @@
 
 from meap_megatron.errors import UserError
 from meap_megatron.indexed.sidecar import Sidecar, check_prefix
+from meap_megatron.launch.blend import DATA_KEYS, is_number, words_in_file, words_of
+from meap_megatron.launch.named_settings import Settings
 
 
 def read_sidecars(prefixes: list[str]) -> list[Sidecar]:
@@ -30,3 +32,16 @@ def is_sft(sidecars: list[Sidecar]) -> bool:
     if len(kinds) > 1:
         raise UserError(f"data_path mixes {' and '.join(sorted(kinds))} data; a run reads one kind")
     return kinds == {"sft"}
+
+
+def named_prefixes(settings: Settings) -> list[str]:
+    """Return the dataset prefixes of a command line and of the files it names, without blend weights.
+
+    Raises:
+        UserError: such a file cannot be read.
+    """
+    words = [word for key in DATA_KEYS if settings.has(key) for word in words_of(settings.get(key))]
+    for key, per_split in (("data_args_path", False), ("per_split_data_args_path", True)):
+        if settings.has(key):
+            words += words_in_file(str(settings.get(key)), per_split=per_split)
+    return [word for word in words if not is_number(word)]

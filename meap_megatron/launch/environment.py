@@ -6,12 +6,12 @@ The values are those of NVIDIA's own recipes for Megatron. What the user has set
 
 from collections.abc import Mapping
 
-from meap_megatron.launch.argv import flag_values
+from meap_megatron.launch.named_settings import Settings
 
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """The name that torch 2.9 and newer reads, and the older one, about which they warn."""
-NO_CONNECTIONS_OF_ONE = ("--use-torch-fsdp2", "--use-megatron-fsdp", "--overlap-moe-expert-parallel-comm")
-"""Flags with which Megatron refuses, or warns about, a single hardware queue."""
+NO_CONNECTIONS_OF_ONE = ("use_torch_fsdp2", "use_megatron_fsdp", "overlap_moe_expert_parallel_comm")
+"""Settings with which Megatron refuses, or warns about, a single hardware queue."""
 WORLD = {
     "TORCH_NCCL_HIGH_PRIORITY": "1",
     "NCCL_GRAPH_REGISTER": "0",
@@ -23,40 +23,38 @@ SCALING_HISTORY = "NVTE_ALLOW_UNSAFE_PICKLE_EXTRA_STATE"
 """Transformer Engine saves the history of delayed scaling as a pickle, and newer versions load no pickle without this."""
 
 
-def defaults(argv: list[str], environ: Mapping[str, str]) -> dict[str, str]:
+def defaults(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that a run should start with and that `environ` does not hold.
 
     Args:
-        argv: the command line of a rank or of the launcher.
+        settings: of a rank or of the launcher.
         environ: of this process; WORLD_SIZE above 1 says that it is one of several ranks.
     """
-    wanted = {"CUDA_DEVICE_MAX_CONNECTIONS": connections(argv)}
+    wanted = {"CUDA_DEVICE_MAX_CONNECTIONS": connections(settings)}
     if not any(name in environ for name in ALLOCATOR):
         # Segments that grow leave fewer gaps than blocks of fixed size.
         wanted[ALLOCATOR[0]] = "expandable_segments:True"
     if environ.get("WORLD_SIZE", "1") != "1":
         wanted |= WORLD
-        if "--use-nccl-ub" not in argv:
+        if not settings.on("use_nccl_ub"):
             # Its buffers take memory from the model, and its sums have an order of their own.
             wanted["NCCL_NVLS_ENABLE"] = "0"
-    if continues_itself(argv):
+    if continues_itself(settings):
         wanted[SCALING_HISTORY] = "1"
     return {name: value for name, value in wanted.items() if name not in environ}
 
 
-def continues_itself(argv: list[str]) -> bool:
+def continues_itself(settings: Settings) -> bool:
     """Tell whether checkpoints come from the run's own folder; it may have had another precision when it saved them."""
-    folders = [flag_values(argv, flag)[-1:] for flag in ("--save", "--load")]
-    return bool(folders[0]) and folders[1] in ([], folders[0])
+    return settings.has("save") and settings.get("load") in (None, settings.get("save"))
 
 
-def connections(argv: list[str]) -> str:
+def connections(settings: Settings) -> str:
     """Return how many hardware queues a GPU gets.
 
     One with tensor or context parallel: Megatron relies on kernels running in the order of their launch, so that
     communication starts before the matrix product that hides it. Otherwise CUDA's own 8: with one, the communication of
     data parallel waits for computation that it has nothing to do with.
     """
-    split = ("--tensor-model-parallel-size", "--context-parallel-size")
-    ordered = any(values[-1] != "1" for flag in split if (values := flag_values(argv, flag)))
-    return "1" if ordered and not any(flag in argv for flag in NO_CONNECTIONS_OF_ONE) else "8"
+    ordered = any(settings.whole(f"{kind}_parallel_size", 1) != 1 for kind in ("tensor_model", "context"))
+    return "1" if ordered and not settings.has(*NO_CONNECTIONS_OF_ONE) else "8"

@@ -5,6 +5,7 @@ takes several seconds, reading the table a few milliseconds.
 """
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -87,7 +88,11 @@ class Flag:
 
 def read_flags() -> dict[str, Flag]:
     """Return all flags by their name in snake_case: Megatron's from the cache or its parser, and ours."""
-    cache = cache_file()
+    return _read_flags(cache_file())
+
+
+@functools.cache
+def _read_flags(cache: Path) -> dict[str, Flag]:
     try:
         raw = json.loads(cache.read_text(encoding="utf-8"))
         flags = {name: Flag(**fields) for name, fields in raw.items()}

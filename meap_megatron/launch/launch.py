@@ -11,8 +11,8 @@ from collections.abc import Mapping, MutableMapping, Sequence
 
 from meap_megatron.errors import RunError, UserError
 from meap_megatron.launch import environment, resume, runtime, slurm_time_limit, wandb_run
-from meap_megatron.launch.argv import flag_values
 from meap_megatron.launch.data_flags import data_flags
+from meap_megatron.launch.named_settings import of_command_line
 from meap_megatron.launch.outcome import TOLD, saved
 from meap_megatron.launch.ranks import ForkedRank, Rank, no_orphans
 
@@ -114,7 +114,8 @@ def launch(argv: list[str], *, nproc: int, device: str, trainer: str) -> int:
     environ = os.environ
     argv = [*argv, f"--meap-device={device}"]
     runtime.set_thread_policy()
-    environ.update(environment.defaults(argv, environ))  # before the driver starts, to count GPUs
+    settings = of_command_line(argv)
+    environ.update(environment.defaults(settings, environ))  # before the driver starts, to count GPUs
     if (note := forget_leftovers(environ)) is not None:
         print(f"note: {note}", file=sys.stderr, flush=True)
     # SLURM_STEP_ID tells a task of srun from the batch script itself, which has a SLURM_PROCID too.
@@ -123,7 +124,7 @@ def launch(argv: list[str], *, nproc: int, device: str, trainer: str) -> int:
             raise UserError(f"nproc={nproc} inside srun with {environ['SLURM_NTASKS']} tasks; leave nproc out")
         host = first_slurm_host(environ.get("SLURM_STEP_NODELIST") or environ["SLURM_JOB_NODELIST"])
         environ.update(slurm_environment(environ, host))
-    tracking = wandb_run.environment(argv, environ)
+    tracking = wandb_run.environment(settings, environ)
     environ.update(tracking)
     if tracking.get("WANDB_MODE") == "offline":
         note = "W&B finds no API key, so this run is logged offline: `wandb login` before the run, or `wandb sync` after it"
@@ -164,7 +165,7 @@ def run_ranks(argv: list[str], *, processes: int, device: str, trainer: str) -> 
     environments = [rank_environment(rank, processes=processes, port=port) for rank in range(processes)]
     if device == "cpu":
         # Finds most faults of the input in half a second, and runs that are complete, before Megatron is imported.
-        done = resume.finished([*argv, *data_flags(argv)])
+        done = resume.finished(of_command_line([*argv, *data_flags(argv)]))
         if done is not None:
             print(done, flush=True)
             return 0
@@ -186,8 +187,8 @@ def run_ranks(argv: list[str], *, processes: int, device: str, trainer: str) -> 
     if status == UserError.exit_status:
         return status
     if status in (-signal.SIGTERM, TOLD):
-        save = flag_values(argv, "--save")
-        raise RunError(f"the run was told to end (SIGTERM) before it could save; {saved(save[-1] if save else None)}")
+        save = of_command_line(argv).get("save")
+        raise RunError(f"the run was told to end (SIGTERM) before it could save; {saved(save)}")
     how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
     raise RunError(f"rank {failed} of {processes} on {socket.gethostname()} {how}; the other ranks were stopped")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from meap_megatron.launch.flags import Flag
+from meap_megatron.launch.flags import Flag, read_flags
 from meap_megatron.launch.recipe import Setting
 
 
@@ -94,6 +94,11 @@ def of_recipe(table: Mapping[str, Setting], flags: Mapping[str, Flag]) -> Settin
     """Return the settings of a recipe; a second name of a setting becomes its first."""
     named = {(flags[name].name or name) if name in flags else name: setting for name, setting in table.items()}
     return Settings(table=named, flags=flags)
+
+
+def of_command_line(argv: list[str]) -> Settings:
+    """Return the settings of a command line of the installed Megatron."""
+    return of_argv(argv, read_flags())
 
 
 def of_argv(argv: list[str], flags: Mapping[str, Flag]) -> Settings:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from meap_megatron.errors import UserError
 from meap_megatron.indexed.sidecar import Sidecar, sidecar_path
+from meap_megatron.launch.named_settings import Settings
 from meap_megatron.tokenizer.load import load_tokenizer
 
-FLAGS = ("--tokenizer-type", "--tokenizer-model", "--vocab-file")
 SHOWN = 3  # tokens in a message
 
 
@@ -34,16 +34,15 @@ class Named:
         return max(self.ids.values(), default=-1) + 1
 
 
-def of_argv(values: Mapping[str, list[str]]) -> Named | None:
-    """Return the tokenizer that a command line names; None if it names none, or none that is on this machine.
-
-    Args:
-        values: those of each of `FLAGS`, [] for an absent one.
+def of_settings(settings: Settings) -> Named | None:
+    """Return the tokenizer that the settings name; None if they name none, or none that is on this machine.
 
     Raises:
         UserError: its files cannot be read.
     """
-    kind, model, vocab = (values[flag][-1] if values[flag] else "" for flag in FLAGS)
+    kind, model, vocab = (
+        str(settings.get(name) or "") for name in ("tokenizer_type", "tokenizer_model", "vocab_file")
+    )
     if kind in ("", "NullTokenizer"):
         return None
     if vocab and vocab.endswith(".json") and Path(vocab).is_file():

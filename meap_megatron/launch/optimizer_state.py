@@ -10,6 +10,7 @@ from pathlib import Path
 
 from meap_megatron.checkpoint.index import INDEX
 from meap_megatron.errors import UserError
+from meap_megatron.launch.named_settings import Settings
 
 DISTRIBUTED = "the distributed optimizer"
 SIXTEEN_BITS = "weights of 16 bits and without the distributed optimizer"
@@ -19,7 +20,7 @@ FORMS = {MOMENTS: FLOAT32, MOMENTS | {"fp32_param"}: SIXTEEN_BITS, MOMENTS | {"p
 """Names below `optimizer.state.` -> what the run that saved them had."""
 HYBRID_NORM = "decoder.final_norm.weight"
 """A tensor that only a hybrid model's checkpoint has."""
-NOT_LOADED = ("--finetune", "--no-load-optim", "--use-megatron-fsdp", "--use-torch-fsdp2")
+NOT_LOADED = ("finetune", "no_load_optim", "use_megatron_fsdp", "use_torch_fsdp2")
 
 
 def form_of_checkpoint(names: Iterable[str]) -> str | None:
@@ -27,15 +28,14 @@ def form_of_checkpoint(names: Iterable[str]) -> str | None:
     return FORMS.get(frozenset(name.split(".")[2] for name in names if name.startswith("optimizer.state.")))
 
 
-def form_of_run(argv: list[str]) -> str:
-    """Return the form that a command line makes."""
-    given = {word.partition("=")[0] for word in argv}
-    if "--use-distributed-optimizer" in given:
+def form_of_run(settings: Settings) -> str:
+    """Return the form that a run makes."""
+    if settings.on("use_distributed_optimizer"):
         return DISTRIBUTED
-    return SIXTEEN_BITS if given & {"--bf16", "--fp16"} else FLOAT32
+    return SIXTEEN_BITS if settings.has("bf16", "fp16") else FLOAT32
 
 
-def require_same(checkpoint: Path, argv: list[str]) -> None:
+def require_same(checkpoint: Path, settings: Settings) -> None:
     """Refuse to continue from a state that this run cannot read. Imports torch, to read the checkpoint's index.
 
     Megatron gives a hybrid model the weights of a GPT, and no GPT those of a hybrid model.
@@ -43,7 +43,6 @@ def require_same(checkpoint: Path, argv: list[str]) -> None:
     Raises:
         UserError: the forms differ; names both and the ways out.
     """
-    given = {word.partition("=")[0] for word in argv}
     if not (checkpoint / INDEX).is_file():
         return
     from meap_megatron.checkpoint.convert.pickles import read_index
@@ -52,14 +51,14 @@ def require_same(checkpoint: Path, argv: list[str]) -> None:
         names = read_index(checkpoint / INDEX)[0].state_dict_metadata
     except Exception:  # a damaged pickle can raise anything, and is refused by whoever checks it
         return
-    if HYBRID_NORM in names and "--hybrid-layer-pattern" not in given and "--use-checkpoint-args" not in given:
+    if HYBRID_NORM in names and not settings.has("hybrid_layer_pattern", "use_checkpoint_args"):
         raise UserError(
             f"{checkpoint} is of a hybrid model, and this run is a GPT; set model=hybrid (or the hybrid_layer_pattern of "
             "the run that saved it)"
         )
-    if given.intersection(NOT_LOADED):
+    if settings.has(*NOT_LOADED):
         return
-    there, here = form_of_checkpoint(names), form_of_run(argv)
+    there, here = form_of_checkpoint(names), form_of_run(settings)
     if there is None or there == here:
         return
     raise UserError(

@@ -6,8 +6,7 @@ from typing import Any
 from meap_megatron.errors import UserError
 from meap_megatron.indexed.sidecar import read_sidecar, sidecar_path
 from meap_megatron.launch import arguments, blend, rules, splits
-from meap_megatron.launch.flags import read_flags
-from meap_megatron.launch.named_settings import Settings, of_argv
+from meap_megatron.launch.named_settings import Settings, of_command_line
 
 
 def complete(
@@ -26,7 +25,7 @@ def complete(
     """
     argv = blend.spelled_out(argv)
     if settings is None:
-        settings = of_argv(argv, read_flags())
+        settings = of_command_line(argv)
     added = rules.defaults(settings)
     settings = settings.with_defaults(added)
     found = problems(settings, world=world)

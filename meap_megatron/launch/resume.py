@@ -23,7 +23,7 @@ from meap_megatron.checkpoint.folder import (
 from meap_megatron.checkpoint.retention import LEAST_KEPT
 from meap_megatron.errors import RunError, UserError
 from meap_megatron.launch import optimizer_state
-from meap_megatron.launch.argv import flag_values
+from meap_megatron.launch.named_settings import Settings
 
 LONGER = (
     "to train longer, raise train_iters and set override_opt_param_scheduler=true (the learning-rate schedule is then that "
@@ -32,84 +32,67 @@ LONGER = (
 """What to do when a run is complete: its schedule ends with it."""
 
 
-def one(argv: list[str], flag: str) -> str | None:
-    """Return the last value that a command line gives to a flag, as Megatron's parser does."""
-    values = flag_values(argv, flag)
-    return values[-1] if values else None
-
-
-def count(argv: list[str], flag: str) -> int | None:
-    """Return the whole number given to a flag; None if there is none (Megatron's parser complains of a wrong one)."""
-    value = one(argv, flag)
-    return int(value) if value is not None and value.isdecimal() else None
-
-
-def has(argv: list[str], *flags: str) -> bool:
-    """Tell whether one of these flags is on a command line."""
-    return any(word.partition("=")[0] in flags for word in argv)
-
-
 def same_folder(first: str | None, second: str | None) -> bool:
     """Tell whether two paths are given and name one folder."""
     return first is not None and second is not None and os.path.realpath(first) == os.path.realpath(second)
 
 
-def done(argv: list[str]) -> str | None:
+def done(settings: Settings) -> str | None:
     """Return what to say if nothing is left to train, else None. On rank 0 only.
 
     Raises:
         UserError: see `check_flags`.
     """
-    check_flags(argv)
-    return finished(argv)
+    check_flags(settings)
+    return finished(settings)
 
 
-def check_flags(argv: list[str]) -> None:
+def check_flags(settings: Settings) -> None:
     """Refuse options under which a damaged checkpoint could be loaded unseen, or the last good one deleted.
 
     Raises:
         UserError: naming the option, the reason and the way out.
     """
-    if has(argv, "--non-persistent-save-interval", "--non-persistent-ckpt-type"):
+    if settings.has("non_persistent_save_interval", "non_persistent_ckpt_type"):
         raise UserError(
             "non_persistent_save_interval and non_persistent_ckpt_type: such checkpoints are loaded before all others and "
             "have no manifest to check them by; use a shorter save_interval with meap_keep_checkpoints=2"
         )
-    if has(argv, "--save-retain-interval"):
+    if settings.has("save_retain_interval"):
         raise UserError(
             "save_retain_interval deletes a checkpoint before the next one is known to be whole; use "
             "meap_keep_checkpoints=N, which keeps the N newest good ones"
         )
-    keep = one(argv, "--meap-keep-checkpoints")
-    if keep is not None and not (keep.isdecimal() and int(keep) >= LEAST_KEPT):
+    keep = settings.get("meap_keep_checkpoints")
+    if keep is not None and (settings.whole("meap_keep_checkpoints") or 0) < LEAST_KEPT:
         raise UserError(
             f"meap_keep_checkpoints={keep} must be at least {LEAST_KEPT}: if the newest checkpoint is damaged, a run goes "
             "on from the one before it"
         )
 
 
-def last_step(argv: list[str]) -> int | None:
-    """Return the step at which training ends; None if the command line does not tell it."""
-    if (steps := count(argv, "--train-iters")) is not None:
+def last_step(settings: Settings) -> int | None:
+    """Return the step at which training ends; None if the settings do not tell it."""
+    if (steps := settings.whole("train_iters")) is not None:
         return steps
-    samples, batch = count(argv, "--train-samples"), count(argv, "--global-batch-size")
-    if samples is None or not batch or has(argv, "--rampup-batch-size", "--step-batch-size-schedule"):
+    samples, batch = settings.whole("train_samples"), settings.whole("global_batch_size")
+    if samples is None or not batch or settings.has("rampup_batch_size", "step_batch_size_schedule"):
         return None
     return samples // batch
 
 
-def finished(argv: list[str]) -> str | None:
-    """Return what to say if the run of this command line has reached its last step, else None.
+def finished(settings: Settings) -> str | None:
+    """Return what to say if a run has reached its last step, else None.
 
     Only a run that goes on in its own folder (`load` is `save`) can be finished: other ones validate what they load, or
     start from it. Names and sizes are looked at, no contents.
     """
-    if not same_folder(one(argv, "--load"), one(argv, "--save")):
+    if not same_folder(settings.get("load"), settings.get("save")):
         return None
-    if has(argv, "--finetune", "--skip-train", "--ckpt-step", "--ckpt-convert-format", "--perform-rl-step"):
+    if settings.has("finetune", "skip_train", "ckpt_step", "ckpt_convert_format", "perform_rl_step"):
         return None
-    steps = last_step(argv)
-    folder = Path(str(one(argv, "--load")))
+    steps = last_step(settings)
+    folder = Path(str(settings.get("load")))
     # Most starts end here: no checkpoint is looked at unless one could be the last.
     if not steps or max(iterations(folder), default=0) < steps:
         return None
@@ -119,14 +102,14 @@ def finished(argv: list[str]) -> str | None:
     return f"complete at step {iteration} of {steps}; {LONGER}"
 
 
-def prepare(argv: list[str], *, show: Callable[[str], None]) -> None:
+def prepare(settings: Settings, *, show: Callable[[str], None]) -> None:
     """Check the checkpoint that Megatron is going to load, and see to it that it loads a good one. On rank 0 only.
 
     In the run's own folder (`load` is `save`) a damaged checkpoint is renamed to damaged-iter_NNNNNNN, a broken-off save
     stays until the same step is saved again, and the tracker is set to the newest good one. Any other folder is only read.
 
     Args:
-        argv: the command line.
+        settings: of the run.
         show: takes lines for people.
 
     Raises:
@@ -134,15 +117,15 @@ def prepare(argv: list[str], *, show: Callable[[str], None]) -> None:
             optimizer state is of another form than this run's.
         RunError: a damaged one cannot be renamed.
     """
-    level: Level = next((name for name in LEVELS if name == one(argv, "--meap-check-checkpoint")), "auto")
-    load, pretrained = one(argv, "--load"), one(argv, "--pretrained-checkpoint")
-    if load is not None and pretrained is None and not same_folder(load, one(argv, "--save")):
+    level: Level = next((name for name in LEVELS if name == settings.get("meap_check_checkpoint")), "auto")
+    load, pretrained = settings.get("load"), settings.get("pretrained_checkpoint")
+    if load is not None and pretrained is None and not same_folder(load, settings.get("save")):
         require_any(Path(load))
     if load is not None and Path(load).is_dir():
-        prepare_load(Path(load), argv, level, show)
-        step = count(argv, "--ckpt-step") or read_tracker(Path(load)).iteration
+        prepare_load(Path(load), settings, level, show)
+        step = settings.whole("ckpt_step") or read_tracker(Path(load)).iteration
         if step is not None:
-            optimizer_state.require_same(iteration_folder(Path(load), step), argv)
+            optimizer_state.require_same(iteration_folder(Path(load), step), settings)
     if pretrained is not None and (load is None or not (Path(load) / TRACKER).is_file()):
         require_good(Path(pretrained), level, "pretrained_checkpoint")
 
@@ -165,25 +148,25 @@ def require_any(folder: Path) -> None:
     )
 
 
-def origin(argv: list[str]) -> str:
+def origin(settings: Settings) -> str:
     """Return what to say of where the weights of the run come from."""
-    load, pretrained = one(argv, "--load"), one(argv, "--pretrained-checkpoint")
+    load, pretrained = settings.get("load"), settings.get("pretrained_checkpoint")
     for folder, name in ((load, "load"), (pretrained, "pretrained_checkpoint")):
         tracker = read_tracker(Path(folder)) if folder is not None else None
         if folder is None or tracker is None or tracker.text is None:
             continue
-        if name == "load" and not tracker.release and not has(argv, "--finetune"):
-            step = count(argv, "--ckpt-step") or tracker.iteration
+        if name == "load" and not tracker.release and not settings.has("finetune"):
+            step = settings.whole("ckpt_step") or tracker.iteration
             return f"continuing from {folder}" + (f" after step {step:,}" if step else "")
         return f"weights from {folder} ({name}); training starts at its first step"
     return "weights are drawn at random (no checkpoint in load, and no pretrained_checkpoint)"
 
 
-def prepare_load(folder: Path, argv: list[str], level: Level, show: Callable[[str], None]) -> None:
+def prepare_load(folder: Path, settings: Settings, level: Level, show: Callable[[str], None]) -> None:
     """See `prepare`, for the folder that `load` names."""
-    own = same_folder(str(folder), one(argv, "--save"))
+    own = same_folder(str(folder), settings.get("save"))
     tracker = read_tracker(folder)
-    if (step := count(argv, "--ckpt-step")) and not tracker.release:
+    if (step := settings.whole("ckpt_step")) and not tracker.release:
         require(inspect(iteration_folder(folder, step), level), f"ckpt_step={step}")
         if own and tracker.text is not None and tracker.iteration is None:
             write_tracker(folder, step)  # Megatron reads it all the same, and ends without a word if it is torn

@@ -10,31 +10,31 @@ import time
 from collections.abc import Mapping
 
 from meap_megatron.errors import UserError
-from meap_megatron.launch.argv import flag_values
+from meap_megatron.launch.named_settings import Settings, of_command_line
 
 DEFAULT_MARGIN = 300.0
 """Seconds before the end of the job at which the run saves, unless a quarter of the time left is less."""
 
 
-def job_flags(argv: list[str], environ: Mapping[str, str], *, now: float) -> list[str]:
+def job_flags(settings: Settings, environ: Mapping[str, str], *, now: float) -> list[str]:
     """Return the flags that let a run end in order, in a SLURM job before its time limit too; none without a `save` folder.
 
     Args:
-        argv: the command line; a shorter `--exit-duration-in-mins` of its own is kept.
+        settings: of the run; a shorter `exit_duration_in_mins` of its own is kept.
         environ: SLURM_JOB_ID, SLURM_JOB_END_TIME (seconds since 1970) and MEAP_EXIT_MARGIN (seconds) are read.
         now: seconds since 1970.
 
     Raises:
         UserError: MEAP_EXIT_MARGIN is no number of seconds.
     """
-    if not flag_values(argv, "--save"):
+    if not settings.has("save"):
         return []
-    flags = [] if "--exit-signal-handler" in argv else ["--exit-signal-handler"]
+    flags = [] if settings.on("exit_signal_handler") else ["--exit-signal-handler"]
     if "SLURM_JOB_ID" not in environ:
         return flags
     minutes = minutes_to_run(environ, now=now)
-    given = flag_values(argv, "--exit-duration-in-mins")
-    if minutes is not None and not (given and given[-1].isdecimal() and int(given[-1]) <= minutes):
+    given = settings.whole("exit_duration_in_mins")
+    if minutes is not None and not (given is not None and given <= minutes):
         flags.append(f"--exit-duration-in-mins={minutes}")
     return flags
 
@@ -64,10 +64,10 @@ def margin_seconds(environ: Mapping[str, str], left: float) -> float:
 
 def announcement(flags: list[str], environ: Mapping[str, str], *, now: float) -> str | None:
     """Return what to say of the flags of `job_flags`, or None if they hold no time."""
-    minutes = flag_values(flags, "--exit-duration-in-mins")
-    if not minutes:
+    minutes = next((flag.partition("=")[2] for flag in flags if flag.startswith("--exit-duration-in-mins=")), None)
+    if minutes is None:
         return None
-    stop = time.strftime("%H:%M:%S", time.localtime(now + 60 * int(minutes[-1])))
+    stop = time.strftime("%H:%M:%S", time.localtime(now + 60 * int(minutes)))
     end = time.strftime("%H:%M:%S", time.localtime(int(environ["SLURM_JOB_END_TIME"])))
     return f"meap: job {environ['SLURM_JOB_ID']} ends at {end}; this run saves and stops after {stop}"
 
@@ -75,7 +75,7 @@ def announcement(flags: list[str], environ: Mapping[str, str], *, now: float) ->
 def end_in_order(argv: list[str]) -> list[str]:
     """Return `argv` with the flags of `job_flags` for this process; rank 0 says when the run will stop."""
     now = time.time()
-    flags = job_flags(argv, os.environ, now=now)
+    flags = job_flags(of_command_line(argv), os.environ, now=now)
     text = announcement(flags, os.environ, now=now)
     if text and os.environ.get("RANK", "0") == "0":
         print(text, flush=True)

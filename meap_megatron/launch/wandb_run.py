@@ -12,26 +12,26 @@ from urllib.parse import urlsplit
 
 from meap_megatron.atomic import replace_text
 from meap_megatron.errors import RunError, UserError
-from meap_megatron.launch.argv import flag_values
+from meap_megatron.launch.named_settings import Settings
 
 FILE_NAME = "wandb_run_id"
 ID_LETTERS = string.ascii_lowercase + string.digits
 
 
-def environment(argv: list[str], environ: Mapping[str, str]) -> dict[str, str]:
+def environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that let `wandb.init` go on with the run of the `save` folder; {} if W&B is not used.
 
     Only the last rank, on which Megatron logs, or the launcher of all ranks reads or makes the file.
 
     Args:
-        argv: the command line of Megatron.
+        settings: of the run.
         environ: RANK and WORLD_SIZE, if this is a rank; a WANDB_RUN_ID in it is left alone.
 
     Raises:
         UserError: the id cannot be read or written.
     """
-    save = flag_values(argv, "--save")
-    if not flag_values(argv, "--wandb-project"):
+    save = settings.get("save")
+    if not settings.has("wandb_project"):
         return {}
     if int(environ.get("RANK", "0")) != int(environ.get("WORLD_SIZE", "1")) - 1:
         return {}
@@ -42,7 +42,7 @@ def environment(argv: list[str], environ: Mapping[str, str]) -> dict[str, str]:
     found = {} if has_key(environ) or "WANDB_MODE" in environ else {"WANDB_MODE": "offline"}
     if not save or "WANDB_RUN_ID" in environ:
         return found
-    return found | {"WANDB_RUN_ID": run_id(Path(save[-1])), "WANDB_RESUME": environ.get("WANDB_RESUME", "allow")}
+    return found | {"WANDB_RUN_ID": run_id(Path(str(save))), "WANDB_RESUME": environ.get("WANDB_RESUME", "allow")}
 
 
 def has_key(environ: Mapping[str, str]) -> bool:

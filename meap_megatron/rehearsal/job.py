@@ -8,10 +8,10 @@ from meap_megatron.errors import UserError
 from meap_megatron.indexed.sidecar import read_sidecar
 from meap_megatron.launch import parallelism, preflight, rules
 from meap_megatron.launch import recipe as recipes
-from meap_megatron.launch.argv import named_prefixes
+from meap_megatron.launch.data_sidecars import named_prefixes
 from meap_megatron.launch.fitted import fitted
 from meap_megatron.launch.flags import Flag
-from meap_megatron.launch.named_settings import Settings, of_recipe
+from meap_megatron.launch.named_settings import Settings, of_command_line, of_recipe
 from meap_megatron.launch.parallelism import Layout
 from meap_megatron.launch.recipe import Recipe, Setting
 from meap_megatron.rehearsal import preflight as inputs
@@ -42,7 +42,7 @@ class RehearsedJob:
     @property
     def prefixes(self) -> list[str]:
         """The dataset prefixes; none with mock data."""
-        return list(dict.fromkeys(named_prefixes(self.words)))
+        return list(dict.fromkeys(named_prefixes(of_command_line(self.words))))
 
     @property
     def is_sft(self) -> bool:
@@ -89,7 +89,7 @@ def load(path: str | Path, overrides: list[str], *, world: int | None, flags: di
     more: list[str] = []
     found += preflight.refusal(lambda: more.extend(inputs.of_data(words)))
     found += inputs.of_tokenizer(settings) + inputs.of_folders(settings)
-    start = inputs.of_checkpoints(words, settings, found)
+    start = inputs.of_checkpoints(settings, found)
     if found:
         raise UserError(preflight.joint(found, whom=f"this job of {sizes.world:,} processes"))
     own = [*more, f"--meap-device={device}"]

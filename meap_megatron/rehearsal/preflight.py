@@ -13,9 +13,9 @@ from meap_megatron.errors import UserError
 from meap_megatron.indexed.pair import open_pair
 from meap_megatron.indexed.sidecar import Sidecar, bin_path, check_prefix, idx_path
 from meap_megatron.launch import resume
-from meap_megatron.launch.argv import named_prefixes
 from meap_megatron.launch.data_flags import data_flags
-from meap_megatron.launch.named_settings import Settings
+from meap_megatron.launch.data_sidecars import named_prefixes
+from meap_megatron.launch.named_settings import Settings, of_command_line
 from meap_megatron.launch.preflight import refusal
 
 NO_TOKENIZER_FILE = ("NullTokenizer", "NullMultimodalTokenizer", "TikTokenizer")
@@ -40,7 +40,7 @@ def of_data(words: list[str]) -> list[str]:
         UserError: data is missing, not what its sidecar says, or does not fit the settings.
     """
     flags = data_flags(words)
-    for prefix in named_prefixes(words):
+    for prefix in named_prefixes(of_command_line(words)):
         check_end(prefix, check_prefix(prefix))
     return flags
 
@@ -101,12 +101,12 @@ def why_not_writable(folder: Path) -> str | None:
     return None
 
 
-def of_checkpoints(words: list[str], settings: Settings, findings: list[str]) -> Start:
+def of_checkpoints(settings: Settings, findings: list[str]) -> Start:
     """Return what the job begins with; what it cannot begin with is added to `findings`."""
     load, save, pretrained = (settings.get(name) for name in ("load", "save", "pretrained_checkpoint"))
-    findings += refusal(lambda: resume.check_flags(words))
+    findings += refusal(lambda: resume.check_flags(settings))
     if load is None and save is not None and (own := newest(Path(str(save)), findings)) is not None:
-        last = resume.last_step(words)
+        last = resume.last_step(settings)
         if last is not None and own.step >= last:
             findings.append(
                 f"{settings.where('save')}save={save} holds step {own.step:,} and the run ends at step {last:,}: the job "

@@ -13,6 +13,7 @@ from meap_megatron.launch import sft_settings
 from meap_megatron.launch.arguments import add_meap_arguments, check
 from meap_megatron.launch.blend import data_prefixes
 from meap_megatron.launch.data_sidecars import is_sft, read_sidecars
+from meap_megatron.launch.named_settings import of_command_line
 from meap_megatron.training import rope
 from meap_megatron.training.dataset_settings import check_vocabulary
 
@@ -63,7 +64,7 @@ def settle(argv: list[str]) -> tuple[Any, list[Sidecar]]:
     """
     args = parse(argv)
     check(args)
-    rope.check_asked(args, argv)
+    rope.check_asked(args, of_command_line(argv))
     sidecars = [] if args.mock_data else read_sidecars(data_prefixes(args))
     if not sidecars and not args.mock_data:
         raise UserError("no training data: give data_path, the prefix that `meap preprocess text` wrote")

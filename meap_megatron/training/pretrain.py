@@ -20,8 +20,8 @@ from typing import Any, TextIO
 from meap_megatron.errors import RunError, UserError
 from meap_megatron.indexed.sidecar import Sidecar
 from meap_megatron.launch import environment, fitted, preflight, resume, runtime
-from meap_megatron.launch.argv import flag_values
 from meap_megatron.launch.data_flags import data_flags
+from meap_megatron.launch.named_settings import Settings, of_command_line
 from meap_megatron.launch.outcome import TOLD, saved
 from meap_megatron.launch.run_lock import RunLock
 from meap_megatron.training import ending, platform
@@ -102,10 +102,10 @@ def settled(argv: list[str], *, rank: str) -> list[str]:
     return [*argv, *data_flags(argv)]
 
 
-def log_path(argv: list[str]) -> Path | None:
-    """Return this rank's log file if `--meap-log FOLDER` asks for one."""
-    folder = flag_values(argv, "--meap-log")
-    return Path(folder[-1]) / f"rank-{os.environ.get('RANK', '0')}.log" if folder else None
+def log_path(settings: Settings) -> Path | None:
+    """Return this rank's log file if `meap_log` asks for one."""
+    folder = settings.get("meap_log")
+    return Path(folder) / f"rank-{os.environ.get('RANK', '0')}.log" if folder else None
 
 
 def configure(argv: list[str]) -> tuple[str, Any, list[Sidecar], Any]:
@@ -120,8 +120,9 @@ def configure(argv: list[str]) -> tuple[str, Any, list[Sidecar], Any]:
     Raises:
         UserError: there is no such device, Transformer Engine cannot be loaded, or a setting is refused.
     """
-    device = runtime.resolve_device((flag_values(argv, "--meap-device") or ["auto"])[-1])
-    platform.prepare(device, engine_optional=flag_values(argv, "--transformer-impl") == ["local"])
+    settings = of_command_line(argv)
+    device = runtime.resolve_device(settings.effective("meap_device"))
+    platform.prepare(device, engine_optional=settings.get("transformer_impl") == "local")
     argv = fitted.without_fused_loss([*argv, *platform.flags_for(device, argv)], device=device)
 
     import torch
@@ -185,12 +186,13 @@ def main(argv: list[str] | None = None) -> int:
     debug = os.environ.get("MEAP_DEBUG", "") not in ("", "0")
     rank = os.environ.get("RANK", "0")
     runtime.set_thread_policy()
-    os.environ.update(environment.defaults(given, os.environ))  # before torch is imported and the driver starts
     try:
+        # Before torch is imported and the driver starts.
+        os.environ.update(environment.defaults(of_command_line(given), os.environ))
         # Before Megatron is imported and anything is written: this finds most faults in half a second.
         argv = roll_call().everyone("settings", lambda: settled(given, rank=rank))
         with contextlib.ExitStack() as held:
-            finished = roll_call().first("resume", lambda: begin(argv, held))
+            finished = roll_call().first("resume", lambda: begin(of_command_line(argv), held))
             if finished:
                 if rank == "0":
                     print(finished, flush=True)
@@ -202,26 +204,25 @@ def main(argv: list[str] | None = None) -> int:
         return complain(as_ours(error), rank=rank, debug=debug)
 
 
-def begin(argv: list[str], held: contextlib.ExitStack) -> str:
+def begin(settings: Settings, held: contextlib.ExitStack) -> str:
     """Take the lock of the `save` folder and see to the checkpoint; return what to say if nothing is left to train.
 
     Args:
-        argv: the command line.
+        settings: of the run.
         held: gives the lock up when it is closed.
 
     Raises:
         UserError, RunError: another run has the folder; see `resume.begin`.
     """
-    done = resume.done(argv)
+    done = resume.done(settings)
     if done is not None:
         return done
-    save = flag_values(argv, "--save")
-    if save:
-        lock = RunLock(Path(save[-1]))
+    if settings.has("save"):
+        lock = RunLock(Path(settings.get("save")))
         lock.acquire(partial(print, flush=True))
         held.callback(lock.release)
-    resume.prepare(argv, show=partial(print, flush=True))
-    print(resume.origin(argv), flush=True)
+    resume.prepare(settings, show=partial(print, flush=True))
+    print(resume.origin(settings), flush=True)
     return ""
 
 
@@ -231,11 +232,12 @@ def logged(argv: list[str], *, rank: str, debug: bool) -> int:
     Raises:
         UserError, RunError: on every rank, if the log of one cannot be written.
     """
-    log = log_path(argv)
+    settings = of_command_line(argv)
+    log = log_path(settings)
     failure: UserError | RunError | None = None
     with contextlib.ExitStack() as output:
         screen = roll_call().everyone("log", lambda: output.enter_context(output_to(log)))
-        save = next(reversed(flag_values(argv, "--save")), None)
+        save = settings.get("save")
         ending.end_early()
         try:
             run(argv, screen)

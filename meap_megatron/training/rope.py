@@ -8,19 +8,19 @@ from collections.abc import Callable
 from typing import Any
 
 from meap_megatron.errors import RunError, UserError
-from meap_megatron.launch.argv import flag_values
+from meap_megatron.launch.named_settings import Settings
 
 TOLERANCE = 1e-4  # relative; the frequencies are float32
 FORCED = ("rotary_base", "rotary_percent")
 """What `--use-checkpoint-args` sets without regard to the command line, and what decides the frequencies."""
 
 
-def check_asked(args: Any, argv: list[str]) -> None:
+def check_asked(args: Any, settings: Settings) -> None:
     """Refuse a run in which `--use-checkpoint-args` has replaced what the command line asks for.
 
     Args:
         args: Megatron's arguments after parsing.
-        argv: the command line that they came from.
+        settings: of the command line that they came from.
 
     Raises:
         UserError: naming the value that was given and the one of the checkpoint.
@@ -28,11 +28,11 @@ def check_asked(args: Any, argv: list[str]) -> None:
     if not args.use_checkpoint_args:
         return
     for name in FORCED:
-        given, effective = flag_values(argv, "--" + name.replace("_", "-")), getattr(args, name)
-        if given and float(given[-1]) != float(effective):
+        given, effective = settings.number(name), getattr(args, name)
+        if given is not None and given != float(effective):
             raise UserError(
-                f"{name}={given[-1]} was asked for, but use_checkpoint_args takes the checkpoint's, {effective}; leave "
-                "use_checkpoint_args out (a recipe names the whole model), or give the checkpoint's value"
+                f"{name}={settings.get(name)} was asked for, but use_checkpoint_args takes the checkpoint's, {effective}; "
+                "leave use_checkpoint_args out (a recipe names the whole model), or give the checkpoint's value"
             )
 
 

@@ -11,6 +11,7 @@ from meap_megatron.checkpoint.folder import TRACKER, read_tracker, write_tracker
 from meap_megatron.checkpoint.manifest import Manifest
 from meap_megatron.errors import UserError
 from meap_megatron.launch import optimizer_state, resume
+from meap_megatron.launch.named_settings import Settings, of_command_line
 from meap_megatron.launch.resume import LONGER
 from meap_megatron.training.checkpoint_hooks import complete, make_room
 from tests.checkpoint.checkpoint_samples import flip_a_byte, good_checkpoint, plain_checkpoint, unfinished_checkpoint
@@ -23,13 +24,13 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def own(run: Path, *words: str) -> list[str]:
-    return [f"--save={run}", f"--load={run}", *words]
+def own(run: Path, *words: str) -> Settings:
+    return of_command_line([f"--save={run}", f"--load={run}", *words])
 
 
-def prepared(argv: list[str]) -> list[str]:
+def prepared(settings: Settings) -> list[str]:
     said: list[str] = []
-    resume.prepare(argv, show=said.append)
+    resume.prepare(settings, show=said.append)
     return said
 
 
@@ -65,10 +66,10 @@ def test_a_run_is_finished_when_its_own_folder_holds_its_last_step(
 
 
 def test_only_the_run_that_saves_there_can_be_finished(run: Path, tmp_path: Path) -> None:
-    assert resume.finished([f"--load={run}", "--train-iters=8"]) is None  # validates what it loads
-    assert resume.finished([f"--load={run}", f"--save={tmp_path / 'new'}", "--train-iters=8"]) is None
+    assert resume.finished(of_command_line([f"--load={run}", "--train-iters=8"])) is None  # validates what it loads
+    assert resume.finished(of_command_line([f"--load={run}", f"--save={tmp_path / 'new'}", "--train-iters=8"])) is None
     os.symlink(run, tmp_path / "link")
-    said = resume.finished([f"--load={run}", f"--save={tmp_path / 'link'}", "--train-iters=8"])
+    said = resume.finished(of_command_line([f"--load={run}", f"--save={tmp_path / 'link'}", "--train-iters=8"]))
     assert said == f"complete at step 8 of 8; {LONGER}"
 
 
@@ -127,7 +128,7 @@ def test_without_a_good_checkpoint_a_run_is_refused_unless_none_was_ever_finishe
 
 @pytest.mark.parametrize("setting", ["load", "pretrained-checkpoint"])
 def test_the_folder_of_another_run_is_read_but_never_changed(run: Path, tmp_path: Path, setting: str) -> None:
-    argv = [f"--save={tmp_path / 'new'}", f"--{setting}={run}"]
+    argv = of_command_line([f"--save={tmp_path / 'new'}", f"--{setting}={run}"])
     assert prepared(argv) == []
     flip_a_byte(run / "iter_0000008" / "__0_0.distcp")
     before = names(run)
@@ -151,14 +152,15 @@ def test_a_run_that_is_to_load_what_is_not_there_does_not_begin_with_random_weig
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=reason):
-        prepared([f"--save={tmp_path / 'new'}", f"--load={tmp_path / load}"])
+        prepared(of_command_line([f"--save={tmp_path / 'new'}", f"--load={tmp_path / load}"]))
 
 
 def test_a_first_start_finds_nothing_in_its_own_folder_or_begins_from_pretrained_weights(
     run: Path, tmp_path: Path
 ) -> None:
     assert prepared(own(tmp_path / "new")) == []
-    assert prepared([f"--save={tmp_path / 'a'}", f"--load={tmp_path / 'b'}", f"--pretrained-checkpoint={run}"]) == []
+    elsewhere = [f"--save={tmp_path / 'a'}", f"--load={tmp_path / 'b'}", f"--pretrained-checkpoint={run}"]
+    assert prepared(of_command_line(elsewhere)) == []
 
 
 def test_one_step_asked_for_is_checked_alone(run: Path) -> None:
@@ -188,7 +190,7 @@ def test_a_checkpoint_of_plain_megatron_is_loaded_if_its_index_is_whole(tmp_path
 )
 def test_options_that_would_lose_the_last_good_checkpoint_are_refused(words: list[str], reason: str) -> None:
     with pytest.raises(UserError, match=reason):
-        resume.check_flags(words)
+        resume.check_flags(of_command_line(words))
 
 
 def begun(step: int) -> Manifest:
@@ -268,6 +270,9 @@ RUNS = {"float32": [], "16 bits": ["--bf16"], "distributed": ["--bf16", "--use-d
 @pytest.mark.parametrize("run", RUNS)
 def test_a_run_is_compared_with_the_form_of_the_optimizer_state_that_it_continues_from(saved: str, run: str) -> None:
     names = ["decoder.layers.0.weight", *(f"optimizer.state.{name}.decoder.layers.0.weight" for name in STATES[saved])]
-    there, here = optimizer_state.form_of_checkpoint(names), optimizer_state.form_of_run(["--lr=1", *RUNS[run]])
+    there, here = (
+        optimizer_state.form_of_checkpoint(names),
+        optimizer_state.form_of_run(of_command_line(["--lr=1", *RUNS[run]])),
+    )
     assert (there is None) == (saved not in RUNS)
     assert there is None or (there == here) == (saved == run)

@@ -10,8 +10,10 @@ import pytest
 from meap_megatron.errors import UserError
 from meap_megatron.launch import slurm_time_limit, wandb_run
 from meap_megatron.launch.launch import slurm_environment, tasks_per_node
+from meap_megatron.launch.named_settings import of_command_line
 
-SAVE = ["--save=runs/a"]
+WORDS = ["--save=runs/a"]
+SAVE = of_command_line(WORDS)
 JOB = {"SLURM_JOB_ID": "12", "SLURM_JOB_END_TIME": "100000"}
 
 
@@ -98,15 +100,17 @@ def test_a_job_without_an_end_still_saves_at_a_signal(end: str) -> None:
 
 def test_outside_a_job_there_is_no_end_and_without_a_folder_nothing_to_save() -> None:
     assert slurm_time_limit.job_flags(SAVE, {}, now=0) == ["--exit-signal-handler"]
-    assert slurm_time_limit.job_flags(["--seed=1"], JOB, now=0) == []
+    assert slurm_time_limit.job_flags(of_command_line(["--seed=1"]), JOB, now=0) == []
 
 
 def test_a_shorter_duration_on_the_command_line_is_kept_and_a_longer_one_is_not() -> None:
     now = 100_000 - 7200
-    assert slurm_time_limit.job_flags([*SAVE, "--exit-duration-in-mins=20"], JOB, now=now) == ["--exit-signal-handler"]
-    assert slurm_time_limit.job_flags([*SAVE, "--exit-duration-in-mins", "200"], JOB, now=now)[-1] == (
-        "--exit-duration-in-mins=115"
-    )
+    assert slurm_time_limit.job_flags(of_command_line([*WORDS, "--exit-duration-in-mins=20"]), JOB, now=now) == [
+        "--exit-signal-handler"
+    ]
+    assert slurm_time_limit.job_flags(of_command_line([*WORDS, "--exit-duration-in-mins", "200"]), JOB, now=now)[
+        -1
+    ] == ("--exit-duration-in-mins=115")
 
 
 def test_a_margin_that_is_no_number_is_refused() -> None:
@@ -116,25 +120,26 @@ def test_a_margin_that_is_no_number_is_refused() -> None:
 
 def test_every_start_of_a_folder_names_one_wandb_run(tmp_path: Path) -> None:
     argv = [f"--save={tmp_path / 'run'}", "--wandb-project=p"]
-    first = wandb_run.environment(argv, {})
-    assert first == wandb_run.environment(argv, {}) | {"WANDB_RESUME": "allow"}
+    first = wandb_run.environment(of_command_line(argv), {})
+    assert first == wandb_run.environment(of_command_line(argv), {}) | {"WANDB_RESUME": "allow"}
     assert (tmp_path / "run" / "wandb_run_id").read_text() == first["WANDB_RUN_ID"] + "\n"
-    other = wandb_run.environment([f"--save={tmp_path / 'other'}", "--wandb-project=p"], {})
+    other = wandb_run.environment(of_command_line([f"--save={tmp_path / 'other'}", "--wandb-project=p"]), {})
     assert other["WANDB_RUN_ID"] != first["WANDB_RUN_ID"]
 
 
 def test_only_the_rank_that_logs_makes_the_wandb_run(tmp_path: Path) -> None:
     argv = [f"--save={tmp_path}", "--wandb-project=p"]
-    assert wandb_run.environment(argv, {"RANK": "0", "WORLD_SIZE": "2"}) == {}
+    assert wandb_run.environment(of_command_line(argv), {"RANK": "0", "WORLD_SIZE": "2"}) == {}
     assert not list(tmp_path.iterdir())
-    assert "WANDB_RUN_ID" in wandb_run.environment(argv, {"RANK": "1", "WORLD_SIZE": "2"})
+    assert "WANDB_RUN_ID" in wandb_run.environment(of_command_line(argv), {"RANK": "1", "WORLD_SIZE": "2"})
 
 
 def test_without_wandb_or_with_an_id_of_the_users_nothing_is_set(tmp_path: Path) -> None:
-    assert wandb_run.environment([f"--save={tmp_path}"], {}) == {}
+    assert wandb_run.environment(of_command_line([f"--save={tmp_path}"]), {}) == {}
     assert (
         wandb_run.environment(
-            [f"--save={tmp_path}", "--wandb-project=p"], {"WANDB_RUN_ID": "mine", "WANDB_API_KEY": "k"}
+            of_command_line([f"--save={tmp_path}", "--wandb-project=p"]),
+            {"WANDB_RUN_ID": "mine", "WANDB_API_KEY": "k"},
         )
         == {}
     )
@@ -150,7 +155,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_wandb_itself_takes_the_id(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     code = "import wandb; run = wandb.init(project='p', mode='offline'); print('ID', run.id, run.settings.resume)"
-    environ = wandb_run.environment([f"--save={tmp_path}", "--wandb-project=p"], {})
+    environ = wandb_run.environment(of_command_line([f"--save={tmp_path}", "--wandb-project=p"]), {})
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | environ | {"WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"},

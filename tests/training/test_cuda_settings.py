@@ -13,6 +13,7 @@ from meap_megatron.errors import UserError
 from meap_megatron.launch import environment, runtime
 from meap_megatron.launch.fitted import fitted, without_fused_loss
 from meap_megatron.launch.flags import read_flags
+from meap_megatron.launch.named_settings import of_command_line
 from meap_megatron.launch.recipe import load
 from meap_megatron.training import platform
 from tests.support.fake_cuda import Engine
@@ -156,16 +157,19 @@ def test_more_ranks_than_gpus_are_refused_before_cuda_fails() -> None:
     ],
 )
 def test_only_tensor_and_context_parallel_run_with_one_hardware_queue(argv: list[str], queues: str) -> None:
-    assert environment.defaults(argv, {})["CUDA_DEVICE_MAX_CONNECTIONS"] == queues
+    assert environment.defaults(of_command_line(argv), {})["CUDA_DEVICE_MAX_CONNECTIONS"] == queues
 
 
 def test_what_the_user_has_set_is_kept() -> None:
     given = {"CUDA_DEVICE_MAX_CONNECTIONS": "32", "PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:512"}
-    assert environment.defaults(["--context-parallel-size=2"], given) == {}
+    assert environment.defaults(of_command_line(["--context-parallel-size=2"]), given) == {}
 
 
 def test_settings_of_communication_are_for_several_ranks() -> None:
-    alone, together = environment.defaults([], {}), environment.defaults([], {"WORLD_SIZE": "8"})
+    alone, together = (
+        environment.defaults(of_command_line([]), {}),
+        environment.defaults(of_command_line([]), {"WORLD_SIZE": "8"}),
+    )
     assert alone == {"CUDA_DEVICE_MAX_CONNECTIONS": "8", "PYTORCH_ALLOC_CONF": "expandable_segments:True"}
     assert together == alone | {
         "TORCH_NCCL_HIGH_PRIORITY": "1",
@@ -174,7 +178,7 @@ def test_settings_of_communication_are_for_several_ranks() -> None:
         "NVTE_FWD_LAYERNORM_SM_MARGIN": "20",
         "NVTE_BWD_LAYERNORM_SM_MARGIN": "20",
     }
-    assert "NCCL_NVLS_ENABLE" not in environment.defaults(["--use-nccl-ub"], {"WORLD_SIZE": "8"})
+    assert "NCCL_NVLS_ENABLE" not in environment.defaults(of_command_line(["--use-nccl-ub"]), {"WORLD_SIZE": "8"})
 
 
 @pytest.mark.parametrize(
@@ -191,8 +195,8 @@ def test_transformer_engine_may_load_the_scaling_history_of_the_runs_own_folder_
     flags: str, trusted: bool
 ) -> None:
     name = "NVTE_ALLOW_UNSAFE_PICKLE_EXTRA_STATE"
-    assert (environment.defaults(flags.split(), {}).get(name) == "1") == trusted
-    assert name not in environment.defaults(flags.split(), {name: "0"})
+    assert (environment.defaults(of_command_line(flags.split()), {}).get(name) == "1") == trusted
+    assert name not in environment.defaults(of_command_line(flags.split()), {name: "0"})
 
 
 STARTS = """

@@ -10,7 +10,7 @@ import pytest
 
 from meap_megatron.corpus.verify import adopt
 from meap_megatron.errors import UserError
-from meap_megatron.launch.argv import flag_values
+from meap_megatron.launch.named_settings import of_command_line
 from meap_megatron.training.pretrain import settled
 
 MODEL = (
@@ -74,10 +74,10 @@ def test_what_the_datasets_do_not_read_is_refused_by_its_flag(data: Path, words:
 def test_data_named_in_files_gives_the_vocabulary_too(data: Path, tmp_path: Path) -> None:
     (tmp_path / "blend").write_text(f"0.3 {data}\n0.7 {data}\n")
     flags = run("--data-args-path", tmp_path / "blend", "--split", "100,0,0")
-    assert flag_values(flags, "--vocab-size") == ["129"]
+    assert of_command_line(flags).get("vocab_size") == "129"
     parts = {"train": ["1.0", str(data)], "valid": str(data), "test": None}
     (tmp_path / "splits").write_text(json.dumps(parts))
-    assert flag_values(run("--per-split-data-args-path", tmp_path / "splits"), "--vocab-size") == ["129"]
+    assert of_command_line(run("--per-split-data-args-path", tmp_path / "splits")).get("vocab_size") == "129"
 
 
 @pytest.mark.parametrize(
@@ -100,19 +100,19 @@ def test_a_file_of_data_that_cannot_be_read_is_named(
 def test_the_tokenizer_of_the_data_gets_a_row_for_the_mask(data: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
     named = ["--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", tmp_path / "t"]
     flags = run("--data-path", data, "--split", "100,0,0", *named)
-    assert flag_values(flags, "--padded-vocab-size") == ["256"]
-    assert flag_values(flags, "--tokenizer-type") == ["HuggingFaceTokenizer"]
+    assert of_command_line(flags).get("padded_vocab_size") == "256"
+    assert of_command_line(flags).get("tokenizer_type") == "HuggingFaceTokenizer"
     assert (
         "has 128 ids and no [MASK], which is id 128 of the data; the embedding gets 256 rows"
         in capsys.readouterr().out
     )
     # With room for it in Megatron's padding, the model stays as it is.
     flags = run("--data-path", data, "--split", "100,0,0", *named, "--make-vocab-size-divisible-by", "130")
-    assert flag_values(flags, "--padded-vocab-size") == []
+    assert of_command_line(flags).get("padded_vocab_size") is None
     assert "[MASK]" not in capsys.readouterr().out
     # The tokenizer that was saved beside the data is the same one.
     flags = run("--data-path", data, "--split", "100,0,0", *named[:-1], f"{data}.tokenizer")
-    assert flag_values(flags, "--padded-vocab-size") == ["256"]
+    assert of_command_line(flags).get("padded_vocab_size") == "256"
 
 
 @pytest.mark.parametrize("kind", ["HuggingFaceTokenizer", "GPT2BPETokenizer"])

@@ -12,6 +12,7 @@ megatron_import.import_megatron()
 
 from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding  # noqa: E402
 
+from meap_megatron.launch.named_settings import of_command_line  # noqa: E402
 from meap_megatron.training.rope import check_asked, check_built, effective_base  # noqa: E402
 
 
@@ -59,9 +60,9 @@ def test_a_model_built_with_another_base_ends_the_run(capsys: pytest.CaptureFixt
 
 
 def test_the_command_line_is_compared_with_what_the_checkpoint_brought() -> None:
-    check_asked(arguments(), ["--use-checkpoint-args", "--rotary-base=640000"])
-    check_asked(arguments(), ["--use-checkpoint-args"])
-    check_asked(arguments(use_checkpoint_args=False), ["--rotary-base", "1"])
+    check_asked(arguments(), of_command_line(["--use-checkpoint-args", "--rotary-base=640000"]))
+    check_asked(arguments(), of_command_line(["--use-checkpoint-args"]))
+    check_asked(arguments(use_checkpoint_args=False), of_command_line(["--rotary-base", "1"]))
     for argv in (["--rotary-base=10000"], ["--rotary-base", "10000", "--bf16"], ["--rotary-percent", "0.5"]):
         with pytest.raises(UserError, match="use_checkpoint_args takes the checkpoint's"):
-            check_asked(arguments(), argv)
+            check_asked(arguments(), of_command_line(argv))

@@ -52,8 +52,8 @@ class SFTConfig:
     )
     sampler: str = setting(
         "philox",
-        "philox: masks as a function of seed, data, conversation and answer. official: CPython's random.sample for one answer "
-        "after the other, as the official code",
+        "philox: masks as a function of seed, data, conversation and answer. official: CPython's random.sample for one "
+        "answer after the other, as the official code",
         choices=("philox", "official"),
     )
     over_long: str = setting(
