@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meap_megatron import _C
-from meap_megatron.masking.arguments import batch_counts, check_ratio, num_masked, prepare
+from meap_megatron.masking.arguments import batch_counts, num_masked, prepare
+from meap_megatron.masking.ratio import check_ratio
 from meap_megatron.masking.strategies import STRATEGIES
 
 __all__ = ["STRATEGIES", "check_ratio", "mask_positions", "mask_positions_batch", "num_masked"]

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meap_megatron.errors import UserError
+from meap_megatron.masking.ratio import check_ratio
 from meap_megatron.masking.strategies import Draw, strategy_named
 
 MAX_LENGTH = 2**31 - 1  # input positions; bounded draws use 32-bit words
@@ -91,12 +92,6 @@ def batch_counts(
     if indices.size and indices.min() < 0:
         raise UserError(f"sample_indices holds {indices.min()}; every index must be in [0, 2**63)")
     return length - 1, _count(length, ratio)
-
-
-def check_ratio(ratio: float) -> None:
-    """Raise UserError unless ratio is in [0, 1); NaN is not."""
-    if not 0 <= ratio < 1:
-        raise UserError(f"ratio is {ratio}; it must be in [0, 1), the paper uses 0.15")
 
 
 def check_span_length(span_length: int) -> None:

@@ -18,7 +18,6 @@ from functools import cached_property
 from typing import Any
 
 from meap_megatron.errors import UserError
-from meap_megatron.masking.arguments import check_ratio
 
 SYNTAX = "a number (0.15), a range drawn per sample (0:0.5), or points of a schedule (0@0, 0.15@0.1)"
 _POINT = re.compile(r"([^:@]+)(?::([^:@]+))?(?:@([^:@]+))?")
@@ -94,6 +93,12 @@ class MaskRatio:
     @cached_property
     def _progress(self) -> list[float]:
         return [point.progress for point in self.points]
+
+
+def check_ratio(ratio: float) -> None:
+    """Raise UserError unless ratio is in [0, 1); NaN is not."""
+    if not 0 <= ratio < 1:
+        raise UserError(f"ratio is {ratio}; it must be in [0, 1), the paper uses 0.15")
 
 
 def ratio_of_text(text: str) -> float | str:
