@@ -42,3 +42,8 @@ def blocks_of(pattern: str) -> int | None:
 def of_blocks(segments: list[int]) -> str:
     """Return the pattern of a GPT whose pipeline segments have so many blocks: [2, 1] is "*-*-|*-"."""
     return CUT.join(BLOCK * size for size in segments)
+
+
+def period_of(layers: str) -> str:
+    """Return the shortest part that layers repeat: "*--*--" repeats "*--", "**-" itself."""
+    return layers[: (layers + layers).find(layers, 1)]

@@ -18,16 +18,17 @@ FP32 = 4
 
 def kept_per_token(model: Model) -> dict[str, float]:
     """Return the numbers per token that a layer of Transformer Engine keeps, by tensor, before any split."""
-    h, q, kv = model.hidden_size, model.query_size, model.key_value_size
+    h, q, kv = model.hidden_size, model.attentions * model.query_size, model.attentions * model.key_value_size
     return {
-        "inputs of both norms": 2 * h,
-        "outputs of both norms": 2 * h,
+        "inputs of both norms": model.sublayers * h,
+        "outputs of both norms": model.sublayers * h,
         "query, key, value": q + 2 * kv,
         "inputs of the norms of query and key": q + kv if model.qk_norm else 0,
         "output of attention": q,
-        "softmax statistics": 2 * model.num_attention_heads,  # one in float32 per head counts as two
-        "output of the first linear layer": model.ffn_inputs,
-        "input of the second linear layer": model.ffn_hidden_size,
+        # one in float32 per head counts as two
+        "softmax statistics": 2 * model.attentions * model.num_attention_heads,
+        "output of the first linear layer": model.feed_forwards * model.ffn_inputs,
+        "input of the second linear layer": model.feed_forwards * model.ffn_hidden_size,
     }
 
 

@@ -10,6 +10,8 @@ import yaml
 
 from meap_megatron.atomic import disk_errors, replace_text
 from meap_megatron.errors import UserError
+from meap_megatron.launch.hybrid import CUTS
+from meap_megatron.layer_pattern import CUT
 from meap_megatron.planning.search import Plan
 
 MANAGED = (
@@ -113,6 +115,8 @@ def settings_of(plan: Plan) -> dict[str, Any]:
     """Return the settings that the plan puts on top of the recipe; None takes one of the recipe's back."""
     chosen: dict[str, Any] = dict(plan.layout.settings())
     given = plan.job.settings
+    if plan.job.pattern is not None:
+        chosen = with_pattern(chosen, plan)
     taken_back = {name: None for name in MANAGED if given.get(name) is not None and name not in chosen}
     settings = {**chosen, **taken_back}
     if not given.get("bf16"):
@@ -120,6 +124,17 @@ def settings_of(plan: Plan) -> dict[str, Any]:
     if given.get("device") == "cpu":
         settings["device"] = "cuda"
     return settings
+
+
+def with_pattern(chosen: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    """Return a layout's settings for a hybrid model: it is cut by its pattern, whose layers are counted one by one."""
+    pattern, layout = plan.job.pattern or "", plan.layout
+    size = len(pattern) // (layout.pipeline * layout.virtual)
+    cut = CUT.join(pattern[begin : begin + size] for begin in range(0, len(pattern), size))
+    kept = {name: value for name, value in chosen.items() if name not in CUTS}
+    if "recompute_num_layers" in kept:
+        kept["recompute_num_layers"] = plan.model.sublayers * kept["recompute_num_layers"]
+    return kept | {"hybrid_layer_pattern": cut}
 
 
 def recipe_text(plan: Plan, folder: Path) -> str:

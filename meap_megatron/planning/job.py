@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from meap_megatron.launch.blend import is_number, words_of
 from meap_megatron.launch.data_rules import FINE_TUNING
 from meap_megatron.launch.fitted import fitted
 from meap_megatron.launch.recipe import Recipe, load
+from meap_megatron.layer_pattern import BLOCK, LAYERS, layers_of, period_of
 from meap_megatron.planning.layout import FULL, NONE, SELECTIVE, PlannedLayout
 from meap_megatron.planning.model_shape import Model
 
@@ -53,9 +54,23 @@ class PlannedJob:
         """Tokens of a step."""
         return self.global_batch * self.seq_length
 
+    @property
+    def pattern(self) -> str | None:
+        """Layers of a hybrid model, without cuts; None for a GPT, `model: hybrid` included."""
+        pattern = self.settings.get("hybrid_layer_pattern")
+        return None if pattern is None else layers_of(str(pattern))
+
+    def layers(self) -> tuple[int, str]:
+        """Return how often the model repeats which layers: a GPT of 12 layers is (12, "*-")."""
+        if self.pattern is None:
+            return whole(self.settings, "num_layers"), BLOCK
+        unit = period_of(self.pattern)
+        return len(self.pattern) // len(unit), unit
+
     def model(self, tensor: int) -> Model:
         """Return the model; the rows of its tables are a multiple of the tensor-parallel size."""
         get = self.settings.get
+        repeats, unit = self.layers()
         heads = whole(self.settings, "num_attention_heads")
         hidden = whole(self.settings, "hidden_size")
         grouped = get("group_query_attention") and get("num_query_groups")
@@ -63,7 +78,9 @@ class PlannedJob:
         step = math.lcm(int(get("make_vocab_size_divisible_by") or 128), tensor)
         positions = get("position_embedding_type") or "learned_absolute"
         return Model(
-            num_layers=whole(self.settings, "num_layers"),
+            num_layers=repeats,
+            attentions=unit.count("*"),
+            feed_forwards=unit.count("-"),
             hidden_size=hidden,
             ffn_hidden_size=int(get("ffn_hidden_size") or default_ffn(hidden, gated=gated)),
             num_attention_heads=heads,
@@ -113,7 +130,10 @@ def read(
         UserError: no such recipe, or settings for which there are no formulas.
     """
     recipe, _ = fitted(load(path, overrides), "cuda")
-    settings = {name: setting.value for name, setting in recipe.resolved().items() if setting.value is not None}
+    # The blocks of a hybrid model cost what those of its GPT do, and a plan cuts them itself.
+    gpt = replace(recipe, settings={name: one for name, one in recipe.settings.items() if name != "model"})
+    settings = {name: setting.value for name, setting in gpt.resolved().items() if setting.value is not None}
+    check_pattern(str(path), settings.get("hybrid_layer_pattern"))
     for name, what in NOT_PLANNED.items():
         if settings.get(name):
             raise UserError(f"{path}: {name}={settings[name]}: there are no formulas for {what}")
@@ -154,6 +174,27 @@ def read(
         fine_tuning=fine_tuning,
         notes=notes,
     )
+
+
+def check_pattern(path: str, pattern: Any) -> None:
+    """Refuse a hybrid model with layers of which the formulas know nothing, or without one of the two that they know.
+
+    Raises:
+        UserError: naming the first.
+    """
+    if pattern is None:
+        return
+    layers = layers_of(str(pattern))
+    for symbol in layers:
+        if symbol not in BLOCK:
+            what = LAYERS.get(symbol, "unknown")
+            raise UserError(
+                f"{path}: hybrid_layer_pattern={pattern}: there are no formulas for {what} layers ({symbol})"
+            )
+    if set(layers) != set(BLOCK):
+        raise UserError(
+            f"{path}: hybrid_layer_pattern={pattern}: a plan needs attention (*) and feed-forward (-) layers"
+        )
 
 
 def prefixes(settings: Mapping[str, Any]) -> list[str]:

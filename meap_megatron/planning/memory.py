@@ -100,8 +100,10 @@ def megatrons_figure(model: Model, layout: PlannedLayout, *, seq_length: int) ->
     whatever is in the feed-forward part; SwiGLU keeps 6 f. It knows no context parallelism: a rank's tokens are meant.
 
     Returns:
-        None for uneven stages and for activations that are computed again, which it does not know.
+        None for uneven stages, for activations that are computed again and for hybrid models, which it does not know.
     """
+    if (model.attentions, model.feed_forwards) != (1, 1):
+        return None
     if layout.recompute != NONE or layout.first_layers is not None or layout.last_layers is not None:
         return None
     count, _ = stage_parameters(model, layout, 0)

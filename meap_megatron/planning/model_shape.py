@@ -13,6 +13,7 @@ class Model:
     """The numbers of a model, and its choices."""
 
     num_layers: int
+    """Blocks of an attention and a feed-forward layer; with a pattern, its repeated part."""
     hidden_size: int
     ffn_hidden_size: int
     num_attention_heads: int
@@ -37,6 +38,14 @@ class Model:
     """Scores in memory, as before FlashAttention: only for measurements of 2021 and 2022."""
     unfused_loss: bool = False
     """Cross-entropy in eight passes over the logits, as Megatron has it without `cross_entropy_loss_fusion`."""
+    attentions: int = 1
+    """Attention layers in one of `num_layers`; more or fewer than `feed_forwards` in hybrid models only."""
+    feed_forwards: int = 1
+
+    @property
+    def sublayers(self) -> int:
+        """Attention and feed-forward layers in one of `num_layers`, each behind a norm and before a residual sum."""
+        return self.attentions + self.feed_forwards
 
     @property
     def query_size(self) -> int:
@@ -57,19 +66,26 @@ class Model:
     def layer_matrices(self) -> int:
         """Entries of the weight matrices of one layer, which tensor parallel splits."""
         attention = self.hidden_size * (2 * self.query_size + 2 * self.key_value_size)
-        return attention + self.hidden_size * (self.ffn_inputs + self.ffn_hidden_size)
+        return self.attentions * attention + self.feed_forward_matrices
+
+    @property
+    def feed_forward_matrices(self) -> int:
+        """Those of `layer_matrices` that are of the feed-forward part."""
+        return self.feed_forwards * self.hidden_size * (self.ffn_inputs + self.ffn_hidden_size)
 
     @property
     def layer_split_biases(self) -> int:
         """Biases of one layer that tensor parallel splits: those of column-parallel layers."""
         qkv = self.query_size + 2 * self.key_value_size
-        return (qkv if self.qkv_bias or self.linear_bias else 0) + (self.ffn_inputs if self.linear_bias else 0)
+        attention = self.attentions * qkv if self.qkv_bias or self.linear_bias else 0
+        return attention + (self.feed_forwards * self.ffn_inputs if self.linear_bias else 0)
 
     @property
     def layer_replicated(self) -> int:
         """Parameters of one layer that every tensor-parallel rank holds: norms, and biases of row-parallel layers."""
         of_heads = 2 * self.kv_channels * (2 if self.layer_norm else 1) if self.qk_norm else 0
-        return 2 * self.norm + of_heads + (2 * self.hidden_size if self.linear_bias else 0)
+        of_each = self.norm + (self.hidden_size if self.linear_bias else 0)
+        return self.sublayers * of_each + self.attentions * of_heads
 
     @property
     def norm(self) -> int:
@@ -99,5 +115,5 @@ class Model:
         counted as half of the square. Source: `num_floating_point_operations` in megatron/training/training.py;
         Narayanan et al. 2021, appendix, and Korthikanti et al. 2022, appendix A, count the whole square.
         """
-        attention = self.num_layers * self.query_size * seq_length
+        attention = self.num_layers * self.attentions * self.query_size * seq_length
         return 6.0 * (self.num_layers * self.layer_matrices + self.table + attention)

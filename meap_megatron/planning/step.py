@@ -83,9 +83,9 @@ def attention_part(model: Model, gpu: Gpu, layout: PlannedLayout, *, tokens: flo
     the ring that keys and values take behind it, as far as it is long enough. Unfused: the whole square, and each
     score crosses memory (13 bytes forward, 20 backward: product, fused softmax, dropout with mask, product).
     """
-    flop = 4 * tokens * seq_length * model.query_size / layout.tensor
+    flop = 4 * tokens * seq_length * model.attentions * model.query_size / layout.tensor
     if model.unfused_attention:
-        scores = tokens * seq_length * model.num_attention_heads / layout.tensor
+        scores = tokens * seq_length * model.attentions * model.num_attention_heads / layout.tensor
         rate = gpu.matrix_rate(fp8=False)
         return StepPart(
             forward=flop / rate + 13 * scores / gpu.stream, backward=2 * flop / rate + 20 * scores / gpu.stream
@@ -94,7 +94,7 @@ def attention_part(model: Model, gpu: Gpu, layout: PlannedLayout, *, tokens: flo
     if layout.context == 1:
         return StepPart(forward=forward, backward=2.5 * forward)
     ring = ring_bytes(model, layout, tokens=tokens) / 3 / ring_rate(gpu, layout)
-    turns = (layout.context - 1) * COLLECTIVE_LATENCY
+    turns = model.attentions * (layout.context - 1) * COLLECTIVE_LATENCY
     return StepPart(
         forward=max(forward, ring) + NOT_HIDDEN * ring + turns,
         backward=max(2.5 * forward, 2 * ring) + 2 * NOT_HIDDEN * ring + turns,
@@ -106,7 +106,7 @@ def ring_bytes(model: Model, layout: PlannedLayout, *, tokens: float) -> float:
 
     Keys and values once around forward, they and their gradients backward.
     """
-    return 3 * 2 * 2 * tokens * model.key_value_size / layout.tensor * (layout.context - 1)
+    return 3 * 2 * 2 * tokens * model.attentions * model.key_value_size / layout.tensor * (layout.context - 1)
 
 
 def ring_rate(gpu: Gpu, layout: PlannedLayout) -> float:
@@ -120,11 +120,12 @@ def elementwise_part(model: Model, gpu: Gpu, layout: PlannedLayout, *, tokens: f
     Forward and in bytes per token: 12 h for two norms and two residual sums, 4 (q + 2 k) for the rotation, and
     reading and writing the activation; backward twice that. A cast reads 2 bytes and writes two forms of 1.
     """
-    h, q, kv, f = model.hidden_size, model.query_size, model.key_value_size, model.ffn_hidden_size
-    narrow = layout.tensor if layout.sequence_parallel else 1
-    forward = 12 * h / narrow + (4 * (q + 2 * kv) + 2 * (model.ffn_inputs + f)) / layout.tensor
-    cast = 4 * (2 * h / narrow + (q + f) / layout.tensor) if fp8 else 0.0
-    back = 4 * (2 * h / narrow + (q + 2 * kv + model.ffn_inputs) / layout.tensor) if fp8 else 0.0
+    q, kv = (model.attentions * size for size in (model.query_size, model.key_value_size))
+    inputs, f = (model.feed_forwards * size for size in (model.ffn_inputs, model.ffn_hidden_size))
+    h = model.sublayers * model.hidden_size / (layout.tensor if layout.sequence_parallel else 1)
+    forward = 6 * h + (4 * (q + 2 * kv) + 2 * (inputs + f)) / layout.tensor
+    cast = 4 * (h + (q + f) / layout.tensor) if fp8 else 0.0
+    back = 4 * (h + (q + 2 * kv + inputs) / layout.tensor) if fp8 else 0.0
     return StepPart(
         forward=tokens * (forward + cast) / gpu.stream, backward=tokens * (2 * forward + back) / gpu.stream
     )
@@ -145,7 +146,10 @@ def tensor_part(model: Model, gpu: Gpu, layout: PlannedLayout, *, tokens: float)
         return StepPart(forward=0.0, backward=0.0)
     one = tensor_bytes(model, layout, tokens=tokens) / (gpu.nvlink * LINK_FRACTION) + COLLECTIVE_LATENCY
     shown = 1 - HIDDEN_BY_OVERLAP if layout.tensor_overlap else 1.0
-    return StepPart(forward=4 * one * shown, backward=(2 if layout.sequence_parallel else 4) * one * shown)
+    times = model.sublayers
+    return StepPart(
+        forward=2 * times * one * shown, backward=(1 if layout.sequence_parallel else 2) * times * one * shown
+    )
 
 
 def head_seconds(model: Model, gpu: Gpu, layout: PlannedLayout, *, tokens: float) -> float:
@@ -178,7 +182,8 @@ def step(model: Model, gpu: Gpu, layout: PlannedLayout, *, seq_length: int, fp8:
     forward = matrices.forward + attention.forward + elementwise.forward + tensor.forward
     backward = matrices.backward + attention.backward + elementwise.backward + tensor.backward
     again = recomputed_seconds(model, layout, matrices, attention, elementwise, forward=forward)
-    host = max(0.0, gpus.HOST_SECONDS - forward) + max(0.0, gpus.HOST_SECONDS - backward - again)
+    launches = gpus.HOST_SECONDS * model.sublayers / 2
+    host = max(0.0, launches - forward) + max(0.0, launches - backward - again)
     chunk = StepPart(forward=forward * layers / v, backward=(backward + again) * layers / v)
 
     head = head_seconds(model, gpu, layout, tokens=tokens)
@@ -204,7 +209,9 @@ def step(model: Model, gpu: Gpu, layout: PlannedLayout, *, seq_length: int, fp8:
         optimizer=optimizer_seconds(model, gpu, layout),
         rest=gpus.STEP_SECONDS,
         sent={
-            "tensor": m * layers * 8 * tensor_bytes(model, layout, tokens=tokens) if layout.tensor > 1 else 0.0,
+            "tensor": m * layers * 4 * model.sublayers * tensor_bytes(model, layout, tokens=tokens)
+            if layout.tensor > 1
+            else 0.0,
             "context": m * layers * ring_bytes(model, layout, tokens=tokens),
             "pipeline": m * sent,
             "data": data_sent,
@@ -231,7 +238,7 @@ def recomputed_seconds(
         return forward
     if model.unfused_attention:
         return attention.forward
-    share = model.hidden_size * (model.ffn_inputs + model.ffn_hidden_size) / model.layer_matrices
+    share = model.feed_forward_matrices / model.layer_matrices
     return share * (matrices.forward + elementwise.forward)
 
 
