@@ -7,7 +7,7 @@ import pytest
 from meap_megatron.errors import UserError
 from meap_megatron.planning import files
 from meap_megatron.planning.gpus import H100
-from meap_megatron.planning.job import Job, read
+from meap_megatron.planning.job import PlannedJob, read
 from meap_megatron.planning.layout import FULL, SELECTIVE, PlannedLayout
 from meap_megatron.planning.memory import of_stage
 from meap_megatron.planning.search import price, search
@@ -18,7 +18,7 @@ GPT = RECIPES / "pretrain" / "llama_0.1b_meap.yaml"
 LAYERS = 12
 
 
-def job(*words: str) -> Job:
+def job(*words: str) -> PlannedJob:
     return read(GPT, ["precision=bf16", *words], vocabulary=32_000)
 
 
