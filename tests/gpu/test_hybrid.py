@@ -1,4 +1,4 @@
-"""Hybrid models with Transformer Engine on a card: the losses of the GPT whose checkpoint they continue, and other layers."""
+"""Hybrid models with Transformer Engine on a card: the losses of the GPT that they continue, and layers of other kinds."""
 
 import importlib.util
 from pathlib import Path
