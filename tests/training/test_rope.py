@@ -13,7 +13,7 @@ megatron_import.import_megatron()
 from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding  # noqa: E402
 
 from meap_megatron.launch.named_settings import of_command_line  # noqa: E402
-from meap_megatron.training.rope import check_asked, check_built, effective_base  # noqa: E402
+from meap_megatron.training.rope import check_asked, check_built, complete_rotary, effective_base  # noqa: E402
 
 
 def embedding(base: int, **more: Any) -> Any:
@@ -66,3 +66,18 @@ def test_the_command_line_is_compared_with_what_the_checkpoint_brought() -> None
     for argv in (["--rotary-base=10000"], ["--rotary-base", "10000", "--bf16"], ["--rotary-percent", "0.5"]):
         with pytest.raises(UserError, match="use_checkpoint_args takes the checkpoint's"):
             check_asked(arguments(), of_command_line(argv))
+
+
+@pytest.mark.parametrize("change", [{}, {"use_rope_scaling": True}, {"rotary_interleaved": True}])
+def test_a_hybrid_model_gets_the_scaling_and_the_order_that_megatron_keeps_from_it(change: dict[str, bool]) -> None:
+    plain = embedding(10_000)
+    config = SimpleNamespace(kv_channels=64, use_cpu_initialization=True)
+    part = SimpleNamespace(rotary_pos_emb=plain, config=config, pg_collection=SimpleNamespace(cp=None))
+    args = {"position_embedding_type": "rope", "multi_latent_attention": False, "use_rope_scaling": False}
+    args |= {"rotary_interleaved": False, "rotary_percent": 1.0, "rotary_seq_len_interpolation_factor": None}
+    args |= {"rotary_base": 10_000, "rope_scaling_factor": 32.0}
+    complete_rotary(SimpleNamespace(**(args | change)))([part])
+    assert (part.rotary_pos_emb is plain) == (not change)
+    assert part.rotary_pos_emb.rotary_interleaved == bool(change.get("rotary_interleaved"))
+    slower = float(plain.inv_freq[-1] / part.rotary_pos_emb.inv_freq[-1])
+    assert slower == pytest.approx(32.0 if change.get("use_rope_scaling") else 1.0)

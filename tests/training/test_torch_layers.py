@@ -16,10 +16,11 @@ megatron_import.import_megatron()
 
 from megatron.core import parallel_state  # noqa: E402
 from megatron.core.packed_seq_params import PackedSeqParams  # noqa: E402
+from megatron.core.transformer.identity_op import IdentityOp  # noqa: E402
 from megatron.core.transformer.transformer_block import TransformerBlock  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 
-from meap_megatron.training import torch_layers  # noqa: E402
+from meap_megatron.training import torch_layers, torch_stack  # noqa: E402
 from meap_megatron.training.cpu import kernels  # noqa: E402
 from meap_megatron.training.patches import rotary  # noqa: E402
 from meap_megatron.training.torch_layers import TorchAttention, TorchRMSNorm, block_spec  # noqa: E402
@@ -295,3 +296,20 @@ def test_attention_dropout_works_in_training_and_rests_in_evaluation() -> None:
     assert not torch.equal(attention(q, k, v, None), attention(q, k, v, None))
     attention.eval()
     assert torch.equal(attention(q, k, v, None), attention(q, k, v, None))
+
+
+def test_hybrid_attention_has_the_norms_of_query_and_key_with_and_without_an_engine() -> None:
+    normed = config(qk_layernorm=True)
+    for stack in (torch_stack.torch_stack, torch_stack.engine_stack):
+        for configured, has in ((normed, True), (config(), False)):
+            attention = stack(configured).submodules.attention_layer.submodules.self_attention.submodules
+            norms = {attention.q_layernorm, attention.k_layernorm} - {None, IdentityOp}
+            assert len(norms) == has, "and Megatron's own specification is left as it is"
+
+
+def test_the_norm_of_a_gated_delta_net_is_that_of_its_kernel() -> None:
+    x = torch.tensor([[3.0, 4.0], [0.0, 0.0]], requires_grad=True)
+    out = kernels.l2norm(x)
+    torch.testing.assert_close(out, torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
+    out.sum().backward()
+    assert torch.isfinite(x.grad).all(), "a vector of zeros has a gradient too"
