@@ -3,7 +3,7 @@
 Attention and feed-forward part of a GPT layer become layers of their own, under the same parameter names.
 """
 
-import copy
+from dataclasses import replace
 from typing import Any
 
 from megatron.core.models.hybrid.hybrid_block import HybridStack, HybridStackSubmodules
@@ -84,7 +84,9 @@ def engine_stack(config: TransformerConfig) -> ModuleSpec:
         return hybrid_stack_spec
     from megatron.core.extensions.transformer_engine import TENorm
 
-    stack = copy.deepcopy(hybrid_stack_spec)
-    attention = stack.submodules.attention_layer.submodules.self_attention.submodules
-    attention.q_layernorm = attention.k_layernorm = TENorm
-    return stack
+    layers = hybrid_stack_spec.submodules
+    attention = layers.attention_layer.submodules.self_attention
+    normed = replace(attention, submodules=replace(attention.submodules, q_layernorm=TENorm, k_layernorm=TENorm))
+    parts = replace(layers.attention_layer.submodules, self_attention=normed)
+    layer = replace(layers.attention_layer, submodules=parts)
+    return replace(hybrid_stack_spec, submodules=replace(layers, attention_layer=layer))
