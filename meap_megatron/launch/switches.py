@@ -31,10 +31,12 @@ REFUSED: tuple[tuple[str, tuple[Any, ...], str, str], ...] = (
     ),
     (
         "optimizer",
-        ("lion", "soap", "adaptive_muon", "muon", "dist_muon"),
-        "checkpoints translate the state of Adam and of SGD only, and it was never resumed with this trainer",
+        ("muon", "dist_muon"),
+        "under tensor parallel it orthogonalises each rank's part of a matrix, so that one recipe would train another model "
+        "on another layout",
         "use optimizer=adam",
     ),
+    ("optimizer", ("lion", "soap", "adaptive_muon"), "it was never run with this trainer", "use optimizer=adam"),
     ("perform_rl_step", (), "reinforcement learning is not part of this trainer", "leave it out"),
     ("rl_use_sequence_packing", (), "reinforcement learning is not part of this trainer", "leave it out"),
     ("ckpt_convert_format", (), "it converts a checkpoint instead of training", "use `meap convert`"),
