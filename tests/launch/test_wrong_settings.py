@@ -145,7 +145,7 @@ CASES: dict[str, tuple[str, str, str]] = {
     "split=50,50,0 meap_sft=true": ("meap_sft=true", "{data} is text", "pre-training recipe"),
     "split=50,50,0 meap_sft_layout=separate": ("meap_sft_layout=separate", "{data} is text", "pre-training recipe"),
     "split=50,50,0 data_path={talk}": ("{talk} is data of", "no setting says", "set meap_sft=true"),
-    "data_path=null mock_data=true meap_epochs=2 train_iters=null": (
+    "data_path=null mock_data=true vocab_size=500 meap_epochs=2 train_iters=null": (
         "meap_epochs",
         "mock data has no end",
         "train_iters",
