@@ -19,6 +19,14 @@ def test_the_make_targets_are_there() -> None:
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 
+def test_the_fast_tests_are_there_and_of_every_package() -> None:
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    fast = re.findall(r"tests/\S+", re.findall(r"^FAST := (.*)$", makefile, flags=re.MULTILINE)[0])
+    assert all((ROOT / path).exists() for path in fast)
+    tested = {Path(path).parts[1] for path in fast}
+    assert {path.parent.name for path in (ROOT / "meap_megatron").glob("*/__init__.py")} <= tested
+
+
 def test_the_tree_names_every_package_and_folder() -> None:
     tree = README[README.index("```\nmeap_megatron/") :].split("```")[1]
     inside, _, beside = tree.partition("csrc/")
