@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 
-class UserError(ValueError):
-    """Input that breaks a rule: exit status 2.
+class UserError(Exception):
+    """Input that breaks a rule: exit status 2. Not a `ValueError`, so that what guards a parser does not swallow it.
 
     The message says what was received, which rule it breaks and what to do, with file and line for data.
     """

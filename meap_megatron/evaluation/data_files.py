@@ -68,8 +68,6 @@ def read_records(path: Path, fields: tuple[str, ...]) -> tuple[dict[str, Any], .
                     )
                 records.append(whole(record))
     except (ValueError, OSError, EOFError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{path}:{len(records) + 1}: cannot be read ({error}); copy the file again") from error
     if not records:
         raise UserError(f"{path} holds no records; copy the file again")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from meap_megatron import masking
+from meap_megatron.errors import UserError
 from meap_megatron.masking import reference
 
 GOOD = {"seed": 1, "dataset_key": 2, "sample_index": 3, "length": 16, "ratio": 0.25}
@@ -41,7 +42,7 @@ BAD = [
 @pytest.mark.parametrize("module", [masking, reference], ids=["cpp", "reference"])
 @pytest.mark.parametrize(("wrong", "message"), BAD)
 def test_a_wrong_argument_is_named(module, wrong, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         module.mask_positions(**GOOD | wrong)
 
 
@@ -57,7 +58,7 @@ def test_a_wrong_argument_is_named(module, wrong, message):
 )
 def test_a_wrong_batch_is_named(wrong, message):
     good = {"seed": 1, "dataset_key": 2, "length": 16, "ratio": 0.25}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         masking.mask_positions_batch(**good | wrong)
 
 

@@ -62,8 +62,6 @@ def read_header(path: Path) -> tuple[dict[str, Place], dict[str, str]]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{path}: the header is no JSON ({error}); download the file again") from None
     metadata = header.pop("__metadata__", {})
     places: dict[str, Place] = {}
