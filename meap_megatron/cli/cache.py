@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     from meap_megatron.launch import preflight
     from meap_megatron.launch import recipe as recipes
     from meap_megatron.launch.blend import data_prefixes
-    from meap_megatron.launch.data_flags import data_flags
+    from meap_megatron.launch.data_flags import check_named_data, data_flags
     from meap_megatron.launch.data_sidecars import read_sidecars
     from meap_megatron.launch.flags import read_flags
     from meap_megatron.launch.named_settings import of_recipe
@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     words = preflight.complete(
         recipe.command_line(flags), settings, world=None, show=lambda line: print(f"note: {line}", file=sys.stderr)
     )
+    check_named_data(settings)
     words += data_flags(words)
     if "--mock-data" in words:
         print("mock data needs no index")
