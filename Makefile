@@ -107,7 +107,7 @@ sanitize: $(STAMP)
 	    $(abspath $(BIN))/python -m pytest -q -n 0 -p no:cacheprovider tests/masking tests/datasets/test_assembly.py \
 	    tests/datasets/test_gpt_dataset.py tests/datasets/sft/test_reference.py
 
-$(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/*.cpp csrc/*/*.hpp)
+$(STAMP): pyproject.toml setup.py constraints.txt meap_megatron/version.py $(wildcard csrc/*.cpp csrc/*/*.hpp)
 ifeq ($(strip $(PYTHON)),)
 	@echo "make: Python 3.12 or newer is needed and none was found (tried python3.12, python3, python3.13)." >&2
 	@echo "      Debian/Ubuntu: apt-get install python3.12-venv    pyenv: pyenv install 3.12    or: make PYTHON=/path/to/python3.12" >&2

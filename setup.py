@@ -28,7 +28,10 @@ setup(
             "meap_megatron._C",
             sources=["csrc/bindings.cpp"],
             include_dirs=["csrc"],
-            depends=sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.hpp")),
+            depends=[
+                "meap_megatron/version.py",
+                *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.hpp")),
+            ],
             define_macros=[("MEAP_VERSION", f'"{VERSION}"')],
             cxx_std=17,
             extra_compile_args=COMPILE_ARGS,

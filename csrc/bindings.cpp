@@ -39,6 +39,7 @@ void check(const meap::Draw& draw) {
 
 PYBIND11_MODULE(_C, m) {
     m.doc() = "Native parts of meap_megatron. Call meap_megatron.masking, which checks arguments.";
+    // Of version.py when this was built: `meap doctor` compares it with the Python part.
     m.attr("__version__") = MEAP_VERSION;
 
     m.def(

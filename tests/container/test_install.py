@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from meap_megatron.doctor import image
+from meap_megatron.version import __version__
 from tests.container import wheels
 from tests.container.dockerfile import ROOT, command, final, read
 
@@ -60,7 +61,7 @@ class Image:
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         extra = [f'{need} ; extra == "eval"' for need in project["optional-dependencies"]["eval"]]
         needs = [*project["dependencies"], *extra, *more]
-        wheels.make(self.folder / "wheels", "meap-megatron", "0.1.0", requires=needs, extras=["eval"])
+        wheels.make(self.folder / "wheels", "meap-megatron", __version__, requires=needs, extras=["eval"])
 
     def pip(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return self.run([str(self.python), "-m", "pip", *words], **environment)
@@ -113,7 +114,7 @@ def test_the_installation_would_change_no_protected_package(made: Image) -> None
         for entry in json.loads(report.read_text())["install"]
     }
     assert not set(planned) & set(PROTECTED)
-    assert planned["meap-megatron"] == "0.1.0" and planned["lm-eval"] and planned["numpy"].startswith("2.")
+    assert planned["meap-megatron"] == __version__ and planned["lm-eval"] and planned["numpy"].startswith("2.")
     tested = image.pins((ROOT / "constraints.txt").read_text().splitlines())
     for name in ("megatron-core", "transformers", "tokenizers", "gigatoken"):
         assert planned[name] == tested[name]
@@ -143,7 +144,7 @@ def test_the_step_replayed_installs_everything_and_a_torch_changed_later_is_foun
     assert done.returncode == 0, done.stdout + done.stderr
     there = made.versions()
     assert {name: there[name] for name in PROTECTED} == {name: IMAGE[name] for name in PROTECTED}
-    assert there["meap-megatron"] == "0.1.0" and "needlehaystack" in there
+    assert there["meap-megatron"] == __version__ and "needlehaystack" in there
     made.pip("install", "--upgrade", "torch")
     record = made.folder / "meap"
     done = made.run([str(made.python), str(record / "image.py"), "check", str(record / "image.txt")])

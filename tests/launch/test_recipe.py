@@ -165,3 +165,14 @@ def test_evaluation_is_off_and_said_to_be_where_the_split_leaves_nothing_for_it(
     done = preflight.complete([*argv, "--data-path=x", "--split=100,0,0", "--eval-iters=4"], world=1, show=said.append)
     assert done[-1] == "--eval-iters=0"
     assert said == ["no validation data, so no evaluation: split=100,0,0 leaves none"]
+
+
+KEYS_OF_0_1_0 = """
+check_checkpoint decay_norms device epochs init keep_checkpoints log mask_ratio mask_seed mask_strategy mask_token_id
+mask_validation metrics peak_tflops protect_special sft_concat_order sft_layout sft_loss sft_loss_on_copy
+sft_loss_on_original sft_min_answer sft_no_pack sft_over_long sft_refresh sft_sampler span_length trace
+"""
+
+
+def test_the_keys_of_the_first_version_are_still_accepted() -> None:
+    assert {f"meap_{name}" for name in KEYS_OF_0_1_0.split()} - set(read_flags()) == set()

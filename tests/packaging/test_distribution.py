@@ -1,6 +1,7 @@
 """What a source distribution and an installation from it hold: everything that git tracks in the package, and it works."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,10 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
+import yaml
+
+from meap_megatron import _C
+from meap_megatron.version import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 TOP_FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in", "CHANGELOG.md", "constraints.txt")
@@ -87,3 +92,10 @@ def test_the_installed_package_runs_without_torch_and_from_its_own_files(install
 def test_the_extras_are_those_of_the_documentation() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(extras) == {"eval", "gguf", "dali", "te", "docs", "dev"}
+
+
+def test_everything_states_the_version_of_the_package() -> None:
+    assert _C.__version__ == __version__
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == __version__
+    headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    assert headings[:2] == ["Unreleased", __version__]
