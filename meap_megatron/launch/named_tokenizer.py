@@ -3,15 +3,14 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
 
 from meap_megatron.errors import UserError
 from meap_megatron.indexed.sidecar import Sidecar, sidecar_path
 from meap_megatron.launch.named_settings import Settings
+from meap_megatron.tokenizer.difference import difference, ids_of
 from meap_megatron.tokenizer.load import load_tokenizer
-
-SHOWN = 3  # tokens in a message
+from meap_megatron.tokenizer.parsed import vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +49,6 @@ def of_settings(settings: Settings) -> Named | None:
     folder = Path(model) if model and Path(model).exists() else cached(model)
     if folder is None or kind not in ("HuggingFaceTokenizer", "SentencePieceTokenizer", "Llama2Tokenizer"):
         return None
-    from meap_megatron.tokenizer.parsed import vocabulary
-
     loaded = load_tokenizer(folder)
     ids = dict(vocabulary(loaded.definition))
     if ids[loaded.info.mask_token] == len(ids) - 1:
@@ -86,14 +83,10 @@ def check(named: Named, sidecar: Sidecar, prefix: str) -> None:
         f"its fingerprint is {(named.fingerprint or 'unknown')[:12]}, that of the data is {info.fingerprint[:12]}"
     )
     if folder is not None and folder.is_dir():
-        from meap_megatron.tokenizer.parsed import vocabulary
-
-        ids = vocabulary(load_tokenizer(folder, mask_token=info.mask_token).definition)
-        moved = [text for text, index in sorted(named.ids.items(), key=itemgetter(1)) if ids.get(text) != index]
-        if not moved:
+        found = difference(named.ids, ids_of(folder, mask_token=info.mask_token), here="in it", there="in the data")
+        if found is None:
             return
-        listed = ", ".join(f"{text!r} is {named.ids[text]}, in the data {ids.get(text)}" for text in moved[:SHOWN])
-        differing = f"{len(moved):,} of its {len(named.ids):,} tokens have another id: {listed}"
+        differing = found
     raise UserError(
         f"{named.path} is not the tokenizer that made {prefix} ({differing}): the ids of the data would mean other tokens; "
         "leave --tokenizer-type and --tokenizer-model out, or give the one that made it"

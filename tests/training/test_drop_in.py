@@ -124,7 +124,7 @@ def test_another_tokenizer_is_refused(data: Path, tmp_path: Path, kind: str) -> 
         vocabulary = json.loads((other / "tokenizer.json").read_text())["model"]["vocab"]
         (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
         named = ["--vocab-file", tmp_path / "vocab.json"]
-    with pytest.raises(UserError, match="is not the tokenizer that made .*'w4' is 3, in the data 4"):
+    with pytest.raises(UserError, match="is not the tokenizer that made .*'w4' is 3 in it, 4 in the data"):
         run("--data-path", data, "--split", "100,0,0", "--tokenizer-type", kind, *named)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from meap_megatron.checkpoint.convert.megatron_files import Checkpoint
 from meap_megatron.checkpoint.convert.record import HF_FOLDER, TOKENIZER_FOLDER, ImportRecord
 from meap_megatron.checkpoint.convert.spec import ModelSpec
+from meap_megatron.checkpoint.convert.tokenizer_check import check_named
 from meap_megatron.checkpoint.manifest import library_versions
 from meap_megatron.errors import UserError
 from meap_megatron.indexed.sidecar import Sidecar, TokenizerInfo, read_sidecar, sidecar_path
@@ -52,16 +53,16 @@ def tokenizer_of(
     """Find the tokenizer: the one that is named, that of the data, that of the import.
 
     Raises:
-        UserError: none is found, or the data named by the arguments are gone.
+        UserError: none is found, the data named by the arguments are gone, or another one is named than they have.
     """
     prefix = data or data_prefix(checkpoint.args)
     sidecar = None
     if data is not None or (prefix is not None and sidecar_path(prefix).is_file()):
         sidecar = read_sidecar(str(prefix))
     if tokenizer is not None:
-        return DataInfo(
-            folder=tokenizer, info=load_tokenizer(tokenizer).info, replaces=True, sidecar=sidecar, prefix=prefix
-        )
+        known = None if sidecar is None else (str(prefix), sidecar)
+        info = check_named(tokenizer, data=known, source=source, ids=ids_of_run(checkpoint.args))
+        return DataInfo(folder=tokenizer, info=info, replaces=True, sidecar=sidecar, prefix=prefix)
     if sidecar is not None:
         if sidecar.tokenizer.folder is not None:
             folder = sidecar_path(str(prefix)).parent / sidecar.tokenizer.folder
@@ -90,6 +91,12 @@ def data_prefix(args: Any) -> str | None:
             except ValueError:
                 return str(word)
     return None
+
+
+def ids_of_run(args: Any) -> int | None:
+    """Return the ids of the tokenizer that a run was trained with, where the placeholder of `launch` was told them."""
+    size = getattr(args, "vocab_size", None)
+    return size if getattr(args, "tokenizer_type", None) == "NullTokenizer" and isinstance(size, int) else None
 
 
 def evaluation_record(checkpoint: Checkpoint, spec: ModelSpec, data: DataInfo) -> dict[str, Any]:

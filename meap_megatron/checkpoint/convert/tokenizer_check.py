@@ -1,16 +1,17 @@
 """Whether data and an imported model have one tokenizer, and whether a saved tokenizer is the one it was made from."""
 
 from collections.abc import Iterator
-from operator import itemgetter
 from pathlib import Path
 
 from meap_megatron.checkpoint.convert.record import HF_FOLDER, TOKENIZER_FOLDER, ImportRecord, read_record
 from meap_megatron.errors import UserError
-from meap_megatron.indexed.sidecar import Sidecar, sidecar_path
+from meap_megatron.indexed.sidecar import Sidecar, TokenizerInfo, sidecar_path
+from meap_megatron.tokenizer.difference import difference, ids_of
 from meap_megatron.tokenizer.files import ROLES, load_with_transformers
-from meap_megatron.tokenizer.load import load_tokenizer
+from meap_megatron.tokenizer.load import MASK_TOKEN, load_tokenizer
 
 SHOWN = 3  # tokens in a message
+UNKNOWN = "their fingerprints differ"
 
 
 def check_imports(folders: list[str], sidecars: list[Sidecar], prefixes: list[str]) -> None:
@@ -45,27 +46,71 @@ def check_tokenizer(folder: Path, record: ImportRecord, sidecar: Sidecar, prefix
     """
     if record.tokenizer in (None, sidecar.tokenizer.fingerprint):
         return
-    own = next((folder / name for name in (TOKENIZER_FOLDER, HF_FOLDER) if (folder / name).is_dir()), None)
-    other = sidecar_path(prefix).parent / (sidecar.tokenizer.folder or "")
-    differing = "their fingerprints differ"
-    if own is not None and sidecar.tokenizer.folder is not None and other.is_dir():
-        ids, found = vocabulary(own), vocabulary(other)
-        moved = [token for token, number in sorted(ids.items(), key=itemgetter(1)) if found.get(token) != number]
-        if not moved:
-            return
-        listed = ", ".join(f"{t!r} is {ids[t]} in the model, {found.get(t)} in the data" for t in moved[:SHOWN])
-        differing = f"{len(moved):,} of {len(ids):,} tokens have another id: {listed}"
+    own, other = of_import(folder), of_data(sidecar, prefix)
+    found: str | None = UNKNOWN
+    if own is not None and other is not None:
+        found = difference(ids_of(own), ids_of(other), here="in the model", there="in the data")
+    if found is None:
+        return
     raise UserError(
-        f"{prefix} was made with another tokenizer than the model in {folder} has ({differing}); its rows would be "
+        f"{prefix} was made with another tokenizer than the model in {folder} has ({found}); its rows would be "
         f"trained as other tokens: run `meap preprocess` again with --tokenizer {own or folder}"
     )
 
 
-def vocabulary(folder: Path) -> dict[str, int]:
-    """Return token -> id of a tokenizer folder, [MASK] included."""
-    from tokenizers import Tokenizer
+def of_import(folder: Path) -> Path | None:
+    """Return the folder of the tokenizer that an import saved, None if there is none."""
+    return next((folder / name for name in (TOKENIZER_FOLDER, HF_FOLDER) if (folder / name).is_dir()), None)
 
-    return Tokenizer.from_str(load_tokenizer(folder).definition).get_vocab(with_added_tokens=True)
+
+def of_data(sidecar: Sidecar, prefix: str) -> Path | None:
+    """Return the folder of the tokenizer that was saved beside data, None if it is not here."""
+    folder = sidecar_path(prefix).parent / (sidecar.tokenizer.folder or "")
+    return folder if sidecar.tokenizer.folder is not None and folder.is_dir() else None
+
+
+def check_named(
+    given: Path, *, data: tuple[str, Sidecar] | None, source: tuple[Path, ImportRecord] | None, ids: int | None
+) -> TokenizerInfo:
+    """Return the identity of a tokenizer that is named for a model, checked against that of its data, else of its import.
+
+    One that only adds tokens is accepted.
+
+    Args:
+        given: folder or file.
+        data: (prefix, sidecar) of the training data, if they are here.
+        source: (folder, record) of the import that the weights started from.
+        ids: the number that the run was trained with, if it is known.
+
+    Raises:
+        UserError: it is another one, with the first tokens that have another id.
+    """
+    mask = MASK_TOKEN if data is None else data[1].tokenizer.mask_token
+    info = load_tokenizer(given, mask_token=mask).info
+    whose, own, found = "the run was trained with", None, None
+    if data is not None:
+        whose, own = f"made {data[0]}", of_data(data[1], data[0])
+        fingerprint: str | None = data[1].tokenizer.fingerprint
+    elif source is not None:
+        whose, own = f"{source[0]} was imported with", of_import(source[0])
+        fingerprint = source[1].tokenizer
+    else:
+        fingerprint = None
+    if fingerprint is not None and fingerprint != info.fingerprint:
+        known = {} if own is None else ids_of(own, mask_token=mask)
+        if data is None and source is not None and source[1].mask_id is None:
+            known.pop(mask, None)  # an id that the model does not have
+        found = (
+            UNKNOWN if own is None else difference(known, ids_of(given, mask_token=mask), here="there", there="in it")
+        )
+    elif fingerprint is None and ids is not None and info.vocab_size < ids:
+        found = f"it has {info.vocab_size:,} ids, and that one {ids:,}"
+    if found is not None:
+        raise UserError(
+            f"--tokenizer {given} is not the tokenizer that {whose} ({found}): rows of the model would get other tokens; "
+            f"leave --tokenizer out, or give {'the right one' if own is None else own}"
+        )
+    return info
 
 
 def differences(original: Path, saved: Path) -> Iterator[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from meap_megatron.checkpoint.convert.record import read_record, write_record
-from meap_megatron.checkpoint.convert.tokenizer_check import check_imports
+from meap_megatron.checkpoint.convert.tokenizer_check import check_imports, check_named
 from meap_megatron.cli.main import main
 from meap_megatron.errors import UserError
 from meap_megatron.indexed.sidecar import read_sidecar
@@ -80,6 +80,37 @@ def test_data_of_another_tokenizer_are_refused_with_the_tokens(model: Path, tmp_
         data_flags([f"--data-path={prefix}", f"--pretrained-checkpoint={model}"])
     assert main(["convert", "export", str(model), str(tmp_path / "out"), "--data", prefix]) == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_an_export_refuses_a_tokenizer_that_is_not_the_models(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, out = model / "tokenizer", tmp_path / "out"
+    other = write_tokenizer(tmp_path / "other", [*WORDS[:3], *reversed(WORDS[3:])])
+    short = write_tokenizer(tmp_path / "short", WORDS[:400])
+
+    def refused(given: Path, *options: str) -> str:
+        assert main(["convert", "export", str(model), str(out), "--tokenizer", str(given), *options]) == 2
+        assert not out.exists()
+        return capsys.readouterr().err
+
+    said = refused(other)
+    assert f"is not the tokenizer that {model} was imported with (496 of 501 tokens have another id: 'w3' is 3" in said
+    assert f"leave --tokenizer out, or give {own}" in said
+    prefix = data(tmp_path, own)
+    assert f"is not the tokenizer that made {prefix}" in refused(other, "--data", prefix)
+    assert "'w400' is 400 there, absent in it" in refused(short, "--data", prefix)
+    shutil.rmtree(f"{prefix}.tokenizer")
+    assert "their fingerprints differ" in refused(other, "--data", prefix)
+    # The model's own, from where it came, and one that only adds tokens.
+    sidecar = read_sidecar(prefix)
+    for given in (own, model.parent / "hf"):
+        assert check_named(given, data=(prefix, sidecar), source=None, ids=None).vocab_size == 501
+        assert check_named(given, data=None, source=(model, read_record(model)), ids=None).mask_id == 500
+    # Neither data nor import here: what is left is the number of ids.
+    with pytest.raises(UserError, match="it has 401 ids, and that one 501"):
+        check_named(short, data=None, source=None, ids=501)
+    assert check_named(own, data=None, source=None, ids=501).vocab_size == 501
 
 
 def test_an_import_without_a_row_for_the_mask_token_is_named(model: Path, tmp_path: Path) -> None:
