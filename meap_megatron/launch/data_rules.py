@@ -52,6 +52,9 @@ FINE_TUNING = ("meap_sft", "meap_sft_loss", "meap_epochs", *(f"meap_sft_{one.nam
 """Settings of which one says that a run fine-tunes: meap_sft, meap_sft_..., meap_epochs."""
 
 OTHER_SOURCES = ("data_args_path", "per_split_data_args_path")
+PER_SPLIT = ("train_data_path", "valid_data_path", "test_data_path")
+SOURCES = (("mock_data",), ("data_path",), ("data_args_path",), PER_SPLIT, ("per_split_data_args_path",))
+"""Settings that say where the data is: those of one tuple go together, and no others."""
 REMOTE = ("s3://", "msc://")
 PATHS = (*blend.DATA_KEYS, "data_args_path", "per_split_data_args_path", "data_cache_path")
 
@@ -64,6 +67,7 @@ def of_data(settings: Settings) -> Iterator[str]:
             f"{data.origin}: no training data: set data_path to the prefix that `meap preprocess` wrote, there or on the "
             "command line (data_path=data/mine)"
         )
+    yield from of_sources(settings)
     if settings.on("mock_data") and not settings.has("vocab_size", "tokenizer_type"):
         yield f"{settings.where('mock_data')}mock_data=true needs vocab_size, the number of ids that it draws; set it"
     for name, why, remedy in UNREAD:
@@ -85,6 +89,28 @@ def of_data(settings: Settings) -> Iterator[str]:
                     f"{flag(name)} is one for all; give --train-data-path, --valid-data-path and --test-data-path, or leave "
                     "it out: the sample index is built once and reused anyway"
                 )
+
+
+def of_sources(settings: Settings) -> Iterator[str]:
+    """Yield data that is named twice, or named without its share for training."""
+    named = [name for group in SOURCES if (name := next(filter(settings.has, group), None)) is not None]
+    if len(named) > 1:
+        listed = " and ".join(map(settings.named, named))
+        yield f"{settings.where(named[0])}{listed} are both given: one source of data at a time; leave one out"
+        return
+    own = next((name for name in named if name in (*PER_SPLIT, "per_split_data_args_path")), None)
+    if own is not None and settings.has("split"):
+        yield (
+            f"{settings.said(own)} and {settings.named('split')} are both given: each split has data of its own; leave out "
+            "split"
+        )
+    if own in PER_SPLIT[1:] and not settings.on("skip_train"):
+        yield f"{settings.said(own)} names no training data; give train_data_path too"
+    if named == ["data_args_path"] and not settings.has("split"):
+        yield (
+            f"{settings.said('data_args_path')} needs split, the shares of train, validation and test; set it, for example "
+            "split=98,2,0"
+        )
 
 
 def flag(name: str) -> str:

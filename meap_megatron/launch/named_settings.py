@@ -56,6 +56,18 @@ class Settings:
         origin = self.table[name].origin if self.get(name) is not None else ""
         return f"{origin}: " if origin else ""
 
+    def named(self, name: str) -> str:
+        """Return "NAME=VALUE", as a recipe writes it."""
+        value = self.get(name)
+        if isinstance(value, bool):
+            return f"{name}={str(value).lower()}"
+        words = isinstance(value, list) and all(isinstance(word, str) for word in value)
+        return f"{name}={' '.join(value) if words else value}"
+
+    def said(self, name: str) -> str:
+        """Return "FILE:LINE: NAME=VALUE"."""
+        return f"{self.where(name)}{self.named(name)}"
+
     def with_defaults(self, added: Mapping[str, Any]) -> "Settings":
         """Return the same settings with some that are not given filled in."""
         table = {name: Setting(value=value, origin="") for name, value in added.items()}

@@ -7,10 +7,13 @@ from pathlib import Path
 
 from meap_megatron.errors import UserError
 from meap_megatron.indexed.sidecar import Sidecar, sidecar_path
+from meap_megatron.launch.data_rules import flag
 from meap_megatron.launch.named_settings import Settings
 from meap_megatron.tokenizer.difference import difference, ids_of
 from meap_megatron.tokenizer.load import load_tokenizer
 from meap_megatron.tokenizer.parsed import vocabulary
+
+WITHOUT = "leave the tokenizer's flags out, the data says its vocabulary; or give the tokenizer that made it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +37,10 @@ class Named:
 
 
 def of_settings(settings: Settings) -> Named | None:
-    """Return the tokenizer that the settings name; None if they name none, or none that is on this machine.
+    """Return the tokenizer that the settings name; None if they name none, or one of a kind that is not compared.
 
     Raises:
-        UserError: its files cannot be read.
+        UserError: it is not on this machine, or its files cannot be read.
     """
     kind, model, vocab = (
         str(settings.get(name) or "") for name in ("tokenizer_type", "tokenizer_model", "vocab_file")
@@ -46,8 +49,18 @@ def of_settings(settings: Settings) -> Named | None:
         return None
     if vocab and vocab.endswith(".json") and Path(vocab).is_file():
         return Named(path=vocab, ids=json.loads(Path(vocab).read_text(encoding="utf-8")), fingerprint=None)
-    folder = Path(model) if model and Path(model).exists() else cached(model)
-    if folder is None or kind not in ("HuggingFaceTokenizer", "SentencePieceTokenizer", "Llama2Tokenizer"):
+    for name in ("vocab_file", "merge_file"):
+        if settings.has(name) and not Path(settings.get(name)).is_file():
+            raise UserError(f"{settings.where(name)}{flag(name)} {settings.get(name)} is not a file; {WITHOUT}")
+    if not model:
+        return None
+    folder = Path(model) if Path(model).exists() else cached(model) if kind == "HuggingFaceTokenizer" else None
+    if folder is None:
+        cache = ", nor in the Hugging Face cache of this machine" if kind == "HuggingFaceTokenizer" else ""
+        raise UserError(
+            f"{settings.where('tokenizer_model')}--tokenizer-model {model} is not a file or a folder{cache}; {WITHOUT}"
+        )
+    if kind not in ("HuggingFaceTokenizer", "SentencePieceTokenizer", "Llama2Tokenizer"):
         return None
     loaded = load_tokenizer(folder)
     ids = dict(vocabulary(loaded.definition))
@@ -58,15 +71,16 @@ def of_settings(settings: Settings) -> Named | None:
 
 def cached(name: str) -> Path | None:
     """Return the folder of a tokenizer of the Hugging Face hub that was downloaded before, or None."""
-    if not name:
-        return None
     from huggingface_hub import try_to_load_from_cache
 
-    try:
-        found = try_to_load_from_cache(name, "tokenizer.json")
-    except ValueError:  # not the form of a name of the hub
-        return None
-    return Path(found).parent if isinstance(found, str) else None
+    for file in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json"):
+        try:
+            found = try_to_load_from_cache(name, file)
+        except ValueError:  # not the form of a name of the hub
+            return None
+        if isinstance(found, str):
+            return Path(found).parent
+    return None
 
 
 def check(named: Named, sidecar: Sidecar, prefix: str) -> None:
@@ -89,5 +103,5 @@ def check(named: Named, sidecar: Sidecar, prefix: str) -> None:
         differing = found
     raise UserError(
         f"{named.path} is not the tokenizer that made {prefix} ({differing}): the ids of the data would mean other tokens; "
-        "leave --tokenizer-type and --tokenizer-model out, or give the one that made it"
+        f"{WITHOUT}"
     )

@@ -1,11 +1,13 @@
 """A command line before Megatron is imported: completed by defaults, checked by every rule, refused in whole sentences."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from meap_megatron.errors import UserError
 from meap_megatron.indexed.sidecar import read_sidecar, sidecar_path
 from meap_megatron.launch import arguments, blend, rules, splits
+from meap_megatron.launch.flags import Flag
 from meap_megatron.launch.named_settings import Settings, of_command_line
 
 
@@ -24,13 +26,14 @@ def complete(
         UserError: everything that is wrong, each with key, value, rule and remedy.
     """
     argv = blend.spelled_out(argv)
+    typed = settings is None
     if settings is None:
         settings = of_command_line(argv)
     added = rules.defaults(settings)
     settings = settings.with_defaults(added)
     found = problems(settings, world=world)
     if found:
-        raise UserError(joint(found))
+        raise UserError(in_flags(joint(found), settings.flags) if typed else joint(found))
     changed, notes = without_evaluation(settings)
     for note in notes:
         show(note)
@@ -65,6 +68,27 @@ def refusal(check: Callable[[], object]) -> list[str]:
     except UserError as error:
         return [str(error)]
     return []
+
+
+def in_flags(text: str, flags: Mapping[str, Flag]) -> str:
+    """Return a sentence about settings for someone who typed flags.
+
+    Given  bf16=true and lr_warmup_iters=5 with train_iters
+    then   --bf16 and --lr-warmup-iters=5 with --train-iters
+    """
+
+    def spelled(found: re.Match[str]) -> str:
+        name, value = found["name"], found["value"]
+        if name not in flags or value == "null" or (value is None and "_" not in name):
+            return found[0]  # a word
+        option, kind = flags[name].option, flags[name].kind
+        if kind == "toggle" and value == "false":
+            return option.replace("--", "--no-", 1)
+        return option if value is None or (kind in ("switch", "toggle") and value == "true") else f"{option}={value}"
+
+    return re.sub(
+        r"(?<![\w./=-])(?P<name>[a-z]\w*)(?![\w/-]|\.\w)(?:=(?P<value>true|false|null|(?=\S)))?", spelled, text
+    )
 
 
 def joint(found: list[str], *, whom: str = "this run") -> str:

@@ -70,6 +70,7 @@ class RunLock:
     def __init__(self, folder: Path) -> None:
         self.path = folder / NAME
         self._descriptor: int | None = None
+        self._made: list[Path] = []
         self._stop = threading.Event()
 
     def acquire(self, show: Callable[[str], None] = print) -> None:
@@ -81,8 +82,15 @@ class RunLock:
         Raises:
             UserError: another run has it, or the folder cannot be written.
         """
+        folder = self.path.parent
+        around = (folder, *folder.parents)
+        if (file := next((path for path in around if path.is_file()), None)) is not None:
+            raise UserError(
+                f"save={folder}: {file} is a file; name a folder, a new one or that of the run to continue"
+            )
+        self._made = [path for path in around if not path.exists()]
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             while self._descriptor is None:
                 self._try(show)
         except OSError as error:
@@ -156,7 +164,7 @@ class RunLock:
                 os.utime(descriptor)
 
     def release(self) -> None:
-        """Give the lock up; nothing happens if it was not taken."""
+        """Give the lock up, and remove folders that were made for it and are empty; nothing happens if it was not taken."""
         self._stop.set()
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is None:
@@ -165,6 +173,9 @@ class RunLock:
             if os.stat(self.path).st_ino == os.fstat(descriptor).st_ino:
                 self.path.unlink()
         os.close(descriptor)
+        with contextlib.suppress(OSError):  # the run wrote something
+            for folder in self._made:
+                folder.rmdir()
 
 
 def lock(descriptor: int) -> bool | None:

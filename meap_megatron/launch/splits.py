@@ -37,7 +37,7 @@ def check_blend(settings: Settings) -> None:
             continue
         if len(words) % 2 or weights != [True, False] * (len(words) // 2):
             raise UserError(
-                f"{where}: weights and prefixes must alternate, as in {key}='[0.3, data/a, 0.7, data/b]'; or give prefixes "
+                f"{where}: weights and prefixes must alternate, as in {key}='0.3 data/a 0.7 data/b'; or give prefixes "
                 "alone, which are then read in proportion to their size"
             )
         for weight, prefix in zip(words[::2], words[1::2], strict=True):

@@ -1,5 +1,6 @@
 """A Megatron command line with MEAP's flag added does all that it says, or is refused by the flag that it cannot do."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -59,16 +60,64 @@ def run(*words: str | Path) -> list[str]:
         ("--hybrid-context-parallel", "--hybrid-context-parallel is not supported"),
         ("--logits-load-dir x", "--logits-load-dir is not supported: distillation"),
         ("--logits-save-dir x", "--logits-save-dir is not supported"),
-        ("--perform-rl-step", "perform_rl_step: reinforcement learning"),
+        ("--perform-rl-step", "--perform-rl-step: reinforcement learning"),
         ("--data-cache-path s3://bucket/cache", "--data-cache-path s3://bucket/cache: .*copy or mount"),
         ("--dataloader-fast-cache-load", "--dataloader-fast-cache-load needs one blend per split, and --data-path"),
         ("--data-path s3://bucket/c4", "--data-path s3://bucket/c4: datasets are read from a file system"),
         ("--data-path 0.5 msc://a/b 0.5 data", "--data-path msc://a/b: datasets are read from a file system"),
+        ("--bf16 --fp16", "--bf16 and --fp16 are both given: one precision"),
+        ("--lr-warmup-iters 3", "--lr-warmup-iters=3 must be below --train-iters=1"),
+        ("--overlap-param-gather", "--overlap-param-gather needs --use-distributed-optimizer or --use-megatron-fsdp"),
+        (
+            "--tokenizer-type HuggingFaceTokenizer --tokenizer-model no/where",
+            "no/where is not a file or a folder, nor in",
+        ),
+        (
+            "--tokenizer-type Llama2Tokenizer --tokenizer-model gone",
+            "--tokenizer-model gone is not a file or a folder; leave",
+        ),
+        (
+            "--tokenizer-type GPT2BPETokenizer --vocab-file gone.json",
+            "--vocab-file gone.json is not a file; leave the",
+        ),
     ],
 )
 def test_what_the_datasets_do_not_read_is_refused_by_its_flag(data: Path, words: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         run("--data-path", data, "--split", "100,0,0", *words.split())
+
+
+SOURCES = ["--mock-data", "--data-path=a", "--data-args-path=a", "--train-data-path=a", "--per-split-data-args-path=a"]
+
+
+@pytest.mark.parametrize(("first", "second"), itertools.combinations(SOURCES, 2))
+def test_data_has_one_source(first: str, second: str) -> None:
+    with pytest.raises(UserError, match=f"{first} and {second} are both given: one source"):
+        run(first, second)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            "--train-data-path a --split 1,0,0",
+            "--train-data-path=a and --split=1,0,0 are both given: each split has data",
+        ),
+        (
+            "--test-data-path a --split 1,0,0",
+            "--test-data-path=a and --split=1,0,0 are both given: each split has data",
+        ),
+        (
+            "--per-split-data-args-path a --split 1,0,0",
+            "--per-split-data-args-path=a and --split=1,0,0 are both given",
+        ),
+        ("--valid-data-path a", "--valid-data-path=a names no training data; give --train-data-path too"),
+        ("--data-args-path a", "--data-args-path=a needs split, the shares"),
+    ],
+)
+def test_each_source_of_data_has_its_own_way_of_dividing_it(words: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run(*words.split())
 
 
 def test_data_named_in_files_gives_the_vocabulary_too(data: Path, tmp_path: Path) -> None:
