@@ -60,7 +60,7 @@ def run(*words: str | Path) -> list[str]:
         ("--hybrid-context-parallel", "--hybrid-context-parallel is not supported"),
         ("--logits-load-dir x", "--logits-load-dir is not supported: distillation"),
         ("--logits-save-dir x", "--logits-save-dir is not supported"),
-        ("--perform-rl-step", "--perform-rl-step: reinforcement learning"),
+        ("--perform-rl-step", "--perform-rl-step is refused: reinforcement learning"),
         ("--data-cache-path s3://bucket/cache", "--data-cache-path s3://bucket/cache: .*copy or mount"),
         ("--dataloader-fast-cache-load", "--dataloader-fast-cache-load needs one blend per split, and --data-path"),
         ("--data-path s3://bucket/c4", "--data-path s3://bucket/c4: datasets are read from a file system"),
@@ -143,7 +143,7 @@ def test_a_file_of_data_that_cannot_be_read_is_named(
     if content is not None:
         (tmp_path / "blend").write_text(content)
     with pytest.raises(UserError, match=message):
-        run(flag, tmp_path / "blend")
+        run(flag, tmp_path / "blend", *(["--split=1,0,0"] if flag == "--data-args-path" else []))
 
 
 def test_the_tokenizer_of_the_data_gets_a_row_for_the_mask(data: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
