@@ -53,7 +53,8 @@ class Pinned:
 
 def counting_device(patch: pytest.MonkeyPatch) -> tuple[Pinned, list[str]]:
     """Let `.cuda()` and factories with device="cuda" make tensors of `OnDevice`; return what is pinned, and the waits."""
-    pinned, waits = Pinned(), []
+    pinned = Pinned()
+    waits: list[str] = []
     patch.setattr(OnDevice, "waits", waits)
 
     def cuda(tensor: torch.Tensor, device: Any = None, non_blocking: bool = False) -> torch.Tensor:

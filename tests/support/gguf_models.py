@@ -89,8 +89,9 @@ def llama3_factors(config: dict[str, Any]) -> np.ndarray:
 
 def add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     """Add a value of any type."""
-    kinds = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
-    (kinds.get(type(value)) or writer.add_array)(key, value)
+    kinds: dict[type, Any] = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
+    kinds[str] = writer.add_string
+    kinds.get(type(value), writer.add_array)(key, value)
 
 
 def tokenizer_metadata(source: Path, *, pre: str = "gpt-2", fill: int = 0) -> dict[str, Any]:

@@ -19,9 +19,9 @@ platform.prepare("cpu")
 import torch  # noqa: E402
 from megatron.training import global_vars  # noqa: E402
 
+from meap_megatron.checkpoint.convert.spec import padded_rows  # noqa: E402
 from meap_megatron.errors import UserError  # noqa: E402
 from meap_megatron.launch import arguments, sft_settings  # noqa: E402
-from meap_megatron.launch.data_flags import padded_rows  # noqa: E402
 from meap_megatron.launch.fitted import fitted  # noqa: E402
 from meap_megatron.launch.flags import read_flags  # noqa: E402
 from meap_megatron.launch.precision import PRECISIONS  # noqa: E402
@@ -30,7 +30,8 @@ from meap_megatron.training.model import model_config  # noqa: E402
 from meap_megatron.training.parsing import parse, refusing  # noqa: E402
 from tests.support.runs import RECIPES  # noqa: E402
 
-inspect.getsource = cache(inspect.getsource)  # Megatron reads its own source to build each of some 70 parsers
+# Megatron reads its own source to build each of some 70 parsers.
+inspect.getsource = cache(inspect.getsource)  # type: ignore[assignment]
 
 ROWS = {
     "pretrain/llama_0.1b_ntp": 32064,

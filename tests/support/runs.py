@@ -64,7 +64,7 @@ def run_warm(
         return subprocess.CompletedProcess(["meap", *words], status, stdout.read(), stderr.read())
 
 
-def train(recipe: str, *overrides: str, check: bool = True, timeout: float = 400.0, **environ: str) -> Any:
+def train(recipe: str, *overrides: str, check: bool = True, timeout: float = 400.0, **environ: Any) -> Any:
     """Run `meap train` on a recipe of examples/recipes with overrides."""
     return meap("train", RECIPES / recipe, *overrides, "device=cpu", check=check, timeout=timeout, **environ)
 

@@ -103,7 +103,7 @@ def _open(stream: IO[Any] | int) -> tuple[int, IO[str] | None]:
 class WarmPopen(WarmProcess):
     """What `subprocess.Popen` starts with `python -m`, as such a fork."""
 
-    __class_getitem__ = classmethod(types.GenericAlias)
+    __class_getitem__: Any = classmethod(types.GenericAlias)
 
     def __init__(
         self, command: list[str], *, stdout: Any, stderr: Any, env: dict[str, str] | None = None, **_: Any
@@ -167,7 +167,8 @@ def serve(address: str, lifeline: int) -> None:
     print("ready", flush=True)
     running: dict[int, tuple[int, socket.socket]] = {}  # descriptor of the process -> its id and the client
     while True:
-        ready, _, _ = select.select([listener, lifeline, *running], [], [])
+        watched: list[Any] = [listener, lifeline, *running]
+        ready, _, _ = select.select(watched, [], [])
         if lifeline in ready:
             for pid, _ in running.values():
                 with contextlib.suppress(ProcessLookupError):
@@ -235,7 +236,7 @@ def status_of(command: Callable[[], int]) -> int:
         status = 1
     import multiprocessing.util
 
-    multiprocessing.util._exit_function()
+    multiprocessing.util._exit_function()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
