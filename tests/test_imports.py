@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "planning": {"indexed", "launch"},  # recipes, what FP8 asks of shapes, and sidecars: none of them imports torch
 }
 """Package -> packages of ours that it may import. `cli` may import all, and none may import `cli`."""
-OPEN_TO_ALL = {"atomic", "config", "declared", "errors", "layer_pattern", "memory", "version", "_C"}
+OPEN_TO_ALL = {"atomic", "config", "declared", "errors", "formats", "layer_pattern", "memory", "version", "_C"}
 """Modules beside the packages that every package may import."""
 LIGHT = {"config", "indexed", "tokenizer", "corpus", "launch", "monitoring", "planning", "report", "sweep"}
 """What is imported without torch and Megatron."""

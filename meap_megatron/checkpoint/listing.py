@@ -6,6 +6,7 @@ from typing import Any
 from meap_megatron.checkpoint.check import Inspection, inspect
 from meap_megatron.checkpoint.choose import choose
 from meap_megatron.checkpoint.folder import iteration_folder, iterations, read_tracker
+from meap_megatron.formats import aligned
 
 HEADINGS = ("step", "size", "state", "layout", "written", "")
 
@@ -42,11 +43,7 @@ def table(found: dict[str, Any]) -> str:
     lines = []
     if found["checkpoints"]:
         rows = [HEADINGS, *(row(one, found["would_load"]) for one in found["checkpoints"])]
-        widths = [max(len(r[column]) for r in rows) for column in range(len(HEADINGS))]
-        right = (True, True, False, False, False, False)
-        for cells in rows:
-            aligned = zip(cells, widths, right, strict=True)
-            lines.append("  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in aligned).rstrip())
+        lines += aligned(rows, left=range(2, len(HEADINGS)))
     else:
         lines.append(f"{found['folder']} holds no checkpoint")
     for one in found["checkpoints"]:

@@ -5,6 +5,8 @@ import logging
 import sys
 from typing import Any
 
+from meap_megatron.formats import aligned
+
 HELP = """Build the sample index of a recipe before the job.
 
   meap cache examples/recipes/tiny_cpu_meap.yaml data_path=data/mine
@@ -58,7 +60,8 @@ def report(entry: Any) -> list[str]:
     rows = [("split", "samples", "epochs", "data")]
     for source in entry.facts["sources"]:
         rows.append((source["split"], f"{source['samples']:,}", f"{source['epochs']:.2f}", source["prefix"]))
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    lines = [f"{r[0]:<{widths[0]}}  {r[1]:>{widths[1]}}  {r[2]:>{widths[2]}}  {r[3]}" for r in rows]
     how = f"built in {entry.seconds:.1f} s" if entry.built else f"is there (it was built in {entry.seconds:.1f} s)"
-    return [*lines, f"{how}: {len(entry.files)} files, {entry.num_bytes:,} bytes, in {entry.path}"]
+    return [
+        *aligned(rows, left=(0, 3)),
+        f"{how}: {len(entry.files)} files, {entry.num_bytes:,} bytes, in {entry.path}",
+    ]

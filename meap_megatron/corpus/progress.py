@@ -5,6 +5,7 @@ import time
 from typing import TextIO
 
 from meap_megatron.corpus.shard import Advance
+from meap_megatron.formats import clock_time
 
 
 class Progress:
@@ -45,7 +46,7 @@ class Progress:
     def time_left(self) -> str:
         """Return the time that the rest takes at the pace so far."""
         rate = (self.consumed - self.skipped) / self._seconds()
-        return _clock((self.total - self.consumed) / rate if rate and self.consumed < self.total else 0.0)
+        return clock_time((self.total - self.consumed) / rate if rate and self.consumed < self.total else 0.0)
 
     def _seconds(self) -> float:
         return max(time.monotonic() - self.started, 1e-9)
@@ -53,9 +54,3 @@ class Progress:
     def _print(self, start: str, end: str) -> None:
         self.stream.write(start + self.line() + end)
         self.stream.flush()
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds + 0.5), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"

@@ -10,6 +10,7 @@ from meap_megatron.demo.run_numbers import Record, mask_fraction, parameter_coun
 from meap_megatron.demo.sample import Cell
 from meap_megatron.demo.sample_html import sample_boxes
 from meap_megatron.demo.style import CSS
+from meap_megatron.formats import duration
 from meap_megatron.report.collect import ReportedRun
 from meap_megatron.report.history import Results, read_results
 from meap_megatron.report.page import cards
@@ -44,7 +45,7 @@ def build_page(*, runs: Sequence[ReportedRun], sample: Sequence[Cell], record: R
     lead = (
         f"Two language models of {parameter_count(ntp.settings) / 1e6:.1f} million parameters, trained side by side on "
         f"{ntp.consumed_tokens:,} tokens each of Python's standard library by Megatron-Core, on "
-        f"{record['machine']['cores']} CPU cores in {tables.clock(record['seconds'])} from raw text to this page."
+        f"{record['machine']['cores']} CPU cores in {duration(record['seconds'], digits=1)} from raw text to this page."
     )
     sections = [
         f'<h1>MEAP beside next-token prediction</h1><p class="lead">{escape(lead)}</p>',

@@ -15,9 +15,10 @@ from meap_megatron.demo.run_numbers import Record
 from meap_megatron.demo.sample import Cell, as_record, read_sample, readable_window
 from meap_megatron.demo.screen import Screen
 from meap_megatron.demo.sizes import ARMS, MASK_RATIO, DemoSizes, meap_recipe, ntp_recipe
-from meap_megatron.demo.tables import clock, headline, per_cent
+from meap_megatron.demo.tables import headline, per_cent
 from meap_megatron.demo.tokenizer import train_tokenizer, write_text
 from meap_megatron.errors import RunError
+from meap_megatron.formats import duration
 from meap_megatron.report.collect import ReportedRun, collect
 from meap_megatron.report.history import Results, read_results
 
@@ -92,7 +93,9 @@ def make(out: Path, plan: DemoSizes) -> Record:
     runs = evaluate(screen, out, plan, record=record, threads=threads)
     write_page(screen, out, runs=runs, sample=sample, record=record)
     screen.say(f"\n{headline(results['ntp'], results['meap'])}")
-    screen.say(f"done in {clock(screen.seconds)}; open {screen.coloured(str(out / 'index.html'), 'bold')}")
+    screen.say(
+        f"done in {duration(screen.seconds, digits=1)}; open {screen.coloured(str(out / 'index.html'), 'bold')}"
+    )
     screen.say("go on with your own text:")
     for _, lines in next_commands(out)[:2]:
         for line in lines:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from meap_megatron.demo.run_numbers import Record, mask_fraction, parameter_count, ratio
+from meap_megatron.formats import duration
 from meap_megatron.report.history import Results
 
 
@@ -49,14 +50,6 @@ def times(value: float | None) -> str:
 def whole(value: float | None) -> str:
     """Return a count with separators."""
     return "–" if value is None else f"{value:,.0f}"
-
-
-def clock(seconds: float) -> str:
-    """Return seconds as "12.3 s" below a minute and "2 min 03 s" above."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s"
 
 
 def comparison(ntp: Results, meap: Results, masked_validation: dict[str, Record]) -> list[TableRow]:
@@ -164,4 +157,4 @@ def headline(ntp: Results, meap: Results) -> str:
 
 def stage_rows(stages: Sequence[Record]) -> list[tuple[str, str, str]]:
     """Return (stage, time, what it made)."""
-    return [(stage["name"], clock(stage["seconds"]), stage["made"]) for stage in stages]
+    return [(stage["name"], duration(stage["seconds"], digits=1), stage["made"]) for stage in stages]

@@ -1,13 +1,11 @@
 """The pictures beside a results document: heat map of the needle, curves over positions and lengths."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from meap_megatron.atomic import replace_file
 from meap_megatron.evaluation.attention import figures
-
-Cells = Sequence[dict[str, Any]]
 
 
 def draw(content: dict[str, Any], path: Path) -> Path | None:

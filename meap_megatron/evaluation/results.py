@@ -13,6 +13,7 @@ from meap_megatron.evaluation import identity
 from meap_megatron.evaluation.session import Session
 from meap_megatron.evaluation.statistics import average, by_cell, by_metric
 from meap_megatron.evaluation.suites import SUITES, Request
+from meap_megatron.version import git_commit
 
 FORMAT = 1
 HEADLINES = {"acc": ["Table 1", "Table 5", "Table 13", "Table 14", "Table 15"], "acc_norm": ["Table 6", "Table 15"]}
@@ -82,7 +83,7 @@ def document(
         "cells": cells,
         **{key: value for key, value in found.items() if key != "tasks"},
         "versions": identity.versions(),
-        "git_commit": identity.git_commit(),
+        "git_commit": git_commit(),
     }
 
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from meap_megatron.checkpoint.convert.spec import ModelSpec
+from meap_megatron.checkpoint.convert.spec import ModelSpec, padded_rows
 from meap_megatron.errors import UserError
 from meap_megatron.indexed.sidecar import Sidecar
 from meap_megatron.launch import blend, data_rules, named_tokenizer, sft_settings
@@ -217,12 +217,3 @@ def padding(settings: Settings) -> tuple[int, int]:
     """Return what the rows of the embedding are a multiple of, and the ranks that they are divided among."""
     multiple = settings.whole("make_vocab_size_divisible_by", 128) or 128
     return multiple, settings.whole("tensor_model_parallel_size", 1) or 1
-
-
-def padded_rows(size: int, *, multiple: int, tensor_parallel: int) -> int:
-    """Return the rows of the embedding: the least multiple of both numbers that holds `size` ids.
-
-    Megatron pads to a multiple of their product, so that one recipe would give another model on another layout.
-    """
-    step = math.lcm(multiple, tensor_parallel)
-    return -(-size // step) * step

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from meap_megatron.atomic import disk_errors, replace_file
+from meap_megatron.formats import aligned
 from meap_megatron.monitoring.compare import Difference, RunComparison
 from meap_megatron.monitoring.records import History, value
 
@@ -56,9 +57,10 @@ def table(found: RunComparison) -> list[str]:
     for row in found.rows:
         cells = [f"{row.tokens:,}", *triple(row.first, row.second)]
         rows.append(cells + (triple(row.first_validation, row.second_validation) if validated else []))
-    widths = [max(len(line[column]) for line in (heads, *rows)) for column in range(len(heads))]
-    aligned = ["  " + "  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in (heads, *rows)]
-    return ["at equal tokens (training: mean of the last 2 % of the steps; validation: the newest):", *aligned]
+    return [
+        "at equal tokens (training: mean of the last 2 % of the steps; validation: the newest):",
+        *(f"  {line}" for line in aligned([heads, *rows])),
+    ]
 
 
 def triple(first: float | None, second: float | None) -> list[str]:

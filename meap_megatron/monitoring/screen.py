@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from meap_megatron.formats import duration
 from meap_megatron.monitoring.slurm import SlurmJob
 from meap_megatron.monitoring.status import LastCheckpoint, Status
 
@@ -96,15 +97,3 @@ def known(number: float | None, text: Callable[[Any], str]) -> str:
 def joined(*parts: str) -> str:
     """Return the parts that are not empty, three blanks between them."""
     return "   ".join(part for part in parts if part)
-
-
-def duration(seconds: float) -> str:
-    """Return a time as "8 s", "5 min 03 s", "3 h 07 min" or "2 d 4 h"."""
-    whole = int(seconds + 0.5)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

@@ -4,6 +4,7 @@ import textwrap
 from dataclasses import asdict
 from typing import Any
 
+from meap_megatron.formats import aligned
 from meap_megatron.planning.layout import FULL, NONE, SELECTIVE
 from meap_megatron.planning.memory import megatrons_figure, of_stage
 from meap_megatron.planning.search import CLOSE, Plan, Result
@@ -88,8 +89,7 @@ def as_text(result: Result, *, rows: int = ROWS) -> str:
     table = [[" ", *HEADER], *([">" if plan is best else " ", *columns(plan)] for plan in shown)]
     if result.own is not None:
         table.append(["r", *columns(result.own)])
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    lines += ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    lines += aligned(table)
     lines += ["", *wrapped(legend(result)), "", *(line for text in reasons(result) for line in wrapped(text)), ""]
     lines += [
         *(line for text in (*memory_lines(best), *time_lines(best)) for line in wrapped(text)),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from meap_megatron.formats import duration
 from meap_megatron.report.charts import score_top, series
 from meap_megatron.report.collect import ReportedRun
 from meap_megatron.report.history import Results, read_results, smoothed
@@ -127,7 +128,7 @@ def summary_table(runs: Sequence[ReportedRun]) -> str:
                 _number(results.validation_loss, 3),
                 _number(results.median("tokens_per_second"), 0),
                 _number(None if (mfu := results.median("mfu")) is None else 100 * mfu, 1),
-                duration(spent.seconds),
+                duration(spent.seconds, digits=1),
                 str(len(results.restarts)),
             ]
         )
@@ -139,13 +140,6 @@ def summary_table(runs: Sequence[ReportedRun]) -> str:
 
 def _number(value: float | None, digits: int) -> str:
     return NOTHING if value is None else f"{value:,.{digits}f}"
-
-
-def duration(seconds: float) -> str:
-    """Return a time with a fitting unit."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def chosen_scores(run: ReportedRun) -> dict[str, Value]:
@@ -197,7 +191,7 @@ def efficiency(runs: Sequence[ReportedRun]) -> list[tuple[str, str]]:
         rows = [
             [
                 escape(run.label),
-                duration(spent.seconds),
+                duration(spent.seconds, digits=1),
                 f"{spent.tokens:,}",
                 f"{100 * (value.mean or 0):.2f}{value.mark}",
             ]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from meap_megatron.atomic import replace_text
+from meap_megatron.formats import clock_time
 
 STEP_FIELDS = {
     "lm loss": "lm_loss",
@@ -268,13 +269,6 @@ def progress_line(record: dict[str, Any], shape: RunShape, recent: list[float], 
 def number_text(value: float | None, missing: str = "nan") -> str:
     """Return a loss with four digits, or what is written for None."""
     return missing if value is None else f"{value:.4f}"
-
-
-def clock_time(seconds: float) -> str:
-    """Return seconds as h:mm:ss or m:ss."""
-    minutes, rest = divmod(int(seconds + 0.5), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def keep_until(path: Path, step: int) -> None:

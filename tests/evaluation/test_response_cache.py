@@ -59,7 +59,7 @@ def test_progress_is_one_line_of_ours_instead_of_the_harness_bars(
     RecordingLM(Barred(), Ledger(tmp_path / "x", identity=IDENTITY)).generate_until(requests("a", "bb"))
     RecordingLM(Barred(), Ledger(tmp_path / "x", identity=IDENTITY)).generate_until(requests("a", "bb", "ccc"))
     said = capsys.readouterr().err.splitlines()
-    assert said == ["evaluate: 2 of 2 answers  ETA 0:00:00", "evaluate: 1 of 1 answers  ETA 0:00:00"]
+    assert said == ["evaluate: 2 of 2 answers  ETA 0:00", "evaluate: 1 of 1 answers  ETA 0:00"]
 
 
 def test_a_line_cut_by_the_kill_is_asked_again(tmp_path: Path) -> None:

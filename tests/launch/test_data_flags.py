@@ -2,7 +2,7 @@
 
 import pytest
 
-from meap_megatron.launch.data_flags import padded_rows
+from meap_megatron.checkpoint.convert.spec import padded_rows
 from meap_megatron.launch.data_sidecars import named_prefixes
 from meap_megatron.launch.named_settings import of_command_line
 

@@ -1,7 +1,6 @@
 """Which tokenizer and which BOS policy belong to a checkpoint, and what an evaluation has to know about its training."""
 
 import dataclasses
-import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from meap_megatron.checkpoint.manifest import library_versions
 from meap_megatron.errors import UserError
 from meap_megatron.indexed.sidecar import Sidecar, TokenizerInfo, read_sidecar, sidecar_path
 from meap_megatron.tokenizer.load import load_tokenizer
+from meap_megatron.version import git_commit
 
 FORMAT_VERSION = 1
 
@@ -159,15 +159,3 @@ def _more_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def git_commit() -> str | None:
-    """Return the commit of the checkout that this package runs from, or None if it is no checkout."""
-    folder = Path(__file__).resolve().parents[3]
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None if done.returncode == 0 else None

@@ -118,6 +118,8 @@ def differences(one: ModelSpec, other: ModelSpec, *, ignore: tuple[str, ...] = (
 def padded_rows(size: int, *, multiple: int, tensor_parallel: int) -> int:
     """Return the least number of rows that holds `size` ids and is a multiple of both numbers.
 
+    Megatron pads to a multiple of their product, so that one recipe would give another model on another layout.
+
     Given 128,257 ids, multiple 64, tensor parallel 8. Then 128,320 rows.
     """
     step = math.lcm(multiple, tensor_parallel)

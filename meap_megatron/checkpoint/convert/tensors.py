@@ -58,14 +58,6 @@ def split_gate_up(fused: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return gate, up
 
 
-def mean_row(table: torch.Tensor, *, block: int = 8192) -> torch.Tensor:
-    """Return the mean over the rows of [v, h] as float64 [h], summed blockwise in float64 so that no copy is made."""
-    total = torch.zeros(table.shape[1], dtype=torch.float64)
-    for start in range(0, table.shape[0], block):
-        total += table[start : start + block].double().sum(0)
-    return total / table.shape[0]
-
-
 def resized(table: torch.Tensor, rows: int) -> torch.Tensor:
     """Return [rows, h]: the first rows of [v, h], or all of them and zeros below."""
     if rows <= table.shape[0]:
