@@ -6,6 +6,7 @@ from typing import Any
 from meap_megatron.checkpoint.check import Inspection, inspect
 from meap_megatron.checkpoint.choose import choose
 from meap_megatron.checkpoint.folder import iteration_folder, iterations, read_tracker
+from meap_megatron.errors import counted
 from meap_megatron.formats import aligned
 
 HEADINGS = ("step", "size", "state", "layout", "written", "")
@@ -44,8 +45,6 @@ def table(found: dict[str, Any]) -> str:
     if found["checkpoints"]:
         rows = [HEADINGS, *(row(one, found["would_load"]) for one in found["checkpoints"])]
         lines += aligned(rows, left=range(2, len(HEADINGS)))
-    else:
-        lines.append(f"{found['folder']} holds no checkpoint")
     for one in found["checkpoints"]:
         lines += [
             f"  step {one['iteration']}: {p['file']}: expected {p['expected']}, found {p['found']}"
@@ -77,7 +76,7 @@ def layout_text(layout: dict[str, int]) -> str:
     names = {"tensor": "TP", "pipeline": "PP", "context": "CP", "data": "DP"}
     parts = [f"{short} {layout[name]}" for name, short in names.items() if layout.get(name, 1) > 1]
     ranks = layout.get("world", 1)
-    return f"{ranks} rank{'s' * (ranks != 1)}" + (f": {' '.join(parts)}" if parts else "")
+    return f"{counted(ranks, 'rank')}" + (f": {' '.join(parts)}" if parts else "")
 
 
 def size_text(count: int) -> str:

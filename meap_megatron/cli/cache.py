@@ -57,11 +57,13 @@ def run(args: argparse.Namespace) -> int:
 
 def report(entry: Any) -> list[str]:
     """Return the lines that describe a `index_folder.Entry`."""
+    from meap_megatron.errors import counted
+
     rows = [("split", "samples", "epochs", "data")]
     for source in entry.facts["sources"]:
         rows.append((source["split"], f"{source['samples']:,}", f"{source['epochs']:.2f}", source["prefix"]))
     how = f"built in {entry.seconds:.1f} s" if entry.built else f"is there (it was built in {entry.seconds:.1f} s)"
     return [
         *aligned(rows, left=(0, 3)),
-        f"{how}: {len(entry.files)} files, {entry.num_bytes:,} bytes, in {entry.path}",
+        f"{how}: {counted(len(entry.files), 'file')}, {entry.num_bytes:,} bytes, in {entry.path}",
     ]

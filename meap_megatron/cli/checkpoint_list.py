@@ -13,7 +13,7 @@ Compares sizes with the manifests; `meap checkpoint verify` reads the contents. 
   unfinished    a save that was broken off
   damaged       a file is missing, too short, or cannot be read
 
-Exit status: 0; 2 if DIR is no folder, or holds checkpoints of which none can be loaded."""
+Exit status: 0; 2 if DIR is not a folder, or holds no checkpoint that can be loaded."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,9 +32,11 @@ def run(args: argparse.Namespace) -> int:
 
     folder = Path(args.folder)
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder; name the `save` folder of a run")
+        raise UserError(f"{folder} is not a folder; name the `save` folder of a run")
     found = listing(folder)
     print(json.dumps(found) if args.json else table(found))
-    if found["checkpoints"] and found["would_load"] is None:
+    if not found["checkpoints"]:
+        raise UserError(f"{folder} holds no checkpoint (iter_NNNNNNN); name the `save` folder of a run")
+    if found["would_load"] is None:
         raise UserError(f"no checkpoint in {folder} can be loaded")
     return 0

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meap_megatron.errors import UserError
+from meap_megatron.errors import UserError, counted
 from meap_megatron.masking.strategies import STRATEGIES
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     trained = sum(row.loss > 0 for row in rows)
     print(
         f"{prefix}: sample {args.index} of {num_samples:,} in {args.of} ({args.split}), seed {args.seed}\n"
-        f"{len(rows)} positions, {masked} masked ({masked / len(rows):.1%}), loss on {trained}\n"
+        f"{counted(len(rows), 'position')}, {masked} masked ({masked / len(rows):.1%}), loss on {trained}\n"
     )
     stop = len(rows) if args.rows == 0 else args.start + args.rows
     for line in table(rows[args.start : stop], colour=colour):
@@ -119,14 +119,15 @@ def show_row(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> None:
     from meap_megatron.indexed.sidecar import roles_prefix
 
     if args.index >= sidecar.num_documents:
-        raise UserError(f"--index {args.index}: {prefix} has {sidecar.num_documents:,} rows; take a smaller --index")
+        there = counted(sidecar.num_documents, "row")
+        raise UserError(f"--index {args.index}: {prefix} has {there}; take a smaller --index")
     ids = open_pair(prefix)[args.index].tolist()
     roles = open_pair(roles_prefix(prefix))[args.index].tolist()
     stop = len(ids) if args.rows == 0 else min(len(ids), args.start + args.rows)
     what = "turn" if (sidecar.sft or {}).get("multi_turn") == "split" else "conversation"
     print(
         f"{prefix}: row {args.index} of {sidecar.num_documents:,}, the stored {what}, before packing and masking\n"
-        f"{len(ids)} tokens, {sum(role > 0 for role in roles)} of them trained\n"
+        f"{counted(len(ids), 'token')}, {sum(role > 0 for role in roles)} of them trained\n"
     )
     lines = row_table(
         ids[args.start : stop],
@@ -156,6 +157,7 @@ def read_sample(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> tu
     from meap_megatron.launch import megatron_import, runtime
     from meap_megatron.masking.corruption import Corruption
 
+    _check_split(args, sidecar)
     info = sidecar.tokenizer
     mask = MaskConfig(
         mask_id=info.mask_id,
@@ -204,8 +206,8 @@ def read_sample(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> tu
         if dataset is None or not 0 <= args.index < len(dataset):
             count = 0 if dataset is None else len(dataset)
             raise UserError(
-                f"--index {args.index}: {args.of} of {args.split} has {count} samples of {args.seq_length} tokens; "
-                f"take a smaller --index, --seq-length or another --of"
+                f"--index {args.index}: {args.of} of {args.split} has {counted(count, 'sample')} of {args.seq_length} "
+                "tokens; take a smaller --index, --seq-length or another --of"
             )
         sample = {name: value.clone() for name, value in dataset[args.index].items()}
         unmasked = GPTDataset.__getitem__(dataset, args.index)["tokens"].tolist()
@@ -264,6 +266,23 @@ def _fill_in(args: argparse.Namespace) -> None:
     for name, value in SAMPLE_OPTIONS.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
+
+
+def _check_split(args: argparse.Namespace, sidecar: "Sidecar") -> None:
+    """Refuse a split without documents before Megatron is imported to find that out."""
+    from meap_megatron.launch.named_settings import Settings
+    from meap_megatron.launch.recipe import Setting
+    from meap_megatron.launch.splits import bounds, shares_of
+
+    given = {"split": args.split, "skip_train": True}
+    shares, _ = shares_of(Settings(table={name: Setting(value=value, origin="") for name, value in given.items()}))
+    place = SPLITS.index(args.of)
+    first, end = bounds(shares, sidecar.num_documents)[place] if shares[place] else (0, 0)
+    if first == end:
+        raise UserError(
+            f"--of {args.of}: no document of {sidecar.num_documents:,} is in that split (--split {args.split}); give it a "
+            "larger share, or take another --of"
+        )
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the checks of each prefix."""
     from meap_megatron.corpus.merge import as_prefix
     from meap_megatron.corpus.verify import Check, adopt, verify
-    from meap_megatron.errors import UserError
+    from meap_megatron.errors import UserError, counted
 
     if args.write_sidecar and not args.tokenizer:
         raise UserError("--write-sidecar needs --tokenizer T, the tokenizer that made the ids")
@@ -51,5 +51,5 @@ def run(args: argparse.Namespace) -> int:
             print(f"  {'ok    ' if check.passed else 'FAILED'}  {check.name}: {check.detail}")
         failed += sum(not check.passed for check in checks)
     if failed:
-        raise UserError(f"{failed} check{'s' * (failed != 1)} failed; make the dataset again or copy it again")
+        raise UserError(f"{counted(failed, 'check')} failed; make the dataset again or copy it again")
     return 0

@@ -20,13 +20,17 @@ from meap_megatron.corpus.encode import Encoder, SpotCheck, make_encoder
 from meap_megatron.corpus.inputs import InputFile
 from meap_megatron.corpus.noted import Noted, note
 from meap_megatron.corpus.readers import PieceReader, RecordReader
-from meap_megatron.errors import UserError
+from meap_megatron.errors import UserError, counted
 from meap_megatron.indexed.pair import PairWriter
 
 BATCH_BYTES = 2**20  # of text handed to the encoder at once
 BATCH_DOCUMENTS = 4096
 LISTED = 20  # bad lines named per shard; all are counted
 MIN_SHARD_BYTES, MAX_SHARD_BYTES = 8 * 2**20, 256 * 2**20
+NO_TEXT = (
+    "gives the id of a special token, which no text may; if --mask-token, --bos-token or --eos-token names a word of the "
+    "texts, give another"
+)
 EMPTY = "empty"
 """Kind of a document without text."""
 Shard = tuple[Piece, ...]
@@ -236,9 +240,7 @@ class ShardState:
                 self.num_bos_text += 1
                 self.bos_text_place = self.bos_text_place or reader.place(number)
             if self.owner.forbidden[ids].any():
-                self.bad_lines.add(
-                    reader, number, "the text gives the id of a special token, which stands for no text"
-                )
+                self.bad_lines.add(reader, number, f"the text {NO_TEXT}")
             elif not len(ids):
                 note(self.dropped, EMPTY, reader, number)
             elif len(ids) > self.size_limit:
@@ -298,6 +300,6 @@ def check_bad_lines(count: int, listed: list[str], limit: int) -> None:
     if count > limit:
         lines = "\n  ".join(listed[:LISTED])
         raise UserError(
-            f"{count} bad line{'s' * (count != 1)}, allowed are {limit} (--max-bad-lines):\n  {lines}\n"
+            f"{counted(count, 'bad line')}, allowed are {limit} (--max-bad-lines):\n  {lines}\n"
             f"fix the input, or allow and skip bad lines with --max-bad-lines N"
         )

@@ -17,7 +17,7 @@ from meap_megatron.demo.screen import Screen
 from meap_megatron.demo.sizes import ARMS, MASK_RATIO, DemoSizes, meap_recipe, ntp_recipe
 from meap_megatron.demo.tables import headline, per_cent
 from meap_megatron.demo.tokenizer import train_tokenizer, write_text
-from meap_megatron.errors import RunError
+from meap_megatron.errors import RunError, counted
 from meap_megatron.formats import duration
 from meap_megatron.report.collect import ReportedRun, collect
 from meap_megatron.report.history import Results, read_results
@@ -53,7 +53,7 @@ def demo(out: Path, *, plan: DemoSizes, overwrite: bool = False) -> Record:
 def make(out: Path, plan: DemoSizes) -> Record:
     """Run the demo in a folder that has nothing of an earlier one."""
     screen = Screen(STAGES)
-    screen.say(f"meap demo: NTP and MEAP side by side, {plan.train_iters:,} steps each, into {out}/\n")
+    screen.say(f"meap demo: NTP and MEAP side by side, {counted(plan.train_iters, 'step')} each, into {out}/\n")
     prefix = out / "data" / "stdlib"
     corpus = make_corpus(screen, out, plan)
     vocab_size = make_tokenizer(screen, out, corpus, plan)
@@ -151,7 +151,7 @@ def check_index(screen: Screen, prefix: Path) -> None:
         failed = [f"{check.name}: {check.detail}" for check in checks if not check.passed]
         if failed:
             raise RunError(f"{prefix} was just made and does not pass: {'; '.join(failed)}")
-        stage["made"] = f"{len(checks)} checks passed"
+        stage["made"] = f"{counted(len(checks), 'check')} passed"
 
 
 def draw_sample(screen: Screen, plan: DemoSizes, prefix: Path) -> tuple[list[Cell], float]:
@@ -207,7 +207,9 @@ def train(screen: Screen, out: Path, *, threads: int) -> dict[str, Results]:
         ]
         run_side_by_side(arms, threads=threads, show=screen.arm_line)
         results = {name: read_results(read_metrics(out / "runs" / name / "metrics.jsonl")) for name in ARMS}
-        stage["made"] = f"{results['ntp'].num_steps:,} steps, {results['ntp'].consumed_tokens:,} tokens per arm"
+        stage["made"] = (
+            f"{counted(results['ntp'].num_steps, 'step')}, {results['ntp'].consumed_tokens:,} tokens per arm"
+        )
     return results
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from meap_megatron.atomic import disk_errors
-from meap_megatron.errors import RunError, UserError
+from meap_megatron.errors import RunError, UserError, counted
 from meap_megatron.evaluation import figures, results
 from meap_megatron.evaluation.response_cache import responses_file
 from meap_megatron.evaluation.session import Session, open_session
@@ -47,7 +47,9 @@ def evaluate(request: Request, names: Sequence[str]) -> Iterator[dict[str, Any]]
         else:
             yield content
     if failed:
-        raise RunError(f"{len(failed)} of {len(names)} suites did not run: {', '.join(failed)} (reasons above)")
+        raise RunError(
+            f"{len(failed)} of {counted(len(names), 'suite')} did not run: {', '.join(failed)} (reasons above)"
+        )
 
 
 def check_writable(out: Path) -> None:
@@ -103,15 +105,15 @@ def evaluate_suite(request: Request, session: Session, name: str) -> dict[str, A
 
 def table(content: dict[str, Any]) -> str:
     """Return a results document as lines for the terminal, scores in percent."""
-    lines = [f"{content['suite']}: {content['samples']:,} samples in {content['seconds']:,.1f} s"]
+    lines = [f"{content['suite']}: {counted(content['samples'], 'sample')} in {content['seconds']:,.1f} s"]
     for task in content["tasks"]:
         shown = ", ".join(f"{metric} {_shown(found)}" for metric, found in task["metrics"].items()) or "nothing scored"
         data = f"  [{', '.join(task['sources'])}]" if task["sources"] else ""
         lines.append(f"  {task['task']:<28} {shown}{data}")
         if task["unfit"]:
             lines.append(
-                f"  {'':<28} {task['unfit']:,} of {task['samples']:,} samples do not fit the model's "
-                f"{content['model']['max_length']:,} tokens or the given limit: not scored"
+                f"  {'':<28} {task['unfit']:,} of {counted(task['samples'], 'sample')} not scored: longer than the model's "
+                f"{content['model']['max_length']:,} tokens or the given limit"
             )
     return "\n".join(lines)
 

@@ -18,11 +18,13 @@ def interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
 
 
 def summary(values: Sequence[float], *, seed: int = 0) -> dict[str, float | int]:
-    """Return count, mean, standard error and 95 % interval of a metric's values."""
+    """Return count and mean of a metric's values, and of more than one their standard error and 95 % interval."""
     data = np.asarray(values, dtype=np.float64)
-    low, high = interval(values, seed=seed)
-    error = float(data.std(ddof=1) / np.sqrt(len(data))) if len(data) > 1 else 0.0
-    return {"n": len(data), "mean": float(data.mean()), "stderr": error, "low": low, "high": high}
+    found: dict[str, float | int] = {"n": len(data), "mean": float(data.mean())}
+    if len(data) > 1:
+        low, high = interval(values, seed=seed)
+        found |= {"stderr": float(data.std(ddof=1) / np.sqrt(len(data))), "low": low, "high": high}
+    return found
 
 
 def by_metric(records: Sequence[Mapping[str, Any]], *, seed: int = 0) -> dict[str, dict[str, float | int]]:

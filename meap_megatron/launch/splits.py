@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 from meap_megatron.datasets.sft.lengths import check_lengths
-from meap_megatron.errors import UserError
+from meap_megatron.errors import UserError, counted
 from meap_megatron.indexed.idx_header import read_header
 from meap_megatron.indexed.pair import open_pair
 from meap_megatron.indexed.sidecar import Sidecar, idx_path
@@ -113,14 +113,14 @@ def short_of(prefix: str, sidecar: Sidecar, first: int, end: int, need: Need) ->
         need: the run's.
     """
     if end <= first:
-        return f"is empty: {sidecar.num_documents:,} documents", MORE
+        return f"is empty: {counted(sidecar.num_documents, 'document')}", MORE
     if sidecar.kind == "sft":
         lengths = open_pair(prefix).lengths[first:end]
         if (lengths <= need.row + 1).any():
             return None
         return (
-            f"has no conversation that fits into a row: the shortest of {end - first:,} has {int(lengths.min()):,} tokens, "
-            f"and a row of seq_length={need.row} holds {need.row + 1:,}"
+            f"has no conversation that fits into a row: the shortest of {end - first:,} has "
+            f"{counted(int(lengths.min()), 'token')}, and a row of seq_length={need.row} holds {need.row + 1:,}"
         ), "raise seq_length and max_position_embeddings, or give the split a larger share"
     expected = sidecar.num_tokens / max(1, sidecar.num_documents) * (end - first)
     if expected > CERTAIN * (need.row + 1) and end - first > CERTAIN:
@@ -129,8 +129,8 @@ def short_of(prefix: str, sidecar: Sidecar, first: int, end: int, need: Need) ->
     if tokens > need.row:
         return None
     return (
-        f"is shorter than a row: {tokens:,} tokens in {end - first:,} of {sidecar.num_documents:,} documents, and a row of "
-        f"seq_length={need.row} reads {need.row + 1:,}"
+        f"is shorter than a row: {counted(tokens, 'token')} in {end - first:,} of "
+        f"{counted(sidecar.num_documents, 'document')}, and a row of seq_length={need.row} reads {need.row + 1:,}"
     ), MORE
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from meap_megatron.errors import counted
 from meap_megatron.monitoring.records import History, Record
 
 Name = Literal["nan", "failed", "stalled", "spike"]
@@ -64,7 +65,7 @@ def not_finite(history: History, *, window: int) -> list[Alert]:
     for kind, records in (("", newest), ("validation ", history.validations[-1:])):
         bad = [record for record in records if not finite(record.get("lm_loss"))]
         if bad:
-            more = f", and {len(bad) - 1:,} steps after it" if len(bad) > 1 else ""
+            more = f", and {counted(len(bad) - 1, 'step')} after it" if len(bad) > 1 else ""
             text = f"the {kind}loss of step {bad[0]['step']:,} is {text_of(bad[0].get('lm_loss'))}{more}"
             return [Alert(name="nan", step=bad[0]["step"], message=text)]
     for record in newest:
@@ -113,7 +114,7 @@ def spikes(steps: Sequence[Record], *, newest: int) -> list[Alert]:
         return []
     step, loss, middle = max(found, key=lambda one: one[1])
     back = "and it is back" if found[-1][0] != losses[-1][0] else "and it is not back"
-    text = f"the loss leapt from about {middle:.4f} to {loss:.4f} at step {step:,} ({len(found)} steps), {back}"
+    text = f"the loss leapt from about {middle:.4f} to {loss:.4f} at step {step:,} ({counted(len(found), 'step')}), {back}"
     return [Alert(name="spike", step=step, message=text)]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from meap_megatron.atomic import disk_errors, replace_file
+from meap_megatron.errors import counted
 from meap_megatron.formats import aligned
 from meap_megatron.monitoring.compare import Difference, RunComparison
 from meap_megatron.monitoring.records import History, value
@@ -22,12 +23,13 @@ def lines(found: RunComparison, names: Sequence[str], *, tolerance: float) -> li
         names: of both.
         tolerance: with which they were compared.
     """
-    text = [f"a: {names[0]}, {found.last_steps[0]:,} steps", f"b: {names[1]}, {found.last_steps[1]:,} steps"]
+    steps = [counted(last, "step") for last in found.last_steps]
+    text = [f"a: {names[0]}, {steps[0]}", f"b: {names[1]}, {steps[1]}"]
     if found.settings:
         text.append("settings that differ:")
         text += [f"  {name}: {first} | {second}" for name, (first, second) in found.settings.items()]
     measure = "to the last bit" if tolerance == 0 else f"within {tolerance:g} relative"
-    over = f"{found.common_steps:,} common steps and {found.common_validations:,} validations"
+    over = f"{counted(found.common_steps, 'common step')} and {counted(found.common_validations, 'validation')}"
     if not found.common_steps:
         text.append("no step stands in both")
     elif found.difference is None:

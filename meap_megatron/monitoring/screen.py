@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from meap_megatron.errors import counted
 from meap_megatron.formats import duration
 from meap_megatron.monitoring.slurm import SlurmJob
 from meap_megatron.monitoring.status import LastCheckpoint, Status
@@ -33,7 +34,7 @@ def lines(status: Status) -> list[str]:
                 known(status.tokens_per_second, lambda n: f"{n:,.0f} tokens/s"),
                 known(status.seconds_per_step, lambda s: f"{s:.3g} s per step"),
                 known(status.mfu, lambda m: f"MFU {m:.1%}"),
-                known(status.world_size, lambda n: f"{n:,} rank{'s' * (n != 1)}, {status.device}"),
+                known(status.world_size, lambda n: f"{counted(n, 'rank')}, {status.device}"),
             ),
         )
     )
@@ -48,7 +49,7 @@ def lines(status: Status) -> list[str]:
 def job_lines(job: SlurmJob) -> list[str]:
     """Return what SLURM says of a job."""
     why = f" ({job.reason})" if job.reason else ""
-    times = f", started {job.restarts + 1} times" if job.restarts else ""
+    times = f", started {counted(job.restarts + 1, 'time')}" if job.restarts else ""
     where = f", on {job.nodes}" if job.nodes else ""
     limit = f", time is over {job.ends}" if job.state == "RUNNING" and job.ends != "Unknown" else ""
     end = f", exit code {job.exit_code}" if job.ended_badly else limit

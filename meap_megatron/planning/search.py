@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from meap_megatron.errors import UserError
+from meap_megatron.errors import UserError, counted
 from meap_megatron.launch import precision
 from meap_megatron.planning.gpus import GB, Gpu
 from meap_megatron.planning.job import PlannedJob, own_layout
@@ -240,9 +240,11 @@ def nothing_fits(job: PlannedJob, gpu: Gpu, smallest: Plan | None, *, gpus: int,
         near = sorted(sorted(works, key=lambda count: abs(count - gpus))[:4])
         shape = job.model(1)
         return (
-            f"no TP x PP x CP x DP of {gpus} GPUs divides this model and its batch: DP must divide the global_batch_size of "
-            f"{job.global_batch}, TP {shape.num_attention_heads} heads and {shape.num_query_groups} groups, PP "
-            f"{shape.num_layers} layers{fp8_rule(job)}; these numbers of GPUs work: {', '.join(map(str, near)) or 'none'}. "
+            f"no TP x PP x CP x DP of {counted(gpus, 'GPU')} divides this model and its batch: DP must divide the "
+            f"global_batch_size of {job.global_batch}, TP {counted(shape.num_attention_heads, 'head')} and "
+            f"{counted(shape.num_query_groups, 'group')}, PP "
+            f"{counted(shape.num_layers, 'layer')}{fp8_rule(job)}; these numbers of GPUs work: "
+            f"{', '.join(map(str, near)) or 'none'}. "
             "Take one of them, or change global_batch_size"
         )
     layout = smallest.layout

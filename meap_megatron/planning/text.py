@@ -4,6 +4,7 @@ import textwrap
 from dataclasses import asdict
 from typing import Any
 
+from meap_megatron.errors import counted
 from meap_megatron.formats import aligned
 from meap_megatron.planning.layout import FULL, NONE, SELECTIVE
 from meap_megatron.planning.memory import megatrons_figure, of_stage
@@ -75,7 +76,8 @@ def as_text(result: Result, *, rows: int = ROWS) -> str:
     trained = "tokens in all unknown (--tokens N)" if job.tokens is None else f"{tokens(job.tokens)} tokens in all"
     lines = [
         f"{job.recipe.path} on {best.layout.gpus} x {best.gpu.name}",
-        f"{model.parameters:,} parameters, {model.vocabulary:,} rows of vocabulary; {job.global_batch} sequences of "
+        f"{counted(model.parameters, 'parameter')}, {counted(model.vocabulary, 'row')} of vocabulary; "
+        f"{counted(job.global_batch, 'sequence')} of "
         f"{job.seq_length:,} per step ({job.tokens_per_step:,} tokens), {trained}; {'FP8' if job.fp8 else 'bfloat16'}",
         *(f"note: {note}" for note in job.notes),
         "",

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from meap_megatron.errors import counted
 from meap_megatron.rehearsal.job import RehearsedJob
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
@@ -93,7 +94,7 @@ def of_run(found: dict[str, Any]) -> list[str]:
         lines.append(f"model        {found['parameters_of_model']:,} parameters")
     if found["index"] is not None:
         for source in found["index"]["sources"]:
-            samples = f"{source['samples']:,} samples, {source['epochs']:.2f} epochs"
+            samples = f"{counted(source['samples'], 'sample')}, {source['epochs']:.2f} epochs"
             lines.append(f"data         {source['split']}: {samples} of {source['prefix']}")
         lines.append(f"             index in {short(found['index']['path'])}")
     begins = found["begins_with"]
@@ -101,7 +102,7 @@ def of_run(found: dict[str, Any]) -> list[str]:
         lines.append("begins       with random weights")
     else:
         fits = begins["tensors_compared"]
-        how = f"{fits} tensors compared, all fit" if fits is not None else "not compared with the model"
+        how = f"{counted(fits, 'tensor')} compared, all fit" if fits is not None else "not compared with the model"
         goes_on = f"after step {begins['step']:,}, from" if begins["step"] else "with the weights of"
         lines.append(f"begins       {goes_on} {short(begins['checkpoint'])} ({how})")
     if (saves := found["saves"]) is not None:
@@ -109,7 +110,7 @@ def of_run(found: dict[str, Any]) -> list[str]:
         kept = f" and {saves['keep']} are kept" if saves["keep"] else ""
         times = several(saves["checkpoints"], "time", "times")
         lines += [
-            f"saves        {each} every {saves['every']:,} steps, {times} to step {found['steps']:,}{kept}; "
+            f"saves        {each} every {counted(saves['every'], 'step')}, {times} to step {found['steps']:,}{kept}; "
             f"{size(saves['free_bytes'])} free",
             f"             first {saves['first']}",
         ]
@@ -143,7 +144,7 @@ def of_everyone(found: dict[str, Any]) -> list[str]:
     """Return the lines for the data of all ranks."""
     steps = f"steps 1 to {found['steps']:,} of {found['steps_of_run']:,}"
     lines = [
-        f"{found['data_parallel']:,} data-parallel ranks, {found['samples']:,} samples ({steps})",
+        f"{counted(found['data_parallel'], 'data-parallel rank')}, {counted(found['samples'], 'sample')} ({steps})",
         "  each sample   read once, by one rank, in the step in which one process reads it",
         f"  its contents  equal to one process bit for bit: tokens, masks, labels, loss ({found['masked']:.2%} masked)",
     ]

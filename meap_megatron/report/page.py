@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from meap_megatron.errors import counted
 from meap_megatron.report import charts, conditions, training
 from meap_megatron.report.collect import ReportedRun
 from meap_megatron.report.style import CSS
@@ -57,8 +58,8 @@ def build_page(
 def lead(runs: Sequence[ReportedRun]) -> str:
     """Return the sentence beneath the title."""
     evaluated, trained = sum(bool(run.documents) for run in runs), sum(bool(run.metrics) for run in runs)
-    parts = [f"{evaluated} evaluated model{'s' * (evaluated != 1)}"] if evaluated else []
-    parts += [f"{trained} training run{'s' * (trained != 1)}"] if trained else []
+    parts = [f"{counted(evaluated, 'evaluated model')}"] if evaluated else []
+    parts += [f"{counted(trained, 'training run')}"] if trained else []
     text = f"{' and '.join(parts)}, by meap_megatron {__version__}."
     if evaluated:
         text += (

@@ -41,8 +41,8 @@ def shown(value: Value | None, unit: str, *, best: bool = False, absent: str = N
     scale, digits = (100, 2) if unit == "percent" else (1, 3)
     number = f"{scale * value.mean:.{digits}f}"
     number = f"<b>{number}</b>" if best else number
-    error = f" <small>±{scale * value.stderr:.{digits}f}</small>" if value.stderr is not None else ""
-    # The error of a few samples says little, and that of one is 0.
+    error = f" <small>±{scale * value.stderr:.{digits}f}</small>" if value.stderr is not None and value.n != 1 else ""
+    # The error of a few samples says little, and one sample has none.
     few = f" <small>n = {value.n}</small>" if value.n is not None and value.n < FEW else ""
     return f"{number}{error}{few}{escape(value.mark)}"
 

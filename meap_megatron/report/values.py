@@ -113,7 +113,7 @@ def judged(run: ReportedRun) -> dict[str, dict[str, Value]]:
         found[judge] = {}
         for kind, value in kinds.items():
             mark = f" ({value['unparsed']} unparsed)" if value.get("unparsed") else ""
-            found[judge][kind] = Value(mean=value["mean"], stderr=value["stderr"], n=value["n"], mark=mark)
+            found[judge][kind] = Value(mean=value["mean"], stderr=value.get("stderr"), n=value["n"], mark=mark)
     return found
 
 

@@ -97,7 +97,7 @@ def test_every_local_suite_runs_offline_and_says_what_it_ran(
     said = capsys.readouterr().out
     assert "[synthetic distractors]" in said
     # 75 keys are about 6,000 tokens here: nothing of it fits, and that is said.
-    assert "1 of 1 samples do not fit the model's 2,048 tokens" in said
+    assert "1 of 1 sample not scored: longer than the model's 2,048 tokens" in said
     assert content["tasks"][0]["sources"] == ["generated kinship chains"]
     assert json.loads((tmp_path / "out" / "needle.json").read_text())["haystack"]["count"] == 3
 

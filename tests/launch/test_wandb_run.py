@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from meap_megatron.errors import UserError
+from meap_megatron.launch.named_settings import of_command_line
 from meap_megatron.launch.wandb_run import Expendable, environment
 
 
@@ -54,19 +55,19 @@ def test_the_real_service_may_be_killed(tmp_path: Path) -> None:
 
 def test_without_a_key_a_run_is_logged_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    argv = ["--wandb-project=p", f"--save={tmp_path}"]
+    settings = of_command_line(["--wandb-project=p", f"--save={tmp_path}"])
     home = {"HOME": str(tmp_path)}
-    assert environment(argv, home)["WANDB_MODE"] == "offline"
-    assert "WANDB_MODE" not in environment(argv, home | {"WANDB_API_KEY": "k"})
-    assert "WANDB_MODE" not in environment(argv, home | {"WANDB_MODE": "online"})
+    assert environment(settings, home)["WANDB_MODE"] == "offline"
+    assert "WANDB_MODE" not in environment(settings, home | {"WANDB_API_KEY": "k"})
+    assert "WANDB_MODE" not in environment(settings, home | {"WANDB_MODE": "online"})
     (tmp_path / ".netrc").write_text("machine api.wandb.ai\n  login user\n  password key\n")
     (tmp_path / ".netrc").chmod(0o600)
-    assert "WANDB_MODE" not in environment(argv, home)
-    assert environment(argv, home | {"WANDB_BASE_URL": "https://wandb.example.org"})["WANDB_MODE"] == "offline"
-    assert environment([f"--save={tmp_path}"], home) == {}
+    assert "WANDB_MODE" not in environment(settings, home)
+    assert environment(settings, home | {"WANDB_BASE_URL": "https://wandb.example.org"})["WANDB_MODE"] == "offline"
+    assert environment(of_command_line([f"--save={tmp_path}"]), home) == {}
 
 
 def test_a_missing_package_is_named_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install wandb, or leave wandb_project out"):
-        environment(["--wandb-project=p", f"--save={tmp_path}"], {})
+        environment(of_command_line(["--wandb-project=p", f"--save={tmp_path}"]), {})

@@ -379,6 +379,8 @@ def test_few_samples_and_a_shorter_grid_are_marked(report: Any, tmp_path: Path) 
     head = {"average": 0.5, "longest": 0.4, "by_length": {"512": 0.6, "1024": 0.4}}
     page = report(write(tmp_path / "small", "needle", [found], headline=head))
     assert page.count("n = 1<") >= 2 and "up to 1,024 tokens" in page
+    (row,) = [row for row in rows(page, "Needle in a haystack (Table 2") if row[0] == "small"]
+    assert "±" not in row[1]
     head = {"average": 0.5, "longest": 0.4, "by_length": {"1024": 0.6, "32768": 0.4}}
     page = report(write(tmp_path / "whole", "needle", [task("meap_needle", rouge1_recall=0.5)], headline=head))
     (row,) = [row for row in rows(page, "Needle in a haystack (Table 2") if row[0] == "whole"]

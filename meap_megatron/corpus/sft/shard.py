@@ -21,7 +21,7 @@ from meap_megatron.corpus.sft.spans import Known, TextRun
 from meap_megatron.corpus.sft.spans import Piece as TextPiece
 from meap_megatron.corpus.sft.template_fit import RendererSpec
 from meap_megatron.corpus.sft.turns import function_names
-from meap_megatron.corpus.shard import Advance, BadLines, Shard, ShardResult, complete_together, part_files
+from meap_megatron.corpus.shard import NO_TEXT, Advance, BadLines, Shard, ShardResult, complete_together, part_files
 from meap_megatron.indexed.pair import PairWriter
 from meap_megatron.indexed.roles import PROMPT, answer_lengths, num_unclosed, truncate
 
@@ -229,7 +229,7 @@ class _State:
         """Return why a row is bad."""
         written = sum(bool(self.owner.forbidden[piece.token_id]) for piece in pieces if isinstance(piece, Known))
         if np.count_nonzero(self.owner.forbidden[ids]) > written:
-            return "a text gives the id of a special token, which stands for no text"
+            return f"a text {NO_TEXT}"
         return None
 
     def fit(
