@@ -2,7 +2,7 @@
 #   make demo    the main job, end to end, on this machine      make test   all tests
 #   make lint    style and types                                make test-fast  every package in two minutes
 #   make real-test   a real model and real tokenizers, downloaded once: in, trained, out, asked (under 5 minutes)
-#   make bench   all benchmarks, 15 minutes
+#   make bench   all benchmarks, 15 minutes                  make coverage  what the tests of three packages reach
 #   make docs    the documentation as a site in build/site; a broken link is an error
 #   make fuzz    a million inputs each for C++ and .idx reader  make sanitize  its tests under ASan and UBSan
 #   make gpu-check    every check of the GPU path on one card, 9 minutes; GPU_CHECK_FLAGS="--device cpu --quick": in tiny form
@@ -38,7 +38,7 @@ FAST := tests/masking/test_arguments.py tests/masking/test_known_answers.py test
     tests/cli/test_corpus_verbs.py tests/generation tests/rehearsal/test_planted_mistakes.py tests/test_imports.py
 GPU_CHECK_FLAGS ?=
 
-.PHONY: demo test test-fast real-test lint format docs bench gpu-check fuzz libfuzzer sanitize slurm-test clean
+.PHONY: coverage demo test test-fast real-test lint format docs bench gpu-check fuzz libfuzzer sanitize slurm-test clean
 
 demo: $(STAMP)
 	$(BIN)/meap demo $(DEMO_FLAGS)
@@ -53,6 +53,15 @@ real-test: $(STAMP)
 # Every package, nothing that starts Megatron's trainer or a long comparison.
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile -m "not slow" $(FAST)
+
+# Lines and branches that the quick tests of three packages reach, in subprocesses and forks too; pyproject.toml has the floor.
+COVERED := tests/masking tests/indexed tests/launch
+
+coverage: $(STAMP)
+	rm -rf build/coverage && mkdir -p build/coverage
+	$(BIN)/python -m coverage run -m pytest -q -n 0 -m "not slow" $(COVERED)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
