@@ -56,10 +56,12 @@ test-fast: $(STAMP)
 
 # Lines and branches that the quick tests of three packages reach, in subprocesses and forks too; pyproject.toml has the floor.
 COVERED := tests/masking tests/indexed tests/launch
+# Its process kills W&B's service, which hangs where coverage replaces os._exit.
+UNCOVERED := --deselect tests/launch/test_wandb_run.py::test_the_real_service_may_be_killed
 
 coverage: $(STAMP)
 	rm -rf build/coverage && mkdir -p build/coverage
-	$(BIN)/python -m coverage run -m pytest -q -n 0 -m "not slow" $(COVERED)
+	$(BIN)/python -m coverage run -m pytest -q -n 0 -m "not slow" $(UNCOVERED) $(COVERED)
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
