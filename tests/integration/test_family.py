@@ -143,7 +143,7 @@ def test_fine_tuning_takes_corruption_and_weights(folder) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["meap_mask_ratio=1.2"], "meap_mask_ratio=1.2 must be in [0, 1)"),
+        (["meap_mask_ratio=1.2"], "meap_mask_ratio: ratio is 1.2; it must be in [0, 1)"),
         (["meap_mask_ratio=0.5:0.1"], "the range 0.5:0.1 is empty"),
         (["meap_mask_ratio=0.1@0,0.2"], "needs its @PROGRESS"),
         (["meap_corruption=noise"], "corruption is 'noise'"),

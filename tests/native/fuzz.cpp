@@ -130,7 +130,7 @@ void fuzz_samples(Bytes& bytes) {
     rules.mask.replacement.mask_below = bytes.number(4) << 30;
     rules.mask.replacement.random_below = rules.mask.replacement.mask_below + (bytes.number(4) << 30);
     rules.mask.replacement.num_ordinary = 5;
-    rules.mask.replacement.offsets = {1, 2, 2};
+    rules.mask.replacement.excluded = {{0, 1}, {2, 1}};
     rules.mask.skip_first = bytes.flag() ? static_cast<std::int64_t>(bytes.number(90)) : 0;
     rules.mask.min_document_tokens = bytes.flag() ? static_cast<std::int64_t>(bytes.number(9)) : 0;
     rules.mark_changes = bytes.flag();

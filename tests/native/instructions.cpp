@@ -60,7 +60,6 @@ int main(int argc, char** argv) {
         rules.mask.replacement.mask_below = what == "sample_mix" ? 3435973837 : 0;   // 80 % of 2^32
         if (what == "sample_mix") rules.mask.replacement.random_below = 3865470566;  // 90 %
         rules.mask.replacement.num_ordinary = 31'997;
-        rules.mask.replacement.offsets = {0, 0, 0};
         rules.mark_changes = true;
     }
     rules.mask.min_document_tokens = what == "sample_documents" ? 500 : 0;

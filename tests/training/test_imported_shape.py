@@ -9,6 +9,7 @@ import pytest
 from meap_megatron.checkpoint.convert.record import ImportRecord, write_record
 from meap_megatron.errors import UserError
 from meap_megatron.launch.data_flags import check_shape, tokenizer_flags
+from meap_megatron.launch.named_settings import of_command_line
 
 MODEL = {
     "family": "llama",
@@ -45,7 +46,7 @@ def record_of(model: dict[str, Any]) -> ImportRecord:
 
 @pytest.mark.parametrize("flag", ["--pretrained-checkpoint", "--load"])
 def test_a_recipe_of_the_same_model_is_accepted(imported: Path, flag: str) -> None:
-    check_shape([*FITTING, f"{flag}={imported}"])
+    check_shape(of_command_line([*FITTING, f"{flag}={imported}"]))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def test_a_recipe_of_the_same_model_is_accepted(imported: Path, flag: str) -> No
 )
 def test_another_model_is_named_with_the_way_out(imported: Path, changes: list[str], says: str) -> None:
     with pytest.raises(UserError) as caught:
-        check_shape([*FITTING, *changes, f"--pretrained-checkpoint={imported}"])
+        check_shape(of_command_line([*FITTING, *changes, f"--pretrained-checkpoint={imported}"]))
     assert says.format(imported) in str(caught.value)
 
 
@@ -72,16 +73,16 @@ def test_norms_and_layers_without_rotation_that_the_recipe_lacks_are_named(tmp_p
     parts = {"family": "smollm3", "qk_norm": True, "no_rope": [9, 19, 29], "scaling": None}
     write_record(tmp_path, record_of({k: v for k, v in MODEL.items() if k != "rope_factor"} | parts))
     given = [*FITTING, f"--load={tmp_path}"]
-    check_shape([*given, "--qk-layernorm", "--no-rope-freq=10"])
+    check_shape(of_command_line([*given, "--qk-layernorm", "--no-rope-freq=10"]))
     with pytest.raises(UserError, match="has qk_layernorm=false, the model in .* True .also different: no_rope_freq"):
-        check_shape(given)
+        check_shape(of_command_line(given))
     with pytest.raises(UserError, match="has no_rope_freq=15, the model in .* 10; take its settings"):
-        check_shape([*given, "--qk-layernorm", "--no-rope-freq=15"])
+        check_shape(of_command_line([*given, "--qk-layernorm", "--no-rope-freq=15"]))
 
 
 def test_the_rows_are_those_of_the_imported_table_where_nothing_says_otherwise(imported: Path) -> None:
     info = SimpleNamespace(vocab_size=40_000)
     data = [SimpleNamespace(tokenizer=info)]
-    flags = tokenizer_flags([f"--pretrained-checkpoint={imported}"], data, ["data"])  # type: ignore[arg-type]
+    flags = tokenizer_flags(of_command_line([f"--pretrained-checkpoint={imported}"]), data, ["data"])  # type: ignore[arg-type]
     assert flags == ["--tokenizer-type=NullTokenizer", "--vocab-size=40000", "--padded-vocab-size=49152"]
-    assert "--padded-vocab-size=40064" in tokenizer_flags([], data, ["data"])  # type: ignore[arg-type]
+    assert "--padded-vocab-size=40064" in tokenizer_flags(of_command_line([]), data, ["data"])  # type: ignore[arg-type]

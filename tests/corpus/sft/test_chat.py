@@ -150,7 +150,7 @@ def test_an_answer_that_is_also_in_the_template_is_found_where_it_stands(tmp_pat
 
 def test_answers_that_nothing_closes_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(tmp_path, UNCLOSED, [messages("q", "a")])
-    assert "puts no token behind 1 answers" in capsys.readouterr().err
+    assert "puts no token behind 1 answer;" in capsys.readouterr().err
 
 
 def test_a_tokenizer_without_chat_template_is_refused(tmp_path: Path) -> None:
