@@ -218,10 +218,10 @@ def test_a_full_disk_is_an_error_that_can_be_resumed(tmp_path: Path, bpe_tokeniz
     arguments = [str(source), "-t", str(bpe_tokenizer), "-o", str(tmp_path / "out"), "--shard-size", "15000"]
     script = f"""
 import resource, sys
-import meap_megatron.corpus.preprocess as preprocess
+import meap_megatron.corpus.text_work as text_work
 from meap_megatron.cli.main import main
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
-preprocess.save_tokenizer = lambda tokenizer, folder: None  # is there already, see below
+text_work.save_tokenizer = lambda tokenizer, folder: None  # is there already, see below
 sys.exit(main(["preprocess", "text", "--workers", "1", *sys.argv[1:]]))
 """
     first = start([*arguments])
