@@ -236,7 +236,8 @@ class PySamples {
 inline void register_gpt(py::module_& m) {
     using namespace py::literals;
 
-    py::class_<PyCorruptor>(m, "Corruptor", "Changes tokens as a MaskStage says; see meap_megatron.datasets.mask_stage.")
+    py::class_<PyCorruptor>(m, "Corruptor",
+                            "Changes tokens as a MaskStage says; see meap_megatron.datasets.mask_stage.")
         .def(py::init<const py::object&>(), "stage"_a)
         .def(
             "apply", &PyCorruptor::apply, "tokens"_a.noconvert(), "sample_index"_a, "num_real"_a, "barred"_a,
