@@ -198,7 +198,7 @@ def test_lengths_above_the_limit_are_counted_or_refused(
     (short / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 1500}))
     content = evaluate("attention", "--limit", "1", baseline=short)  # the paper's lengths, 1,024 and 4,096
     assert [(task["samples"], task["unfit"]) for task in content["tasks"]] == [(1, 0), (1, 1)]
-    assert "1 of 1 samples do not fit" in capsys.readouterr().out
+    assert "1 of 1 sample not scored" in capsys.readouterr().out
     evaluate("attention", "--lengths", "1600", "--limit", "1", baseline=short, out="other", status=2)
     assert "length 1600 is above the limit of 1500 tokens" in capsys.readouterr().err
 
