@@ -133,7 +133,7 @@ def compiler() -> str:
     """Return the C compiler that Triton takes for what starts its kernels, "none" if it or Python's headers are missing."""
     name = next(filter(shutil.which, (os.environ.get("CC") or "gcc", "clang")), None)
     headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
-    return name if name and headers.is_file() else "none"
+    return Path(name).name if name and headers.is_file() else "none"
 
 
 def rates(device: str, *, quick: bool) -> dict[str, tuple[float, str]]:
