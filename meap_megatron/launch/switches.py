@@ -42,6 +42,7 @@ REFUSED: tuple[tuple[str, tuple[Any, ...], str, str], ...] = (
     ("ckpt_convert_format", (), "it converts a checkpoint instead of training", "use `meap convert`"),
     ("ckpt_format", ("torch_dcp", "fsdp_dtensor"), "resume, convert and generate read torch_dist", "leave it out"),
     ("position_embedding_type", ("relative",), "it is of encoder-decoder models, in Transformer Engine", "use rope"),
+    ("transformer_impl", ("inference_optimized",), "its layers are for generation, not for training", "leave it out"),
     ("cross_entropy_fusion_impl", ("te",), "Megatron has switched it off as unstable", "use native"),
     ("batch_size", (), "it is an old name", "use micro_batch_size"),
     ("warmup", (), "it is an old name", "use lr_warmup_fraction"),

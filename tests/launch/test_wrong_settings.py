@@ -93,6 +93,11 @@ CASES: dict[str, tuple[str, str, str]] = {
         "overlap_grad_reduce",
         "",
     ),
+    "transformer_impl=inference_optimized": (
+        "transformer_impl=inference_optimized",
+        "not for training",
+        "leave it out",
+    ),
     "tp_comm_overlap=true": ("tp_comm_overlap=true", "sequence_parallel", ""),
     "recompute_granularity=full": ("recompute_granularity=full", "recompute_method", "uniform"),
     "recompute_granularity=selective recompute_method=block": ("recompute_method=block", "selective", "leave it out"),
