@@ -224,17 +224,15 @@ def official_choice(i: int) -> list[int]:
 
 
 def position_contestants() -> dict[str, Callable[[int], object]]:
-    """Return the contestants that only choose positions; the batch makes BATCH samples per call."""
+    """Return the contestants that only choose positions."""
     import torch
 
-    from meap_megatron.masking import mask_positions, mask_positions_batch
+    from meap_megatron.masking import mask_positions
 
     rng = np.random.default_rng(1)
     ours = {"seed": 1234, "dataset_key": 5678, "length": SEQUENCE_LENGTH, "ratio": RATIO}
-    indices = np.arange(BATCH)
     return {
-        "ours, C++ loop": lambda i: mask_positions_batch(**ours, sample_indices=indices),
-        "ours, one Python call": lambda i: mask_positions(**ours, sample_index=i),
+        "ours": lambda i: mask_positions(**ours, sample_index=i),
         "official random.sample": official_choice,
         "numpy choice": lambda i: rng.choice(SEQUENCE_LENGTH - 1, NUM_MASKED, replace=False),
         "torch randperm": lambda i: torch.randperm(SEQUENCE_LENGTH - 1)[:NUM_MASKED],
@@ -296,14 +294,14 @@ def main(argv: list[str] | None = None) -> int:
             )
             if length == SEQUENCE_LENGTH:
                 rates = samples_per_second(prefix, seconds=0.02 if quick else 0.25, rounds=2 if quick else 9)
-    positions = timing.interleaved(position_contestants(), rounds=rounds, calls=8, divisors={"ours, C++ loop": BATCH})
+    positions = timing.interleaved(position_contestants(), rounds=rounds, calls=8)
 
     for length, timings in samples.items():
         print_table(f"one sample of {length:,} tokens", timings, "GPTDataset")
     print(f"\n{'samples per second':<38}{'1 thread':>12}{'2 threads':>12}{'ratio':>8}")
     for name, rate in rates.items():
         print(f"  {name:<36}{rate[1]:>12,.0f}{rate[2]:>12,.0f}{rate[2] / rate[1]:>8.2f}")
-    print_table("614 of 4095 positions", positions, "ours, C++ loop")
+    print_table("614 of 4095 positions", positions, "ours")
     ratios = {
         f"{name}_{length}": ratio for length in samples for name, ratio in target_ratios(samples[length]).items()
     }
@@ -311,7 +309,7 @@ def main(argv: list[str] | None = None) -> int:
     ratios |= {
         "official_over_gpt": short["GPTDataset + official masking"].median / short["GPTDataset"].median,
         "official_over_ours": short["GPTDataset + official masking"].median / short["MEAPGPTDataset"].median,
-        "official_choice_over_ours": positions["official random.sample"].median / positions["ours, C++ loop"].median,
+        "official_choice_over_ours": positions["official random.sample"].median / positions["ours"].median,
         "slowest_of_family_over_masked": max(short[f"MEAPGPTDataset, {what}"].median for what in FAMILY)
         / short["MEAPGPTDataset, masked and marked"].median,
         "two_threads_over_one": rates["MEAPGPTDataset"][2] / rates["MEAPGPTDataset"][1],

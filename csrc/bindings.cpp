@@ -23,7 +23,6 @@ using namespace py::literals;
 namespace {
 
 using Positions = py::array_t<std::int64_t>;
-using Indices = py::array_t<std::int64_t, py::array::c_style>;
 
 void check(const meap::Draw& draw) {
     if (draw.num_eligible < 0 || draw.num_eligible > std::numeric_limits<std::int32_t>::max()) {
@@ -92,28 +91,6 @@ PYBIND11_MODULE(_C, m) {
         },
         "strategy"_a, "seed"_a, "dataset_key"_a, "sample_index"_a, "num_eligible"_a, "count"_a, "span_length"_a,
         "step"_a, "Return int64[count], ascending, distinct integers of 0..num_eligible-1.");
-
-    m.def(
-        "choose_positions_batch",
-        [](const std::string& strategy, std::uint64_t seed, std::uint64_t dataset_key, const Indices& sample_indices,
-           std::int64_t num_eligible, std::int64_t count, std::int64_t span_length) {
-            if (sample_indices.ndim() != 1) throw std::invalid_argument("sample_indices must have one dimension");
-            meap::Draw draw{meap::mask_key(seed, dataset_key), 0, num_eligible, count, span_length};
-            check(draw);
-            const meap::Strategy& chosen = meap::strategy_named(strategy);
-            Positions result({sample_indices.shape(0), static_cast<py::ssize_t>(count)});
-            std::int64_t* out = result.mutable_data();
-            const std::int64_t* const indices = sample_indices.data();
-            const py::ssize_t num_samples = count > 0 ? sample_indices.shape(0) : 0;
-            py::gil_scoped_release released;
-            for (py::ssize_t row = 0; row < num_samples; ++row, out += count) {
-                draw.sample_index = static_cast<std::uint64_t>(indices[row]);
-                chosen.choose(draw, out);
-            }
-            return result;
-        },
-        "strategy"_a, "seed"_a, "dataset_key"_a, "sample_indices"_a, "num_eligible"_a, "count"_a, "span_length"_a,
-        "Return int64[len(sample_indices), count]: choose_positions of each sample, computed without the GIL.");
 
     meap::gpt::register_gpt(m);
     meap::sft::register_sft(m);

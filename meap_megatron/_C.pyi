@@ -22,15 +22,6 @@ def choose_positions(
     span_length: int,
     step: int,
 ) -> NDArray[np.int64]: ...
-def choose_positions_batch(
-    strategy: str,
-    seed: int,
-    dataset_key: int,
-    sample_indices: NDArray[np.int64],
-    num_eligible: int,
-    count: int,
-    span_length: int,
-) -> NDArray[np.int64]: ...
 
 class Corruptor:
     def __init__(self, stage: object) -> None: ...

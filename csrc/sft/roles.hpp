@@ -4,7 +4,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -57,11 +56,6 @@ inline void for_each_answer(const std::uint8_t* roles, std::int64_t size, Visit 
         }
         start = stop;
     }
-}
-
-// How many of the kept tokens of an answer are masked; ratio is in (0, 1).
-inline std::int64_t num_masked(std::int64_t num_kept, double ratio) {
-    return std::max<std::int64_t>(1, static_cast<std::int64_t>(std::floor(static_cast<double>(num_kept) * ratio)));
 }
 
 }  // namespace meap::sft

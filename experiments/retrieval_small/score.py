@@ -154,14 +154,12 @@ def read_answers(model: Any, ids: NDArray[np.int64], rows: Sequence[Row]) -> lis
 
 def mask(ids: NDArray[np.int64], *, mask_id: int) -> NDArray[np.int64]:
     """Return the rows with 15 % of the inputs masked as in training: the same positions for every arm."""
-    from meap_megatron.masking import mask_positions_batch
+    from meap_megatron.masking import mask_positions
 
-    indices = np.arange(len(ids), dtype=np.int64)
-    positions = mask_positions_batch(
-        seed=MASK_SEED, dataset_key=0, sample_indices=indices, length=ids.shape[1], ratio=MEAP_RATIO
-    )
+    case = {"seed": MASK_SEED, "dataset_key": 0, "length": ids.shape[1], "ratio": MEAP_RATIO}
     masked = ids.copy()
-    masked[indices[:, None], positions] = mask_id
+    for sample_index, row in enumerate(masked):
+        row[mask_positions(**case, sample_index=sample_index)] = mask_id
     return masked
 
 

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meap_megatron import _C
-from meap_megatron.masking.arguments import batch_counts, num_masked, prepare
+from meap_megatron.masking.arguments import num_masked, prepare
 from meap_megatron.masking.ratio import check_ratio
 from meap_megatron.masking.strategies import STRATEGIES
 
-__all__ = ["STRATEGIES", "check_ratio", "mask_positions", "mask_positions_batch", "num_masked"]
+__all__ = ["STRATEGIES", "check_ratio", "mask_positions", "num_masked"]
 
 
 def mask_positions(
@@ -66,41 +66,3 @@ def mask_positions(
         strategy, seed, dataset_key, sample_index, draw.num_eligible, draw.count, span_length, draw.step
     )
     return chosen if eligible is None else eligible[chosen]
-
-
-def mask_positions_batch(
-    *,
-    seed: int,
-    dataset_key: int,
-    sample_indices: NDArray[np.int64],
-    length: int,
-    ratio: float,
-    strategy: str = "random",
-    span_length: int = 1,
-) -> NDArray[np.int64]:
-    """Return the masked input positions of many samples: int64[b, k], each row ascending; the GIL is released.
-
-    Row i equals `mask_positions(..., sample_index=sample_indices[i])`. Strategies `random` and `span` only.
-
-    Args:
-        seed: of the run, in [0, 2**64).
-        dataset_key: of the dataset's content, in [0, 2**64).
-        sample_indices: int64[b], indices from 0.
-        length: input positions of every sample, at least 2.
-        ratio: share of the positions to mask, in [0, 1).
-        strategy: `random` or `span`, see `mask_positions`.
-        span_length: positions per run, for `span`.
-
-    Raises:
-        UserError: an argument breaks its rule; the message names it.
-    """
-    num_eligible, count = batch_counts(
-        seed=seed,
-        dataset_key=dataset_key,
-        sample_indices=sample_indices,
-        length=length,
-        ratio=ratio,
-        strategy=strategy,
-        span_length=span_length,
-    )
-    return _C.choose_positions_batch(strategy, seed, dataset_key, sample_indices, num_eligible, count, span_length)

@@ -64,36 +64,6 @@ def prepare(
     )
 
 
-def batch_counts(
-    *,
-    seed: int,
-    dataset_key: int,
-    sample_indices: NDArray[np.int64],
-    length: int,
-    ratio: float,
-    strategy: str,
-    span_length: int,
-) -> tuple[int, int]:
-    """Check the arguments of `mask_positions_batch` and return (number of eligible positions, number to mask).
-
-    Raises:
-        UserError: an argument breaks its rule; the message names the argument, its value and the rule.
-    """
-    _check_length_and_ratio(length, ratio)
-    _check_seed(seed, dataset_key)
-    chosen = strategy_named(strategy)
-    if chosen.follows_step:
-        raise UserError(f"strategy {strategy!r} has no batch: its masks follow the step; call mask_positions")
-    check_span_length(span_length)
-    chosen.check_sample(span_length=span_length, num_eligible=length - 1, step=None, eligible=None)
-    indices = np.asarray(sample_indices)
-    if indices.ndim != 1 or indices.dtype != np.int64:
-        raise UserError(f"sample_indices is {indices.dtype}{list(indices.shape)}; it must be int64[num_samples]")
-    if indices.size and indices.min() < 0:
-        raise UserError(f"sample_indices holds {indices.min()}; every index must be in [0, 2**63)")
-    return length - 1, _count(length, ratio)
-
-
 def check_span_length(span_length: int) -> None:
     """Raise UserError unless span_length is at least 1."""
     if span_length < 1:

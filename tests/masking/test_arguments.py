@@ -46,22 +46,6 @@ def test_a_wrong_argument_is_named(module, wrong, message):
         module.mask_positions(**GOOD | wrong)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"sample_indices": np.array([1, -1])}, "sample_indices holds -1"),
-        ({"sample_indices": np.array([[1]])}, r"sample_indices is int64\[1, 1\]"),
-        ({"sample_indices": np.array([1.0])}, "sample_indices is float64"),
-        ({"sample_indices": np.array([1]), "strategy": "official51"}, "'official51' has no batch"),
-        ({"sample_indices": np.array([1]), "strategy": "span", "span_length": 99}, "span_length is 99"),
-    ],
-)
-def test_a_wrong_batch_is_named(wrong, message):
-    good = {"seed": 1, "dataset_key": 2, "length": 16, "ratio": 0.25}
-    with pytest.raises(UserError, match=message):
-        masking.mask_positions_batch(**good | wrong)
-
-
 def test_the_count_is_that_of_the_official_code():
     table = [(4096, 0.05, 204), (4096, 0.10, 409), (4096, 0.15, 614), (4096, 0.20, 819), (10, 0.01, 1), (10, 0.0, 0)]
     for length, ratio, expected in table:

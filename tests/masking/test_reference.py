@@ -60,15 +60,6 @@ def test_official51_equals_cpython():
         assert check(case | {"strategy": "official51", "step": step}).tolist() == expected, case
 
 
-def test_the_batch_equals_the_loop():
-    indices = np.array([0, 9, 2, 2**40], dtype=np.int64)
-    for case, draw in drawn(300):
-        del case["sample_index"]
-        case |= {"strategy": draw.choice(["random", "span"]), "span_length": 1 + (case["length"] - 1) // 4}
-        rows = [reference.mask_positions(**case, sample_index=int(index)) for index in indices]
-        assert np.array_equal(masking.mask_positions_batch(**case, sample_indices=indices), np.stack(rows)), case
-
-
 @pytest.mark.parametrize("ratio", [0.05, 0.10, 0.15, 0.20])
 def test_official51_gives_all_51_sets_of_the_official_code(ratio):
     sets = set()

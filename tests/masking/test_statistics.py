@@ -4,25 +4,23 @@ Seeds are fixed, so a test fails always or never; a threshold of p > 1e-3 leaves
 """
 
 import itertools
-import threading
-import time
 from collections import Counter
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from meap_megatron.masking import mask_positions, mask_positions_batch
+from meap_megatron.masking import mask_positions
 
 SMALLEST_P = 1e-3
 
 
 def masks_of(num_samples: int, **arguments) -> np.ndarray:
     """Return bool[num_samples, length]."""
-    defaults = {"seed": 1, "dataset_key": 2, "sample_indices": np.arange(num_samples)}
-    positions = mask_positions_batch(**defaults | arguments)
     masks = np.zeros((num_samples, arguments["length"]), dtype=bool)
-    np.put_along_axis(masks, positions, True, axis=1)
+    first = arguments.pop("first_sample", 0)
+    for row, mask in enumerate(masks):
+        mask[mask_positions(**{"seed": 1, "dataset_key": 2, "sample_index": first + row} | arguments)] = True
     return masks
 
 
@@ -42,7 +40,7 @@ def test_every_position_is_masked_equally_often(length, ratio):
 
 @pytest.mark.parametrize(
     "neighbour",
-    [{"sample_indices": np.arange(1, 5001)}, {"seed": 2}, {"dataset_key": 3}],
+    [{"first_sample": 1}, {"seed": 2}, {"dataset_key": 3}],
     ids=["index", "seed", "key"],
 )
 def test_neighbours_overlap_as_often_as_independent_sets(neighbour):
@@ -89,16 +87,16 @@ def test_every_placement_of_the_spans_is_equally_likely(length, ratio, span_leng
     num_spans, rest = -(-count // span_length), count % span_length
     placements = runs_of(num_spans, rest, span_length, length - 1)
     num_samples = 200 * placements.total()
-    positions = mask_positions_batch(
-        seed=5,
-        dataset_key=6,
-        sample_indices=np.arange(num_samples),
-        length=length,
-        ratio=ratio,
-        strategy="span",
-        span_length=span_length,
-    )
-    observed = Counter(map(tuple, positions.tolist()))
+    case = {
+        "seed": 5,
+        "dataset_key": 6,
+        "length": length,
+        "ratio": ratio,
+        "strategy": "span",
+        "span_length": span_length,
+    }
+    drawn = (mask_positions(**case, sample_index=sample) for sample in range(num_samples))
+    observed = Counter(tuple(positions.tolist()) for positions in drawn)
     assert observed.keys() == placements.keys()
     keys = list(placements)
     expected = [200 * placements[key] for key in keys]
@@ -121,23 +119,3 @@ def test_spans_of_the_paper_have_the_exact_count():
             runs = np.split(positions, np.flatnonzero(np.diff(positions) > 1) + 1)
             # Runs that touch appear as one: the lengths still add up from full runs and one short run.
             assert sum(run.size % span_length != 0 for run in runs) <= 1
-
-
-def test_other_threads_run_while_a_batch_is_made():
-    """With the GIL held the ticking thread would stand still for the whole batch."""
-    ticks: list[float] = []
-    stop = threading.Event()
-
-    def tick() -> None:
-        while not stop.is_set():
-            ticks.append(time.perf_counter())
-            time.sleep(0.001)
-
-    thread = threading.Thread(target=tick)
-    thread.start()
-    began = time.perf_counter()
-    mask_positions_batch(seed=1, dataset_key=2, sample_indices=np.arange(40), length=2_000_000, ratio=0.15)
-    ended = time.perf_counter()
-    stop.set()
-    thread.join()
-    assert sum(began < at < ended for at in ticks) >= 5
