@@ -37,6 +37,8 @@ def defaults(settings: Settings) -> dict[str, Any]:
         "eval_interval": STEPS,
         # Megatron's placeholder: training never tokenises, and data of ours says its vocabulary itself.
         "tokenizer_type": "NullTokenizer" if settings.on("mock_data") and settings.has("vocab_size") else None,
+        # Of a single set, Megatron 0.19 wants to read the first of a number at the first validation.
+        "multiple_validation_sets": True if settings.on("full_validation") else None,
     }
     if settings.get("wandb_project") and settings.get("save") is not None:
         wanted["wandb_exp_name"] = Path(str(settings.get("save"))).name
@@ -44,8 +46,8 @@ def defaults(settings: Settings) -> dict[str, Any]:
 
 
 def flags_of(added: dict[str, Any]) -> list[str]:
-    """Return settings with one value each as words of the command line."""
-    return [f"--{name.replace('_', '-')}={value}" for name, value in added.items()]
+    """Return settings, switches that are on or with one value each, as words of the command line."""
+    return [f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in added.items()]
 
 
 def findings(settings: Settings, *, world: int | None) -> list[str]:

@@ -7,6 +7,7 @@ step itself, not the averages of Megatron's log line, whose denominator is wrong
 
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +29,8 @@ STEP_FIELDS = {
 }
 """Tag of Megatron's scalar -> field of a step record."""
 VALIDATION_FIELDS = {f"{tag} validation": STEP_FIELDS[tag] for tag in ("lm loss", "masked loss", "other loss")}
+NUMBERED = re.compile(r"(.+ validation)-\d+")
+"""Tag of a validation scalar where Megatron counts the sets (multiple_validation_sets)."""
 
 
 FIRST_STEPS = 3
@@ -107,6 +110,8 @@ class RunMetrics:
             self.inner.add_scalar(tag, value, step, **rest)
         if step is None:
             return
+        if numbered := NUMBERED.fullmatch(tag):
+            tag = numbered[1]
         if tag in STEP_FIELDS:
             if self.record and self.record["step"] != step:
                 self.end_step()

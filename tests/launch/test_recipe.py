@@ -159,6 +159,14 @@ def test_a_run_that_saves_has_intervals_though_its_recipe_names_none(tmp_path: P
     assert {*wanted, "--wandb-exp-name=x", "--tokenizer-type=NullTokenizer"} <= set(done)
 
 
+def test_full_validation_counts_its_set_as_one_of_several() -> None:
+    argv = "--num-layers=2 --hidden-size=64 --num-attention-heads=4 --seq-length=64 --lr=0.1 --train-iters=9".split()
+    argv += ["--data-path=x", "--split=90,10,0"]
+    switch = "--multiple-validation-sets"  # without it Megatron 0.19 fails at the first validation
+    assert switch in preflight.complete([*argv, "--full-validation"], world=1, show=print)
+    assert switch not in preflight.complete(argv, world=1, show=print)
+
+
 def test_evaluation_is_off_and_said_to_be_where_the_split_leaves_nothing_for_it() -> None:
     argv = "--num-layers=2 --hidden-size=64 --num-attention-heads=4 --seq-length=64 --lr=0.1 --train-iters=9".split()
     said: list[str] = []

@@ -98,6 +98,17 @@ def test_a_step_becomes_one_record_with_its_own_time(tmp_path: Path) -> None:
     assert end == {"event": "end", "step": 1, "seconds": 12.0, "status": 0}
 
 
+def test_a_validation_loss_is_recorded_where_megatron_counts_the_sets(tmp_path: Path) -> None:
+    metrics = metrics_of(tmp_path / "m.jsonl")
+    log_step(metrics, 2, 3.0)
+    for index, loss in enumerate((2.7, 2.9)):
+        metrics.add_scalar(f"lm loss validation-{index}", loss, 2)
+        metrics.add_scalar(f"lm loss validation-{index} vs samples", loss, 16)
+    metrics.close()
+    events = [(r["event"], r["lm_loss"]) for r in read_metrics(tmp_path / "m.jsonl") if "lm_loss" in r]
+    assert events == [("step", 3.0), ("validation", 2.7), ("validation", 2.9)]
+
+
 def test_validation_and_test_set_are_told_apart(tmp_path: Path) -> None:
     metrics = metrics_of(tmp_path / "m.jsonl")
     metrics.shape = dataclasses.replace(SHAPE, evaluations_at_end=("validation", "validation", "test"))
