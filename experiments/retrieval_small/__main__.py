@@ -2,19 +2,14 @@
 
 import argparse
 import json
-import platform
-import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from experiments.retrieval_small import analysis, arms, data, plan, score
 from experiments.retrieval_small.plan import Plan
-from meap_megatron.atomic import replace_text
+from experiments.runs import begin, check_committed, locked
 from meap_megatron.errors import RunError, UserError
-
-PACKAGES = ("megatron-core", "torch", "transformers", "tokenizers", "numpy")
 
 
 def trial(chosen: Plan, out: Path, record: Path) -> int:
@@ -35,12 +30,13 @@ def run(chosen: Plan, out: Path, record: Path) -> int:
         UserError: the trial does not allow it.
     """
     if chosen.label == "registered":
-        check_committed()
+        check_committed(plan.PROTOCOL, plan.RECIPE.parent, Path(__file__).parent)
     tried = [read_scores(one) for one in arms.trial_runs(chosen, out=out, record=record) if one.scores.exists()]
     if problem := analysis.trial_problem(chosen, tried):
         raise UserError(f"{problem}; {record / 'trial'} holds its scores, `trial` in the place of `run` makes them")
     prefix = data.prepare(chosen, out / "data")
-    begin(chosen, record, rows=data.identity(prefix.parent))
+    identity = data.identity(prefix.parent)
+    begin(record, label=chosen.label, protocol_sha256=plan.protocol_hash(), data=identity)
     done = work(chosen, arms.main_runs(chosen, out=out, record=record), prefix=prefix, stream="main")
     print("all arms are done: report" if done else "other processes have the remaining arms")
     return 0
@@ -49,7 +45,7 @@ def run(chosen: Plan, out: Path, record: Path) -> int:
 def work(chosen: Plan, runs: list[arms.Run], *, prefix: Path, stream: str) -> bool:
     """Do the runs one after the other; those of other processes are left to them. Returns whether all are done."""
     for number, one in enumerate(runs, start=1):
-        with arms.locked(one) as lock:
+        with locked(one.folder) as lock:
             if lock is None:
                 continue
             if one.scores.exists():
@@ -83,56 +79,6 @@ def report(chosen: Plan, out: Path, record: Path) -> int:
 def read_scores(one: arms.Run) -> Any:
     """Return the scores of a finished arm."""
     return json.loads(one.scores.read_text(encoding="utf-8"))
-
-
-def check_committed() -> None:
-    """Refuse to begin or go on with a protocol or script that is not committed.
-
-    Raises:
-        UserError: one of them is not.
-    """
-    files = (plan.PROTOCOL, plan.RECIPE.parent, Path(__file__).parent)
-    if git("status", "--porcelain", "--", *map(str, files)):
-        raise UserError("protocol, recipes or script are not committed as they stand; commit them before a run")
-
-
-def begin(chosen: Plan, record: Path, *, rows: dict[str, Any]) -> None:
-    """Record under which protocol, versions and data a record was begun, and refuse to go on under others.
-
-    Raises:
-        UserError: one of them is another.
-    """
-    now = {
-        "label": chosen.label,
-        "protocol_sha256": plan.protocol_hash(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
-        "data": rows,
-    }
-    path = record / "started.json"
-    if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        changed = [
-            f"{name} was {before.get(name)}, is {value}" for name, value in now.items() if before.get(name) != value
-        ]
-        if changed:
-            raise UserError(f"{record} was begun otherwise: {'; '.join(changed)}; go back to that, or begin another")
-        return
-    record.mkdir(parents=True, exist_ok=True)
-    replace_text(path, json.dumps({**now, "commit": git("rev-parse", "HEAD").strip()}, indent=1) + "\n")
-
-
-def git(*words: str) -> str:
-    """Return what git says in this repository.
-
-    Raises:
-        UserError: there is no repository; the experiment has to name its commit.
-    """
-    try:
-        done = subprocess.run(["git", "-C", str(plan.ROOT), *words], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise UserError(f"git {words[0]} failed ({error}); run this from a clone of the repository") from None
-    return done.stdout
 
 
 def main(words: list[str] | None = None) -> int:

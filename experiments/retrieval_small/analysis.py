@@ -1,6 +1,5 @@
 """From the scores of all arms to the registered answer. Pure functions of numbers."""
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from experiments.retrieval_small.plan import (
     SMALLEST_DIFFERENCE,
     Plan,
 )
+from experiments.statistics import contrast, t_interval
 
 Scores = Mapping[str, Any]
 LEVELS = (0.5, 0.9)
@@ -38,41 +38,6 @@ def tokens_to(scores: Scores, level: float, *, facts: int) -> float | None:
             return before_tokens + (look["tokens"] - before_tokens) * (level - before) / (value - before)
         before_tokens, before = look["tokens"], value
     return None
-
-
-def sign_flip(differences: Sequence[float]) -> float:
-    """Return the two-sided p of the exact sign-flip test: all 2^n assignments, that of the data among them."""
-    values = np.asarray(differences, dtype=np.float64)
-    signs = np.array(list(itertools.product((1.0, -1.0), repeat=len(values))))
-    sums = np.abs(signs @ values)
-    return float(np.mean(sums >= abs(values.sum()) - 1e-12))
-
-
-def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return mean and 95 % t interval; with one value the interval is not known (nan)."""
-    from scipy import stats
-
-    data = np.asarray(values, dtype=np.float64)
-    mean = float(data.mean())
-    if len(data) < 2:
-        return mean, math.nan, math.nan
-    half = float(stats.t.ppf(1 - ALPHA / 2, len(data) - 1) * data.std(ddof=1) / math.sqrt(len(data)))
-    return mean, mean - half, mean + half
-
-
-def contrast(first: Mapping[int, float], second: Mapping[int, float]) -> dict[str, Any]:
-    """Return `second` - `first` over the seeds that both have."""
-    seeds = sorted(first.keys() & second.keys())
-    differences = [second[seed] - first[seed] for seed in seeds]
-    mean, low, high = t_interval(differences)
-    return {
-        "seeds": seeds,
-        "differences": differences,
-        "mean": mean,
-        "low": low,
-        "high": high,
-        "p": sign_flip(differences),
-    }
 
 
 def verdict(primary: Mapping[str, Any]) -> str:

@@ -2,13 +2,13 @@
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from experiments.drawing import clean, estimate, new_figure, row, save
 from experiments.retrieval_small.analysis import Scores, accuracies
 from meap_megatron.atomic import replace_text
 
@@ -29,15 +29,6 @@ def write_report(folder: Path, found: dict[str, Any], arms: Sequence[Scores]) ->
     draw(folder / "curves.png", found, arms)
     if found["contrasts"]:
         draw_contrasts(folder / "differences.png", found)
-
-
-def clean(value: Any) -> Any:
-    """Return JSON values without nan."""
-    if isinstance(value, dict):
-        return {key: clean(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [clean(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def heading(found: dict[str, Any]) -> str:
@@ -75,17 +66,6 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def row(cells: Sequence[str]) -> str:
-    """Return one line of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
-
-
-def estimate(mean: float, low: float, high: float, *, sign: str = "") -> str:
-    """Return a mean with its interval."""
-    interval = "" if math.isnan(low) else f" [{low:{sign}.3f}, {high:{sign}.3f}]"
-    return f"{mean:{sign}.3f}{interval}"
-
-
 def draw(path: Path, found: dict[str, Any], arms: Sequence[Scores]) -> None:
     """Draw accuracy against tokens: every arm thin, the mean of each ratio thick."""
     figure, axes = new_figure()
@@ -104,7 +84,7 @@ def draw(path: Path, found: dict[str, Any], arms: Sequence[Scores]) -> None:
     axes.axhline(1 / found["facts"], color="grey", linestyle=":", label="any value of the row")
     axes.set(xlabel="training tokens (M)", ylabel="accuracy, clean input", ylim=(-0.02, 1.02))
     axes.legend(fontsize=8)
-    save(figure, axes, path, found)
+    save(figure, axes, path, title=title(found))
 
 
 def draw_contrasts(path: Path, found: dict[str, Any]) -> None:
@@ -120,26 +100,9 @@ def draw_contrasts(path: Path, found: dict[str, Any]) -> None:
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xticks(range(len(names)), [f"ratio {name}" for name in names])
     axes.set(xlim=(-0.5, len(names) - 0.5), ylabel="difference from ratio 0 in mean accuracy over the run")
-    save(figure, axes, path, found)
+    save(figure, axes, path, title=title(found))
 
 
-def new_figure() -> tuple[Any, Any]:
-    """Return an empty figure and its axes."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot.subplots(figsize=(7.2, 4.2), layout="constrained")
-
-
-def save(figure: Any, axes: Any, path: Path, found: dict[str, Any]) -> None:
-    """Write a figure, with what must be read first as its title."""
-    from matplotlib import pyplot
-
-    axes.set_title(f"{found['facts']} facts per row. {heading(found).replace('**', '')}", fontsize=9)
-    axes.grid(alpha=0.3)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, dpi=120, format="png")
-    pyplot.close(figure)
-    os.replace(temporary, path)
+def title(found: dict[str, Any]) -> str:
+    """Return the title of a figure."""
+    return f"{found['facts']} facts per row. {heading(found).replace('**', '')}"

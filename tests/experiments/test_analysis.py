@@ -5,14 +5,12 @@ import pytest
 from experiments.retrieval_small.analysis import (
     analyse,
     area,
-    contrast,
-    sign_flip,
-    t_interval,
     tokens_to,
     trial_problem,
     verdict,
 )
 from experiments.retrieval_small.plan import REGISTERED
+from experiments.statistics import contrast, holm, sign_flip, t_interval
 
 
 def scores(accuracies: list[float], *, ratio: float = 0.0, seed: int = 1) -> dict:
@@ -63,6 +61,13 @@ def test_a_contrast_pairs_by_seed() -> None:
     assert found["seeds"] == [1, 2]
     assert found["differences"] == pytest.approx([0.2, 0.1])
     assert found["mean"] == pytest.approx(0.15)
+    assert found["p_t"] == pytest.approx(0.20483, abs=1e-4)  # t = 3 with 1 degree of freedom: 1 - 2 atan(3) / pi
+
+
+def test_holm_multiplies_the_smallest_p_most_and_keeps_their_order() -> None:
+    assert holm({"a": 0.04, "b": 0.01, "c": 0.03, "d": 0.9}) == pytest.approx(
+        {"a": 0.09, "b": 0.04, "c": 0.09, "d": 0.9}
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from experiments import runs as shared
 from experiments.retrieval_small import __main__ as script
 from experiments.retrieval_small import plan
-from experiments.retrieval_small.arms import Run, arm, locked, main_runs, overrides, trial_runs
+from experiments.retrieval_small.arms import Run, arm, main_runs, overrides, trial_runs
 from experiments.retrieval_small.data import TRAIN_SHARE, num_train_rows
+from experiments.runs import locked
 from meap_megatron.errors import UserError
 from meap_megatron.launch import recipe as recipes
 from meap_megatron.launch.flags import read_flags
@@ -35,7 +37,7 @@ def test_arms_of_a_seed_differ_in_the_ratio_only() -> None:
     ntp, meap = (recipes.load(plan.RECIPE, overrides(REGISTERED, run, prefix=Path("rows"))) for run in runs()[:2])
     assert meap.command_line(read_flags())
     changed = {key for key in ntp.settings if ntp.get(key) != meap.get(key)}
-    assert changed == {"meap_mask_ratio", "save"}
+    assert changed == {"meap_mask_ratio"}
     assert ntp.get("train_iters") == REGISTERED.train_iters
     assert ntp.get("save_interval") * REGISTERED.looks == REGISTERED.train_iters
 
@@ -53,15 +55,15 @@ def test_no_row_is_read_twice() -> None:
 
 def test_an_arm_stays_locked_while_a_trainer_lives_whose_parent_is_gone(tmp_path: Path) -> None:
     run = arm(0.0, 1, out=tmp_path, record=tmp_path)
-    with locked(run) as lock:
+    with locked(run.folder) as lock:
         assert lock is not None
-        with locked(run) as second:
+        with locked(run.folder) as second:
             assert second is None
         orphan = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[lock])
-    with locked(run) as later:
+    with locked(run.folder) as later:
         assert later is None
     orphan.communicate(b"\n", timeout=30)
-    with locked(run) as free:
+    with locked(run.folder) as free:
         assert free is not None
 
 
@@ -107,17 +109,14 @@ def test_the_protocol_names_the_parameters_of_the_recipe() -> None:
 def test_a_record_is_not_gone_on_with_under_another_protocol_or_on_other_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(script, "git", lambda *words: "abc\n")
+    monkeypatch.setattr(shared, "git", lambda *words: "abc\n")
     rows = {"content_hash": "1"}
-    script.begin(plan.SMOKE, tmp_path, rows=rows)
-    script.begin(plan.SMOKE, tmp_path, rows=rows)
+    shared.begin(tmp_path, label="smoke", protocol_sha256="a", data=rows)
+    shared.begin(tmp_path, label="smoke", protocol_sha256="a", data=rows)
     with pytest.raises(UserError, match="begun otherwise: data was"):
-        script.begin(plan.SMOKE, tmp_path, rows={"content_hash": "2"})
-    changed = tmp_path / "protocol.md"
-    changed.write_text(PROTOCOL + "\nOne more arm.\n", encoding="utf-8")
-    monkeypatch.setattr(plan, "PROTOCOL", changed)
+        shared.begin(tmp_path, label="smoke", protocol_sha256="a", data={"content_hash": "2"})
     with pytest.raises(UserError, match="begun otherwise: protocol_sha256 was"):
-        script.begin(plan.SMOKE, tmp_path, rows=rows)
+        shared.begin(tmp_path, label="smoke", protocol_sha256="b", data=rows)
 
 
 def test_an_arm_on_other_data_is_not_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,7 +134,7 @@ def test_an_arm_on_other_data_is_not_reported(tmp_path: Path, capsys: pytest.Cap
 def test_the_registered_experiment_does_not_run_on_uncommitted_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(script, "git", lambda *words: " M plan.py\n")
+    monkeypatch.setattr(shared, "git", lambda *words: " M plan.py\n")
     assert script.main(["run", "--out", str(tmp_path / "out"), "--record", str(tmp_path / "record")]) == 2
     assert "not committed" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

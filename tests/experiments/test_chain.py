@@ -11,8 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from experiments import runs
 from experiments.retrieval_small import __main__ as script
-from experiments.retrieval_small import arms, score
+from experiments.retrieval_small import score
 from tests.support.runs import meap, records, start
 from tests.support.warm import WarmProcess
 
@@ -28,11 +29,11 @@ def test_a_killed_arm_goes_on_and_the_report_calls_a_smoke_run_one(
         started.append(start(*command[3:], MEAP_THREADS="1"))
         return started[-1]
 
-    monkeypatch.setattr(arms, "subprocess", SimpleNamespace(Popen=launch, DEVNULL=None))
+    monkeypatch.setattr(runs, "subprocess", SimpleNamespace(Popen=launch, DEVNULL=None))
     monkeypatch.setattr(
         score, "subprocess", SimpleNamespace(DEVNULL=None, run=lambda words, **rest: meap(*words[3:], check=False))
     )
-    monkeypatch.setattr(script, "git", lambda *words: "abc\n" if words[0] == "rev-parse" else "")
+    monkeypatch.setattr(runs, "git", lambda *words: "abc\n" if words[0] == "rev-parse" else "")
 
     out = tmp_path / "out"
     words = ["--smoke", "--out", str(out)]
