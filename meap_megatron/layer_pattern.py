@@ -15,6 +15,19 @@ LAYERS = {
 }
 """Symbol -> what the layer is."""
 
+RECURRENT = {symbol: LAYERS[symbol] for symbol in "MG"}
+"""Layers that carry a state from position to position."""
+MAMBA = {"mamba_state_dim": 128, "mamba_head_dim": 64, "mamba_num_groups": 8}
+"""The sizes of a Mamba-2 layer and Megatron's defaults."""
+DELTA_NET = (
+    "linear_key_head_dim",
+    "linear_value_head_dim",
+    "linear_num_key_heads",
+    "linear_num_value_heads",
+    "linear_conv_kernel_dim",
+)
+"""The sizes of a gated delta net."""
+
 BLOCK = "*-"
 """One block of a GPT."""
 CUT = "|"

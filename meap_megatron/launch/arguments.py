@@ -9,6 +9,8 @@ from meap_megatron.datasets.sft.config import SFTConfig
 from meap_megatron.declared import add_flags, setting
 from meap_megatron.errors import UserError
 from meap_megatron.launch import external_loader, precision
+from meap_megatron.launch.runtime import is_importable, resolve_device
+from meap_megatron.layer_pattern import RECURRENT
 from meap_megatron.masking.corruption import Corruption
 from meap_megatron.masking.loss import LossOn
 from meap_megatron.masking.ratio import MaskRatio
@@ -68,6 +70,9 @@ class RunSettings:
     epochs: float | None = setting(None, "passes over the fine-tuning data, instead of --train-iters")
 
 
+KERNELS = {"M": ("mamba-ssm", "causal-conv1d", "einops"), "G": ("fla",)}
+"""Layers of a pattern -> the packages that compute them on a GPU."""
+
 SFT_PREFIX = "meap_sft_"
 
 
@@ -104,12 +109,7 @@ def check(args: Any) -> None:
             )
     if args.dataloader_type == "external":
         external_loader.check(args)
-    on_cpu = args.meap_device == "cpu" or args.transformer_impl == "local"
-    if args.dataloader_inter_document_masking and on_cpu and "G" in (args.hybrid_layer_pattern or ""):
-        raise UserError(
-            f"--hybrid-layer-pattern {args.hybrid_layer_pattern}: without a GPU a gated delta net (G) takes no "
-            "segments, which fine-tuning data and --dataloader-inter-document-masking have; use a GPU, or another layer"
-        )
+    check_recurrent_layers(args)
     if args.dataloader_inter_document_masking and args.context_parallel_size > 1:
         raise UserError(
             "--dataloader-inter-document-masking with context parallel has not been run on any GPU yet and is refused; "
@@ -131,6 +131,33 @@ def check(args: Any) -> None:
             "--reset-attention-mask has no effect on Transformer Engine's causal attention, so documents would see "
             "each other; use --dataloader-inter-document-masking"
         )
+
+
+def check_recurrent_layers(args: Any) -> None:
+    """Refuse layers that carry a state from position to position where documents would share it, or without their kernels.
+
+    Raises:
+        UserError: naming the flag, its value, the rule and the way out.
+    """
+    pattern = args.hybrid_layer_pattern or ""
+    for symbol in sorted(set(pattern) & set(RECURRENT)):
+        given, layer = f"--hybrid-layer-pattern {pattern}", f"{RECURRENT[symbol]} layers ({symbol})"
+        if args.reset_attention_mask:
+            raise UserError(
+                f"{given}: --reset-attention-mask has no effect on {layer}, which would carry their state from document to "
+                "document; use --dataloader-inter-document-masking"
+            )
+        on_cpu = args.meap_device == "cpu" or args.transformer_impl == "local"
+        if symbol == "G" and args.dataloader_inter_document_masking and on_cpu:
+            raise UserError(
+                f"{given}: without a GPU a gated delta net (G) takes no segments, which fine-tuning data and "
+                "--dataloader-inter-document-masking have; use a GPU, or another layer"
+            )
+        missing = [name for name in KERNELS[symbol] if not is_importable(name.replace("-", "_"))]
+        if missing and args.meap_device != "cpu" and resolve_device("auto") == "cuda" and not args.fake_process_group:
+            raise UserError(
+                f"{given}: on a GPU, {layer} are computed by packages of CUDA kernels; install {', '.join(missing)}"
+            )
 
 
 def check_masked_inputs(args: Any) -> None:

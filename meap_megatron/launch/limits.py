@@ -35,6 +35,8 @@ NAMES: dict[Limit, str] = {
         "log_interval tensorboard_log_interval exit_interval exit_duration_in_mins lr_decay_iters lr_decay_samples "
         "tensor_model_parallel_size pipeline_model_parallel_size context_parallel_size expert_model_parallel_size "
         "num_layers_per_virtual_pipeline_stage num_virtual_stages_per_pipeline_rank recompute_num_layers "
+        "mamba_state_dim mamba_head_dim mamba_num_groups mamba_num_heads linear_key_head_dim linear_value_head_dim "
+        "linear_num_key_heads linear_num_value_heads linear_conv_kernel_dim "
         "num_dataset_builder_threads moe_latent_size distributed_timeout_minutes meap_span_length iterations_to_skip"
     ),
     AT_LEAST_0: (

@@ -1,21 +1,15 @@
 """Which layer patterns can be trained, and which settings go with them? Before Megatron is imported; see `rules`."""
 
+import math
 from collections.abc import Iterator
 
 from meap_megatron.launch.hybrid import CUTS
 from meap_megatron.launch.named_settings import Settings
-from meap_megatron.layer_pattern import CUT, LAYERS, PREDICTORS, layers_of, segments_of
+from meap_megatron.launch.parallelism import divisors
+from meap_megatron.layer_pattern import CUT, DELTA_NET, LAYERS, MAMBA, PREDICTORS, layers_of, segments_of
 
-EVERYWHERE = "*-G"
+EVERYWHERE = "*-GM"
 """Layers that run without GPU and without Transformer Engine."""
-DELTA_NET = (
-    "linear_key_head_dim",
-    "linear_value_head_dim",
-    "linear_num_key_heads",
-    "linear_num_value_heads",
-    "linear_conv_kernel_dim",
-)
-"""The sizes of a gated delta net, which have no defaults."""
 
 
 def findings(settings: Settings) -> Iterator[str]:
@@ -36,8 +30,49 @@ def findings(settings: Settings) -> Iterator[str]:
     yield from of_cuts(settings, given, segments_of(str(pattern)))
     if "G" in layers and (missing := [name for name in DELTA_NET if settings.get(name) is None]):
         yield f"{given}: a gated delta net needs {', '.join(missing)}; set them"
+    elif "G" in layers:
+        yield from of_delta_net(settings)
+    if "M" in layers:
+        yield from of_mamba(settings)
     if why := no_engine(settings):
         yield from (f"{given}: {reason}" for reason in refused_on_cpu(layers, why))
+
+
+def of_mamba(settings: Settings) -> Iterator[str]:
+    """Yield sizes of Mamba-2 layers that cannot be built or split, and options that only their kernels have."""
+    head, groups = (settings.whole(name, MAMBA[name]) or 1 for name in ("mamba_head_dim", "mamba_num_groups"))
+    heads, inner = settings.whole("mamba_num_heads"), 2 * (settings.whole("hidden_size") or 0)
+    if heads is None and inner % head:
+        yield (
+            f"{settings.where('mamba_head_dim')}mamba_head_dim={head} does not divide 2 x hidden_size = {inner}, the "
+            "channels of a Mamba-2 layer; change it, or give mamba_num_heads"
+        )
+    elif (heads := heads or inner // head) % groups:
+        yield (
+            f"{settings.where('mamba_num_groups')}mamba_num_groups={groups} does not divide the {heads} heads of a Mamba-2 "
+            f"layer (mamba_num_heads, or 2 x hidden_size / mamba_head_dim); set one of {divisors(heads)}"
+        )
+    tensor = settings.whole("tensor_model_parallel_size", 1) or 1
+    if groups % tensor:
+        yield (
+            f"{settings.where('mamba_num_groups')}mamba_num_groups={groups} is not divisible by "
+            f"tensor_model_parallel_size={tensor}, which splits Mamba-2 layers by groups; change one of them"
+        )
+    if why := no_engine(settings):
+        for name in ("mamba_training_ssm_states_dtype", "disable_mamba_mem_eff_path"):
+            if settings.has(name):
+                yield f"{settings.said(name)} is an option of mamba-ssm's kernels, and {why}; leave it out"
+
+
+def of_delta_net(settings: Settings) -> Iterator[str]:
+    """Yield heads of gated delta nets that cannot be shared out."""
+    keys, values = (settings.whole(f"linear_num_{name}_heads") or 1 for name in ("key", "value"))
+    if values % keys:
+        yield f"{settings.said('linear_num_value_heads')} must be a multiple of linear_num_key_heads={keys}"
+    over = {name: settings.whole(name, 1) or 1 for name in ("tensor_model_parallel_size", "context_parallel_size")}
+    if keys % math.prod(over.values()):
+        parts = " x ".join(f"{name}={size}" for name, size in over.items())
+        yield f"{settings.said('linear_num_key_heads')} is not divisible by {parts}, which split heads; change one of them"
 
 
 def refused_on_cpu(pattern: str, why: str) -> Iterator[str]:

@@ -86,9 +86,20 @@ def join_rows(sample: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor],
     return fields | {"cu_seqlens": joined[None], "max_seqlen": longest[None]}, work
 
 
-def packed_params(cu_seqlens: torch.Tensor, longest: int) -> PackedSeqParams:
-    """Describe segments of at most `longest` positions with int32 bounds `cu_seqlens[1, segments + 1]` in the THD format."""
+def packed_params(cu_seqlens: torch.Tensor, longest: int, *, numbered: int | None = None) -> PackedSeqParams:
+    """Describe segments of at most `longest` positions with int32 bounds `cu_seqlens[1, segments + 1]` in the THD format.
+
+    Args:
+        cu_seqlens: the bounds.
+        longest: positions of the longest segment.
+        numbered: positions of all segments; then each gets the number of its segment, without which Mamba-2 layers would
+            carry their state from one segment into the next.
+    """
     bounds = cu_seqlens.squeeze(0)
+    numbers = None
+    if numbered is not None:
+        positions = torch.arange(numbered, dtype=bounds.dtype, device=bounds.device)
+        numbers = (torch.searchsorted(bounds, positions, right=True, out_int32=True) - 1)[None]
     return PackedSeqParams(
         qkv_format="thd",
         cu_seqlens_q=bounds,
@@ -100,6 +111,7 @@ def packed_params(cu_seqlens: torch.Tensor, longest: int) -> PackedSeqParams:
         # Padding is a segment of its own. Without a word, some versions of Transformer Engine compare the bounds in every
         # layer to find that out, and wait for the GPU to do so.
         pad_between_seqs=False,
+        seq_idx=numbers,
     )
 
 
@@ -178,7 +190,12 @@ def get_batch(
         )
     packed = None
     if segments:
-        packed = packed_params(batch["cu_seqlens"], longest or int(batch["max_seqlen"]))
+        recurrent = "M" in (args.hybrid_layer_pattern or "")
+        packed = packed_params(
+            batch["cu_seqlens"],
+            longest or int(batch["max_seqlen"]),
+            numbered=args.seq_length * micro_batch_size if recurrent else None,
+        )
     if args.context_parallel_size > 1:
         # Documents are rarely a multiple of 2 * CP tokens, so rows are split as a whole.
         batch = get_batch_on_this_cp_rank(

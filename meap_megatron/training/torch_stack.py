@@ -10,6 +10,8 @@ from megatron.core.models.hybrid.hybrid_block import HybridStack, HybridStackSub
 from megatron.core.models.hybrid.hybrid_layer_specs import hybrid_stack_spec
 from megatron.core.ssm.gated_delta_net import GatedDeltaNet
 from megatron.core.ssm.gated_delta_net.common import GatedDeltaNetSubmodules
+from megatron.core.ssm.mamba_layer import MambaLayer, MambaLayerSubmodules
+from megatron.core.ssm.mamba_mixer import MambaMixerSubmodules
 from megatron.core.ssm.mlp_layer import MLPLayer
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.spec_utils import ModuleSpec
@@ -17,6 +19,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
 from meap_megatron.training.torch_layers import TorchLoneNorm, TorchRMSNorm, layer_spec
+from meap_megatron.training.torch_mamba import TorchMambaMixer
 
 
 class TorchStack(HybridStack):
@@ -30,7 +33,7 @@ class TorchStack(HybridStack):
 
 
 def torch_stack(config: TransformerConfig) -> ModuleSpec:
-    """Return the layers without Transformer Engine: attention, feed-forward part and gated delta net.
+    """Return the layers without Transformer Engine: attention, feed-forward part, Mamba-2 and gated delta net.
 
     A gated delta net computes what Megatron's deterministic mode does, in torch; `model_config` switches that on.
 
@@ -58,6 +61,18 @@ def torch_stack(config: TransformerConfig) -> ModuleSpec:
                     mlp=both.mlp,
                     mlp_bda=both.mlp_bda,
                     sharded_state_dict_keys_map=names,
+                ),
+            ),
+            mamba_layer=ModuleSpec(
+                module=MambaLayer,
+                submodules=MambaLayerSubmodules(
+                    norm=TorchRMSNorm,
+                    mixer=ModuleSpec(
+                        module=TorchMambaMixer,
+                        submodules=MambaMixerSubmodules(in_proj=ColumnParallelLinear, out_proj=RowParallelLinear),
+                    ),
+                    mamba_bda=both.self_attn_bda,
+                    sharded_state_dict_keys_map={"norm.": "mixer.in_proj.layer_norm_"},
                 ),
             ),
             gdn_layer=ModuleSpec(

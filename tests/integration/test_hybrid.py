@@ -16,10 +16,17 @@ EIGHT = (
     "num_virtual_stages_per_pipeline_rank=2 micro_batch_size=2"
 ).split()
 """Tensor, sequence, interleaved pipeline and data parallel at once."""
-NET = (
-    "hybrid_layer_pattern=G-*-G-*- num_layers=null linear_key_head_dim=16 linear_value_head_dim=16 "
-    "linear_num_key_heads=2 linear_num_value_heads=4 linear_conv_kernel_dim=4"
-).split()
+OTHERS = {
+    "gated delta net": (
+        "hybrid_layer_pattern=G-*-G-*- num_layers=null linear_key_head_dim=16 linear_value_head_dim=16 "
+        "linear_num_key_heads=2 linear_num_value_heads=4 linear_conv_kernel_dim=4"
+    ),
+    "Mamba-2, packed": (
+        "hybrid_layer_pattern=M-*-M-*- num_layers=null mamba_state_dim=16 mamba_head_dim=16 mamba_num_groups=2 "
+        "dataloader_inter_document_masking=true micro_batch_size=1"
+    ),
+}
+"""Layers in the place of attention."""
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +73,14 @@ def test_on_eight_processes_it_continues_with_the_same_losses(folder: Path, gpt:
         assert got == pytest.approx({step: wanted[step] for step in range(3, 23)}, rel=1e-5), field
 
 
-def test_masked_inputs_train_gated_delta_nets_alike_on_every_layout(folder: Path) -> None:
-    one = run(folder, "net", *NET, "train_iters=6", "save_interval=3")
+@pytest.mark.parametrize("kind", OTHERS)
+def test_masked_inputs_train_other_layers_alike_on_every_layout(folder: Path, kind: str) -> None:
+    net = OTHERS[kind].split()
+    one = run(folder, kind, *net, "train_iters=6", "save_interval=3")
     assert losses(one)[6] < losses(one)[1]
     layout = ["nproc=4", "tensor_model_parallel_size=2", "sequence_parallel=true", "pipeline_model_parallel_size=2"]
-    net = [word.replace("G-*-G-*-", "G-*-|G-*-") for word in NET]
-    four = run(folder, "net_4", *net, f"load={one}", "ckpt_step=3", "train_iters=6", *layout)
+    cut = [word.replace("-*-", "-*-|", 1) for word in net]
+    four = run(folder, f"{kind} 4", *cut, f"load={one}", "ckpt_step=3", "train_iters=6", *layout)
     for field in FIELDS:
         got, wanted = losses(four, field), losses(one, field)
         assert got == pytest.approx({step: wanted[step] for step in (4, 5, 6)}, rel=1e-5), field

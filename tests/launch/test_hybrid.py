@@ -1,23 +1,26 @@
 """`model: hybrid` turns a GPT's recipe into a layer pattern, and patterns that cannot be trained are refused."""
 
+import contextlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from meap_megatron.errors import UserError
-from meap_megatron.launch import pattern_rules, recipe
+from meap_megatron.launch import arguments, pattern_rules, recipe
 from meap_megatron.launch.flags import read_flags
 from meap_megatron.launch.hybrid import settings_for
 from meap_megatron.launch.named_settings import Settings
 from meap_megatron.launch.recipe import Setting
-from meap_megatron.layer_pattern import blocks_of
+from meap_megatron.layer_pattern import DELTA_NET, blocks_of
 
 PP, FIRST, LAST = (
     "pipeline_model_parallel_size",
     "decoder_first_pipeline_num_layers",
     "decoder_last_pipeline_num_layers",
 )
+TP = "tensor_model_parallel_size"
 VIRTUAL, SIZE = "num_virtual_stages_per_pipeline_rank", "num_layers_per_virtual_pipeline_stage"
 
 
@@ -95,7 +98,7 @@ def test_a_pattern_is_typed_as_it_is_and_quoted_in_a_file(tmp_path: Path) -> Non
         recipe.load(tmp_path / "mine.yaml", [])
 
 
-NET = dict.fromkeys(pattern_rules.DELTA_NET, 4)
+NET = dict.fromkeys(DELTA_NET, 4)
 
 
 @pytest.mark.parametrize(
@@ -111,9 +114,24 @@ NET = dict.fromkeys(pattern_rules.DELTA_NET, 4)
         ({"hybrid_layer_pattern": "*-", VIRTUAL: 2}, f"{VIRTUAL}=2 does not go with hybrid_layer_pattern"),
         ({"hybrid_layer_pattern": "G-"}, "a gated delta net needs linear_key_head_dim, linear_value_head_dim"),
         (
-            {"hybrid_layer_pattern": "M-", "device": "cpu"},
-            "Mamba-2 layers (M) need a GPU and Transformer Engine, and dev",
+            {"hybrid_layer_pattern": "G-", **NET, "linear_num_value_heads": 6},
+            "must be a multiple of linear_num_key_heads=4",
         ),
+        ({"hybrid_layer_pattern": "G-", **NET, TP: 8}, f"linear_num_key_heads=4 is not divisible by {TP}=8 x context"),
+        (
+            {"hybrid_layer_pattern": "M-", "hidden_size": 100, "mamba_head_dim": 64},
+            "does not divide 2 x hidden_size = 200",
+        ),
+        ({"hybrid_layer_pattern": "M-", "hidden_size": 64, "mamba_num_groups": 8}, "the 2 heads of a Mamba-2 layer"),
+        (
+            {"hybrid_layer_pattern": "M-", "hidden_size": 512, "mamba_num_groups": 2, TP: 4},
+            "not divisible by tensor_model",
+        ),
+        (
+            {"hybrid_layer_pattern": "M-", "hidden_size": 512, "device": "cpu", "disable_mamba_mem_eff_path": True},
+            "disable_mamba_mem_eff_path=true is an option of mamba-ssm's kernels, and device=cpu",
+        ),
+        ({"hybrid_layer_pattern": "D-", "device": "cpu"}, "sparse attention layers (D) need a GPU"),
         ({"hybrid_layer_pattern": "E", "transformer_impl": "local"}, "mixture of experts layers (E) need a GPU"),
     ],
 )
@@ -127,8 +145,34 @@ def test_patterns_that_can_be_trained_are_left_alone() -> None:
     for given in (
         {"hybrid_layer_pattern": "*-*-|*-*-", PP: 2, "device": "cpu"},
         {"hybrid_layer_pattern": "*-|*-|*-|*-", PP: 2},
-        {"hybrid_layer_pattern": "M-M*-", PP: 1},
+        {"hybrid_layer_pattern": "M-M*-", PP: 1, TP: 2, "hidden_size": 512},
+        {"hybrid_layer_pattern": "M-", "device": "cpu", "hidden_size": 512},
         {"hybrid_layer_pattern": "G-*-", "device": "cpu", **NET},
     ):
         table = {name: Setting(value=value, origin="") for name, value in given.items()}
         assert list(pattern_rules.findings(Settings(table=table))) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"reset_attention_mask": True}, r"--reset-attention-mask has no effect on Mamba-2 layers \(M\)"),
+        ({"meap_device": "cuda"}, r"on a GPU, Mamba-2 layers \(M\) are computed by .*; install mamba-ssm, einops$"),
+        (
+            {"hybrid_layer_pattern": "G-", "dataloader_inter_document_masking": True},
+            r"without a GPU a gated delta net \(G\) takes no segments",
+        ),
+        ({"hybrid_layer_pattern": "*-", "reset_attention_mask": True}, None),
+        ({"dataloader_inter_document_masking": True}, None),
+        ({"meap_device": "cuda", "fake_process_group": True}, None),
+    ],
+)
+def test_layers_that_carry_a_state_are_refused_where_documents_would_share_it_or_without_their_kernels(
+    change: dict[str, Any], says: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arguments, "is_importable", lambda name: name == "causal_conv1d")
+    monkeypatch.setattr(arguments, "resolve_device", lambda device: "cuda")
+    args = dict.fromkeys(("reset_attention_mask", "dataloader_inter_document_masking", "fake_process_group"), False)
+    args |= {"hybrid_layer_pattern": "M-*-", "meap_device": "cpu", "transformer_impl": "transformer_engine"} | change
+    with pytest.raises(UserError, match=says) if says else contextlib.nullcontext():
+        arguments.check_recurrent_layers(SimpleNamespace(**args))

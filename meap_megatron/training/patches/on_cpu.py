@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from meap_megatron.training.cpu import cross_entropy, kernels, linear, stubs
+from meap_megatron.training.cpu import cross_entropy, group_norm, kernels, linear, stubs
 from meap_megatron.training.patches.entries import Redirect, by
 
 
@@ -161,6 +161,19 @@ CPU: tuple[Redirect, ...] = (
         target="megatron.core.tensor_parallel.layers:linear_with_grad_accumulation_and_async_allreduce",
         make=linear.linear_on_cpu,
         why="speed: faster matrix products, and gradients added in place without Apex (docs/benchmarks/step.md)",
+    ),
+    *(
+        Redirect(
+            target=f"megatron.core.ssm.{name}",
+            make=lambda original: True,
+            why="a Mamba-2 layer is not built without packages of CUDA kernels, none of which `TorchMambaMixer` calls",
+        )
+        for name in ("mamba_mixer:HAVE_MAMBA_SSM", "mamba_mixer:HAVE_EINOPS", "mamba_context_parallel:HAVE_EINOPS")
+    ),
+    Redirect(
+        target="megatron.core.ssm.mamba_mixer:ExtendedRMSNorm",
+        make=lambda original: group_norm.GroupNorm,
+        why="Megatron derives it from a class of mamba-ssm, and from a mock without it",
     ),
     Redirect(
         target="megatron.core.ssm.gated_delta_net.common:HAVE_FLA",
