@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.retrieval_small import analysis, arms, data, plan, score
+from experiments.retrieval_small.data import file_hash
 from experiments.retrieval_small.plan import Plan
 from experiments.runs import begin, check_committed, locked
 from meap_megatron.errors import RunError, UserError
@@ -16,7 +17,7 @@ def trial(chosen: Plan, out: Path, record: Path) -> int:
     """Train and score NTP alone with seeds that the comparison does not use, on test rows of their own."""
     prefix = data.prepare(chosen, out / "data")
     runs = arms.trial_runs(chosen, out=out, record=record)
-    done = work(chosen, runs, prefix=prefix, stream="trial")
+    done = work(chosen, runs, prefix=prefix, stream=chosen.streams[0])
     for one in runs if done else []:
         found = analysis.accuracies(read_scores(one), facts=chosen.facts[-1])
         print(f"{one.folder.name}: {' '.join(f'{value:.2f}' for value in found)}")
@@ -29,15 +30,15 @@ def run(chosen: Plan, out: Path, record: Path) -> int:
     Raises:
         UserError: the trial does not allow it.
     """
-    if chosen.label == "registered":
-        check_committed(plan.PROTOCOL, plan.RECIPE.parent, Path(__file__).parent)
+    if chosen is not plan.SMOKE:
+        check_committed(chosen.protocol, plan.RECIPE.parent, Path(__file__).parent)
     tried = [read_scores(one) for one in arms.trial_runs(chosen, out=out, record=record) if one.scores.exists()]
     if problem := analysis.trial_problem(chosen, tried):
         raise UserError(f"{problem}; {record / 'trial'} holds its scores, `trial` in the place of `run` makes them")
     prefix = data.prepare(chosen, out / "data")
     identity = data.identity(prefix.parent)
-    begin(record, label=chosen.label, protocol_sha256=plan.protocol_hash(), data=identity)
-    done = work(chosen, arms.main_runs(chosen, out=out, record=record), prefix=prefix, stream="main")
+    begin(record, label=chosen.label, protocol_sha256=file_hash(chosen.protocol), data=identity)
+    done = work(chosen, arms.main_runs(chosen, out=out, record=record), prefix=prefix, stream=chosen.streams[-1])
     print("all arms are done: report" if done else "other processes have the remaining arms")
     return 0
 
@@ -87,10 +88,13 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("part", choices=("trial", "run", "report"))
     parser.add_argument("--out", type=Path, required=True, help="working folder: data, checkpoints, logs")
     parser.add_argument("--record", type=Path, help="folder of scores and report (default: the repository's)")
+    parser.add_argument(
+        "--past-plateau", action="store_true", help="the later experiment: docs/experiments/past_plateau.md"
+    )
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, to see the chain work; no result")
     args = parser.parse_args(words)
-    chosen = plan.SMOKE if args.smoke else plan.REGISTERED
-    record = args.record or (args.out / "record" if args.smoke else plan.RECORD)
+    chosen = plan.SMOKE if args.smoke else plan.PAST_PLATEAU if args.past_plateau else plan.REGISTERED
+    record = args.record or (args.out / "record" if args.smoke else chosen.record)
     try:
         return {"trial": trial, "run": run, "report": report}[args.part](chosen, args.out, record)
     except (UserError, RunError) as error:

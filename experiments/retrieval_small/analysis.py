@@ -1,7 +1,8 @@
 """From the scores of all arms to the registered answer. Pure functions of numbers."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from experiments.statistics import contrast, t_interval
 
 Scores = Mapping[str, Any]
 LEVELS = (0.5, 0.9)
-CONTRASTED = ("area", "final", "final_masked", "validation_loss")
+NOT_CONTRASTED = ("any_value",)
 
 
 def accuracies(scores: Scores, *, facts: int) -> list[float]:
@@ -28,6 +29,11 @@ def accuracies(scores: Scores, *, facts: int) -> list[float]:
 def area(curve: Sequence[float]) -> float:
     """Return the mean accuracy over the checkpoints: the primary metric, in 0..1."""
     return float(np.mean(curve))
+
+
+def probe_accuracy(scores: Scores, *, name: str) -> float:
+    """Return the accuracy at the end on the rows of a probe."""
+    return float(scores["probes"][name]["accuracy"])
 
 
 def tokens_to(scores: Scores, level: float, *, facts: int) -> float | None:
@@ -58,7 +64,7 @@ def trial_problem(plan: Plan, trial: Sequence[Scores]) -> str | None:
     curves = [accuracies(scores, facts=plan.facts[-1]) for scores in trial]
     if not all(curve[-1] >= plan.formed for curve in curves):
         return "retrieval did not form in every run of the trial; the protocol needs an amendment before any MEAP run"
-    if all(curve[0] >= plan.too_easy for curve in curves):
+    if curves and all(curve[0] >= plan.too_easy for curve in curves):
         return "the trial is solved at the first look; the protocol needs an amendment before any MEAP run"
     return None
 
@@ -75,12 +81,13 @@ def analyse(plan: Plan, arms: Sequence[Scores]) -> dict[str, Any]:
     for scores in arms:
         by_ratio[scores["ratio"]][scores["seed"]] = scores
     missing = {ratio: [seed for seed in seeds if seed not in by_ratio[ratio]] for ratio, seeds in plan.seeds.items()}
-    metrics = {
+    metrics: dict[str, Callable[[Scores], float]] = {
         "area": lambda scores: area(accuracies(scores, facts=facts)),
         "final": lambda scores: accuracies(scores, facts=facts)[-1],
         "any_value": lambda scores: scores["curve"][-1]["facts"][str(facts)]["any_value"],
         "final_masked": lambda scores: scores["masked"][str(facts)]["accuracy"],
         "validation_loss": lambda scores: scores["training"]["validation_loss"],
+        **{probe.name: partial(probe_accuracy, name=probe.name) for probe in plan.probes},
     }
     values = {
         name: {ratio: {seed: read(scores) for seed, scores in found.items()} for ratio, found in by_ratio.items()}
@@ -99,7 +106,11 @@ def analyse(plan: Plan, arms: Sequence[Scores]) -> dict[str, Any]:
     }
     # No difference and no p before all seeds of both arms are there: nobody shall stop at a look that pleases.
     contrasts = {
-        f"{ratio:g}": {name: contrast(values[name][NTP_RATIO], values[name][ratio]) for name in CONTRASTED}
+        f"{ratio:g}": {
+            name: contrast(values[name][NTP_RATIO], values[name][ratio])
+            for name in metrics
+            if name not in NOT_CONTRASTED
+        }
         for ratio in plan.seeds
         if ratio != NTP_RATIO and not missing[NTP_RATIO] and not missing[ratio]
     }
@@ -110,7 +121,8 @@ def analyse(plan: Plan, arms: Sequence[Scores]) -> dict[str, Any]:
         "missing": {f"{ratio:g}": seeds for ratio, seeds in missing.items() if seeds},
         "summary": summary,
         "contrasts": contrasts,
-        "verdict": verdict(primary["area"]) if primary and plan.label == "registered" else None,
+        "primary": plan.primary,
+        "verdict": verdict(primary[plan.primary]) if primary and plan.label != "smoke" else None,
     }
 
 

@@ -25,8 +25,6 @@ HELD_OUT = 10  # every tenth module of the library is filler of test rows only
 LEAST_WORDS = 200  # of a module
 TOKENIZER_ROWS = 4000
 TRAIN_SHARE = 0.95  # the recipe's split
-STREAMS = ("trial", "main")
-"""Two sets of test rows: the comparison is not read on rows on which the setting was tried."""
 
 
 def prepare(plan: Plan, folder: Path) -> Path:
@@ -69,9 +67,9 @@ def _prepare(plan: Plan, folder: Path) -> Path:
     num_tokens = token_counter(folder / "tokenizer")
     check_single_tokens(words, num_tokens)
 
-    def make(stream: str, index: int, num_facts: int, filler: list[list[str]]) -> Row:
+    def make(stream: str, index: int, num_facts: int, filler: list[list[str]], **other: int) -> Row:
         draw = random.Random(f"{stream} {SEED} {index}")
-        return make_row(draw, filler=filler, num_facts=num_facts, num_tokens=num_tokens, **shape)
+        return make_row(draw, filler=filler, num_facts=num_facts, num_tokens=num_tokens, **shape | other)
 
     def train_lines() -> Iterator[str]:
         for index in range(num_train_rows(plan)):
@@ -79,14 +77,20 @@ def _prepare(plan: Plan, folder: Path) -> Path:
             yield json.dumps({"text": row.text}) + "\n"
 
     replace_text(folder / "rows.jsonl", "".join(train_lines()))
-    for stream in STREAMS:
+    for stream in plan.streams:
         rows = []
         for num_facts in plan.facts:
             count = plan.test_rows if num_facts == plan.facts[-1] else plan.test_rows // 2
             rows += [make(f"{stream} {num_facts}", index, num_facts, test_filler) for index in range(count)]
-        replace_text(folder / f"test_{stream}.json", json.dumps([vars(row) for row in rows], indent=0) + "\n")
+        write_test_rows(folder, stream, rows)
+    for probe in plan.probes:
+        other = {"length": probe.length, "distractors": probe.distractors}
+        name = f"probe {probe.name}"
+        rows = [make(name, index, probe.facts, test_filler, **other) for index in range(plan.test_rows)]
+        write_test_rows(folder, probe.name, rows)
     preprocess(folder, prefix)
-    tests = {f"test_{stream}_sha256": file_hash(folder / f"test_{stream}.json") for stream in STREAMS}
+    names = (*plan.streams, *(probe.name for probe in plan.probes))
+    tests = {f"test_{name}_sha256": file_hash(folder / f"test_{name}.json") for name in names}
     replace_text(folder / "complete.json", json.dumps(check_rows(prefix, length=size) | tests, indent=1) + "\n")
     return prefix
 
@@ -158,7 +162,12 @@ def check_rows(prefix: Path, *, length: int) -> dict[str, Any]:
     return {"content_hash": sidecar.content_hash, "rows": sidecar.num_documents, "tokens": sidecar.num_tokens}
 
 
+def write_test_rows(folder: Path, stream: str, rows: list[Row]) -> None:
+    """Write the test rows of a stream or probe."""
+    replace_text(folder / f"test_{stream}.json", json.dumps([vars(row) for row in rows], indent=0) + "\n")
+
+
 def read_test_rows(folder: Path, stream: str) -> list[Row]:
-    """Return the test rows of one of STREAMS."""
+    """Return the test rows of a stream or probe."""
     found = json.loads((folder / f"test_{stream}.json").read_text(encoding="utf-8"))
     return [Row(text=row["text"], pairs=tuple(map(tuple, row["pairs"])), asked=tuple(row["asked"])) for row in found]

@@ -14,11 +14,13 @@ from meap_megatron.atomic import replace_text
 
 COLOURS = {"0": "#333333", "0.05": "#2b7bba", "0.15": "#d1495b", "0.3": "#e0a030"}
 METRICS = {
-    "area": "accuracy, mean over the run (primary)",
+    "area": "accuracy, mean over the run",
     "final": "accuracy at the end",
     "any_value": "answers at the end that are any value of the row",
     "final_masked": "accuracy at the end, masked input",
     "validation_loss": "validation loss, nats per token",
+    "long": "accuracy at the end, rows three times as long",
+    "distractors": "accuracy at the end, long rows with facts that nothing asks for",
 }
 
 
@@ -33,7 +35,7 @@ def write_report(folder: Path, found: dict[str, Any], arms: Sequence[Scores]) ->
 
 def heading(found: dict[str, Any]) -> str:
     """Return what must be read before any number."""
-    if found["label"] != "registered":
+    if found["label"] == "smoke":
         return f"**{found['label'].upper()} RUN: it shows that the chain works; its numbers mean nothing.**"
     if found["verdict"] is None:
         return "**INCOMPLETE: registered arms of the primary comparison are missing; no test is made.**"
@@ -46,7 +48,9 @@ def table(found: dict[str, Any]) -> str:
     lines = [heading(found), "", f"Rows with {found['facts']} facts; mean [95 % t interval over seeds].", ""]
     lines += [row(["", *(f"ratio {ratio}" for ratio in ratios)]), row(["---"] * (1 + len(ratios)))]
     lines.append(row(["seeds", *(str(found["summary"][ratio]["seeds"]) for ratio in ratios)]))
-    for name, title in METRICS.items():
+    there = [name for name in METRICS if name in next(iter(found["summary"].values()))]
+    for name in there:
+        title = METRICS[name] + (" (primary)" if name == found["primary"] else "")
         lines.append(row([title, *(estimate(*found["summary"][ratio][name]) for ratio in ratios)]))
     for level in ("0.5", "0.9"):
         cells = [found["summary"][ratio][f"tokens_to_{level}"] for ratio in ratios]
@@ -92,14 +96,14 @@ def draw_contrasts(path: Path, found: dict[str, Any]) -> None:
     figure, axes = new_figure()
     names = sorted(found["contrasts"], key=float)
     for place, name in enumerate(names):
-        c = found["contrasts"][name]["area"]
+        c = found["contrasts"][name][found["primary"]]
         axes.plot([place] * len(c["differences"]), c["differences"], "o", color="grey", alpha=0.6, markersize=4)
         if not math.isnan(c["low"]):
             half = [[c["mean"] - c["low"]], [c["high"] - c["mean"]]]
             axes.errorbar([place + 0.15], [c["mean"]], yerr=half, fmt="s", color="#d1495b", capsize=4)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xticks(range(len(names)), [f"ratio {name}" for name in names])
-    axes.set(xlim=(-0.5, len(names) - 0.5), ylabel="difference from ratio 0 in mean accuracy over the run")
+    axes.set(xlim=(-0.5, len(names) - 0.5), ylabel=f"difference from ratio 0: {METRICS[found['primary']]}")
     save(figure, axes, path, title=title(found))
 
 

@@ -68,6 +68,7 @@ def make_row(
     rounds: int,
     length: int,
     num_tokens: Callable[[str], int],
+    distractors: int = 0,
 ) -> Row:
     """Make one row.
 
@@ -79,16 +80,20 @@ def make_row(
         rounds: times that each of them is asked for.
         length: tokens, BOS and EOS among them.
         num_tokens: tokens of a word with a space before it.
+        distractors: facts more, with keys and values of their own, that nothing asks for.
 
     Raises:
         RunError: no filler fits.
     """
-    room = length - 2 - TOKENS_PER_PAIR * num_facts * (1 + rounds)
+    room = length - 2 - TOKENS_PER_PAIR * (num_facts * (1 + rounds) + distractors)
     text = take_filler(draw, filler, room=room, num_tokens=num_tokens)
-    pairs = tuple(zip(draw.sample(words.keys, num_facts), draw.sample(words.values, num_facts), strict=True))
+    planted = num_facts + distractors
+    pairs = tuple(zip(draw.sample(words.keys, planted), draw.sample(words.values, planted), strict=True))
     gaps = sorted(draw.randint(0, len(text)) for _ in pairs)
     for gap, (key, value) in reversed(list(zip(gaps, pairs, strict=True))):
         text[gap:gap] = [FACT, key, value]
+    if distractors:
+        pairs = tuple(pairs[index] for index in sorted(draw.sample(range(planted), num_facts)))
     asked = tuple(index for _ in range(rounds) for index in draw.sample(range(num_facts), num_facts))
     for index in asked:
         text += [QUESTION, *pairs[index]]

@@ -37,7 +37,7 @@ def score_arm(plan: Plan, run: Run, *, data: Path, stream: str) -> dict[str, Any
         plan: sizes.
         run: arm.
         data: folder of the data.
-        stream: test rows, one of `data.STREAMS`.
+        stream: test rows, one of the plan's.
 
     Raises:
         RunError: a checkpoint is missing, or the export of the last one is not the model that was trained.
@@ -54,6 +54,11 @@ def score_arm(plan: Plan, run: Run, *, data: Path, stream: str) -> dict[str, Any
     verified = export_verified(run.save, run.folder / "hf")
     model, mask_id = load_folder(run.folder / "hf")
     masked = mask(ids, mask_id=mask_id)
+    probes = {}
+    for probe in plan.probes:
+        asked = read_test_rows(data, probe.name)
+        shown = encode(asked, data / "rows.tokenizer", length=probe.length)
+        probes[probe.name] = by_facts(asked, shown, read_answers(model, shown, asked))[str(probe.facts)]
     scores = {
         "label": plan.label,
         "test_rows": stream,
@@ -63,6 +68,7 @@ def score_arm(plan: Plan, run: Run, *, data: Path, stream: str) -> dict[str, Any
         "curve": curve,
         "masked": by_facts(rows, ids, read_answers(model, masked, rows)),
         "by_place": by_place(rows, ids, read_answers(model, ids, rows), num_facts=plan.facts[-1]),
+        "probes": probes,
         "training": training_record(run.save),
         "export": verified,
     }

@@ -95,6 +95,27 @@ def test_the_protocol_names_the_numbers_of_the_script() -> None:
         assert said in PROTOCOL, said
 
 
+def test_the_later_protocol_names_the_numbers_of_its_plan() -> None:
+    later = plan.PAST_PLATEAU
+    page = later.protocol.read_text(encoding="utf-8")
+    tokens = later.batch_size * later.seq_length
+    long, distractors = later.probes
+    seeds = later.seeds[plan.MEAP_RATIO]
+    assert later.seeds == {plan.NTP_RATIO: seeds, plan.MEAP_RATIO: seeds}
+    for said in (
+        f"{later.train_iters:,} steps of {tokens} tokens, {later.train_iters * tokens:,} tokens",
+        f"seeds {seeds[0]} to {seeds[-1]}",
+        f"{2 ** len(seeds)} assignments",
+        f"{later.test_rows} rows each",
+        f"{long.length} tokens (trained on: {later.seq_length})",
+        f"{later.looks} checkpoints, every {later.interval} steps",
+        f"all {later.num_runs} runs",
+    ):
+        assert said in page, said
+    assert (long.facts, long.distractors) == (4, 0) and (distractors.facts, distractors.distractors) == (4, 8)
+    assert later.primary == "final" and not later.trial_seeds
+
+
 def test_the_protocol_names_the_parameters_of_the_recipe() -> None:
     recipe = recipes.load(plan.RECIPE)
     names = "hidden_size num_layers num_attention_heads num_query_groups kv_channels ffn_hidden_size".split()

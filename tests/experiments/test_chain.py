@@ -67,6 +67,7 @@ def test_a_killed_arm_goes_on_and_the_report_calls_a_smoke_run_one(
     assert [look["step"] for look in found["curve"]] == [10, 20, 30, 40]
     assert found["training"]["mask_fraction"] == pytest.approx(9 / 64)
     assert "largest difference" in found["export"]
+    assert found["probes"]["distractors"]["questions"] == 16
     assert len(list((second / "run").glob("iter_*"))) == 1
 
     count = len(started)

@@ -29,7 +29,7 @@ def test_every_document_of_the_index_is_one_row(folder: Path) -> None:
 
 
 def test_test_rows_are_encoded_as_training_rows_and_differ_between_the_two_parts(folder: Path) -> None:
-    trial, main = (data.read_test_rows(folder, stream) for stream in data.STREAMS)
+    trial, main = (data.read_test_rows(folder, stream) for stream in SMOKE.streams)
     assert [len(row.pairs) for row in main] == [1] * 4 + [2] * 8
     assert not {row.text for row in trial} & {row.text for row in main}
     trained = np.fromfile(folder / "rows.bin", dtype=np.uint16).reshape(-1, SMOKE.seq_length)
@@ -38,6 +38,15 @@ def test_test_rows_are_encoded_as_training_rows_and_differ_between_the_two_parts
     assert (encoded[:, [0, -1]] == trained[0, [0, -1]]).all()
     asked_first = encoded[:, SMOKE.seq_length - 1 - 3]
     assert set(asked_first) == set(trained[:, SMOKE.seq_length - 1 - 3])  # the mark of the last question
+
+
+def test_rows_of_a_probe_are_longer_and_have_facts_that_nothing_asks_for(folder: Path) -> None:
+    (probe,) = SMOKE.probes
+    rows = data.read_test_rows(folder, probe.name)
+    assert encode(rows, folder / "rows.tokenizer", length=probe.length).shape == (SMOKE.test_rows, 96)
+    for row in rows:
+        assert len(row.pairs) == 2 and row.text.count(" ! ") == 6 and row.text.count(" ? ") == 4
+        assert all(f" ! {key} {value}" in row.text for key, value in row.pairs)
 
 
 def test_data_that_is_there_is_not_made_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
