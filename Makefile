@@ -35,7 +35,7 @@ FAST := tests/masking/test_arguments.py tests/masking/test_known_answers.py test
     tests/planning/test_search.py tests/sweep/test_plan.py tests/monitoring tests/evaluation/retrieval/test_metrics.py \
     tests/evaluation/test_response_cache.py tests/evaluation/retrieval/test_needle.py tests/launch/test_parallelism.py tests/doctor/test_packages.py \
     tests/demo/test_sample_html.py tests/collators tests/indexed tests/tokenizer/test_load.py tests/report \
-    tests/cli/test_corpus_verbs.py tests/generation tests/rehearsal/test_planted_mistakes.py tests/test_imports.py
+    tests/cli/test_corpus_verbs.py tests/cli/test_completion.py tests/starter tests/generation tests/rehearsal/test_planted_mistakes.py tests/test_imports.py
 GPU_CHECK_FLAGS ?=
 
 .PHONY: coverage demo test test-fast real-test lint format docs bench gpu-check fuzz libfuzzer sanitize slurm-test clean

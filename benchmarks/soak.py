@@ -63,7 +63,7 @@ class Sample:
 def write_data(folder: Path, *, byte_limit: int) -> Path:
     """Make a tokenizer and a dataset from the text of the standard library; return the prefix."""
     from meap_megatron.demo.corpus import read_texts, standard_library, write_corpus
-    from meap_megatron.demo.tokenizer import train_tokenizer
+    from meap_megatron.tokenizer.train import train_tokenizer
 
     corpus = write_corpus(folder / "corpus.jsonl", folder=standard_library(), byte_limit=byte_limit)
     train_tokenizer(read_texts(corpus.path), folder / "tokenizer", vocab_size=512)

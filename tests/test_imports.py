@@ -29,8 +29,9 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"evaluation", "monitoring"},
     "generation": {"checkpoint", "evaluation"},
     "sweep": {"launch", "training"},
-    "demo": {"indexed", "corpus", "datasets", "launch", "training", "report"},
+    "demo": {"indexed", "tokenizer", "corpus", "datasets", "launch", "training", "report"},
     "doctor": {"launch", "training"},
+    "starter": {"corpus", "doctor"},
     "rehearsal": {"indexed", "datasets", "checkpoint", "launch", "training"},
     "planning": {"indexed", "launch"},  # recipes, what FP8 asks of shapes, and sidecars: none of them imports torch
 }
@@ -182,9 +183,6 @@ def test_the_light_parts_import_without_torch_and_megatron(statement: str) -> No
 
 
 def test_every_verb_explains_itself_without_torch() -> None:
-    from meap_megatron.cli.main import SUMMARIES, VERBS
-
-    assert set(VERBS) == set(SUMMARIES)
     code = (
         "import sys, contextlib, io; sys.modules['torch'] = None; sys.modules['megatron'] = None\n"
         "from meap_megatron.cli.main import main, VERBS\n"

@@ -20,7 +20,7 @@ def prepare(work: Path) -> None:
         return
     from meap_megatron.cli.main import main
     from meap_megatron.demo.corpus import read_texts, standard_library, write_corpus
-    from meap_megatron.demo.tokenizer import train_tokenizer
+    from meap_megatron.tokenizer.train import train_tokenizer
     from tests.support.conversations import docstring_rows, write_alpaca
 
     folder = work / "data"

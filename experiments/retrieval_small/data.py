@@ -17,8 +17,8 @@ from experiments.retrieval_small.plan import Plan
 from experiments.retrieval_small.rows import FACT, QUESTION, Row, Vocabulary, made_up_words, make_row
 from meap_megatron.atomic import replace_text
 from meap_megatron.demo.corpus import documents, standard_library
-from meap_megatron.demo.tokenizer import train_tokenizer
 from meap_megatron.errors import RunError
+from meap_megatron.tokenizer.train import train_tokenizer
 
 SEED = 7
 HELD_OUT = 10  # every tenth module of the library is filler of test rows only

@@ -23,8 +23,8 @@ from experiments.retrieval_small.data import identity, read_test_rows
 from experiments.retrieval_small.plan import MEAP_RATIO, Plan
 from experiments.retrieval_small.rows import Row, key_positions
 from meap_megatron.atomic import replace_text
-from meap_megatron.demo.tokenizer import BOS, EOS, MASK
 from meap_megatron.errors import RunError
+from meap_megatron.tokenizer.train import BOS, EOS, MASK
 
 BATCH = 64
 MASK_SEED = 11

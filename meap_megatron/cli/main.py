@@ -16,71 +16,62 @@ from types import ModuleType
 from meap_megatron.errors import RunError, UserError
 from meap_megatron.version import __version__
 
-# Verb (one or two words) -> module of this package, in the order in which a new user meets them.
-VERBS: dict[str, str] = {
-    "demo": "demo",
-    "doctor": "doctor",
-    "preprocess text": "preprocess_text",
-    "preprocess sft": "preprocess_sft",
-    "verify": "verify",
-    "merge": "merge",
-    "show": "show",
-    "cache": "cache",
-    "rehearse": "rehearse",
-    "plan": "plan",
-    "train": "train",
-    "status": "status",
-    "compare": "compare",
-    "generate": "generate",
-    "chat": "chat",
-    "evaluate": "evaluate",
-    "report": "report",
-    "convert import": "convert_import",
-    "convert export": "convert_export",
-    "convert verify": "convert_verify",
-    "sweep": "sweep",
-    "sweep table": "sweep_table",
-    "checkpoint list": "checkpoint_list",
-    "checkpoint verify": "checkpoint_verify",
+# Task -> verb (one or two words) -> what it does. The verb's module has its name, with _ for the space.
+TASKS: dict[str, dict[str, str]] = {
+    "Start": {
+        "demo": "train NTP and MEAP side by side on this machine and draw one page (offline, about 3 minutes)",
+        "init": "look at a folder (model, texts, conversations, GPUs, SLURM); write a recipe and a script for it",
+        "doctor": "what is installed, what is missing, what that costs, and the command that fixes it",
+    },
+    "Prepare data": {
+        "tokenizer train": "train a byte-level BPE tokenizer with [MASK] on your texts",
+        "preprocess text": "raw text (.txt, .jsonl, .gz, .zst, .parquet) to a Megatron indexed dataset",
+        "preprocess sft": "conversations (Alpaca, ShareGPT, messages) to ids and roles for fine-tuning",
+        "verify": "check an indexed dataset byte by byte against its sidecar",
+        "merge": "join indexed datasets by copying",
+        "show": "print one training sample as columns: token, label, masked?, loss?",
+    },
+    "Train": {
+        "train": "run a recipe through Megatron's own trainer",
+        "status": "progress of a run, also by SLURM job: step, loss, speed, time left; the exit status is an alert",
+        "compare": "the first step at which two runs differ, and their losses at equal tokens",
+        "checkpoint list": "what a run has saved, what is complete, and from which one it continues",
+        "checkpoint verify": "check saved checkpoints file by file against their checksums",
+    },
+    "Plan a job": {
+        "plan": "layouts of a recipe on N GPUs: memory, time, cost by arithmetic; writes the best and its batch script",
+        "rehearse": "build a job of any number of GPUs rank by rank on a CPU, and report what would stop it",
+        "cache": "build the sample index of a recipe before the job, on any machine",
+        "sweep": "run one recipe with several settings: the paper's ablations",
+        "sweep table": "the results of a sweep in the layout of the paper's tables",
+    },
+    "Use and evaluate a model": {
+        "generate": "continue a text or answer prompts with a run, a checkpoint or a Hugging Face folder",
+        "chat": "talk to a run, a checkpoint or a Hugging Face folder in the terminal",
+        "evaluate": "the paper's evaluation on a Hugging Face model folder: needle, multi-document QA, M-RS, commonsense",
+        "report": "results and training curves of several runs on one page, beside the paper's numbers",
+    },
+    "Convert": {
+        "convert import": "Hugging Face weights to a checkpoint that Megatron trains at any layout",
+        "convert export": "a checkpoint to a Hugging Face folder with tokenizer",
+        "convert verify": "compare the logits of a Hugging Face folder and a checkpoint",
+    },
+    "This program": {"completion": "print the completion script of a shell: bash, zsh or tcsh"},
 }
-SUMMARIES: dict[str, str] = {
-    "demo": "train NTP and MEAP side by side on this machine and draw one page (offline, about 3 minutes)",
-    "doctor": "what is installed, what is missing, what that costs and the command that mends it",
-    "preprocess text": "raw text (.txt, .jsonl, .gz, .zst, .parquet) to a Megatron indexed dataset",
-    "preprocess sft": "conversations (Alpaca, ShareGPT, messages) to ids and roles for fine-tuning",
-    "verify": "check an indexed dataset byte by byte against its sidecar",
-    "merge": "join indexed datasets by copying",
-    "show": "print one training sample as columns: token, label, masked?, loss?",
-    "cache": "build the sample index of a recipe before the job, on any machine",
-    "plan": "layouts of a recipe on so many GPUs: memory, time and cost by arithmetic; writes the best and its batch script",
-    "rehearse": "build a job of any number of GPUs rank by rank on a CPU, and say what would stop it",
-    "train": "run a recipe through Megatron's own trainer",
-    "status": "where a run stands, also by SLURM job: step, loss, speed, time left; the exit status is an alert",
-    "compare": "the first step at which two runs differ, and their losses at equal tokens",
-    "generate": "continue a text or answer prompts with a run, a checkpoint or a Hugging Face folder",
-    "chat": "talk to a run, a checkpoint or a Hugging Face folder in the terminal",
-    "evaluate": "the paper's evaluation on a Hugging Face model folder: needle, multi-document QA, M-RS, commonsense",
-    "report": "results and training curves of several runs on one page, beside the paper's numbers",
-    "convert import": "Hugging Face weights to a checkpoint that Megatron trains at any layout",
-    "convert export": "a checkpoint to a Hugging Face folder with tokenizer",
-    "convert verify": "compare the logits of a Hugging Face folder and a checkpoint",
-    "sweep": "run one recipe with several settings: the paper's ablations",
-    "sweep table": "the results of a sweep in the layout of the paper's tables",
-    "checkpoint list": "what a run has saved, what is whole, and which one it goes on from",
-    "checkpoint verify": "check saved checkpoints file by file against their checksums",
-}
+VERBS = {verb: summary for verbs in TASKS.values() for verb, summary in verbs.items()}
 
 
 def overview() -> str:
     """Return the text of `meap --help`."""
     width = max(map(len, VERBS))
-    lines = [f"  {verb:<{width}}  {SUMMARIES[verb]}" for verb in VERBS]
+    lines = []
+    for task, verbs in TASKS.items():
+        lines += ["", f"{task}:", *(f"  {verb:<{width}}  {summary}" for verb, summary in verbs.items())]
     return "\n".join(
         [
             "usage: meap VERB [options]      (meap VERB --help explains one verb)",
             "",
             "MEAP: mask-enhanced autoregressive prediction, trained by Megatron-Core.",
-            "",
             *lines,
             "",
             "  --version  print the version",
@@ -106,7 +97,7 @@ def find_verb(words: list[str]) -> tuple[str, list[str]]:
 
 def parser_of(verb: str) -> tuple[ModuleType, argparse.ArgumentParser]:
     """Import a verb's module and return it with its parser."""
-    module = importlib.import_module(f"meap_megatron.cli.{VERBS[verb]}")
+    module = importlib.import_module(f"meap_megatron.cli.{verb.replace(' ', '_')}")
     parser = argparse.ArgumentParser(
         prog=f"meap {verb}", description=module.HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -122,7 +113,7 @@ def information(words: list[str]) -> str | None:
         return f"meap_megatron {__version__}"
     family = [verb for verb in VERBS if verb.startswith(words[0] + " ")]
     if family and words[0] not in VERBS and words[1:] in (["-h"], ["--help"], []):
-        return "\n".join(f"meap {verb}  {SUMMARIES[verb]}" for verb in family)
+        return "\n".join(f"meap {verb}  {VERBS[verb]}" for verb in family)
     return None
 
 

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
-from meap_megatron.corpus.cutting import Piece
+from meap_megatron.corpus.cutting import Piece, cut
 from meap_megatron.corpus.inputs import InputFile
 from meap_megatron.corpus.json_values import json_values
 from meap_megatron.corpus.streams import BYTE_ORDER_MARK, open_stream, part_of, reading
@@ -144,6 +144,25 @@ class PieceReader(RecordReader[bytes]):
 
     def see_batch(self, before: int, batch: Any) -> None:
         """Look at a batch of rows before its texts are given; `before` rows came before it."""
+
+
+def texts_of(files: list[InputFile], *, key: str, most: int) -> Iterator[str]:
+    """Yield the texts of files one after the other, until they are `most` bytes.
+
+    Raises:
+        UserError: a file cannot be read, or a record has no text; it is named.
+    """
+    left = most
+    for file in files:
+        for piece in cut(file, file.size + 1):
+            reader = PieceReader(piece, key=key)
+            for number, text in reader:
+                if isinstance(text, str):
+                    raise UserError(f"{reader.place(number)}: {text}")
+                yield text.decode()
+                left -= len(text)
+                if left <= 0:
+                    return
 
 
 def place_of(file: InputFile, start: int, number: int) -> str:

@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from meap_megatron.atomic import replace_text
 from meap_megatron.demo import retrieval
 from meap_megatron.demo.arms import DemoArm, run_side_by_side
 from meap_megatron.demo.corpus import Corpus, read_texts, standard_library, write_corpus
@@ -16,11 +17,11 @@ from meap_megatron.demo.sample import Cell, as_record, read_sample, readable_win
 from meap_megatron.demo.screen import Screen
 from meap_megatron.demo.sizes import ARMS, MASK_RATIO, DemoSizes, meap_recipe, ntp_recipe
 from meap_megatron.demo.tables import headline, per_cent
-from meap_megatron.demo.tokenizer import train_tokenizer, write_text
 from meap_megatron.errors import RunError, counted
 from meap_megatron.formats import duration
 from meap_megatron.report.collect import ReportedRun, collect
 from meap_megatron.report.history import Results, read_results
+from meap_megatron.tokenizer.train import train_tokenizer
 
 STAGES = 10
 SAMPLE_INDEX = 0
@@ -188,8 +189,8 @@ def write_recipes(out: Path, plan: DemoSizes, *, prefix: Path, peak_tflops: floa
     folder = out / "recipes"
     folder.mkdir(exist_ok=True)
     ntp = ntp_recipe(plan, prefix=prefix, save=out / "runs" / "ntp", peak_tflops=peak_tflops)
-    write_text(folder / "ntp.yaml", ntp)
-    write_text(folder / "meap.yaml", meap_recipe(base="ntp.yaml", save=out / "runs" / "meap"))
+    replace_text(folder / "ntp.yaml", ntp)
+    replace_text(folder / "meap.yaml", meap_recipe(base="ntp.yaml", save=out / "runs" / "meap"))
 
 
 def train(screen: Screen, out: Path, *, threads: int) -> dict[str, Results]:
@@ -281,8 +282,8 @@ def draw_picture(out: Path, results: dict[str, Results]) -> None:
 def write_page(screen: Screen, out: Path, *, runs: list[ReportedRun], sample: list[Cell], record: Record) -> None:
     """Write demo.json and index.html."""
     record["seconds"] = screen.seconds
-    write_text(out / "demo.json", json.dumps(record, indent=1) + "\n")
-    write_text(out / "index.html", build_page(runs=runs, sample=sample, record=record))
+    replace_text(out / "demo.json", json.dumps(record, indent=1) + "\n")
+    replace_text(out / "index.html", build_page(runs=runs, sample=sample, record=record))
 
 
 def available_cores() -> int:

@@ -9,8 +9,8 @@ import torch
 
 from experiments.retrieval_small.rows import Row
 from experiments.retrieval_small.score import by_facts, by_place, encode, mask, read_answers
-from meap_megatron.demo.tokenizer import train_tokenizer
 from meap_megatron.errors import RunError
+from meap_megatron.tokenizer.train import train_tokenizer
 
 ROWS = [
     Row(

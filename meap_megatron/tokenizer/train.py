@@ -1,12 +1,14 @@
-"""The demo's tokenizer: byte-level BPE trained on the corpus, saved as a Hugging Face tokenizer folder."""
+"""Train a byte-level BPE tokenizer with the library tokenizers, and save it as a Hugging Face folder."""
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from meap_megatron.atomic import replace_text as write_text
+from meap_megatron.atomic import replace_text
 
 BOS, EOS, MASK = "<s>", "</s>", "[MASK]"
+SMALLEST = 256 + len((BOS, EOS, MASK))
+"""Pieces of a tokenizer that has merged nothing: every byte, and the special tokens."""
 
 
 def train_tokenizer(texts: Iterable[str], folder: Path, *, vocab_size: int) -> int:
@@ -42,6 +44,6 @@ def train_tokenizer(texts: Iterable[str], folder: Path, *, vocab_size: int) -> i
         "clean_up_tokenization_spaces": False,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "tokenizer.json", tokenizer.to_str())
-    write_text(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
+    replace_text(folder / "tokenizer.json", tokenizer.to_str())
+    replace_text(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
     return int(tokenizer.get_vocab_size())

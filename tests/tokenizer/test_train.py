@@ -1,6 +1,6 @@
 """The demo's tokenizer is one that transformers loads and that loses no byte."""
 
-from meap_megatron.demo.tokenizer import train_tokenizer
+from meap_megatron.tokenizer.train import train_tokenizer
 
 
 def test_the_folder_loads_with_transformers_and_gives_every_text_back(tmp_path):

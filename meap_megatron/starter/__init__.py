@@ -1,0 +1,1 @@
+"""What `meap init` does: look at a folder, and write a recipe and a script for what is in it."""
