@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     """Look, write, and print what was found and what comes next."""
     from meap_megatron.atomic import disk_errors, replace_text
     from meap_megatron.errors import UserError, counted
-    from meap_megatron.starter import files
+    from meap_megatron.starter import written
     from meap_megatron.starter.found import look, relative
 
     folder: Path = args.folder
@@ -50,10 +50,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{there[0]} exists already; choose another --out, or say --overwrite")
     found = look(folder, model=args.model, tokenizer=args.tokenizer, data=args.data, out=out)
     examples = Path(__file__).resolve().parents[2] / "examples" / "slurm"
-    text = files.script(found, start=folder, out=inside, examples=examples if examples.is_dir() else None)
+    text = written.script(found, start=folder, out=inside, examples=examples if examples.is_dir() else None)
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        replace_text(recipe, files.recipe(found, out=inside))
+        replace_text(recipe, written.recipe(found, out=inside))
         replace_text(script, text)
         script.chmod(0o755)
     data = found.data
@@ -65,5 +65,5 @@ def run(args: argparse.Namespace) -> int:
         print(f"left out:   {', '.join(map(str, found.beside))} (choose with --data)")
     print(f"machine:    {counted(found.gpus, 'GPU') if found.gpus else 'no GPU'}{', SLURM' * found.slurm}")
     print(f"written:    {recipe} and {script}\nnext:       bash {script}")
-    print(f"then:       {files.last_command(found, inside)}")
+    print(f"then:       {written.last_command(found, inside)}")
     return 0
