@@ -8,8 +8,8 @@ from pathlib import Path
 
 from meap_megatron.atomic import replace_text
 from meap_megatron.demo.corpus import documents, standard_library
-from meap_megatron.demo.tokenizer import train_tokenizer
 from meap_megatron.errors import RunError
+from meap_megatron.tokenizer.train import train_tokenizer
 
 LIBRARY_BYTES = 10_000_000
 HELD_OUT = 10  # every tenth module is for validation only

@@ -31,7 +31,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Data:
+class FoundData:
     """Files of one kind.
 
     Attributes:
@@ -50,7 +50,7 @@ class Data:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class Findings:
     """What there is to start from.
 
     Attributes:
@@ -66,13 +66,13 @@ class Found:
     model: Path | None
     longest: int | None
     tokenizer: Path | None
-    data: Data
+    data: FoundData
     beside: tuple[Path, ...]
     gpus: int
     slurm: bool
 
 
-def look(folder: Path, *, model: Path | None, tokenizer: Path | None, data: list[Path], out: Path) -> Found:
+def look(folder: Path, *, model: Path | None, tokenizer: Path | None, data: list[Path], out: Path) -> Findings:
     """Look at a folder and below it; what is named is taken, the rest is looked for.
 
     Args:
@@ -110,7 +110,7 @@ def look(folder: Path, *, model: Path | None, tokenizer: Path | None, data: list
             f"there is no data in {folder}: put text (.txt, .jsonl, .parquet) or conversations (.json, .jsonl, .parquet) "
             "there, or name it with --data"
         )
-    return Found(
+    return Findings(
         model=model,
         longest=_longest(model),
         tokenizer=tokenizer,
@@ -157,7 +157,7 @@ def _shallow(folder: Path) -> list[Path]:
     return [path for path in paths if path.is_dir() or not METADATA_NAMES.fullmatch(path.name)]
 
 
-def _data(places: list[Path], *, apart: set[Path], tunes: bool) -> tuple[Data | None, tuple[Path, ...]]:
+def _data(places: list[Path], *, apart: set[Path], tunes: bool) -> tuple[FoundData | None, tuple[Path, ...]]:
     """Return the data of these files and folders, and which ones are left out.
 
     Args:
@@ -180,7 +180,7 @@ def _data(places: list[Path], *, apart: set[Path], tunes: bool) -> tuple[Data | 
             sizes[kind] += sum(file.size for file in files)
             documents += len(files) if files[0].kind == "txt" else MANY
     kind, other = (CONVERSATIONS, TEXT) if tunes and kinds[CONVERSATIONS] else (TEXT, CONVERSATIONS)
-    data = Data(kind=kind, paths=tuple(kinds[kind]), size=sizes[kind], key=keys[TEXT], many=documents >= MANY)
+    data = FoundData(kind=kind, paths=tuple(kinds[kind]), size=sizes[kind], key=keys[TEXT], many=documents >= MANY)
     return data if data.paths else None, tuple(kinds[other])
 
 

@@ -5,7 +5,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from meap_megatron.starter.found import CONVERSATIONS, Found, relative
+from meap_megatron.starter.found import CONVERSATIONS, Findings, relative
 
 CPU_ROW, CPU_BATCH, CPU_STEPS, LONGEST_ROW, UNKNOWN_ROW = 512, 4, 20, 4096, 2048
 """A first try with a model on a CPU: tokens of a row, rows of a step, steps. A row on a GPU: at most, and where the model
@@ -15,7 +15,7 @@ BYTES_PER_TOKEN = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Size:
+class FirstModel:
     """A model to train from the beginning, and its run.
 
     Attributes:
@@ -46,7 +46,7 @@ LAYERS = """\
   attention_dropout: 0.0
   make_vocab_size_divisible_by: 64
 """
-ON_CPU = Size(
+ON_CPU = FirstModel(
     what="about 3 M parameters, for a CPU",
     settings=f"""\
   num_layers: 4
@@ -60,7 +60,7 @@ ON_CPU = Size(
     pieces=8192,
     steps=(20, 400),
 )
-ON_GPU = Size(
+ON_GPU = FirstModel(
     what="about 0.1 B parameters, for a first run on a GPU",
     settings=f"""\
   num_layers: 12
@@ -110,7 +110,7 @@ objective:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class ScriptStep:
     """One command of the script.
 
     Attributes:
@@ -124,7 +124,7 @@ class Step:
     makes: str = ""
 
 
-def row_of(found: Found) -> int:
+def row_of(found: Findings) -> int:
     """Return the tokens of a row."""
     if found.model is None:
         return (ON_GPU if found.gpus else ON_CPU).row
@@ -132,7 +132,7 @@ def row_of(found: Found) -> int:
     return min(longest, LONGEST_ROW if found.gpus else CPU_ROW)
 
 
-def steps_of(found: Found, *, start: Path, out: str) -> list[Step]:
+def steps_of(found: Findings, *, start: Path, out: str) -> list[ScriptStep]:
     """Return the commands from what was found to a trained model.
 
     Args:
@@ -152,7 +152,9 @@ def steps_of(found: Found, *, start: Path, out: str) -> list[Step]:
         own = f" --tokenizer {name(found.tokenizer)}" if found.tokenizer else ""
         command = f"meap convert import {name(found.model)} {place}/model --add-mask-token{own}"
         steps.append(
-            Step(why="The weights, as a checkpoint that Megatron trains", command=command, makes=f"{place}/model")
+            ScriptStep(
+                why="The weights, as a checkpoint that Megatron trains", command=command, makes=f"{place}/model"
+            )
         )
         tokenizer = f"{place}/model/tokenizer"
     elif found.tokenizer is not None:
@@ -161,23 +163,25 @@ def steps_of(found: Found, *, start: Path, out: str) -> list[Step]:
         tokenizer = f"{place}/tokenizer"
         pieces = (ON_GPU if found.gpus else ON_CPU).pieces
         command = f"meap tokenizer train {inputs}{key} --vocab-size {pieces} --output {tokenizer}"
-        steps.append(Step(why="A tokenizer of your texts, since there is none", command=command, makes=tokenizer))
+        steps.append(
+            ScriptStep(why="A tokenizer of your texts, since there is none", command=command, makes=tokenizer)
+        )
     chat = found.data.kind == CONVERSATIONS
     verb = f"sft {inputs} --max-length {row_of(found) + 1}" if chat else f"text {inputs}{key}"
     steps += [
-        Step(
+        ScriptStep(
             why="The data, as Megatron reads it; an interrupted run continues",
             command=f"meap preprocess {verb} --tokenizer {tokenizer} --output {place}/data/train --resume",
             makes=f"{place}/data/train.meap.json",
         ),
-        Step(
+        ScriptStep(
             why="What training sees: look at the masked positions", command=f"meap show {place}/data/train --index 0"
         ),
-        Step(
+        ScriptStep(
             why="Training; the same command continues an interrupted run, and ends at once when it is finished",
             command=f"meap train {place}/recipe.yaml",
         ),
-        Step(
+        ScriptStep(
             why="A folder for transformers, vLLM and the rest, with logits compared on both sides",
             command=f"meap convert export {place}/run {place}/hf",
             makes=f"{place}/hf",
@@ -186,14 +190,14 @@ def steps_of(found: Found, *, start: Path, out: str) -> list[Step]:
     return steps
 
 
-def last_command(found: Found, out: str) -> str:
+def last_command(found: Findings, out: str) -> str:
     """Return the command that lets a person try the model."""
     if found.data.kind == CONVERSATIONS:
         return f"meap chat {shlex.quote(out)}/run"
     return f'meap generate {shlex.quote(out)}/run "Once upon a time"'
 
 
-def script(found: Found, *, start: Path, out: str, examples: Path | None) -> str:
+def script(found: Findings, *, start: Path, out: str, examples: Path | None) -> str:
     """Return run.sh.
 
     Args:
@@ -217,7 +221,7 @@ def script(found: Found, *, start: Path, out: str, examples: Path | None) -> str
     return "\n".join(lines) + "\n"
 
 
-def slurm_lines(found: Found, *, out: str, examples: Path | None) -> list[str]:
+def slurm_lines(found: Findings, *, out: str, examples: Path | None) -> list[str]:
     """Return the comment on training as a job, where there is SLURM."""
     if not found.slurm:
         return []
@@ -229,7 +233,7 @@ def slurm_lines(found: Found, *, out: str, examples: Path | None) -> list[str]:
     return ["# This machine has SLURM. As a job instead:", f"#   {command} {out}/recipe.yaml save={out}/run", plan]
 
 
-def recipe(found: Found, *, out: str) -> str:
+def recipe(found: Findings, *, out: str) -> str:
     """Return recipe.yaml."""
     size = ON_GPU if found.gpus else ON_CPU
     machine = f"{found.gpus} GPU{'s' * (found.gpus > 1)}" if found.gpus else "a CPU"
