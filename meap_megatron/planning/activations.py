@@ -20,8 +20,8 @@ def kept_per_token(model: Model) -> dict[str, float]:
     """Return the numbers per token that a layer of Transformer Engine keeps, by tensor, before any split."""
     h, q, kv = model.hidden_size, model.attentions * model.query_size, model.attentions * model.key_value_size
     return {
-        "inputs of both norms": model.sublayers * h,
-        "outputs of both norms": model.sublayers * h,
+        "inputs of the norms": model.sublayers * h,
+        "outputs of the norms": model.sublayers * h,
         "query, key, value": q + 2 * kv,
         "inputs of the norms of query and key": q + kv if model.qk_norm else 0,
         "output of attention": q,
@@ -29,10 +29,13 @@ def kept_per_token(model: Model) -> dict[str, float]:
         "softmax statistics": 2 * model.attentions * model.num_attention_heads,
         "output of the first linear layer": model.feed_forwards * model.ffn_inputs,
         "input of the second linear layer": model.feed_forwards * model.ffn_hidden_size,
+        # The kernels of mamba-ssm keep the input projection and what the scan gives, and compute the rest again; behind them
+        # lie the inputs of norm and output projection. Counted from its source, measured nowhere; gated delta nets alike.
+        "recurrent layers": sum(one.inputs + 3 * one.inner for one in model.recurrents),
     }
 
 
-BETWEEN = ("inputs of both norms", "outputs of both norms")
+BETWEEN = ("inputs of the norms", "outputs of the norms")
 """What tensor parallel splits only with sequence parallel."""
 FEED_FORWARD = ("output of the first linear layer", "input of the second linear layer")
 """What the recomputation of the feed-forward part does away with."""

@@ -12,9 +12,9 @@ from meap_megatron.launch.blend import is_number, words_of
 from meap_megatron.launch.data_rules import FINE_TUNING
 from meap_megatron.launch.fitted import fitted
 from meap_megatron.launch.recipe import Recipe, load
-from meap_megatron.layer_pattern import BLOCK, LAYERS, layers_of, period_of
+from meap_megatron.layer_pattern import BLOCK, DELTA_NET, LAYERS, MAMBA, RECURRENT, layers_of, period_of
 from meap_megatron.planning.layout import FULL, NONE, SELECTIVE, PlannedLayout
-from meap_megatron.planning.model_shape import Model
+from meap_megatron.planning.model_shape import Model, Recurrent
 
 LLAMA_2_ROWS = 32_001
 LLAMA_3_ROWS = 128_257
@@ -81,6 +81,7 @@ class PlannedJob:
             num_layers=repeats,
             attentions=unit.count("*"),
             feed_forwards=unit.count("-"),
+            recurrents=recurrents(self.settings, unit, hidden=hidden),
             hidden_size=hidden,
             ffn_hidden_size=int(get("ffn_hidden_size") or default_ffn(hidden, gated=gated)),
             num_attention_heads=heads,
@@ -96,6 +97,19 @@ class PlannedJob:
             learned_positions=int(get("max_position_embeddings") or 0) if positions == "learned_absolute" else 0,
             unfused_loss=not get("cross_entropy_loss_fusion"),
         )
+
+
+def recurrents(settings: Mapping[str, Any], layers: str, *, hidden: int) -> tuple[Recurrent, ...]:
+    """Return the Mamba-2 layers and gated delta nets among some layers, in their order."""
+    state, size, groups = (int(settings.get(name) or default) for name, default in MAMBA.items())
+    heads = int(settings.get("mamba_num_heads") or 2 * hidden // size)
+    kinds = {"M": Recurrent.mamba(heads=heads, head_size=size, groups=groups, state=state)}
+    if "G" in layers:
+        key, value, keys, values, width = (whole(settings, name) for name in DELTA_NET)
+        kinds["G"] = Recurrent.delta_net(
+            key_heads=keys, key_size=key, value_heads=values, value_size=value, width=width
+        )
+    return tuple(kinds[symbol] for symbol in layers if symbol in kinds)
 
 
 def default_ffn(hidden: int, *, gated: bool) -> int:
@@ -156,6 +170,11 @@ def read(
             f"{where} is not here: a vocabulary of {vocabulary:,} ids ({name}'s and [MASK]) is assumed; --vocabulary N says "
             "otherwise"
         )
+    if set(str(settings.get("hybrid_layer_pattern"))) & set(RECURRENT):
+        notes.append(
+            "layers M and G: parameters and FLOP are exact; time and memory follow from the bytes that their kernels move "
+            "and keep, and no measured run has been compared with them"
+        )
     if settings.get("meap_pair") == "clean+masked":
         notes.append("meap_pair=clean+masked: a sample is two sequences of a step, so a token of data costs twice")
     if fine_tuning:
@@ -177,24 +196,19 @@ def read(
 
 
 def check_pattern(path: str, pattern: Any) -> None:
-    """Refuse a hybrid model with layers of which the formulas know nothing, or without one of the two that they know.
+    """Refuse a hybrid model with layers of which the formulas know nothing.
 
     Raises:
         UserError: naming the first.
     """
     if pattern is None:
         return
-    layers = layers_of(str(pattern))
-    for symbol in layers:
-        if symbol not in BLOCK:
+    for symbol in layers_of(str(pattern)):
+        if symbol not in (*BLOCK, *RECURRENT):
             what = LAYERS.get(symbol, "unknown")
             raise UserError(
                 f"{path}: hybrid_layer_pattern={pattern}: there are no formulas for {what} layers ({symbol})"
             )
-    if set(layers) != set(BLOCK):
-        raise UserError(
-            f"{path}: hybrid_layer_pattern={pattern}: a plan needs attention (*) and feed-forward (-) layers"
-        )
 
 
 def prefixes(settings: Mapping[str, Any]) -> list[str]:

@@ -102,7 +102,7 @@ def megatrons_figure(model: Model, layout: PlannedLayout, *, seq_length: int) ->
     Returns:
         None for uneven stages, for activations that are computed again and for hybrid models, which it does not know.
     """
-    if (model.attentions, model.feed_forwards) != (1, 1):
+    if (model.attentions, model.feed_forwards, model.recurrents) != (1, 1, ()):
         return None
     if layout.recompute != NONE or layout.first_layers is not None or layout.last_layers is not None:
         return None

@@ -9,6 +9,52 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
+class Recurrent:
+    """A layer that carries a state from position to position: Mamba-2, or a gated delta net."""
+
+    inputs: int
+    """Width of its input projection."""
+    inner: int
+    """Width of what its output projection takes."""
+    convolved: int
+    """Channels of its convolution."""
+    split: int
+    """Parameters beside the projections that tensor parallel splits."""
+    replicated: int
+    """Those that every tensor-parallel rank holds, the norm before the layer left out."""
+    scan_flop: float
+    """FLOP per token of convolution and recurrence, forward, as Megatron 0.19 counts them."""
+
+    @classmethod
+    def mamba(cls, *, heads: int, head_size: int, groups: int, state: int) -> "Recurrent":
+        """Return a Mamba-2 layer; its convolution of width 4 has biases, its norm gains, each head A, D and dt's."""
+        inner = heads * head_size
+        convolved = inner + 2 * groups * state
+        return cls(
+            inputs=inner + convolved + heads,
+            inner=inner,
+            convolved=convolved,
+            split=5 * convolved + inner + 3 * heads,
+            replicated=0,
+            scan_flop=7 * inner * state,
+        )
+
+    @classmethod
+    def delta_net(cls, *, key_heads: int, key_size: int, value_heads: int, value_size: int, width: int) -> "Recurrent":
+        """Return a gated delta net; its convolution has no bias, its norm one gain for each channel of a head."""
+        keys, values = key_heads * key_size, value_heads * value_size
+        convolved = 2 * keys + values
+        return cls(
+            inputs=2 * keys + 2 * values + 2 * value_heads,
+            inner=values,
+            convolved=convolved,
+            split=width * convolved + 2 * value_heads,
+            replicated=value_size,
+            scan_flop=2 * (width * convolved + 4 * value_heads * value_size**2),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """The numbers of a model, and its choices."""
 
@@ -41,11 +87,12 @@ class Model:
     attentions: int = 1
     """Attention layers in one of `num_layers`; more or fewer than `feed_forwards` in hybrid models only."""
     feed_forwards: int = 1
+    recurrents: tuple[Recurrent, ...] = ()
 
     @property
     def sublayers(self) -> int:
-        """Attention and feed-forward layers in one of `num_layers`, each behind a norm and before a residual sum."""
-        return self.attentions + self.feed_forwards
+        """Attention, feed-forward and recurrent layers in one of `num_layers`, each behind a norm and before a sum."""
+        return self.attentions + self.feed_forwards + len(self.recurrents)
 
     @property
     def query_size(self) -> int:
@@ -66,7 +113,8 @@ class Model:
     def layer_matrices(self) -> int:
         """Entries of the weight matrices of one layer, which tensor parallel splits."""
         attention = self.hidden_size * (2 * self.query_size + 2 * self.key_value_size)
-        return self.attentions * attention + self.feed_forward_matrices
+        recurrent = self.hidden_size * sum(one.inputs + one.inner for one in self.recurrents)
+        return self.attentions * attention + self.feed_forward_matrices + recurrent
 
     @property
     def feed_forward_matrices(self) -> int:
@@ -75,17 +123,19 @@ class Model:
 
     @property
     def layer_split_biases(self) -> int:
-        """Biases of one layer that tensor parallel splits: those of column-parallel layers."""
+        """What tensor parallel splits of one layer beside matrices: biases of column-parallel, parts of recurrent layers."""
         qkv = self.query_size + 2 * self.key_value_size
         attention = self.attentions * qkv if self.qkv_bias or self.linear_bias else 0
-        return attention + (self.feed_forwards * self.ffn_inputs if self.linear_bias else 0)
+        feed_forward = self.feed_forwards * self.ffn_inputs if self.linear_bias else 0
+        return attention + feed_forward + sum(one.split for one in self.recurrents)
 
     @property
     def layer_replicated(self) -> int:
         """Parameters of one layer that every tensor-parallel rank holds: norms, and biases of row-parallel layers."""
         of_heads = 2 * self.kv_channels * (2 if self.layer_norm else 1) if self.qk_norm else 0
-        of_each = self.norm + (self.hidden_size if self.linear_bias else 0)
-        return self.sublayers * of_each + self.attentions * of_heads
+        biases = (self.attentions + self.feed_forwards) * self.hidden_size if self.linear_bias else 0
+        recurrent = sum(one.replicated for one in self.recurrents)
+        return self.sublayers * self.norm + biases + self.attentions * of_heads + recurrent
 
     @property
     def norm(self) -> int:
@@ -116,4 +166,5 @@ class Model:
         Narayanan et al. 2021, appendix, and Korthikanti et al. 2022, appendix A, count the whole square.
         """
         attention = self.num_layers * self.attentions * self.query_size * seq_length
-        return 6.0 * (self.num_layers * self.layer_matrices + self.table + attention)
+        scans = 3.0 * self.num_layers * sum(one.scan_flop for one in self.recurrents)
+        return 6.0 * (self.num_layers * self.layer_matrices + self.table + attention) + scans

@@ -119,11 +119,13 @@ def elementwise_part(model: Model, gpu: Gpu, layout: PlannedLayout, *, tokens: f
 
     Forward and in bytes per token: 12 h for two norms and two residual sums, 4 (q + 2 k) for the rotation, and
     reading and writing the activation; backward twice that. A cast reads 2 bytes and writes two forms of 1.
+    Recurrent layers are taken for such work too: convolution, scan and norm, each reading and writing once.
     """
     q, kv = (model.attentions * size for size in (model.query_size, model.key_value_size))
     inputs, f = (model.feed_forwards * size for size in (model.ffn_inputs, model.ffn_hidden_size))
     h = model.sublayers * model.hidden_size / (layout.tensor if layout.sequence_parallel else 1)
-    forward = 6 * h + (4 * (q + 2 * kv) + 2 * (inputs + f)) / layout.tensor
+    scans = sum(2 * one.convolved + one.inputs + 3 * one.inner for one in model.recurrents)
+    forward = 6 * h + (4 * (q + 2 * kv) + 2 * (inputs + f) + 2 * scans) / layout.tensor
     cast = 4 * (h + (q + f) / layout.tensor) if fp8 else 0.0
     back = 4 * (h + (q + 2 * kv + inputs) / layout.tensor) if fp8 else 0.0
     return StepPart(

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
+from meap_megatron.layer_pattern import DELTA_NET
 from meap_megatron.rehearsal.fakes import ALONE, ENGINE_ONLY, own_samples
 from meap_megatron.rehearsal.job import WRITERS, RehearsedJob
 
@@ -43,6 +44,13 @@ def changes(job: RehearsedJob, steps: int) -> dict[str, Any]:
     small |= {name: None for name in settings.table if name.startswith("meap_sft_")}
     if job.is_sft:
         small |= {"dataloader_inter_document_masking": True, "calculate_per_token_loss": True}
+    if (pattern := settings.get("hybrid_layer_pattern")) is not None:
+        shares = layout.tensor * layout.context
+        if "M" in pattern:
+            small |= {name: HEAD_SIZE for name in ("mamba_state_dim", "mamba_head_dim")}
+            small |= {name: shares for name in ("mamba_num_heads", "mamba_num_groups")}
+        if "G" in pattern:
+            small |= {name: shares if "num" in name else HEAD_SIZE for name in DELTA_NET[:-1]}
     return small | {
         "device": "cpu",
         "hidden_size": hidden,

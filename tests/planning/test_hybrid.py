@@ -69,9 +69,8 @@ def test_a_plan_writes_the_pattern_cut_and_nothing_that_megatron_refuses_beside_
 @pytest.mark.parametrize(
     ("pattern", "says"),
     [
-        ("M-*-", r"there are no formulas for Mamba-2 layers \(M\)"),
-        ("G-", r"gated delta net layers \(G\)"),
-        ("**", "needs attention"),
+        ("E-*-", r"there are no formulas for mixture of experts layers \(E\)"),
+        ("D-", r"sparse attention layers \(D\)"),
     ],
 )
 def test_layers_without_formulas_are_refused_by_name(pattern: str, says: str) -> None:

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from meap_megatron.planning.job import read
+from meap_megatron.planning.layout import PlannedLayout
+from meap_megatron.planning.memory import stage_parameters
 from tests.support.runs import RECIPES, TINY, run_warm, train
 
 SMALL = (
@@ -101,6 +104,25 @@ def test_a_hybrid_model_holds_on_each_rank_what_the_gpt_holds(large: Any, corpor
         assert rank["model"]["parameters"] == gpt["model"]["parameters"]
         assert rank["model"]["layers"] == [[2 * layer, 2 * layer + 1] for (layer,) in gpt["model"]["layers"]]
         assert (rank["memory"], rank["parameters_of_model"]) == (gpt["memory"], gpt["parameters_of_model"])
+
+
+def test_recurrent_layers_are_rehearsed_and_hold_the_parameters_that_the_plan_counts(
+    corpora: Path, tmp_path: Path
+) -> None:
+    layers = (
+        "num_layers=null num_layers_per_virtual_pipeline_stage=null hybrid_layer_pattern=MG*-|MG*- "
+        "pipeline_model_parallel_size=2 mamba_state_dim=24 mamba_head_dim=32 mamba_num_groups=2 linear_key_head_dim=8 "
+        "linear_value_head_dim=16 linear_num_key_heads=4 linear_num_value_heads=8 linear_conv_kernel_dim=3"
+    )
+    words = [*job(corpora, tmp_path), *layers.split()]
+    report = found("pretrain/llama_1.1b_meap.yaml", *words, "--ranks=0,1023", "--shapes", "--steps=1")
+    settings = [word for word in words if not word.startswith("--")]
+    model = read(RECIPES / "pretrain/llama_1.1b_meap.yaml", settings, vocabulary=302).model(2)
+    layout = PlannedLayout(tensor=2, pipeline=2, data=256, micro_batch=2, num_micro_batches=2)
+    for stage, rank in enumerate(report["ranks"]):
+        assert rank["parameters_of_model"] == model.parameters
+        assert rank["model"]["parameters"] == stage_parameters(model, layout, stage)[0]
+    assert [rank["steps"] for rank in report["steps"]] == [1, 1]
 
 
 def test_1024_data_parallel_ranks_read_each_sample_once_and_with_the_masks_of_one_process(

@@ -6,8 +6,10 @@ import pytest
 import torch
 from megatron.training import training
 
+from meap_megatron.planning.job import read
 from meap_megatron.training import work
 from meap_megatron.training.work import SegmentWork, StepWork, flops_of_step
+from tests.support.runs import RECIPES
 
 ARGS = SimpleNamespace(global_batch_size=4)
 
@@ -44,3 +46,38 @@ def test_operations_follow_the_segments_by_megatrons_own_formula(monkeypatch: py
     work.STEP.ended, work.STEP.sums = 2, (300.0, 9000.0)
     assert flops_of_step(ARGS) == flops_of_step(ARGS) == 1.0
     assert given == [(150.0, 4500.0), (None, None)]
+
+
+def test_a_plan_counts_the_operations_of_every_kind_of_layer_as_megatron_does() -> None:
+    sizes = {
+        **{
+            "hidden_size": 96,
+            "num_attention_heads": 6,
+            "kv_channels": 16,
+            "num_query_groups": 2,
+            "ffn_hidden_size": 160,
+        },
+        **{"mamba_state_dim": 24, "mamba_head_dim": 32, "mamba_num_groups": 2},
+        **{
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 16,
+            "linear_num_key_heads": 4,
+            "linear_num_value_heads": 8,
+        },
+        **{"linear_conv_kernel_dim": 3, "seq_length": 64, "max_position_embeddings": 64},
+    }
+    words = [*(f"{name}={size}" for name, size in sizes.items()), "hybrid_layer_pattern=MG*-M-", "num_layers=null"]
+    model = read(RECIPES / "tiny_cpu_ntp.yaml", [*words, "group_query_attention=true"], vocabulary=320).model(1)
+    absent = ("num_experts", "mtp_num_layers", "mamba_num_heads", "moe_latent_size", "moe_ffn_hidden_size")
+    args = SimpleNamespace(
+        **sizes,
+        **dict.fromkeys((*absent, "moe_shared_expert_intermediate_size", "experimental_attention_variant")),
+        hybrid_layer_pattern="MG*-M-",
+        group_query_attention=True,
+        swiglu=True,
+        moe_router_topk=1,
+        padded_vocab_size=model.vocabulary,
+    )
+    assert model.flop_per_token(64) == pytest.approx(
+        training.num_floating_point_operations(args, 5) / (5 * 64), rel=1e-12
+    )
