@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="INPUT",
         help="file, folder or glob of .jsonl, .ndjson, .json (lines, an array, or objects over several lines), .parquet; "
-        "all but the last also as .gz, .bz2, .xz, .zst",
+        "all but the last also as .gz, .bz2, .xz, .zst; or hf:NAME, a data set of the Hub",
     )
     preprocess_options.add_output(parser)
     parser.add_argument(

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="INPUT",
         help="file, folder or glob of .txt (one document per file), .jsonl, .ndjson, .json (lines, an array, or objects "
-        "over several lines), .parquet; all but the last also as .gz, .bz2, .xz, .zst",
+        "over several lines), .parquet; all but the last also as .gz, .bz2, .xz, .zst; or hf:NAME, a data set of the Hub",
     )
     preprocess_options.add_output(parser)
     parser.add_argument("--json-key", default="text", help="key or parquet column of the text (default: text)")

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from meap_megatron.corpus import hub
 from meap_megatron.corpus.inputs import InputFile
 from meap_megatron.corpus.json_values import json_values
 from meap_megatron.corpus.streams import open_stream, reading
@@ -12,7 +13,7 @@ class Piece:
     """A part of one file.
 
     Bytes [start, stop) of a plain file: the lines that *start* in it, or whole values of an array or of objects. Row
-    groups [start, stop) of a parquet file. All of a compressed or transcoded file.
+    groups [start, stop) of a parquet file. Shard `start` of a data set of the Hub. All of a compressed or transcoded file.
     """
 
     file: InputFile
@@ -30,6 +31,10 @@ def cut(file: InputFile, piece_bytes: int) -> list[Piece]:
     Raises:
         UserError: the file cannot be read, or its JSON array is damaged.
     """
+    if file.kind == hub.KIND:
+        shards = hub.num_shards(file.path)
+        size = max(file.size // shards, 1)
+        return [Piece(file=file, start=shard, stop=shard + 1, size=size) for shard in range(shards)]
     if file.kind == "parquet":
         return _row_groups(file, piece_bytes)
     if file.kind == "txt" or not file.seekable:

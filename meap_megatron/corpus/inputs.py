@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from meap_megatron.corpus import hub
 from meap_megatron.corpus.json_values import json_layout
 from meap_megatron.corpus.streams import (
     CHUNK,
@@ -54,11 +55,11 @@ class InputFile:
     """One input file as it was found: resume refuses when size or time changed."""
 
     path: str
-    kind: str  # "txt", "jsonl", "array", "objects" (see json_values.json_layout) or "parquet"
+    kind: str  # "txt", "jsonl", "array", "objects" (see json_values.json_layout), "parquet" or "hub"
     compression: str  # "", or one of COMPRESSIONS
     encoding: str  # "" for UTF-8
     size: int  # bytes
-    modified: int  # nanoseconds since 1970
+    modified: int  # nanoseconds since 1970; of a data set of the Hub, its version
 
     @property
     def seekable(self) -> bool:
@@ -89,13 +90,15 @@ class Inputs:
 def find_inputs(
     patterns: list[str], *, is_record: Callable[[dict[str, Any]], bool] = lambda record: True, text: bool = True
 ) -> Inputs:
-    """Expand files, folders and globs into a list of files: patterns in the order given, files of each sorted.
+    """Expand files, folders, globs and data sets of the Hub into a list of files.
+
+    Patterns come in the order given, the files of each sorted.
 
     A folder, also one that a glob matches, gives all files below it that can be read; links are followed, every folder
     is read once. A file that two patterns name is read once. A file that is named itself must be readable.
 
     Args:
-        patterns: files, folders and globs.
+        patterns: files, folders and globs, and names of `hub`.
         is_record: tells whether the only object of a .json file below a folder is data, and not about the data.
         text: read plain text.
 
@@ -105,6 +108,12 @@ def find_inputs(
     found: dict[str, InputFile] = {}
     skipped: list[Skipped] = []
     for pattern in patterns:
+        if pattern.startswith(hub.PREFIX):
+            size, version = hub.look_up(pattern)
+            found[pattern] = InputFile(
+                path=pattern, kind=hub.KIND, compression="", encoding="", size=size, modified=version
+            )
+            continue
         named = os.path.lexists(pattern) and not os.path.isdir(pattern)
         paths = [Path(pattern)] if named else _files_of(pattern, skipped)
         usable = 0

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from meap_megatron.corpus import hub
 from meap_megatron.corpus.concatenate import Joining
 from meap_megatron.corpus.encode import choose_encoder
 from meap_megatron.corpus.inputs import InputFile, Inputs
@@ -101,13 +102,18 @@ def base_plan(
 ) -> dict[str, Any]:
     """Return the part of the plan that all kinds of datasets have."""
     return {
-        "inputs": [[str(Path(file.path).absolute()), file.size, file.modified] for file in files],
+        "inputs": [[_named(file), file.size, file.modified] for file in files],
         "requested encoder": config.encoder,
         "shard": None if config.shard is None else list(config.shard),
         "shard_bytes": shard_bytes,
         "tokenizer": tokenizer.info.fingerprint,
         "dtype": optimal_dtype(tokenizer.info.vocab_size),
     }
+
+
+def _named(file: InputFile) -> str:
+    """Return where an input is, wherever `--resume` is called."""
+    return file.path if file.kind == hub.KIND else str(Path(file.path).absolute())
 
 
 def own_shards(shards: list[Shard], part: tuple[int, int] | None) -> list[Numbered]:

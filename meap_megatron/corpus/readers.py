@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
+from meap_megatron.corpus import hub
 from meap_megatron.corpus.cutting import Piece, cut
 from meap_megatron.corpus.inputs import InputFile
 from meap_megatron.corpus.json_values import json_values
@@ -47,6 +48,10 @@ class RecordReader[T](ABC):
     def values[U](self, parse: Callable[[bytes], U]) -> Iterator[tuple[int, U]]:
         """Give the JSON values of the piece, parsed, by the line in which each begins; lines that are blank are none."""
         return self._lines(parse) if self.piece.file.kind == "jsonl" else self._elements(parse)
+
+    def hub_rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Give the rows of a shard of a data set of the Hub."""
+        return enumerate(hub.rows_of(self.piece.file.path, self.piece.start, version=self.piece.file.modified), 1)
 
     def open(self) -> open_stream:
         """Open the file."""
@@ -95,7 +100,9 @@ class PieceReader(RecordReader[bytes]):
 
     def records(self) -> Iterator[Document]:
         """Give the documents."""
-        return {"txt": self._text, "parquet": self._rows}.get(self.piece.file.kind, self._objects)()
+        return {"txt": self._text, "parquet": self._rows, hub.KIND: self._hub}.get(
+            self.piece.file.kind, self._objects
+        )()
 
     def _text(self) -> Iterator[Document]:
         with self.open() as (stream, _):
@@ -110,6 +117,10 @@ class PieceReader(RecordReader[bytes]):
     def _objects(self) -> Iterator[Document]:
         for number, record in self.values(lambda raw: parse_object(raw, wanted=f" with the key {self.key!r}")):
             yield number, record if isinstance(record, str) else self.document(number, record)
+
+    def _hub(self) -> Iterator[Document]:
+        for number, record in self.hub_rows():
+            yield number, self.document(number, record)
 
     def document(self, number: int, record: dict[str, Any]) -> bytes | str:
         """Return the text of the object of a JSON line as UTF-8 bytes, or the reason (a str) why it has none."""
@@ -173,6 +184,8 @@ def place_of(file: InputFile, start: int, number: int) -> str:
         start: where the piece starts.
         number: line or row in the piece, counted from 1.
     """
+    if file.kind == hub.KIND:
+        return f"{file.path}: row {number} of shard {start}"
     if file.kind == "parquet":
         import pyarrow.parquet
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from meap_megatron.corpus import hub
 from meap_megatron.corpus.cutting import Piece
 from meap_megatron.corpus.readers import RecordReader, parse_object
 from meap_megatron.corpus.sft.records import READ
@@ -29,6 +30,9 @@ class RowReader(RecordReader[dict[str, Any]]):
 
     def records(self) -> Iterator[Row]:
         """Give the rows."""
+        if self.piece.file.kind == hub.KIND:
+            rows = self.hub_rows()
+            return ((number, {key: without_nulls(value) for key, value in row.items()}) for number, row in rows)
         return self._rows() if self.piece.file.kind == "parquet" else self.values(parse_object)
 
     def _rows(self) -> Iterator[Row]:
@@ -65,7 +69,7 @@ def filled_columns(metadata: Any, groups: range) -> set[str]:
 
 
 def without_nulls(value: Any) -> Any:
-    """Return data of a parquet file without keys that are null: every struct of a column has the keys of all of them."""
+    """Return data of a table without keys that are null: every struct of a column has the keys of all of them."""
     if isinstance(value, dict):
         return {key: without_nulls(item) for key, item in value.items() if item is not None}
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
