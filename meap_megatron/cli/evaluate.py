@@ -67,7 +67,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of generated data and intervals (default: 0)")
     parser.add_argument(
-        "--batch-size", type=int, default=1, help="prompts at a time (default: 1, which repeats exactly)"
+        "--batch-size",
+        default="auto",
+        metavar="N",
+        help="prompts at a time (default: auto, as many as fit; 1: each by itself, as plain lm_eval asks them)",
+    )
+    parser.add_argument(
+        "--backend", choices=["hf", "vllm"], default="hf", help="transformers (hf, default), or vLLM on a GPU"
     )
     parser.add_argument("--baseline", metavar="DIR", help="attention, regions: the model trained with NTP")
     parser.add_argument(
@@ -94,7 +100,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="hallucination: SFT template of the prompt (default: llama3 or vicuna), or none",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda if there is one)")
-    parser.add_argument("--dtype", default="auto", help="float32, bfloat16 (default: as saved)")
+    parser.add_argument(
+        "--dtype", default="auto", help="float32, bfloat16 (default: as saved, or what is faster on the device)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="start anew where there are results")
 
 
@@ -132,7 +140,8 @@ def run(args: argparse.Namespace) -> int:
         max_prompt_length=count(args.max_prompt_length, name="--max-prompt-length"),
         max_length=count(args.max_length, name="--max-length"),
         seed=args.seed,
-        batch_size=count(args.batch_size, name="--batch-size") or 1,
+        batch_size="auto" if args.batch_size == "auto" else count(args.batch_size, name="--batch-size") or 1,
+        backend=args.backend,
         device=args.device,
         dtype=args.dtype,
         bos=args.bos,

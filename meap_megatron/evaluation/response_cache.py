@@ -9,6 +9,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
+from itertools import batched
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +102,17 @@ def _plain(answer: Any) -> Any:
 
 
 class AnswerProgress(Progress):
-    """The line of progress, in answers."""
+    """The line of progress, in answers; on a terminal it is there from the start."""
+
+    def __init__(self, total: int) -> None:
+        super().__init__(total, verb="evaluate")
+        if self.terminal:
+            self._print("\r", "\x1b[K")
 
     def line(self) -> str:
         """Return the text of the line."""
-        return f"{self.verb}: {min(self.consumed, self.total):,} of {self.total:,} answers  ETA {self.time_left()}"
+        left = f"  ETA {self.time_left()}" if self.consumed else ""
+        return f"{self.verb}: {min(self.consumed, self.total):,} of {self.total:,} answers{left}"
 
 
 class Hook:
@@ -117,9 +124,14 @@ class Hook:
 
     def add_partial(self, kind: str, arguments: Sequence[Any], answer: Any) -> None:
         """Record one answer."""
-        self.ledger.record(request_key(kind, arguments), answer)
-        if self.progress is not None:
-            self.progress.advance(Advance(input_bytes=1, text_bytes=0, num_documents=0))
+        self.record(request_key(kind, arguments), answer)
+
+    def record(self, key: str, answer: Any) -> None:
+        """Record the answer to the request with this hash, unless that has been done."""
+        if key not in self.ledger.answers:
+            self.ledger.record(key, answer)
+            if self.progress is not None:
+                self.progress.advance(Advance(input_bytes=1, text_bytes=0, num_documents=0))
 
 
 class RecordingLM(LM):
@@ -131,7 +143,10 @@ class RecordingLM(LM):
         self.asked = 0
         """Requests that went to the model in this run."""
         self.hook = Hook(ledger)
-        inner.set_cache_hook(self.hook)
+        self.portion: int | None = getattr(inner, "portion", None)
+        """Requests that the model gets at a time, if it does not call the hook; None: all."""
+        if self.portion is None:
+            inner.set_cache_hook(self.hook)
 
     def _answer(self, kind: str, requests: list[Any]) -> list[Any]:
         keys = [request_key(kind, request.args) for request in requests]
@@ -143,11 +158,12 @@ class RecordingLM(LM):
         }
         if missing:
             self.asked += len(missing)
-            self.hook.progress = AnswerProgress(len(missing), verb="evaluate")
-            answers = getattr(self.inner, kind)(list(missing.values()), disable_tqdm=True)
+            self.hook.progress = AnswerProgress(len(missing))
+            for part in batched(missing.items(), self.portion or len(missing)):
+                answers = getattr(self.inner, kind)([request for _, request in part], disable_tqdm=True)
+                for (key, _), answer in zip(part, answers, strict=True):
+                    self.hook.record(key, answer)
             self.hook.progress.finish()
-            for key, answer in zip(missing, answers, strict=True):
-                self.ledger.record(key, answer)
         return [self.ledger.answers.get(key, "") for key in keys]
 
     def generate_until(self, requests: list[Any]) -> list[str]:

@@ -1,6 +1,7 @@
 """Run suites on one model: what `meap evaluate` does."""
 
 import importlib
+import importlib.util
 import os
 import sys
 import time
@@ -34,6 +35,7 @@ def evaluate(request: Request, names: Sequence[str]) -> Iterator[dict[str, Any]]
         UserError: the model or a setting cannot be used.
         RunError: of several suites, some could not run.
     """
+    check_backend(request, names)
     check_writable(request.out)
     session = open_session(request)
     failed = []
@@ -51,6 +53,23 @@ def evaluate(request: Request, names: Sequence[str]) -> Iterator[dict[str, Any]]
         raise RunError(
             f"{len(failed)} of {counted(len(names), 'suite')} did not run: {', '.join(failed)} (reasons above)"
         )
+
+
+def check_backend(request: Request, names: Sequence[str]) -> None:
+    """Refuse vLLM where it is not installed, and for suites that look into the model.
+
+    Raises:
+        UserError: it cannot run them.
+    """
+    if request.backend != "vllm":
+        return
+    if importlib.util.find_spec("vllm") is None:
+        raise UserError(
+            "--backend vllm needs vLLM, and it is not installed: pip install vllm on a machine with a GPU, or leave "
+            "--backend out"
+        )
+    if pairs := [name for name in names if SUITES[name].pair]:
+        raise UserError(f"--backend vllm shows no attention, which suite {pairs[0]} reads; run it with --backend hf")
 
 
 def check_writable(out: Path) -> None:

@@ -1,7 +1,9 @@
 """One model, loaded once for all suites of a run, with everything that identifies its answers."""
 
 import os
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from meap_megatron.errors import UserError
@@ -49,6 +51,7 @@ class Session:
             "add_bos": self.policy.add_bos,
             "max_length": self.limit,
             "stops": self.decoding["eos_token_id"],
+            **({"backend": self.model["backend"]} if "backend" in self.model else {}),
         }
 
 
@@ -77,51 +80,110 @@ def open_session(request: Request) -> Session:
             )
         limit = request.max_length
     chat = decide(folder, tokenizer, requested=request.chat)
-    lm = load_model(request, policy=policy, limit=limit, model=(model := identity.model_identity(folder)))
+    model = identity.model_identity(folder)
+    load = load_vllm if request.backend == "vllm" else load_model
+    lm, decoding = load(request, policy=policy, limit=limit, model=model, stop_ids=chat.stop_ids if chat.apply else ())
+    first = lm.tok_encode("x")[:1]
+    if (first == [lm.tokenizer.bos_token_id]) != policy.add_bos:
+        raise UserError(
+            f"model {folder}: prompts must begin {'with' if policy.add_bos else 'without'} BOS ({policy.source}), "
+            f"and its tokenizer cannot be made to do so; export the model again"
+        )
     return Session(
-        lm=lm,
-        chat=chat,
-        decoding=own_decoding(lm.model, stop_ids=chat.stop_ids if chat.apply else (), tokenizer=lm.tokenizer),
-        model=model,
-        tokenizer=of_tokenizer,
-        policy=policy,
-        limit=limit,
+        lm=lm, chat=chat, decoding=decoding, model=model, tokenizer=of_tokenizer, policy=policy, limit=limit
     )
 
 
-def load_model(request: Request, *, policy: bos.BosPolicy, limit: int | None, model: dict[str, Any]) -> Any:
-    """Load the harness's Hugging Face model, and add its size and precision to `model`.
+def choose_dtype(folder: Path, *, requested: str, device: str) -> str:
+    """Return the precision of a model: as saved, unless its device computes faster in another one, which is said.
+
+    bfloat16 instead of float32 on a GPU that has it; float32 on a CPU without instructions for the 16 bits of the weights.
+    """
+    import torch
+    from transformers import AutoConfig
+
+    saved = str(AutoConfig.from_pretrained(str(folder)).dtype).removeprefix("torch.")
+    if requested != "auto" or saved not in ("float32", "bfloat16", "float16"):
+        return requested
+    found = saved
+    if device.startswith("cuda") and saved == "float32" and torch.cuda.is_bf16_supported(including_emulation=False):
+        found = "bfloat16"
+    elif device == "cpu" and saved != "float32":
+        instructions: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        suffix = "bf16" if saved == "bfloat16" else "fp16"
+        found = saved if any(there for name, there in instructions.items() if name.endswith(suffix)) else "float32"
+    if found != saved:
+        print(f"{folder}: saved in {saved}, evaluated in {found} (--dtype {saved} keeps it)", file=sys.stderr)
+    return found
+
+
+def load_model(
+    request: Request, *, policy: bos.BosPolicy, limit: int | None, stop_ids: tuple[int, ...], model: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """Load the harness's Hugging Face model, add its size and precision to `model`, and return it and how it decodes.
 
     Raises:
-        UserError: transformers cannot load it, or its prompts do not begin as the policy says.
+        UserError: transformers cannot load it.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import torch
     import transformers
-    from lm_eval.models.huggingface import HFLM
+
+    from meap_megatron.evaluation.harness_model import SharedPrefixLM
 
     transformers.logging.disable_progress_bar()
 
     device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        lm = HFLM(
+        lm = SharedPrefixLM(
             pretrained=str(request.model),
             device=device,
-            dtype=request.dtype,
+            dtype=choose_dtype(request.model, requested=request.dtype, device=device),
             batch_size=request.batch_size,
             max_length=limit,
             add_bos_token=policy.override,
         )
     except Exception as error:
         raise UserError(f"model {request.model} cannot be loaded: {type(error).__name__}: {error}") from error
-    first = lm.tok_encode("x")[:1]
-    if (first == [lm.tokenizer.bos_token_id]) != policy.add_bos:
-        raise UserError(
-            f"model {request.model}: prompts must begin {'with' if policy.add_bos else 'without'} BOS ({policy.source}), "
-            f"and its tokenizer cannot be made to do so; export the model again"
-        )
     model["parameters"] = sum(parameter.numel() for parameter in lm.model.parameters())
     model["dtype"] = str(lm.model.dtype).removeprefix("torch.")
     model["architecture"] = type(lm.model).__name__
     model["device"] = device
-    return lm
+    return lm, own_decoding(lm.model, stop_ids=stop_ids, tokenizer=lm.tokenizer)
+
+
+def load_vllm(
+    request: Request, *, policy: bos.BosPolicy, limit: int | None, stop_ids: tuple[int, ...], model: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """Load the harness's vLLM model; otherwise as `load_model`.
+
+    Raises:
+        UserError: vLLM cannot load it.
+    """
+    import torch
+    import transformers
+
+    from meap_megatron.evaluation.harness_model import vllm_model
+
+    config = transformers.AutoConfig.from_pretrained(str(request.model))
+    with torch.device("meta"):
+        shape = transformers.AutoModelForCausalLM.from_config(config)
+    if (request.model / "generation_config.json").is_file():
+        shape.generation_config = transformers.GenerationConfig.from_pretrained(str(request.model))
+    decoding = own_decoding(shape, stop_ids=stop_ids, tokenizer=load_tokenizer(str(request.model)))
+    try:
+        lm = vllm_model(
+            pretrained=str(request.model),
+            dtype=request.dtype,
+            max_model_len=limit,
+            add_bos_token=policy.override,
+            ends=decoding["eos_token_id"],
+            never=shape.generation_config.suppress_tokens or (),
+        )
+    except Exception as error:
+        raise UserError(f"vLLM cannot load {request.model}: {type(error).__name__}: {error}") from error
+    model["parameters"] = sum(parameter.numel() for parameter in shape.parameters())
+    model["dtype"] = request.dtype if request.dtype != "auto" else str(config.dtype).removeprefix("torch.")
+    model["architecture"] = type(shape).__name__
+    model["device"], model["backend"] = "cuda", "vllm"
+    return lm, decoding

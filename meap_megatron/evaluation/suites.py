@@ -124,7 +124,10 @@ class Request:
     max_length: int | None = None
     """Tokens that the model takes, instead of what its config.json says."""
     seed: int = 0
-    batch_size: int = 1
+    batch_size: int | str = "auto"
+    """Prompts at a time; "auto": as many as the device has room for."""
+    backend: str = "hf"
+    """`hf` (transformers) or `vllm`."""
     device: str | None = None
     dtype: str = "auto"
     bos: bool | None = None

@@ -136,22 +136,22 @@ def test_the_scores_are_those_of_plain_lm_eval(
 def test_a_killed_run_goes_on_and_a_finished_one_is_not_repeated(
     evaluate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from lm_eval.models.huggingface import HFLM
+    from meap_megatron.evaluation.response_cache import Ledger
 
     whole = evaluate("needle", *NEEDLE, out="whole")
-    generate, calls = HFLM._model_generate, []
+    record = Ledger.record
 
-    def dying(*args: Any, **kwargs: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 3:
+    def dying(ledger: Ledger, key: str, answer: Any) -> None:
+        record(ledger, key, answer)
+        if len(ledger.answers) == 2:
             raise KeyboardInterrupt
-        return generate(*args, **kwargs)
 
-    monkeypatch.setattr(HFLM, "_model_generate", dying)
-    evaluate("needle", *NEEDLE, status=130)
+    with monkeypatch.context() as patched:
+        patched.setattr(Ledger, "record", dying)
+        evaluate("needle", *NEEDLE, status=130)
     assert not (tmp_path / "out" / "needle.json").exists()
     resumed = evaluate("needle", *NEEDLE)
-    assert (resumed["requests"], len(calls)) == ({"known": 2, "asked": 1}, 3 + 1)
+    assert resumed["requests"] == {"known": 2, "asked": 1}
     assert resumed["tasks"] == whole["tasks"]
     again = evaluate("needle", *NEEDLE)
     assert again == resumed
@@ -159,6 +159,26 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_not_repeated(
     evaluate("needle", *NEEDLE[:-1], "2", status=2)
     assert "results of another model or of other settings" in capsys.readouterr().err
     assert evaluate("needle", *NEEDLE, "--overwrite")["requests"] == {"known": 0, "asked": 3}
+
+
+def test_prompts_together_get_the_answers_of_prompts_by_themselves(evaluate: Any, tmp_path: Path) -> None:
+    wide = ["--lengths", "400,512", "--depths", "0,50,100", "--variants", "2"]
+    for size in ("1", "auto"):
+        assert evaluate("needle", *wide, "--batch-size", size, out=size)["settings"]["batch_size"] in (1, "auto")
+    alone, together = (lines(tmp_path / size / "needle.samples.jsonl") for size in ("1", "auto"))
+    assert together == alone
+    assert len({sample["answer_given"] for sample in alone}) > 2
+
+
+def test_a_model_without_a_cache_to_share_is_asked_by_itself(
+    evaluate: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from meap_megatron.evaluation import shared_prefix
+
+    together = evaluate("needle", *NEEDLE)
+    monkeypatch.setattr(shared_prefix, "can_share", lambda model: False)
+    monkeypatch.setattr(shared_prefix, "answers", None)
+    assert evaluate("needle", *NEEDLE, out="alone")["tasks"] == together["tasks"]
 
 
 def test_the_bos_of_the_training_is_enforced_and_recorded(

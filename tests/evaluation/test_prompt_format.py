@@ -110,25 +110,26 @@ def needle(model: Path, essays: Path, out: Path, *options: str, status: int = 0)
 def test_prompts_go_through_the_template_and_decoding_is_ours(
     chat_model: Path, essays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from transformers import GenerationMixin
+    from meap_megatron.evaluation import shared_prefix
 
-    seen: list[tuple[list[int], Any]] = []
-    real = GenerationMixin.generate
+    seen: list[tuple[list[int], Any, Any]] = []
+    real = shared_prefix.answers
 
-    def generate(self: Any, **options: Any) -> Any:
-        seen.append((options["input_ids"][0].tolist(), self.generation_config))
-        return real(self, **options)
+    def answers(model: Any, prompts: list[list[int]], **options: Any) -> Any:
+        seen.extend((prompt, model.generation_config, options) for prompt in prompts)
+        return real(model, prompts, **options)
 
-    monkeypatch.setattr(GenerationMixin, "generate", generate)
+    monkeypatch.setattr(shared_prefix, "answers", answers)
     content = needle(chat_model, essays, tmp_path / "chat")
     assert content["chat_template"]["applied"] and content["bos"] == {"add_bos": False, "source": "chat template"}
     loaded = load_tokenizer(str(chat_model))
-    for ids, decoding in seen:
+    for ids, decoding, options in seen:
         text = loaded.decode(ids)
         assert text.startswith("<|im_start|>user\nThis is a very long story book")
         assert text.endswith("<|im_end|>\n<|im_start|>assistant\n") and len(ids) <= 512 - 50
         assert decoding.repetition_penalty in (None, 1.0) and not decoding.do_sample
         assert decoding.suppress_tokens == [9] and set(decoding.eos_token_id) == {END_OF_TEXT, IM_END}
+        assert options["never"] == [9] and options["ends"] == {END_OF_TEXT, IM_END}
     assert content["decoding"]["ignored"] == {"repetition_penalty": 1.1, "temperature": 0.7, "do_sample": True}
     assert content["decoding"]["eos_token_id"] == [END_OF_TEXT, IM_END]
     # The same command asks nothing; the other way of asking is another run.
@@ -152,10 +153,10 @@ def test_a_judge_on_this_machine_decodes_greedily_too(chat_model: Path) -> None:
 def test_many_empty_answers_are_a_warning(
     chat_model: Path, essays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from lm_eval.models.huggingface import HFLM
+    from meap_megatron.evaluation.harness_model import SharedPrefixLM
 
     assert prompt_format.empty_answers(["a", "b", "c", "d", " "], applied=True) is None
-    monkeypatch.setattr(HFLM, "generate_until", lambda self, requests, disable_tqdm: [" \n"] * len(requests))
+    monkeypatch.setattr(SharedPrefixLM, "generate_until", lambda self, requests, disable_tqdm: [" \n"] * len(requests))
     content = needle(chat_model, essays, tmp_path / "out", "--no-apply-chat-template")
     assert content["warnings"][0].startswith("2 of 2 answers are empty; a model trained on conversations")
     assert "(--apply-chat-template)" in capsys.readouterr().err

@@ -62,6 +62,38 @@ def test_progress_is_one_line_of_ours_instead_of_the_harness_bars(
     assert said == ["evaluate: 2 of 2 answers  ETA 0:00", "evaluate: 1 of 1 answers  ETA 0:00"]
 
 
+def test_on_a_terminal_progress_is_there_before_the_first_answer_and_tells_the_time_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import io
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stderr", said := Terminal())
+    RecordingLM(Dying(), Ledger(tmp_path / "x", identity=IDENTITY)).generate_until(requests("a", "bb"))
+    shown = said.getvalue()
+    assert shown.startswith("\revaluate: 0 of 2 answers\x1b[K\r")
+    assert shown.endswith("\revaluate: 2 of 2 answers  ETA 0:00\x1b[K\n")
+    assert shown.count("\n") == 1
+
+
+def test_a_model_that_does_not_call_the_hook_is_asked_in_portions_that_are_recorded(tmp_path: Path) -> None:
+    class Served(Dying):
+        portion = 2
+
+        def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+            return [self.reply(request.doc, request.args[0]) for request in requests]
+
+    path, prompts = tmp_path / "x.jsonl", ("a", "bb", "ccc", "dddd")
+    with pytest.raises(KeyboardInterrupt):
+        RecordingLM(Served("dddd"), Ledger(path, identity=IDENTITY)).generate_until(requests(*prompts))
+    again = Served()
+    assert RecordingLM(again, Ledger(path, identity=IDENTITY)).generate_until(requests(*prompts))[0] == "1"
+    assert again.heard == ["ccc", "dddd"]
+
+
 def test_a_line_cut_by_the_kill_is_asked_again(tmp_path: Path) -> None:
     path = tmp_path / "x.responses.jsonl"
     RecordingLM(Dying(), Ledger(path, identity=IDENTITY)).generate_until(requests("a", "bb"))

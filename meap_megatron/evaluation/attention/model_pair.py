@@ -8,7 +8,7 @@ from typing import Any
 from meap_megatron.errors import UserError
 from meap_megatron.evaluation import bos, identity
 from meap_megatron.evaluation.prompt_length import load_tokenizer, model_limit
-from meap_megatron.evaluation.session import Session
+from meap_megatron.evaluation.session import Session, choose_dtype
 from meap_megatron.evaluation.suites import Request
 
 
@@ -97,8 +97,9 @@ def _load(request: Request, folder: Path, *, device: str) -> ComparedModel:
 
     tokenizer = load_tokenizer(str(folder))
     policy = bos.decide(folder, tokenizer, requested=request.bos)
+    dtype = choose_dtype(folder, requested=request.dtype, device=device)
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=request.dtype).to(device).eval()
+        model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype).to(device).eval()
     except Exception as error:
         raise UserError(f"baseline {folder} cannot be loaded: {type(error).__name__}: {error}") from error
     found = identity.model_identity(folder)
