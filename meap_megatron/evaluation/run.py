@@ -68,8 +68,10 @@ def check_backend(request: Request, names: Sequence[str]) -> None:
             "--backend vllm needs vLLM, and it is not installed: pip install vllm on a machine with a GPU, or leave "
             "--backend out"
         )
-    if pairs := [name for name in names if SUITES[name].pair]:
-        raise UserError(f"--backend vllm shows no attention, which suite {pairs[0]} reads; run it with --backend hf")
+    if inner := [name for name in names if not SUITES[name].tasks and not SUITES[name].judged]:
+        raise UserError(
+            f"--backend vllm only answers, and suite {inner[0]} looks into the model; use --backend hf for it"
+        )
 
 
 def check_writable(out: Path) -> None:

@@ -138,3 +138,8 @@ class Request:
     overwrite: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
     """Settings of suites that are not of the harness."""
+
+    @property
+    def fixed_batch(self) -> int:
+        """Batch size of suites that look into the model, which try out no sizes."""
+        return 1 if isinstance(self.batch_size, str) else self.batch_size

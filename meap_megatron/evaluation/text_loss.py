@@ -46,7 +46,7 @@ def settings(request: Request, suite: Suite) -> dict[str, Any]:
         "length": request.lengths[0] if request.lengths else None,
         "limit": request.limit or WINDOWS,
         "seed": request.seed,
-        "batch_size": request.batch_size,
+        "batch_size": request.fixed_batch,
     }
 
 
@@ -219,7 +219,7 @@ def measure(windows: Sequence[Window], model: Any, ledger: Ledger, *, edges: NDA
     missing = [one for one in windows if key_of(one) not in ledger.answers]
     # Windows of one length together, so that little is padded.
     missing.sort(key=lambda one: len(one.tokens))
-    progress = AnswerProgress(len(missing), verb="evaluate")
+    progress = AnswerProgress(len(missing))
     for start in range(0, len(missing), batch):
         group = missing[start : start + batch]
         for one, losses in zip(group, token_losses(model, [one.tokens for one in group]), strict=True):

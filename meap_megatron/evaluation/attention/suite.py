@@ -58,7 +58,7 @@ def settings(request: Request, suite: Suite) -> dict[str, Any]:
         "mask_ratio": ratio,
         "mask_first": bool(request.extra.get("mask_first")),
         "seed": request.seed,
-        "batch_size": 1 if request.batch_size == "auto" else request.batch_size,
+        "batch_size": request.fixed_batch,
     }
 
 
