@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "datasets": {"masking", "indexed"},
     "checkpoint": {"indexed", "tokenizer", "corpus"},
     "launch": {"masking", "indexed", "tokenizer", "datasets", "checkpoint"},
-    "training": {"masking", "indexed", "datasets", "checkpoint", "launch"},
+    "training": {"masking", "indexed", "tokenizer", "datasets", "checkpoint", "launch"},
     "monitoring": {"checkpoint"},
     "evaluation": {"masking", "indexed", "tokenizer", "corpus"},
     "report": {"evaluation", "monitoring"},

@@ -27,8 +27,9 @@ SEGMENT_FIELDS = ("cu_seqlens", "max_seqlen")
 FIELDS = (*FIRST_FIELDS, *LAST_FIELDS, "attention_mask", *SEGMENT_FIELDS)
 UNUSED_FIELDS = ("cu_seqlens_padded", "local_cp_size")
 """Read by Megatron's broadcast with context parallel, and not used here."""
-CHANGED_INPUT, CHANGED_TARGET, MASKED_ROW = 1, 2, 4
-"""Bits of a mark: the input was changed; the label was changed in the input; the row is the masked one of a pair."""
+CHANGED_INPUT, CHANGED_TARGET, MASKED_ROW, OPENS_TEXT = 1, 2, 4, 8
+"""Bits of a mark: the input was changed; the label was changed in the input; the row is the masked one of a pair; the label
+is the first token of a text (evaluation only)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class Batch:
     loss_mask: torch.Tensor | None
     """float32[b, s], weights in [0, 1]."""
     marks: torch.Tensor | None
-    """uint8[b, s], bits `CHANGED_INPUT`, `CHANGED_TARGET` and `MASKED_ROW`; None where nothing is ever masked."""
+    """uint8[b, s], bits `CHANGED_INPUT`, `CHANGED_TARGET`, `MASKED_ROW` and `OPENS_TEXT`; None where there are none."""
     packed: PackedSeqParams | None
     """Bounds of the segments, with inter-document masking or packed rows; then b is 1."""
     work: SegmentWork | None = None
@@ -144,6 +145,7 @@ def get_batch(
     vp_stage: int | None,
     micro_batch_size: int,
     marked: bool,
+    ends_text: torch.Tensor | None = None,
 ) -> Batch:
     """Read a micro-batch on tensor-parallel rank 0, broadcast it, and keep what this rank needs.
 
@@ -153,6 +155,8 @@ def get_batch(
         vp_stage: index of the virtual stage, None without interleaving.
         micro_batch_size: samples in this micro-batch (evaluation may have its own).
         marked: whether samples may have marks.
+        ends_text: bool[V], ids after which a text begins: labels that follow one are marked with `OPENS_TEXT`. The inputs,
+            which tell, are only on the rank that reads; None: nothing is marked so.
     """
     nothing = dict.fromkeys(FIELDS)
     if not stage_needs_data(args, vp_stage):
@@ -168,6 +172,9 @@ def get_batch(
             longest = int(sample["max_seqlen"])
             # Made here, so not in the loader's pinned memory; copying from other memory may wait for the GPU.
             sample |= {name: sample[name].pin_memory() for name in SEGMENT_FIELDS}
+        if ends_text is not None:
+            opens = ends_text.to(sample["tokens"].device)[sample["tokens"]]
+            sample = {**sample, "loss_mask": sample["loss_mask"] + 2 * OPENS_TEXT * opens}
         kept = fields_of_stage(args, vp_stage)
         batch |= {k: v.cuda(non_blocking=True) for k in kept if (v := sample.get(k)) is not None}
     if mpu.get_tensor_model_parallel_world_size() > 1:

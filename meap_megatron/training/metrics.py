@@ -28,7 +28,10 @@ STEP_FIELDS = {
     "grad-norm": "grad_norm",
 }
 """Tag of Megatron's scalar -> field of a step record."""
-VALIDATION_FIELDS = {f"{tag} validation": STEP_FIELDS[tag] for tag in ("lm loss", "masked loss", "other loss")}
+VALIDATION_FIELDS = {
+    **{f"{tag} validation": STEP_FIELDS[tag] for tag in ("lm loss", "masked loss", "other loss")},
+    "bits per byte validation": "bits_per_byte",
+}
 NUMBERED = re.compile(r"(.+ validation)-\d+")
 """Tag of a validation scalar where Megatron counts the sets (multiple_validation_sets)."""
 
@@ -127,7 +130,7 @@ class RunMetrics:
             if not self.validation:
                 event = self.evaluation_at(step)
                 self.validation = {"event": event, "step": step, "lm_loss": None, "masked_loss": None}
-                self.validation["other_loss"] = None
+                self.validation |= {"other_loss": None, "bits_per_byte": None}
             self.validation[VALIDATION_FIELDS[tag]] = number(value)
 
     def evaluation_at(self, step: int) -> str:
@@ -188,7 +191,9 @@ class RunMetrics:
             if record["masked_loss"] is None:
                 record["other_loss"] = record["lm_loss"]
             self.write(record)
-            self.show(f"step {record['step']:>6}  {record['event']} loss {number_text(record['lm_loss'])}")
+            bits = record["bits_per_byte"]
+            tail = "" if bits is None else f"  {bits:.4f} bits/byte"
+            self.show(f"step {record['step']:>6}  {record['event']} loss {number_text(record['lm_loss'])}{tail}")
 
     def show(self, line: str) -> None:
         """Print one line for people."""

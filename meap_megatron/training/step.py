@@ -7,7 +7,7 @@ means on every layout.
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -16,8 +16,18 @@ from megatron.core.utils import get_attr_wrapped_model
 
 from meap_megatron.masking.loss import LossOn
 from meap_megatron.masking.ratio import masks_anything
-from meap_megatron.training.batch import CHANGED_INPUT, CHANGED_TARGET, MASKED_ROW, get_batch, is_first
+from meap_megatron.training.batch import (
+    CHANGED_INPUT,
+    CHANGED_TARGET,
+    MASKED_ROW,
+    OPENS_TEXT,
+    Batch,
+    get_batch,
+    is_first,
+    is_last,
+)
 from meap_megatron.training.evaluation_precision import bf16_in_evaluation
+from meap_megatron.training.text_bytes import TextBytes, text_bytes
 from meap_megatron.training.trace import BatchTrace
 from meap_megatron.training.work import STEP
 
@@ -85,9 +95,15 @@ def loss_function(
     *,
     report_fractions: bool,
     check_finite: bool,
+    bits: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-    """Reduce the model's per-token losses and let Megatron's rerun machine look for NaN and Inf."""
+    """Reduce the model's per-token losses and let Megatron's rerun machine look for NaN and Inf.
+
+    `bits` returns bits and bytes of the losses.
+    """
     total, count, report = token_losses(output, loss_mask, masked, weights=weights, report_fractions=report_fractions)
+    if bits is not None:
+        report["bits per byte"] = bits(output.detach())
     if check_finite:
         rerun = get_rerun_state_machine()
         for rejected, name in ((torch.isnan, "NaN"), (torch.isinf, "Inf")):
@@ -99,6 +115,12 @@ def loss_function(
                 fatal=True,
             )
     return total, count, report
+
+
+def bits_of(sizes: TextBytes, batch: Batch, losses: torch.Tensor) -> torch.Tensor:
+    """Return bits and bytes of a micro-batch, float32[2], on the stage that computes the loss."""
+    assert batch.labels is not None and batch.loss_mask is not None and batch.marks is not None
+    return sizes.bits(losses, batch.labels, batch.loss_mask, (batch.marks & OPENS_TEXT) > 0)
 
 
 def make_forward_step(args: Any) -> Callable[..., Any]:
@@ -113,17 +135,22 @@ def make_forward_step(args: Any) -> Callable[..., Any]:
     reported = CHANGED_TARGET if args.meap_is_sft else CHANGED_INPUT
     loss = LossOn.parse(args.meap_loss_on, pair_weight=args.meap_pair_weight)
     trace = BatchTrace(args.meap_trace, rank=args.rank) if args.meap_trace else None
+    sizes_of_data = cache(partial(text_bytes, args))
 
     def forward_step(data_iterator: Iterator[Any] | None, model: Any, *unused: Any) -> tuple[torch.Tensor, Any]:
         del unused
         training = bool(model.training)
         vp_stage = get_attr_wrapped_model(model, "vp_stage")
+        # Of clean text only: what a model makes of masked inputs is no measure of the text.
+        of_text = not training and not masks_evaluation and is_last(vp_stage)
+        sizes: TextBytes | None = sizes_of_data() if of_text else None
         batch = get_batch(
             data_iterator,
             args=args,
             vp_stage=vp_stage,
             micro_batch_size=args.micro_batch_size if training else args.eval_micro_batch_size,
-            marked=masks_training,
+            marked=masks_training or not training,
+            ends_text=None if sizes is None else sizes.ends_text(),
         )
         if trace is not None:
             trace.record(batch, step=args.curr_iteration + 1, training=training)
@@ -145,6 +172,7 @@ def make_forward_step(args: Any) -> Callable[..., Any]:
             position_weights(marks, loss) if training and marks is not None and not loss.is_plain else None,
             report_fractions=training,
             check_finite=args.check_for_nan_in_loss_and_grad,
+            bits=None if sizes is None else partial(bits_of, sizes, batch),
         )
         return output, reduce
 

@@ -4,12 +4,13 @@ All through `meap train` and Megatron's own trainer, on the text of the standard
 checkpoint. Losses are compared step by step, masks bit by bit (`meap_trace`).
 """
 
+import math
 from pathlib import Path
 
 import pytest
 
 from tests.support.corpus import library_texts, write_byte_tokenizer, write_jsonl
-from tests.support.runs import TINY, losses, meap, traced, train
+from tests.support.runs import TINY, losses, meap, records, traced, train
 
 pytestmark = pytest.mark.slow
 STEPS = 100
@@ -63,6 +64,9 @@ def test_two_processes_compute_what_one_computes(folder: Path, one_process: Path
         for step, value in expected.items():
             assert got[step] == pytest.approx(value, rel=tolerance), f"{field} at step {step}"
     assert losses(run, "mask_fraction") == losses(one_process, "mask_fraction")
+    (expected, *_), (got, *_) = (records(path / "metrics.jsonl", "validation") for path in (one_process, run))
+    assert got["bits_per_byte"] == pytest.approx(expected["bits_per_byte"], rel=1e-4)
+    assert 1 < got["bits_per_byte"] < got["lm_loss"] / math.log(2)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

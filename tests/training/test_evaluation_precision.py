@@ -58,6 +58,7 @@ def entered(block: Any, monkeypatch: pytest.MonkeyPatch, recipe: str, *, trainin
         return get_fp8_context(config, layer, is_init)
 
     monkeypatch.setattr(transformer_block, "get_fp8_context", spy)
+    monkeypatch.setattr(step, "text_bytes", lambda args: None)
     monkeypatch.setattr(step, "get_batch", lambda *a, **k: SimpleNamespace(**dict.fromkeys(BATCH)))
     block.config.fp8, block.config.fp8_recipe = "hybrid", recipe
     args = SimpleNamespace(

@@ -109,6 +109,16 @@ def test_a_validation_loss_is_recorded_where_megatron_counts_the_sets(tmp_path: 
     assert events == [("step", 3.0), ("validation", 2.7), ("validation", 2.9)]
 
 
+def test_bits_per_byte_of_a_validation_are_recorded_and_shown(tmp_path: Path) -> None:
+    screen = io.StringIO()
+    metrics = metrics_of(tmp_path / "m.jsonl", screen=screen)
+    metrics.add_scalar("lm loss validation", 2.7, 2)
+    metrics.add_scalar("bits per byte validation", 1.25, 2)
+    metrics.close()
+    assert read_metrics(tmp_path / "m.jsonl")[1]["bits_per_byte"] == 1.25
+    assert screen.getvalue() == "step      2  validation loss 2.7000  1.2500 bits/byte\n"
+
+
 def test_validation_and_test_set_are_told_apart(tmp_path: Path) -> None:
     metrics = metrics_of(tmp_path / "m.jsonl")
     metrics.shape = dataclasses.replace(SHAPE, evaluations_at_end=("validation", "validation", "test"))
