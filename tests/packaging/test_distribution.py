@@ -91,7 +91,7 @@ def test_the_installed_package_runs_without_torch_and_from_its_own_files(install
 
 def test_the_extras_are_those_of_the_documentation() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert set(extras) == {"eval", "gguf", "dali", "te", "docs", "dev"}
+    assert set(extras) == {"eval", "gguf", "hub", "dali", "te", "docs", "dev"}
 
 
 def test_everything_states_the_version_of_the_package() -> None:
