@@ -34,7 +34,7 @@ FAST := tests/masking/test_arguments.py tests/masking/test_known_answers.py test
     tests/launch/test_recipe.py tests/launch/test_wrong_settings.py tests/training/test_metrics.py tests/planning/test_step.py \
     tests/planning/test_search.py tests/sweep/test_plan.py tests/monitoring tests/evaluation/retrieval/test_metrics.py \
     tests/evaluation/test_response_cache.py tests/evaluation/retrieval/test_needle.py tests/launch/test_parallelism.py tests/doctor/test_packages.py \
-    tests/demo/test_sample_html.py tests/collators tests/indexed tests/tokenizer/test_load.py tests/report \
+    tests/demo/test_sections.py tests/collators tests/indexed tests/tokenizer/test_load.py tests/report \
     tests/cli/test_corpus_verbs.py tests/cli/test_completion.py tests/starter tests/generation tests/rehearsal/test_planted_mistakes.py tests/test_imports.py
 GPU_CHECK_FLAGS ?=
 

@@ -6,7 +6,7 @@ HELP = """Train a small NTP and a small MEAP model side by side on this machine 
 
 Offline and on the CPU: the text is Python's standard library, the tokenizer is trained on it, the models are trained by
 Megatron's own trainer. Ends with OUT/index.html. OUT also holds the corpus, tokenizer, indexed data, recipes and
-checkpoints, to go on with.
+checkpoints, to continue with.
 
   meap demo
   meap demo --out runs/demo --steps 2000

@@ -11,7 +11,8 @@ HELP = """Draw results of `meap evaluate` and metrics of `meap train` as one sel
   meap report runs/meap                                                    a training run: report.html inside it
 
 A folder is searched for results documents (needle.json, mdqa.json, ...) and metrics.jsonl. The label of a run is the
-folder's name or what stands before "="; one label given twice joins evaluation and training. Runs that have both are
+folder's name or the text before "="; one label given twice joins evaluation and training. The page begins with a verdict for
+every suite: better, worse or no difference shown, against the baseline. Runs that were trained for different lengths are
 drawn as score against training time and tokens (Figure 5); labels that end in numbers (NTP-1, NTP-2) make one line."""
 
 
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--baseline",
         metavar="LABEL",
-        help="the run that Table 3 compares with (default: the one with ntp in its label)",
+        help="the run that others are compared with (default: the one with ntp in its label, or the first)",
     )
     parser.add_argument("--title", help="heading of the page (default: MEAP evaluation, or MEAP training)")
     parser.add_argument("--overwrite", action="store_true", help="replace a page that exists")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from meap_megatron.atomic import replace_file
-from meap_megatron.demo.tables import headline
+from meap_megatron.demo.sections import headline
 from meap_megatron.report.history import Results, smoothed
 
 NTP, MEAP, MASKED, INK = "#3b6fb5", "#d2561e", "#b8860b", "#5f6673"
@@ -13,7 +13,7 @@ def draw_picture(path: Path, *, ntp: Results, meap: Results) -> None:
     """Write the picture: validation of both arms, training of both arms, MEAP's loss in parts."""
     from matplotlib.figure import Figure
 
-    window = max(1, ntp.num_steps // 30)
+    window = max(1, ntp.last_step // 30)
     figure = Figure(figsize=(13, 4.3), dpi=110, layout="constrained")
     axes = figure.subplots(1, 3)
     panels = [
@@ -45,7 +45,8 @@ def draw_picture(path: Path, *, ntp: Results, meap: Results) -> None:
         axis.grid(color="#e3e1da", linewidth=0.7)
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(colors=INK, length=0)
-        axis.legend(frameon=False)
+        # Beneath the axes: no curve is there.
+        axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     axes[0].set_ylabel("loss, nats per token", color=INK)
     figure.suptitle(headline(ntp, meap), fontsize=11, color=INK)
     with replace_file(path) as stream:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from meap_megatron.demo.arms import DemoArm
 from meap_megatron.demo.sizes import ARMS, DemoSizes
-from meap_megatron.report.collect import ReportedRun
 
 SUITE = "needle"
 DEPTHS = "0,50,100"  # percent
@@ -57,16 +56,3 @@ def result_folders(out: Path, *, evaluated: bool) -> list[str]:
     """Return the folders of both arms as `meap report` takes them."""
     folders = ("runs", "hf") if evaluated else ("runs",)
     return [f"{name.upper()}={out / folder / name}" for name in ARMS for folder in folders]
-
-
-def score_rows(runs: Sequence[ReportedRun]) -> list[list[str]]:
-    """Return one row for each evaluated arm: score, floor and strict hit in per cent with 95 % intervals, samples."""
-    rows = []
-    for run in runs:
-        if SUITE not in run.documents:
-            continue
-        (task,) = run.documents[SUITE]["tasks"]
-        found = [task["metrics"][name] for name in ("rouge1_recall", "no_needle_recall", "strict_hit")]
-        shown = [f"{100 * one['mean']:.1f} [{100 * one['low']:.1f}, {100 * one['high']:.1f}]" for one in found]
-        rows.append([run.label, *shown, f"{found[0]['n']} + {found[1]['n']}"])
-    return rows

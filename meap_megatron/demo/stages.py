@@ -11,16 +11,16 @@ from meap_megatron.demo import retrieval
 from meap_megatron.demo.arms import DemoArm, run_side_by_side
 from meap_megatron.demo.corpus import Corpus, read_texts, standard_library, write_corpus
 from meap_megatron.demo.output_folder import room_for
-from meap_megatron.demo.page import build_page, next_commands
-from meap_megatron.demo.run_numbers import Record
+from meap_megatron.demo.picture import draw_picture
 from meap_megatron.demo.sample import Cell, as_record, read_sample, readable_window
 from meap_megatron.demo.screen import Screen
+from meap_megatron.demo.sections import Record, headline, next_commands, sections
 from meap_megatron.demo.sizes import ARMS, MASK_RATIO, DemoSizes, meap_recipe, ntp_recipe
-from meap_megatron.demo.tables import headline, per_cent
 from meap_megatron.errors import RunError, counted
 from meap_megatron.formats import duration
 from meap_megatron.report.collect import ReportedRun, collect
 from meap_megatron.report.history import Results, read_results
+from meap_megatron.report.page import default_baseline, write
 from meap_megatron.tokenizer.train import train_tokenizer
 
 STAGES = 10
@@ -30,7 +30,7 @@ PACKAGES = ("megatron-core", "torch", "transformers", "tokenizers", "gigatoken",
 
 
 def demo(out: Path, *, plan: DemoSizes, overwrite: bool = False) -> Record:
-    """Run the demo and write OUT/index.html, OUT/report.html, OUT/demo.png and OUT/demo.json.
+    """Run the demo and write OUT/index.html, OUT/demo.png and OUT/demo.json.
 
     The page stands as soon as both arms are trained; it is written again when they are evaluated.
 
@@ -86,18 +86,16 @@ def make(out: Path, plan: DemoSizes) -> Record:
         "retrieval": "The evaluation follows; this page is written again after it.",
     }
     with screen.stage("page") as stage:
-        draw_picture(out, results)
-        write_page(
-            screen, out, runs=collect(retrieval.result_folders(out, evaluated=False)), sample=sample, record=record
-        )
+        draw_picture(out / "demo.png", ntp=results["ntp"], meap=results["meap"])
+        write_page(screen, out, collect(retrieval.result_folders(out, evaluated=False)), results, sample, record)
         stage["made"] = f"{out / 'index.html'}, {out / 'demo.png'}"
     runs = evaluate(screen, out, plan, record=record, threads=threads)
-    write_page(screen, out, runs=runs, sample=sample, record=record)
+    write_page(screen, out, runs, results, sample, record)
     screen.say(f"\n{headline(results['ntp'], results['meap'])}")
     screen.say(
         f"done in {duration(screen.seconds, digits=1)}; open {screen.coloured(str(out / 'index.html'), 'bold')}"
     )
-    screen.say("go on with your own text:")
+    screen.say("continue with your own text:")
     for _, lines in next_commands(out)[:2]:
         for line in lines:
             screen.say(f"  {line}")
@@ -164,7 +162,7 @@ def draw_sample(screen: Screen, plan: DemoSizes, prefix: Path) -> tuple[list[Cel
         masked = sum(cell.masked for cell in sample)
         screen.sample(window)
         stage["made"] = (
-            f"{masked} of {len(sample)} input tokens masked ({per_cent(masked / len(sample))}); "
+            f"{masked} of {len(sample)} input tokens masked ({100 * masked / len(sample):.1f} %); "
             f"peak of one thread {peak * 1e3:,.0f} GFLOP/s"
         )
     return window, peak
@@ -209,7 +207,7 @@ def train(screen: Screen, out: Path, *, threads: int) -> dict[str, Results]:
         run_side_by_side(arms, threads=threads, show=screen.arm_line)
         results = {name: read_results(read_metrics(out / "runs" / name / "metrics.jsonl")) for name in ARMS}
         stage["made"] = (
-            f"{counted(results['ntp'].num_steps, 'step')}, {results['ntp'].consumed_tokens:,} tokens per arm"
+            f"{counted(results['ntp'].last_step, 'step')}, {results['ntp'].consumed_tokens:,} tokens per arm"
         )
     return results
 
@@ -249,12 +247,10 @@ def masked_metrics(out: Path, name: str) -> Path:
 
 
 def evaluate(screen: Screen, out: Path, plan: DemoSizes, *, record: Record, threads: int) -> list[ReportedRun]:
-    """Export both arms, look for a needle with each, and write OUT/report.html; return both arms with their scores.
+    """Export both arms and look for a needle with each; return both arms with their scores.
 
     Where the packages of the evaluation are not installed, the arms are exported only, and the record says so.
     """
-    from meap_megatron.report.page import default_baseline, write
-
     with screen.stage("export: meap convert export, both arms to Hugging Face folders") as stage:
         run_side_by_side(retrieval.exports(out), threads=threads, show=screen.arm_line)
         stage["made"] = f"{out / 'hf'}, logits of both sides compared"
@@ -265,25 +261,36 @@ def evaluate(screen: Screen, out: Path, plan: DemoSizes, *, record: Record, thre
         else:
             run_side_by_side(retrieval.evaluations(out, plan), threads=threads, show=screen.arm_line)
             record["retrieval"] = retrieval.EXPECTED
-            stage["made"] = f"{out / 'report.html'}, as meap report makes it"
-        runs = collect(retrieval.result_folders(out, evaluated=not missing))
-        baseline = default_baseline(runs, None)
-        write(runs, out / "report.html", baseline=baseline, title="MEAP demo", remark=record["retrieval"])
-    return runs
+            stage["made"] = f"{out / 'hf'}/*/evaluation/needle.json"
+        return collect(retrieval.result_folders(out, evaluated=not missing))
 
 
-def draw_picture(out: Path, results: dict[str, Results]) -> None:
-    """Write demo.png."""
-    from meap_megatron.demo.picture import draw_picture as draw
-
-    draw(out / "demo.png", ntp=results["ntp"], meap=results["meap"])
-
-
-def write_page(screen: Screen, out: Path, *, runs: list[ReportedRun], sample: list[Cell], record: Record) -> None:
-    """Write demo.json and index.html."""
+def write_page(
+    screen: Screen,
+    out: Path,
+    runs: list[ReportedRun],
+    results: dict[str, Results],
+    sample: list[Cell],
+    record: Record,
+) -> None:
+    """Write demo.json, and index.html: the page of `meap report` with the demo's own sections."""
     record["seconds"] = screen.seconds
     replace_text(out / "demo.json", json.dumps(record, indent=1) + "\n")
-    replace_text(out / "index.html", build_page(runs=runs, sample=sample, record=record))
+    before, after = sections(sample, record, results["ntp"])
+    remark = (
+        f"Trained side by side on {results['ntp'].consumed_tokens:,} tokens each of Python's standard library, in "
+        f"{duration(screen.seconds, digits=1)} from raw text to this page. {headline(results['ntp'], results['meap'])}. "
+        f"{record['retrieval']}"
+    )
+    write(
+        runs,
+        out / "index.html",
+        baseline=default_baseline(runs, None),
+        title="MEAP beside next-token prediction",
+        remark=remark,
+        before=before,
+        after=after,
+    )
 
 
 def available_cores() -> int:

@@ -1,22 +1,127 @@
-"""Heat maps and curves as inline SVG, in the colours of the page. Pure functions of results documents."""
+"""Line charts and heat maps: what is drawn where. Pure functions; `templates/macros.html` draws."""
 
-import base64
+import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
 
 from meap_megatron.report.collect import ReportedRun
-from meap_megatron.report.lines import Curve, line_chart
-from meap_megatron.report.style import SERIES
-from meap_megatron.report.tables import escape
+
+Points = list[tuple[float, float]]
+"""(x, y) pairs, ascending in x."""
 
 LOW, MIDDLE, HIGH = (214, 72, 59), (252, 224, 144), (62, 145, 92)
 """Colours of 0, 50 and 100 per cent."""
 
 
-def series(number: int) -> str:
-    """Return the CSS class of the n-th line."""
-    return f"s{number % SERIES}"
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One line of a chart."""
+
+    label: str
+    points: Points
+    number: int
+    """Of the run. There are 8 colours and 4 kinds of dashes, so that 32 lines differ, and 4 without colours."""
+    dots: bool = False
+    """Mark every point, for lines of few points."""
+
+    @property
+    def colour(self) -> int:
+        """Return the number of the colour in the style sheet."""
+        return self.number % 8
+
+    @property
+    def dashes(self) -> int:
+        """Return the number of the kind of dashes in the style sheet."""
+        return (self.number + self.number // 8) % 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """A line chart; its horizontal axis begins at 0, or at 1 where it is logarithmic."""
+
+    WIDTH: ClassVar = 460
+    HEIGHT: ClassVar = 270
+    LEFT: ClassVar = 40
+    RIGHT: ClassVar = 14
+    TOP: ClassVar = 28
+    BOTTOM: ClassVar = 38
+
+    title: str
+    curves: Sequence[Curve]
+    x_label: str
+    y_label: str
+    note: str = ""
+    top: float | None = None
+    """Let the vertical axis run from 0 to this, or to the highest value if that is above it; None: over the values."""
+    log: bool = False
+    """Draw the vertical axis in powers of ten; all values must be above 0."""
+    log_x: bool = False
+    """Draw the horizontal axis from 1 in powers of two."""
+    marks: Sequence[tuple[float, str]] = ()
+    """(x, what it says) of vertical lines."""
+
+    @cached_property
+    def values(self) -> list[float]:
+        """Return all values."""
+        return [y for curve in self.curves for _, y in curve.points]
+
+    @cached_property
+    def x_end(self) -> float:
+        """Return where the horizontal axis ends."""
+        return max(x for curve in self.curves for x, _ in curve.points)
+
+    @cached_property
+    def y_range(self) -> tuple[float, float]:
+        """Return the ends of the vertical axis, as powers of ten where it is logarithmic."""
+        low, high = self._level(min(self.values)), self._level(max(self.values))
+        margin = 0.05 * (high - low) or 0.5
+        return (low - margin, high + margin) if self.top is None else (0.0, max(self.top, high + margin))
+
+    def _level(self, value: float) -> float:
+        return math.log10(value) if self.log else value
+
+    def x(self, value: float) -> float:
+        """Return the place of a value on the horizontal axis."""
+        share = math.log2(value) / math.log2(max(self.x_end, 2)) if self.log_x else value / max(self.x_end, 1e-9)
+        return round(self.LEFT + share * (self.WIDTH - self.LEFT - self.RIGHT), 1)
+
+    def y(self, value: float) -> float:
+        """Return the place of a value on the vertical axis."""
+        low, high = self.y_range
+        return round(self.TOP + (high - self._level(value)) / (high - low) * (self.HEIGHT - self.TOP - self.BOTTOM), 1)
+
+    @property
+    def x_ticks(self) -> list[float]:
+        """Return the numbers beside the horizontal axis."""
+        if self.log_x:
+            return [2.0**power for power in range(0, int(math.log2(self.x_end)) + 1, 2)]
+        return ticks(0.0, self.x_end, count=6)
+
+    @property
+    def y_ticks(self) -> list[float]:
+        """Return the numbers beside the vertical axis."""
+        low, high = self.y_range
+        return log_ticks(10**low, 10**high) if self.log else ticks(low, high, count=6)
+
+
+def ticks(low: float, high: float, *, count: int) -> list[float]:
+    """Return round numbers inside [low, high], at most about `count` of them."""
+    if high <= low:
+        return [low]
+    raw = (high - low) / count
+    magnitude = 10 ** math.floor(math.log10(raw))
+    step = next(factor * magnitude for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= raw)
+    first = math.ceil(low / step - 1e-9)
+    return [round(k * step, 10) for k in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Return the numbers 1, 2 and 5 times a power of ten inside [low, high]; only the powers where these are too many."""
+    powers = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)
+    found = [factor * 10.0**power for power in powers for factor in (1, 2, 5) if low <= factor * 10.0**power <= high]
+    return found if len(found) < 9 else [10.0**power for power in powers if low <= 10.0**power]
 
 
 def colour(share: float) -> str:
@@ -36,67 +141,48 @@ def score_top(curves: Sequence[Curve]) -> float:
     return next(top for top in (10.0, 25.0, 50.0, 100.0) if highest <= top or top == 100.0)
 
 
-def heat_map(run: ReportedRun) -> str:
-    """Return the needle's grid of a run: depth down, length across; what does not fit stays grey."""
-    content = run.documents["needle"]
-    cells = content["cells"]
-    lengths, depths = (sorted({cell[name] for cell in cells}) for name in ("length", "depth"))
-    wide, high, left, top = 38, 22, 44, 20
-    width, height = left + wide * len(lengths) + 4, top + high * len(depths) + 36
-    label = f"needle in a haystack, {run.label}"
-    parts = [
-        f'<svg viewBox="0 0 {width} {height}" style="width:{1.15 * width:.0f}px;max-width:100%" role="img" '
-        f'aria-label="{escape(label)}">'
-    ]
-    for cell in cells:
-        x, y = float(left + wide * lengths.index(cell["length"])), top + high * depths.index(cell["depth"])
-        mean = cell["mean"]
-        fill = "var(--line)" if mean is None else colour(mean)
-        said = "does not fit" if mean is None else f"{100 * mean:.1f} %, {cell['n']} samples"
-        parts.append(
-            f'<rect x="{x}" y="{y}" width="{wide - 1}" height="{high - 1}" fill="{fill}"><title>{tokens(cell["length"])} '
-            f"tokens, depth {cell['depth']:g} %: {said}</title></rect>"
+def suite_charts(runs: Sequence[ReportedRun], suite: str) -> list[Chart]:
+    """Return the charts of a suite's cells: score against place or length, loss against position; [] without any."""
+    place: dict[str, Any] = {"y_label": "correct (%)", "x_of": lambda cell: cell["gold_index"] + 1}
+    if suite == "mdqa":
+        return panels(
+            runs, suite, field="num_documents", unit="documents", x_label="place of the gold document", **place
         )
-        if mean is not None:
-            parts.append(
-                f'<text class="cell" x="{x + wide / 2 - 0.5}" y="{y + high / 2 + 3.5}">{100 * mean:.0f}</text>'
-            )
-    for depth in depths:
-        middle = top + high * depths.index(depth) + high / 2 + 3.5
-        parts.append(f'<text class="tick" x="{left - 6}" y="{middle}" text-anchor="end">{depth:g}</text>')
-    for length in lengths:
-        x = left + wide * lengths.index(length) + wide / 2
-        parts.append(f'<text class="tick" x="{x}" y="{height - 22}" text-anchor="middle">{tokens(length)}</text>')
-    parts.append(f'<text class="tick" x="{width - 4}" y="{height - 6}" text-anchor="end">length (tokens)</text>')
-    parts.append('<text class="tick" x="0" y="11">depth (%)</text></svg>')
-    return "".join(parts)
+    if suite == "kv":
+        return panels(runs, suite, field="num_keys", unit="keys", x_label="place of the key", **place)
+    length: dict[str, Any] = {"x_label": "length (1,024 tokens)", "x_of": lambda cell: cell["length"] / 1024}
+    if suite == "mrs":
+        return panels(runs, suite, field="num_needles", unit="needles", y_label="expected words found (%)", **length)
+    curves = [
+        Curve(label=run.label, points=points, number=number, dots=True)
+        for number, run in enumerate(runs)
+        if (points := position_losses(run, suite) or length_scores(run, suite))
+    ]
+    if not curves or suite == "needle":
+        return []
+    if any(position_losses(run, suite) for run in runs):
+        note = "Middle of each range of positions, on a scale of factors of 2."
+        axes: dict[str, Any] = {"x_label": "tokens before", "y_label": "nats per token", "log_x": True, "note": note}
+        return [Chart(title="Loss by position in the context", curves=curves, **axes)]
+    top, label = score_top(curves), "length (1,024 tokens)"
+    return [Chart(title="Score by length", curves=curves, x_label=label, y_label="score (%)", top=top)]
 
 
-def position_curves(runs: Sequence[ReportedRun], suite: str) -> list[tuple[str, str]]:
-    """Return (title, chart) for each number of documents or keys: score against the place of what is asked for."""
-    field, unit = ("num_documents", "documents") if suite == "mdqa" else ("num_keys", "keys")
-    return panels(
-        runs,
-        suite,
-        field=field,
-        title=lambda size: f"{size} {unit}" if size > 1 else "",
-        x_of=lambda cell: cell["gold_index"] + 1,
-        x_label="place of the gold document" if suite == "mdqa" else "place of the key",
-        y_label="correct (%)",
-    )
+def length_scores(run: ReportedRun, suite: str) -> Points:
+    """Return (1,024 tokens, mean score in per cent) of the lengths that a suite's headline has."""
+    by_length = run.documents[suite]["headline"].get("by_length") or {} if suite in run.documents else {}
+    known = {int(length): mean for length, mean in by_length.items() if isinstance(mean, (int, float))}
+    return [(length / 1024, 100 * known[length]) for length in sorted(known)]
 
 
-def needle_counts(runs: Sequence[ReportedRun]) -> list[tuple[str, str]]:
-    """Return (title, chart) for each number of needles: M-RS score against the length."""
-    return panels(
-        runs,
-        "mrs",
-        field="num_needles",
-        title=lambda count: f"{count} needles",
-        x_of=lambda cell: cell["length"] / 1024,
-        x_label="length (1,024 tokens)",
-        y_label="expected words found (%)",
-    )
+def position_losses(run: ReportedRun, suite: str) -> Points:
+    """Return (position, loss) of the cells that are ranges of positions."""
+    cells = run.documents[suite]["cells"] if suite in run.documents else []
+    return [
+        (max(1.0, (cell["from"] * cell["to"]) ** 0.5), cell["mean"])
+        for cell in cells
+        if "from" in cell and cell["mean"] is not None
+    ]
 
 
 def panels(
@@ -104,48 +190,32 @@ def panels(
     suite: str,
     *,
     field: str,
-    title: Callable[[int], str],
+    unit: str,
     x_of: Callable[[Mapping[str, Any]], float],
     x_label: str,
     y_label: str,
-) -> list[tuple[str, str]]:
-    """Return (title, chart) for each value of a field of a suite's cells, all with the same vertical axis.
+) -> list[Chart]:
+    """Return a chart for each value above 1 of a field of a suite's cells, all with the same vertical axis.
 
     Args:
         runs: one line for each that has the suite.
         suite: whose cells are drawn.
         field: of the cells; one chart for each of its values.
-        title: of a value's chart; "" draws none.
+        unit: of that field, for the titles.
         x_of: the place of a cell on the horizontal axis.
         x_label: of that axis.
         y_label: of the score.
     """
-    present = [(number, run) for number, run in enumerate(runs) if suite in run.documents]
     found: dict[int, list[Curve]] = {}
-    for value in sorted({cell[field] for _, run in present for cell in run.documents[suite]["cells"]}):
-        curves = [
-            Curve(
-                label=run.label,
-                points=[
-                    (x_of(cell), 100 * cell["mean"])
-                    for cell in run.documents[suite]["cells"]
-                    if cell[field] == value and cell["mean"] is not None
-                ],
-                style=series(number),
-                dots=True,
-            )
-            for number, run in present
-        ]
-        if title(value) and any(curve.points for curve in curves):
-            found[value] = [curve for curve in curves if curve.points]
+    for number, run in enumerate(runs):
+        cells = run.documents[suite]["cells"] if suite in run.documents else []
+        for value in sorted({cell[field] for cell in cells}):
+            own = [cell for cell in cells if cell[field] == value and cell["mean"] is not None]
+            points = [(x_of(cell), 100 * cell["mean"]) for cell in own]
+            if points and value > 1:
+                found.setdefault(value, []).append(Curve(label=run.label, points=points, number=number, dots=True))
     top = score_top([curve for curves in found.values() for curve in curves])
     return [
-        (title(value), line_chart(curves, x_label=x_label, y_label=y_label, title=title(value), top=top))
-        for value, curves in found.items()
+        Chart(title=f"{value} {unit}", curves=curves, x_label=x_label, y_label=y_label, top=top)
+        for value, curves in sorted(found.items())
     ]
-
-
-def picture(path: Path, *, title: str) -> str:
-    """Return a PNG file as an image inside the page."""
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f'<img alt="{escape(title)}" src="data:image/png;base64,{data}">'

@@ -1,41 +1,26 @@
 """What the records of a `metrics.jsonl` say of a training run. Pure functions."""
 
-import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from meap_megatron.monitoring.records import fold
-from meap_megatron.report.lines import Points
+from meap_megatron.monitoring.records import History, fold, value
+from meap_megatron.report.charts import Points
 
 WARM_UP_STEPS = 5
 """Left out of rates: first steps allocate memory."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Results:
-    """One training run, over all its starts."""
-
-    settings: dict[str, Any]
-    """Of the last start: a resumed run may go on for longer."""
-    steps: list[dict[str, Any]]
-    validations: list[dict[str, Any]]
-    restarts: list[int]
-    """The steps from which the run went on; the first start is none."""
+class Results(History):
+    """One training run, over all its starts, with what a report says of it."""
 
     def points(self, field: str) -> Points:
         """Return (step, value) of a field of the training steps, without the steps that lack it or are not finite."""
         return _points(self.steps, field)
 
-    def validation_points(self) -> Points:
-        """Return (step, loss) of the validations, nats per token."""
-        return _points(self.validations, "lm_loss")
-
-    @property
-    def num_steps(self) -> int:
-        """Return the steps done."""
-        return int(self.steps[-1]["step"]) if self.steps else 0
+    def validation_points(self, field: str = "lm_loss") -> Points:
+        """Return (step, value) of the validations; losses are in nats per token."""
+        return _points(self.validations, field)
 
     @property
     def consumed_tokens(self) -> int:
@@ -61,15 +46,11 @@ class Results:
 
 def read_results(records: Sequence[dict[str, Any]]) -> Results:
     """Sort the records of one metrics file; of a step that was written twice, the later record counts."""
-    history = fold(records)
-    return Results(
-        settings=history.settings, steps=history.steps, validations=history.validations, restarts=history.restarts
-    )
+    return Results(**vars(fold(records)))
 
 
 def _points(records: Sequence[dict[str, Any]], field: str) -> Points:
-    found = ((record["step"], record.get(field)) for record in records)
-    return [(step, value) for step, value in found if value is not None and math.isfinite(value)]
+    return [(record["step"], number) for record in records if (number := value(record, field)) is not None]
 
 
 def smoothed(points: Points, *, window: int) -> Points:

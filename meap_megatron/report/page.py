@@ -1,14 +1,31 @@
-"""The report: one HTML file without anything to load. Pure functions of runs, apart from the figures that are read."""
+"""The report: one HTML file without anything to load, made from `templates/page.html`."""
 
+import base64
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from meap_megatron.errors import counted
+from jinja2 import ChoiceLoader, Environment, PackageLoader
+from markupsafe import Markup
+
+from meap_megatron.atomic import disk_errors, replace_text
+from meap_megatron.errors import UserError, counted
 from meap_megatron.report import charts, conditions, training
 from meap_megatron.report.collect import ReportedRun
-from meap_megatron.report.style import CSS
-from meap_megatron.report.tables import attention_table, escape, paper, regions_table, render
+from meap_megatron.report.measures import measures_tables
+from meap_megatron.report.tables import Table, paper_tables
+from meap_megatron.report.verdicts import all_verdicts
 from meap_megatron.version import __version__
+
+
+def environment(*packages: str) -> Environment:
+    """Return the templates of the report, with those of other packages; text is escaped wherever it goes into HTML."""
+    loaders = [PackageLoader(package) for package in (*packages, "meap_megatron.report")]
+    made = Environment(
+        loader=ChoiceLoader(loaders), autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    made.globals.update(colour=charts.colour, tokens=charts.tokens)
+    return made
 
 
 def build_page(
@@ -17,144 +34,97 @@ def build_page(
     baseline: ReportedRun | None = None,
     title: str = "MEAP evaluation",
     remark: str = "",
+    before: str = "",
+    after: str = "",
 ) -> str:
     """Return the page.
 
     Args:
         runs: in the order of rows and colours.
-        baseline: the run that Table 3 compares the others with.
+        baseline: the run that the others are compared with.
         title: of the page.
         remark: what a reader must know of these runs, above everything else.
+        before: sections above the results, as HTML.
+        after: sections beneath the results, as HTML.
     """
-    evaluated = [run for run in runs if run.documents]
-    sections = [f"<h1>{escape(title)}</h1>", f'<p class="lead">{escape(lead(runs))}</p>']
-    if remark:
-        sections.append(f'<p class="warning">{escape(remark)}</p>')
+    evaluated, trained = [run for run in runs if run.documents], [run for run in runs if run.metrics]
+    content: dict[str, Any] = {}
     if evaluated:
-        sections += ["<h2>Models</h2>", conditions.models_table(evaluated), *conditions.warnings(evaluated)]
-        sections += evaluation_sections(evaluated, baseline)
-    if any(run.metrics for run in runs):
-        sections += ["<h2>Training</h2>", training.summary_table(runs), cards(training.curves_of(runs))]
-    if found := training.efficiency(runs):
-        sections.append("<h2>Training efficiency (Figure 5)</h2>")
-        sections.append(
-            '<p class="note">Figure 5 shows MDQA with 20 documents for Llama-3-8B after n epochs; it prints no values.</p>'
-        )
-        sections += [f"<h3>{escape(name)}</h3>{drawn}" for name, drawn in found]
-    if evaluated:
-        sections += [
-            "<h2>Runs in detail</h2>",
-            conditions.tasks_table(evaluated),
-            conditions.versions_table(evaluated),
-        ]
-    body = "\n".join(sections)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+        other = [run for run in evaluated if run is not baseline]
+        reference = baseline if other else None
+        suites = all_verdicts(evaluated, reference)
+        results, absent = suite_parts(evaluated, reference)
+        content = {
+            "baseline": reference,
+            "compared": conditions.listed(list(map(conditions.described, other))),
+            "described": conditions.described,
+            "suites": suites,
+            "count": sum(verdict.baseline is not None for suite in suites for verdict in suite.verdicts),
+            "warnings": list(conditions.warnings(evaluated)),
+            "models": conditions.models_table(evaluated),
+            "results": results,
+            "absent": absent,
+            "details": [conditions.tasks_table(evaluated), conditions.versions_table(evaluated)],
+        }
+    if trained:
+        content |= {
+            "training": training.summary_table(runs),
+            "curves": training.curves_of(runs),
+            "efficiency": training.efficiency(runs),
+        }
+    parts = [counted(len(evaluated), "evaluated model")] if evaluated else []
+    parts += [counted(len(trained), "training run")] if trained else []
+    lead = f"{' and '.join(parts)}, by meap_megatron {__version__}."
+    template = environment().get_template("page.html")
+    return template.render(
+        title=title, remark=remark, lead=lead, before=Markup(before), after=Markup(after), **content
     )
 
 
-def lead(runs: Sequence[ReportedRun]) -> str:
-    """Return the sentence beneath the title."""
-    evaluated, trained = sum(bool(run.documents) for run in runs), sum(bool(run.metrics) for run in runs)
-    parts = [f"{counted(evaluated, 'evaluated model')}"] if evaluated else []
-    parts += [f"{counted(trained, 'training run')}"] if trained else []
-    text = f"{' and '.join(parts)}, by meap_megatron {__version__}."
-    if evaluated:
-        text += (
-            " The paper's numbers (arXiv 2502.07490) stand beneath ours, of models of the paper's sizes; ± is one standard "
-            "error over samples. Bold is the highest of our scores."
-        )
-    return text
-
-
-def evaluation_sections(runs: Sequence[ReportedRun], baseline: ReportedRun | None) -> list[str]:
-    """Return the tables and figures of all suites; tables without any result of ours fold up at the end."""
-    here: list[tuple[str, str]] = []
-    absent: list[tuple[str, str]] = []
-    suites = {suite for run in runs for suite in run.documents}
-    for block in paper():
-        drawn = f"<h3>{escape(block['title'])}</h3>{render(block, runs, baseline)}"
-        if block["suite"] in suites:
-            here.append((block["suite"], drawn))
-        elif "not in the paper" not in block["title"]:
-            absent.append((block["suite"], drawn))
-    for suite, title, drawer in (
-        ("attention", "Attention to masked tokens (Table 10)", attention_table),
-        ("regions", "Attention to regions (Figure 6, Tables 16 to 18)", regions_table),
-    ):
-        drawn = f"<h3>{escape(title)}</h3>{drawer(runs)}"
-        (here if suite in suites else absent).append((suite, drawn))
-    order = ["commonsense", "needle", "mdqa", "kv", "mrs", "hallucination", "attention", "regions"]
-    sections = ["<h2>Results</h2>"]
-    for suite in sorted({suite for suite, _ in here}, key=order.index):
-        sections += [drawn for name, drawn in here if name == suite]
-        sections.append(figures(suite, runs))
-    if absent:
-        inside = "".join(drawn for _, drawn in absent)
-        sections.append(
-            f"<details><summary>{len(absent)} tables of the paper that were not run</summary>{inside}</details>"
-        )
-    return sections
-
-
-def figures(suite: str, runs: Sequence[ReportedRun]) -> str:
-    """Return the figures of a suite."""
-    own = [run for run in runs if suite in run.documents]
-    if suite == "needle":
-        maps = "".join(
-            f'<div class="card"><h3>{escape(run.label)}</h3>{charts.heat_map(run)}</div>'
-            for run in own
-            if run.documents["needle"]["cells"]
-        )
-        return f'<div class="maps">{maps}</div>'
-    if suite in ("mdqa", "kv"):
-        return cards([(title, "", chart) for title, chart in charts.position_curves(runs, suite)])
-    if suite == "mrs":
-        return cards([(title, "", chart) for title, chart in charts.needle_counts(runs)])
-    if suite in ("attention", "regions"):
-        pictures = [(run, run.folders[suite] / f"{suite}.png") for run in own]
-        return "".join(
-            f'<div class="card"><h3>{escape(run.label)}</h3>{charts.picture(path, title=f"{suite}, {run.label}")}</div>'
-            for run, path in pictures
-            if path.is_file()
-        )
-    return ""
-
-
-def cards(parts: Sequence[tuple[str, str, str]]) -> str:
-    """Return charts side by side, each (title, remark, HTML)."""
-    drawn = "".join(
-        f'<div class="card"><h3>{escape(title)}</h3>{f"""<p class="note">{escape(note)}</p>""" if note else ""}{chart}</div>'
-        for title, note, chart in parts
-    )
-    return f'<div class="charts">{drawn}</div>'
+def suite_parts(
+    runs: Sequence[ReportedRun], baseline: ReportedRun | None
+) -> tuple[dict[str, dict[str, Any]], list[Table]]:
+    """Return suite -> its tables and figures, and the paper's tables of the suites that no run has."""
+    suites = list(dict.fromkeys(suite for run in runs for suite in run.documents))
+    known = paper_tables(runs, baseline)
+    order = [*dict.fromkeys(table.suite for table in known), *suites]
+    parts: dict[str, dict[str, Any]] = {}
+    for suite in sorted(suites, key=order.index):
+        own = [run for run in runs if suite in run.documents]
+        tables = [table for table in known if table.suite == suite]
+        pictures = [(run.label, run.folders[suite] / f"{suite}.png") for run in own]
+        maps = [(run.label, run.documents[suite]["cells"]) for run in own] if suite == "needle" else []
+        parts[suite] = {
+            "tables": tables or measures_tables(own, suite),
+            "charts": charts.suite_charts(runs, suite),
+            "maps": [(label, cells) for label, cells in maps if cells],
+            "pictures": [
+                (label, base64.b64encode(path.read_bytes()).decode())
+                for label, path in pictures
+                if suite in ("attention", "regions") and path.is_file()
+            ],
+        }
+    return parts, [table for table in known if table.suite not in suites and "not in the paper" not in table.title]
 
 
 def default_baseline(runs: Sequence[ReportedRun], named: str | None) -> ReportedRun | None:
-    """Return the run called `named`, or the only one with "ntp" in its name; None without one.
+    """Return the run called `named`, or the only evaluated one with "ntp" in its name, or the first evaluated one.
 
     Raises:
         UserError: no run has this name.
     """
-    from meap_megatron.errors import UserError
-
     if named is not None:
         found = next((run for run in runs if run.label == named), None)
         if found is None:
             raise UserError(f"--baseline {named}: the runs are {', '.join(run.label for run in runs)}")
         return found
-    like = [run for run in runs if run.documents and "ntp" in run.label.lower()]
-    return like[0] if len(like) == 1 else None
+    evaluated = [run for run in runs if run.documents]
+    like = [run for run in evaluated if "ntp" in run.label.lower()]
+    return like[0] if len(like) == 1 else next(iter(evaluated), None)
 
 
-def write(
-    runs: Sequence[ReportedRun], path: Path, *, baseline: ReportedRun | None, title: str, remark: str = ""
-) -> None:
-    """Write the page, complete or not at all."""
-    from meap_megatron.atomic import disk_errors, replace_text
-
+def write(runs: Sequence[ReportedRun], path: Path, **content: Any) -> None:
+    """Write the page, complete or not at all; `content` is that of `build_page`."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, build_page(runs, baseline=baseline, title=title, remark=remark))
+    replace_text(path, build_page(runs, **content))

@@ -1,7 +1,7 @@
-"""Tables in the shape of the paper's: our rows, then the paper's. Pure functions that return HTML."""
+"""Tables in the shape of the paper's: our rows, then the paper's. Pure functions; `templates/macros.html` draws."""
 
-import html
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -11,9 +11,44 @@ import yaml
 from meap_megatron.report.collect import ReportedRun
 from meap_megatron.report.values import Value, average, judged, scores
 
-NOT_RUN = '<span class="absent">not run</span>'
-UNFIT = '<span class="absent">does not fit</span>'
-NOTHING = '<span class="absent">–</span>'
+FEW = 100
+"""Samples below which a cell says how many there were."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One cell of a table; one that is only text can be a string."""
+
+    text: str
+    small: str = ""
+    """Beside the text, in small letters."""
+    mark: str = ""
+    """Behind both."""
+    style: str = ""
+    """CSS class: best, absent, better, worse or code."""
+
+
+NOT_RUN, UNFIT, NOTHING = (Cell(text=text, style="absent") for text in ("not run", "does not fit", "–"))
+Row = Sequence[Cell | str]
+
+
+@dataclass(kw_only=True)
+class Table:
+    """A table with the notes beneath it."""
+
+    headings: Sequence[str]
+    """Of the columns, the first one of the row names."""
+    parts: list[tuple[str, Sequence[Row], str]]
+    """(caption or "", rows, CSS class of the rows)."""
+    notes: Sequence[str] = ()
+    kind: str = ""
+    """CSS class; left if the columns are no numbers."""
+    title: str = ""
+    suite: str = ""
+
+    def __post_init__(self) -> None:
+        columns = len(self.headings)
+        self.kind = self.kind or ("narrow" if columns < 4 else "even" if columns < 8 else "wide")
 
 
 @cache
@@ -23,49 +58,66 @@ def paper() -> list[dict[str, Any]]:
     return list(yaml.safe_load(text)["blocks"])
 
 
-def escape(value: object) -> str:
-    """Return text for HTML."""
-    return html.escape(str(value))
-
-
-FEW = 100
-"""Samples below which a cell says how many there were."""
-
-
-def shown(value: Value | None, unit: str, *, best: bool = False, absent: str = NOT_RUN) -> str:
+def shown(value: Value | None, unit: str, *, best: bool = False) -> Cell:
     """Return a score as a cell: per cent with two digits, or a fraction with three; its standard error beside it."""
     if value is None:
-        return absent
+        return NOT_RUN
     if value.mean is None:
         return UNFIT
     scale, digits = (100, 2) if unit == "percent" else (1, 3)
-    number = f"{scale * value.mean:.{digits}f}"
-    number = f"<b>{number}</b>" if best else number
-    error = f" <small>±{scale * value.stderr:.{digits}f}</small>" if value.stderr is not None and value.n != 1 else ""
-    # The error of a few samples says little, and one sample has none.
-    few = f" <small>n = {value.n}</small>" if value.n is not None and value.n < FEW else ""
-    return f"{number}{error}{few}{escape(value.mark)}"
+    small = [f"±{scale * value.stderr:.{digits}f}"] if value.stderr is not None and value.n != 1 else []
+    if value.n is not None and value.n < FEW:
+        # The error of a few samples says little, and one sample has none.
+        small.append(f"n = {value.n}")
+    text = f"{scale * value.mean:.{digits}f}"
+    return Cell(text=text, small=" ".join(small), mark=value.mark, style="best" if best else "")
 
 
-def table(
-    headings: Sequence[str], parts: Sequence[tuple[str, Sequence[Sequence[str]], str]], *, kind: str = ""
-) -> str:
-    """Return a table of HTML cells.
+def number(value: float | None, digits: int, *, scale: float = 1.0, sign: str = "") -> Cell:
+    """Return a number as a cell, a dash where there is none."""
+    return NOTHING if value is None else Cell(text=f"{scale * value:{sign},.{digits}f}")
 
-    Args:
-        headings: of the columns, the first one of the row names; plain text.
-        parts: (caption or "", rows of cells, CSS class of the rows).
-        kind: CSS class of the table, if its columns are no numbers.
-    """
-    head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
-    body = []
-    for caption, rows, style in parts:
-        if caption:
-            body.append(f'<tr class="caption"><td colspan="{len(headings)}">{escape(caption)}</td></tr>')
-        body += [f'<tr class="{style}">{"".join(f"<td>{cell}</td>" for cell in row)}</tr>' for row in rows]
-    inside = f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody>"
-    kind = kind or ("narrow" if len(headings) < 4 else "even" if len(headings) < 8 else "")
-    return f'<div class="scroll"><table class="{kind}">{inside}</table></div>'
+
+def paper_tables(runs: Sequence[ReportedRun], baseline: ReportedRun | None) -> list[Table]:
+    """Return all tables in the shape of the paper's, in its order."""
+    blocks = [block_table(block, runs, baseline) for block in paper()]
+    return [*blocks, attention_table(runs), regions_table(runs)]
+
+
+def block_table(block: Mapping[str, Any], runs: Sequence[ReportedRun], baseline: ReportedRun | None) -> Table:
+    """Return a block of `paper.yaml` as a table: our rows, then the paper's."""
+    names = [*map(str, block["columns"]), *(["average"] if block.get("average") else [])]
+    if block.get("relative"):
+        ours = relative_rows(block, runs, baseline)
+    else:
+        rows = block_rows(block, runs)
+        best = [
+            None if "floor" in name else top
+            for name, top in zip(names, map(best_of, zip(*rows.values(), strict=True)), strict=True)
+        ]
+        ours = [
+            [label, *(shown(v, block["unit"], best=_is(v, top)) for v, top in zip(values, best, strict=True))]
+            for label, values in rows.items()
+        ]
+    notes = list(block["notes"])
+    if any(isinstance(cell, Cell) and cell.mark.endswith("*") for row in ours for cell in row):
+        notes.append(
+            "* not the published data (synthetic distractors or generated samples): not comparable with the paper's numbers."
+        )
+    return Table(
+        title=block["title"],
+        suite=block["suite"],
+        headings=["", *names],
+        parts=[
+            ("This report", ours, "ours"),
+            *((part["caption"], paper_rows(part, block), "paper") for part in block["tables"]),
+        ],
+        notes=notes,
+    )
+
+
+def _is(value: Value | None, top: float | None) -> bool:
+    return value is not None and top is not None and value.mean == top
 
 
 def block_rows(block: Mapping[str, Any], runs: Sequence[ReportedRun]) -> dict[str, list[Value | None]]:
@@ -92,138 +144,87 @@ def block_rows(block: Mapping[str, Any], runs: Sequence[ReportedRun]) -> dict[st
     return rows
 
 
-def headings_of(block: Mapping[str, Any]) -> list[str]:
-    """Return the headings of a block's columns."""
-    return [*map(str, block["columns"]), *(["average"] if block.get("average") else [])]
+def best_of(column: Sequence[Value | None]) -> float | None:
+    """Return the highest of our scores in a column, None where there are not two to compare."""
+    means = [value.mean for value in column if value is not None and value.mean is not None]
+    return max(means) if len(means) > 1 and min(means) < max(means) else None
 
 
-def best_of(rows: Mapping[str, Sequence[Value | None]]) -> list[float | None]:
-    """Return the highest of our scores in every column, None where there are not two to compare."""
-    found: list[float | None] = []
-    for column in zip(*rows.values(), strict=True):
-        means = [value.mean for value in column if value is not None and value.mean is not None]
-        found.append(max(means) if len(means) > 1 and min(means) < max(means) else None)
-    return found
-
-
-def render(block: Mapping[str, Any], runs: Sequence[ReportedRun], baseline: ReportedRun | None) -> str:
-    """Return a block as a table with its notes."""
-    headings = ["", *headings_of(block)]
-    if block.get("relative"):
-        ours = relative_rows(block, runs, baseline)
-    else:
-        rows = block_rows(block, runs)
-        best, floor = best_of(rows), headings_of(block)
-        ours = [
-            [
-                escape(label),
-                *(
-                    shown(
-                        value,
-                        block["unit"],
-                        best=value is not None and value.mean == top is not None and "floor" not in name,
-                    )
-                    for value, top, name in zip(values, best, floor, strict=True)
-                ),
-            ]
-            for label, values in rows.items()
-        ]
-    parts: list[tuple[str, Sequence[Sequence[str]], str]] = [("This report", ours, "ours")]
-    parts += [(part["caption"], paper_rows(part, block), "paper") for part in block["tables"]]
-    notes = [*block["notes"]]
-    if "*</td>" in (drawn := table(headings, parts)):
-        notes.append(
-            "* not the published data (synthetic distractors or generated samples): not comparable with the paper's numbers."
-        )
-    return drawn + "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
-
-
-def paper_rows(part: Mapping[str, Any], block: Mapping[str, Any]) -> list[list[str]]:
+def paper_rows(part: Mapping[str, Any], block: Mapping[str, Any]) -> list[Row]:
     """Return the rows of one of the paper's tables; its averages are computed from the columns."""
     digits = part.get("decimals", 2)
-    rows = []
+    rows: list[Row] = []
     for label, row in part["rows"].items():
         values = list(row["values"])
-        cells = [f"{value:.{digits}f}" for value in values]
+        cells: list[Cell | str] = [f"{value:.{digits}f}" for value in values]
         cells += [NOTHING] * (len(block["columns"]) - len(cells))
         if block.get("average"):
             printed = row.get("printed_average")
-            dagger = "" if printed is None else f' <small title="the paper prints {printed}">†{printed:g}</small>'
-            cells.append(f"{sum(values) / len(values):.2f}{dagger}")
-        rows.append([escape(label), *cells])
+            mean = f"{sum(values) / len(values):.2f}"
+            cells.append(Cell(text=mean, small="" if printed is None else f"†{printed:g}"))
+        rows.append([str(label), *cells])
     return rows
 
 
-def relative_rows(
-    block: Mapping[str, Any], runs: Sequence[ReportedRun], baseline: ReportedRun | None
-) -> list[list[str]]:
+def relative_rows(block: Mapping[str, Any], runs: Sequence[ReportedRun], baseline: ReportedRun | None) -> list[Row]:
     """Return each run's gain over the baseline, in per cent of it and in points."""
     columns = list(block["columns"].values())
-    if baseline is None:
-        return [["<i>no baseline: name one with --baseline LABEL</i>", *([NOT_RUN] * len(columns))]]
-    base, rows = scores(baseline), []
-    for run in runs:
-        if run is baseline:
-            continue
-        own, cells = scores(run), []
-        for column in columns:
-            pair = own.get(column), base.get(column)
-            if pair[0] is None or pair[1] is None:
-                cells.append(NOT_RUN)
-            elif pair[0].mean is None or pair[1].mean is None:
-                cells.append(UNFIT)
-            else:
-                points = 100 * (pair[0].mean - pair[1].mean)
-                share = f"{points / pair[1].mean:+.1f}" if pair[1].mean else "∞" if points else "0.0"
-                cells.append(f"{share} <small>({points:+.1f})</small>{escape(pair[0].mark)}")
-        rows.append([f"{escape(run.label)} over {escape(baseline.label)}", *cells])
-    return rows or [["<i>only one run</i>", *([NOT_RUN] * len(columns))]]
+    if baseline is None or len(runs) < 2:
+        return [["only one run", *([NOT_RUN] * len(columns))]]
+    base = scores(baseline)
+
+    def gain(value: Value | None, before: Value | None) -> Cell:
+        if value is None or before is None:
+            return NOT_RUN
+        if value.mean is None or before.mean is None:
+            return UNFIT
+        points = 100 * (value.mean - before.mean)
+        share = f"{points / before.mean:+.1f}" if before.mean else "∞" if points else "0.0"
+        return Cell(text=share, small=f"({points:+.1f})", mark=value.mark)
+
+    return [
+        [f"{run.label} over {baseline.label}", *(gain(found.get(column), base.get(column)) for column in columns)]
+        for run in runs
+        if run is not baseline
+        for found in [scores(run)]
+    ]
 
 
-def attention_table(runs: Sequence[ReportedRun]) -> str:
+def attention_table(runs: Sequence[ReportedRun]) -> Table:
     """Return Table 10: Score Decay and Variance Increase at every length, ours and the paper's."""
     from meap_megatron.evaluation.attention.scores import PAPER
 
-    # A document holds both models of its pair.
-    ours = [row for run in runs for row in _attention_rows(run)] or [["", *([NOT_RUN] * 4)]]
-    printed = [
-        [
-            f"T = {length:,}",
-            *(_signed(found[key], key) for key in ("decay", "decay_t", "variance_increase", "variance_t")),
-        ]
-        for length, found in PAPER.items()
-    ]
-    headings = ["", "Score Decay (%)", "t", "Variance Increase (%)", "t"]
-    note = (
-        "The paper compares MEAP on masked input with NTP on clean input, which changes two things at once. Model: both "
-        "read clean input. Input: MEAP on masked against MEAP on clean input. Paired t over sequences, MEAP − NTP."
-    )
-    drawn = table(headings, [("This report", ours, "ours"), ("Table 10: 1.1B, all p < 1e-6", printed, "paper")])
-    return f'{drawn}<p class="note">{escape(note)}</p>'
-
-
-def _attention_rows(run: ReportedRun) -> list[list[str]]:
-    content = run.documents.get("attention")
-    if content is None:
-        return []
     names = {"table_10": "masked MEAP, clean NTP", "model": "model alone", "input": "input alone"}
-    return [
-        [
-            f"{escape(run.label)}, T = {int(length):,}, {names.get(comparison, comparison)}",
-            *(_signed(found.get(key), key) for key in ("decay", "decay_t", "variance_increase", "variance_t")),
-        ]
-        for length, comparisons in content["headline"]["by_length"].items()
+
+    def row(label: str, found: Mapping[str, Any]) -> Row:
+        values = [(found.get(key), key) for key in ("decay", "decay_t", "variance_increase", "variance_t")]
+        return [label, *(number(value, 2, scale=1 if key.endswith("_t") else 100) for value, key in values)]
+
+    # A document holds both models of its pair.
+    ours = [
+        row(f"{run.label}, T = {int(length):,}, {names.get(comparison, comparison)}", found)
+        for run in runs
+        if "attention" in run.documents
+        for length, comparisons in run.documents["attention"]["headline"]["by_length"].items()
         for comparison, found in comparisons.items()
     ]
+    printed = [row(f"T = {length:,}", found) for length, found in PAPER.items()]
+    return Table(
+        title="Attention to masked tokens (Table 10)",
+        suite="attention",
+        headings=["", "Score Decay (%)", "t", "Variance Increase (%)", "t"],
+        parts=[
+            ("This report", ours or [["", *([NOT_RUN] * 4)]], "ours"),
+            ("Table 10: 1.1B, all p < 1e-6", printed, "paper"),
+        ],
+        notes=[
+            "The paper compares MEAP on masked input with NTP on clean input, which changes two things at once. Model: "
+            "both read clean input. Input: MEAP on masked against MEAP on clean input. Paired t over sequences, MEAP − NTP."
+        ],
+    )
 
 
-def _signed(value: float | None, key: str) -> str:
-    if value is None:
-        return NOTHING
-    return f"{value:.2f}" if key.endswith("_t") else f"{100 * value:.2f}"
-
-
-def regions_table(runs: Sequence[ReportedRun]) -> str:
+def regions_table(runs: Sequence[ReportedRun]) -> Table:
     """Return Figure 6 and Tables 16 to 18: shares of attention, ours above the paper's for every text."""
     from meap_megatron.evaluation.attention.region_items import PAPER_SHARES, REGIONS
 
@@ -233,29 +234,34 @@ def regions_table(runs: Sequence[ReportedRun]) -> str:
         "table_17": "Table 17: relativity",
         "table_18": "Table 18: Colosseum",
     }
-    documents = {run.label: run.documents["regions"] for run in runs if "regions" in run.documents}
-    texts = dict.fromkeys(PAPER_SHARES)
-    texts |= dict.fromkeys(cell["text"] for content in documents.values() for cell in content["cells"])
-    parts: list[tuple[str, Sequence[Sequence[str]], str]] = []
+    documents = {run.label: run.documents["regions"]["cells"] for run in runs if "regions" in run.documents}
+    texts = dict.fromkeys([*PAPER_SHARES, *(cell["text"] for cells in documents.values() for cell in cells)])
+    parts: list[tuple[str, Sequence[Row], str]] = []
     for text in texts:
-        rows, count = [], 0
-        for label, content in documents.items():
-            cells = [cell for cell in content["cells"] if cell["text"] == text]
-            for arm in dict.fromkeys(cell["arm"] for cell in cells):
-                of_region = {cell["region"]: cell["mean"] for cell in cells if cell["arm"] == arm}
-                shares = [f"{of_region[region]:.3f}" for region in REGIONS]
-                rows.append([f"{escape(label)}: {arm.upper()} model", *shares])
-            count = max([count, *(cell["n"] for cell in cells)])
-        rows = rows or [["", *([NOT_RUN] * len(REGIONS))]]
-        parts.append((titles.get(text, f"{count} templated items, mean"), rows, "ours"))
-        printed = [
-            [f"{arm.upper()}, paper", *(NOTHING if share is None else f"{share:.3f}" for share in shares_)]
-            for arm, shares_ in PAPER_SHARES.get(text, {}).items()
+        rows: list[Row] = []
+        count = 0
+        for label, cells in documents.items():
+            own = [cell for cell in cells if cell["text"] == text]
+            count = max([count, *(cell["n"] for cell in own)])
+            for arm in dict.fromkeys(cell["arm"] for cell in own):
+                of_region = {cell["region"]: cell["mean"] for cell in own if cell["arm"] == arm}
+                rows.append([f"{label}: {arm.upper()} model", *(f"{of_region[region]:.3f}" for region in REGIONS)])
+        parts.append(
+            (titles.get(text, f"{count} templated items, mean"), rows or [["", *([NOT_RUN] * len(REGIONS))]], "ours")
+        )
+        printed: list[Row] = [
+            [f"{arm.upper()}, paper", *(number(share, 3) for share in shares)]
+            for arm, shares in PAPER_SHARES.get(text, {}).items()
         ]
         if printed:
             parts.append(("", printed, "paper"))
-    note = (
-        "Shares of the attention of the final token, summed over the tokens of each region, mean over layers and heads. "
-        "Table 16 prints .80 for .080, and its first column repeats Figure 6's."
+    return Table(
+        title="Attention to regions (Figure 6, Tables 16 to 18)",
+        suite="regions",
+        headings=["", *REGIONS],
+        parts=parts,
+        notes=[
+            "Shares of the attention of the final token, summed over the tokens of each region, mean over layers and "
+            "heads. Table 16 prints .80 for .080, and its first column repeats Figure 6's."
+        ],
     )
-    return f'{table(["", *REGIONS], parts)}<p class="note">{escape(note)}</p>'

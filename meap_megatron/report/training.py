@@ -1,4 +1,4 @@
-"""Training curves, and score against training (Figure 5). Pure functions of runs that return HTML."""
+"""Training curves, and score against training (Figure 5). Pure functions of runs."""
 
 import re
 from collections.abc import Sequence
@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from meap_megatron.formats import duration
-from meap_megatron.report.charts import score_top, series
+from meap_megatron.report.charts import Chart, Curve, Points, score_top
 from meap_megatron.report.collect import ReportedRun
 from meap_megatron.report.history import Results, read_results, smoothed
-from meap_megatron.report.lines import Curve, Points, line_chart
-from meap_megatron.report.tables import NOTHING, escape, table
+from meap_megatron.report.tables import NOTHING, Row, Table, number
 from meap_megatron.report.values import Value, average, scores
 
 MOST_POINTS = 400
@@ -31,7 +30,6 @@ class Effort:
     seconds: float
     """In steps; checkpoints and validation apart."""
     tokens: int
-    steps: int
 
 
 def effort(results: Results) -> Effort:
@@ -40,7 +38,7 @@ def effort(results: Results) -> Effort:
     for record in results.steps:
         seconds += record["seconds"] * max(1, record["step"] - last)
         last = record["step"]
-    return Effort(seconds=seconds, tokens=results.consumed_tokens, steps=results.num_steps)
+    return Effort(seconds=seconds, tokens=results.consumed_tokens)
 
 
 def thin(points: Points) -> Points:
@@ -54,36 +52,37 @@ def trained(runs: Sequence[ReportedRun]) -> list[tuple[int, ReportedRun, Results
     return [(number, run, read_results(run.metrics)) for number, run in enumerate(runs) if run.metrics]
 
 
-def curves_of(runs: Sequence[ReportedRun]) -> list[tuple[str, str, str]]:
-    """Return (title, remark, chart) of losses, gradient norm and throughput; charts without values are left out."""
+def curves_of(runs: Sequence[ReportedRun]) -> list[Chart]:
+    """Return the charts of losses, gradient norm and throughput; those without values are left out."""
     found = trained(runs)
 
     def lines(field: str, *, smooth: bool = True) -> list[Curve]:
-        made = []
-        for number, run, results in found:
-            if points := results.points(field):
-                window = max(1, len(points) // 50) if smooth else 1
-                made.append(Curve(label=run.label, points=thin(smoothed(points, window=window)), style=series(number)))
-        return made
+        return [
+            Curve(
+                label=run.label,
+                points=thin(smoothed(points, window=max(1, len(points) // 50) if smooth else 1)),
+                number=place,
+            )
+            for place, run, results in found
+            if (points := results.points(field))
+        ]
 
-    validation = [
-        Curve(label=run.label, points=thin(points), style=series(number), dots=len(points) < 30)
-        for number, run, results in found
-        if (points := results.validation_points())
-    ]
+    def validations(field: str) -> list[Curve]:
+        return [
+            Curve(label=run.label, points=thin(points), number=place, dots=len(points) < 30)
+            for place, run, results in found
+            if (points := results.validation_points(field))
+        ]
+
     marks = [
         (float(step), f"{run.label}: restart from step {step:,}")
         for _, run, results in found
         for step in results.restarts
     ]
-    nats, steps = "nats per token", "step"
+    clean = "On clean inputs, unless the recipe says otherwise: arms are comparable."
+    nats = "nats per token"
     charts = [
-        (
-            "Validation loss",
-            "On clean inputs, unless the recipe says otherwise: arms are comparable.",
-            validation,
-            nats,
-        ),
+        ("Validation loss", clean, validations("lm_loss"), nats),
         ("Training loss", "On the inputs of each arm: masked inputs are harder.", lines("lm_loss"), nats),
         ("Loss at positions that read [MASK]", "The next token without the current one.", lines("masked_loss"), nats),
         ("Loss at other positions", "", lines("other_loss"), nats),
@@ -91,55 +90,45 @@ def curves_of(runs: Sequence[ReportedRun]) -> list[tuple[str, str, str]]:
         ("Throughput", "", lines("tokens_per_second"), "tokens per second"),
     ]
     return [
-        (
-            title,
-            note,
-            line_chart(
-                curves,
-                x_label=steps,
-                y_label=unit,
-                title=title,
-                top=0.0 if unit == "tokens per second" else None,
-                # A spike would flatten everything else.
-                log=unit == "norm" and min(y for curve in curves for _, y in curve.points) > 0,
-                marks=marks,
-            ),
+        Chart(
+            title=title,
+            note=note,
+            curves=curves,
+            x_label="step",
+            y_label=unit,
+            top=0.0 if unit == "tokens per second" else None,
+            # A spike would flatten everything else.
+            log=unit == "norm" and min(y for curve in curves for _, y in curve.points) > 0,
+            marks=marks,
         )
         for title, note, curves, unit in charts
         if curves
     ]
 
 
-def summary_table(runs: Sequence[ReportedRun]) -> str:
+def summary_table(runs: Sequence[ReportedRun]) -> Table:
     """Return one row for every training run."""
-    rows = []
+    rows: list[Row] = []
     for _, run, results in trained(runs):
-        spent, settings = effort(results), results.settings
-        ratio = settings.get("meap_mask_ratio")
+        settings, planned = results.settings, results.train_steps
+        last, ratio = results.steps[-1]["step"] if results.steps else 0, settings.get("meap_mask_ratio")
         rows.append(
             [
-                escape(run.label),
-                f"{spent.steps:,} of {settings['train_iters']:,}"
-                if settings.get("train_iters")
-                else f"{spent.steps:,}",
-                f"{spent.tokens:,}",
-                NOTHING if ratio is None else f"{ratio:g}",
-                _number(results.final("lm_loss"), 3),
-                _number(results.validation_loss, 3),
-                _number(results.median("tokens_per_second"), 0),
-                _number(None if (mfu := results.median("mfu")) is None else 100 * mfu, 1),
-                duration(spent.seconds, digits=1),
+                run.label,
+                f"{last:,} of {planned:,}" if planned else f"{last:,}",
+                f"{results.consumed_tokens:,}",
+                NOTHING if ratio is None else f"{ratio:g}" if isinstance(ratio, (int, float)) else str(ratio),
+                number(results.final("lm_loss"), 3),
+                number(results.validation_loss, 3),
+                number(results.median("tokens_per_second"), 0),
+                number(results.median("mfu"), 1, scale=100),
+                duration(effort(results).seconds, digits=1),
                 str(len(results.restarts)),
             ]
         )
     headings = ["", "steps", "tokens", "mask ratio", "loss", "validation", "tokens/s", "MFU (%)", "time in steps"]
-    headings.append("restarts")
     note = "Loss is the mean of the last tenth of the steps; tokens/s and MFU are medians; dashed lines are restarts."
-    return f'{table(headings, [("", rows, "ours")])}<p class="note">{note}</p>'
-
-
-def _number(value: float | None, digits: int) -> str:
-    return NOTHING if value is None else f"{value:,.{digits}f}"
+    return Table(headings=[*headings, "restarts"], parts=[("", rows, "ours")], notes=[note])
 
 
 def chosen_scores(run: ReportedRun) -> dict[str, Value]:
@@ -155,48 +144,44 @@ def family(label: str) -> str:
     return re.sub(r"(?<=.)[-_ ]\d+$", "", label)
 
 
-def efficiency(runs: Sequence[ReportedRun]) -> list[tuple[str, str]]:
-    """Return (title, HTML) of each score against time and tokens of training, over the runs that have both."""
-    points = [(run, effort(results), chosen_scores(run)) for _, run, results in trained(runs)]
-    parts = []
-    for name, title in SCORES.items():
-        own = [(run, spent, found[name]) for run, spent, found in points if name in found]
-        if not own:
-            continue
-        families = list(dict.fromkeys(family(run.label) for run, _, _ in own))
-        hours = max(spent.seconds for _, spent, _ in own) >= 7200
-        scale, unit = (3600.0, "hours") if hours else (60.0, "minutes")
-        charts = []
-        for label, divide, field in (
+def efficiency(runs: Sequence[ReportedRun]) -> tuple[list[Chart], Table] | None:
+    """Return scores against time and tokens of training; None unless runs with both were trained for different lengths."""
+    points = [(run.label, effort(results), chosen_scores(run)) for _, run, results in trained(runs)]
+    points = [(label, spent, found) for label, spent, found in points if found]
+    if len({spent.tokens for _, spent, _ in points}) < 2:
+        return None
+    hours = max(spent.seconds for _, spent, _ in points) >= 7200
+    scale, unit = (3600.0, "hours") if hours else (60.0, "minutes")
+    names = [name for name in SCORES if any(name in found for _, _, found in points)]
+    charts = []
+    for name in names:
+        for axis, divide, field in (
             (f"training time ({unit})", scale, "seconds"),
             ("tokens (millions)", 1e6, "tokens"),
         ):
+            lines: dict[str, Points] = {}
+            for label, spent, found in points:
+                if name in found:
+                    point = (getattr(spent, field) / divide, 100 * (found[name].mean or 0))
+                    lines.setdefault(family(label), []).append(point)
             curves = [
-                Curve(
-                    label=kind,
-                    points=sorted(
-                        (getattr(spent, field) / divide, 100 * (value.mean or 0))
-                        for run, spent, value in own
-                        if family(run.label) == kind
-                    ),
-                    style=series(number),
-                    dots=True,
-                )
-                for number, kind in enumerate(families)
+                Curve(label=label, points=sorted(line), number=place, dots=True)
+                for place, (label, line) in enumerate(lines.items())
             ]
-            chart = line_chart(
-                curves, x_label=label, y_label="score (%)", title=f"{title} against {label}", top=score_top(curves)
-            )
-            charts.append(f'<div class="card">{chart}</div>')
-        rows = [
-            [
-                escape(run.label),
-                duration(spent.seconds, digits=1),
-                f"{spent.tokens:,}",
-                f"{100 * (value.mean or 0):.2f}{value.mark}",
-            ]
-            for run, spent, value in sorted(own, key=lambda one: one[1].seconds)
+            title = f"{SCORES[name]} against {axis}"
+            charts.append(Chart(title=title, curves=curves, x_label=axis, y_label="score (%)", top=score_top(curves)))
+    rows: list[Row] = [
+        [
+            label,
+            duration(spent.seconds, digits=1),
+            f"{spent.tokens:,}",
+            *(
+                f"{100 * (found[name].mean or 0):.2f}{found[name].mark}" if name in found else NOTHING
+                for name in names
+            ),
         ]
-        listed = table(["", "time in steps", "tokens", "score (%)"], [("", rows, "ours")])
-        parts.append((title, f'<div class="charts">{"".join(charts)}</div>{listed}'))
-    return parts
+        for label, spent, found in sorted(points, key=lambda one: one[1].seconds)
+    ]
+    headings = ["", "time in steps", "tokens", *(f"{SCORES[name]} (%)" for name in names)]
+    note = "Figure 5 shows MDQA with 20 documents for Llama-3-8B after n epochs; it prints no values."
+    return charts, Table(headings=headings, parts=[("", rows, "ours")], notes=[note])

@@ -98,18 +98,6 @@ def training(folder: Path, *, steps: int = 20, ratio: float = 0.15) -> Path:
     return folder
 
 
-@pytest.fixture
-def report(tmp_path: Path) -> Any:
-    """Run `meap report` and return the page."""
-
-    def run(*words: str | Path, status: int = 0) -> str:
-        out = tmp_path / "page" / "report.html"
-        assert main(["report", *map(str, words), "--out", str(out), "--overwrite"]) == status
-        return out.read_text() if status == 0 else ""
-
-    return run
-
-
 class Rows(HTMLParser):
     """The text of all table rows."""
 
@@ -132,7 +120,7 @@ def rows(page: str, after: str) -> list[list[str]]:
     """Return the rows of the first table behind a heading."""
     parser = Rows()
     parser.feed(page[page.index(html.escape(after)) :].split("</table>")[0])
-    return parser.rows
+    return [[cell.strip() for cell in row] for row in parser.rows]
 
 
 COMMONSENSE = ("arc_challenge", "arc_easy", "boolq", "piqa", "hellaswag", "winogrande", "openbookqa")
@@ -271,7 +259,7 @@ def test_a_training_run_alone_gives_its_curves_and_totals(report: Any, tmp_path:
     assert found[1] == ["meap", "20 of 20", "20,000", "0.15", "6.050", "5.500", "500", "–", "40.0 s", "0"]
     for title in ("Validation loss", "Training loss", "[MASK]", "Gradient norm", "Throughput"):
         assert title in page
-    assert page.count("<polyline") == 2 * 6
+    assert page.count("<g class=") == 2 * 6
     assert "Models" not in page and "Table 1" not in page
 
 
@@ -282,8 +270,8 @@ def test_scores_are_drawn_against_training_for_runs_that_have_both(report: Any, 
         words += [f"NTP-{number}={mdqa(tmp_path / f'scores{number}', [number / 10] * 5)}"]
     page = report(*words)
     part = page[page.index("Training efficiency") :]
-    assert ["NTP-1", "20.0 s", "10,000", "10.00"] in rows(part, "score (%)")
-    assert ["NTP-2", "40.0 s", "20,000", "20.00"] in rows(part, "score (%)")
+    assert ["NTP-1", "20.0 s", "10,000", "10.00"] in rows(part, "Training efficiency")
+    assert ["NTP-2", "40.0 s", "20,000", "20.00"] in rows(part, "Training efficiency")
     assert "<title>NTP, tokens (millions) 0.02: 20.000</title>" in part
     assert [family(label) for label in ("NTP-1", "a_0.3b", "meap", "-7")] == ["NTP", "a_0.3b", "meap", "-7"]
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from meap_megatron.demo.run_numbers import mask_fraction, parameter_count, ratio
-from meap_megatron.demo.tables import step_ratio
+from meap_megatron.demo.sections import step_ratio
 from meap_megatron.report.history import read_results, smoothed
 
 
@@ -45,30 +44,19 @@ def test_timings_are_medians_without_the_first_steps():
 
 def test_counts_and_losses_are_those_of_the_records():
     results = read_results(RECORDS)
-    assert (results.num_steps, results.consumed_tokens) == (8, 64)
+    assert (results.last_step, results.consumed_tokens) == (8, 64)
     assert results.validation_loss == 2.5
     assert results.final("lm_loss") == 2.0
     assert results.points("masked_loss") == [(1, 9.5), (6, 5.0)]
-    assert mask_fraction(results) == pytest.approx(2 * 0.25 / 8)
 
 
 def test_a_run_without_steps_has_no_numbers():
     results = read_results(RECORDS[:1])
-    assert results.num_steps == results.consumed_tokens == 0
+    assert results.last_step == results.consumed_tokens == 0
     assert (results.median("seconds"), results.validation_loss, results.final("lm_loss")) == (None,) * 3
-    assert mask_fraction(results) is None
+    assert step_ratio(results, read_results(RECORDS)) is None
 
 
 def test_the_running_mean_is_centred_and_shorter_at_the_ends():
     assert smoothed([(1, 2.0), (2, 4.0), (3, 9.0)], window=3) == [(1, 3.0), (2, 5.0), (3, 6.5)]
     assert smoothed([(1, 2.0), (2, 4.0)], window=1) == [(1, 2.0), (2, 4.0)]
-
-
-def test_a_ratio_with_an_unknown_part_is_unknown():
-    assert ratio(3.0, 2.0) == 1.5
-    assert ratio(None, 2.0) is ratio(3.0, None) is ratio(3.0, 0.0) is None
-
-
-def test_parameters_of_the_papers_smallest_model_are_counted_right():
-    settings = {"num_layers": 12, "hidden_size": 768, "ffn_hidden_size": 2048, "num_attention_heads": 12}
-    assert parameter_count(settings | {"num_query_groups": 2, "padded_vocab_size": 32064}) == 122_407_680

@@ -5,7 +5,8 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from meap_megatron.demo.sample import Cell, cells, readable_window
-from meap_megatron.demo.sample_html import sample_boxes, visible
+from meap_megatron.demo.sections import visible
+from meap_megatron.report.page import environment
 
 
 @pytest.mark.parametrize(
@@ -32,10 +33,16 @@ def test_a_masked_input_is_marked_and_its_text_is_the_label_before_it():
         Cell(text="<b>", label="c", masked=True),
         Cell(text="c", label="d", masked=False),
     ]
-    drawn = sample_boxes(sample)
-    assert drawn.count("is-masked") == 1
-    assert 'title="hidden: &lt;b&gt;">[MASK]</span><span class="out">c</span>' in drawn
-    ET.fromstring(drawn)
+    drawn = (
+        environment("meap_megatron.demo")
+        .get_template("sections.html")
+        .module.before(
+            sample=[(visible(cell.text), visible(cell.label), cell.masked) for cell in sample], index=0, positions=3
+        )
+    )
+    assert drawn.count('class="is-masked"') == 1
+    assert 'title="hidden: &lt;b&gt;">[MASK]</code><code>c</code>' in drawn
+    ET.fromstring(f"<div>{drawn}</div>")
 
 
 def test_the_window_is_the_part_with_the_most_words():

@@ -1,0 +1,68 @@
+"""Suites that the paper does not have: a table by length, and one by task and metric. Pure functions of runs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from meap_megatron.evaluation.suites import SUITES
+from meap_megatron.report.collect import ReportedRun
+from meap_megatron.report.tables import NOTHING, Cell, Row, Table, shown
+from meap_megatron.report.values import of_metric
+
+MOST_COLUMNS = 9
+
+
+def measures_tables(runs: Sequence[ReportedRun], suite: str) -> list[Table]:
+    """Return the tables of a suite that all of these runs have."""
+    heads = {run.label: run.documents[suite]["headline"] for run in runs}
+    unit = "percent" if next(iter(heads.values())).get("percent", True) else "number"
+    tables = [length_table(heads, suite)] if any(head.get("by_length") for head in heads.values()) else []
+    found = {run.label: dict(columns(run.documents[suite], suite)) for run in runs}
+    names = list(dict.fromkeys(name for own in found.values() for name in own))
+    rows: list[Row] = [
+        [label, *(shown(of_metric(own[name]) if name in own else None, unit) for name in names)]
+        for label, own in found.items()
+    ]
+    headings = ["", *names]
+    if len(names) > max(MOST_COLUMNS, len(rows)):
+        headings, rows = ["", *found], [[name, *(row[place + 1] for row in rows)] for place, name in enumerate(names)]
+    title = f"{suite}: {SUITES[suite].summary}"
+    return [*tables, Table(title="" if tables else title, headings=headings, parts=[("", rows, "ours")])]
+
+
+def columns(content: Mapping[str, Any], suite: str) -> list[tuple[str, Any]]:
+    """Return (name, metric) of a document: the suite's metric of each task, or all metrics of the only task."""
+    tasks = content["tasks"]
+    if len(tasks) == 1:
+        return [(name.replace("_", " "), found) for name, found in tasks[0]["metrics"].items()]
+    return [(task["task"].removeprefix("meap_"), task["metrics"].get(SUITES[suite].headline)) for task in tasks]
+
+
+def length_table(heads: Mapping[str, Mapping[str, Any]], suite: str) -> Table:
+    """Return the score at every length, and the effective lengths where results have them.
+
+    Args:
+        heads: label -> headline.
+        suite: of both.
+    """
+    lengths = sorted({int(length) for head in heads.values() for length in head.get("by_length") or ()})
+    limits = list(dict.fromkeys(name for head in heads.values() for name in head.get("effective_length") or ()))
+
+    def score(head: Mapping[str, Any], length: int) -> Cell:
+        by_length = head.get("by_length") or {}
+        return shown(of_metric({"mean": by_length[str(length)]}) if str(length) in by_length else None, "percent")
+
+    def limit(head: Mapping[str, Any], name: str) -> Cell:
+        value = (head.get("effective_length") or {}).get(name)
+        return NOTHING if value is None else Cell(text=f"{value:,}")
+
+    rows: list[Row] = [
+        [label, *(score(head, length) for length in lengths), *(limit(head, name) for name in limits)]
+        for label, head in heads.items()
+    ]
+    notes = ["Effective length: the longest one up to which the score reaches the threshold."] if limits else []
+    return Table(
+        title=f"{suite}: {SUITES[suite].summary}",
+        headings=["", *(f"{length:,} tokens" for length in lengths), *(f"effective, {name}" for name in limits)],
+        parts=[("", rows, "ours")],
+        notes=notes,
+    )
