@@ -5,7 +5,7 @@ from typing import Any
 
 from meap_megatron.report.collect import ReportedRun
 from meap_megatron.report.history import read_results
-from meap_megatron.report.tables import NOTHING, Cell, Row, Table
+from meap_megatron.report.tables import NOTHING, TableCell, Row, Table
 
 
 def models_of(run: ReportedRun) -> dict[str, dict[str, Any]]:
@@ -60,8 +60,8 @@ def _model_row(label: str, model: Mapping[str, Any], asked: str, suites: Sequenc
     return [
         label,
         f"{model.get('architecture', '')}, {parameters(model.get('parameters'))}",
-        Cell(text=model["fingerprint"][:12], style="code"),
-        Cell(text=model["tokenizer"]["fingerprint"][:12], style="code"),
+        TableCell(text=model["fingerprint"][:12], style="code"),
+        TableCell(text=model["tokenizer"]["fingerprint"][:12], style="code"),
         f"{begins}, {asked}" if asked else begins,
         f"{model.get('dtype', '')}, {model.get('device', '')}",
         NOTHING if limit is None else f"{limit:,}",
@@ -114,7 +114,7 @@ def tasks_table(runs: Sequence[ReportedRun]) -> Table:
                 f"{task['unfit']:,}",
                 str(content.get("seed", content["settings"].get("seed", ""))),
                 ", ".join(task.get("sources") or []) or name,
-                Cell(text=task["prompts_sha256"][:12], style="code"),
+                TableCell(text=task["prompts_sha256"][:12], style="code"),
             ]
             for name, content in run.documents.items()
             for task in content["tasks"]
@@ -135,7 +135,7 @@ def versions_table(runs: Sequence[ReportedRun]) -> Table:
                     f"{run.label}, {name}",
                     content.get("created", ""),
                     f"{content.get('seconds', 0):,.0f} s",
-                    Cell(text=(content.get("git_commit") or "unknown")[:12], style="code"),
+                    TableCell(text=(content.get("git_commit") or "unknown")[:12], style="code"),
                     ", ".join(f"{library} {version}" for library, version in content["versions"].items()),
                     chosen[:400],
                 ]

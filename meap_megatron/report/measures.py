@@ -5,7 +5,7 @@ from typing import Any
 
 from meap_megatron.evaluation.suites import SUITES
 from meap_megatron.report.collect import ReportedRun
-from meap_megatron.report.tables import NOTHING, Cell, Row, Table, shown
+from meap_megatron.report.tables import NOTHING, TableCell, Row, Table, shown
 from meap_megatron.report.values import of_metric
 
 MOST_COLUMNS = 9
@@ -47,13 +47,13 @@ def length_table(heads: Mapping[str, Mapping[str, Any]], suite: str) -> Table:
     lengths = sorted({int(length) for head in heads.values() for length in head.get("by_length") or ()})
     limits = list(dict.fromkeys(name for head in heads.values() for name in head.get("effective_length") or ()))
 
-    def score(head: Mapping[str, Any], length: int) -> Cell:
+    def score(head: Mapping[str, Any], length: int) -> TableCell:
         by_length = head.get("by_length") or {}
         return shown(of_metric({"mean": by_length[str(length)]}) if str(length) in by_length else None, "percent")
 
-    def limit(head: Mapping[str, Any], name: str) -> Cell:
+    def limit(head: Mapping[str, Any], name: str) -> TableCell:
         value = (head.get("effective_length") or {}).get(name)
-        return NOTHING if value is None else Cell(text=f"{value:,}")
+        return NOTHING if value is None else TableCell(text=f"{value:,}")
 
     rows: list[Row] = [
         [label, *(score(head, length) for length in lengths), *(limit(head, name) for name in limits)]

@@ -16,7 +16,7 @@ FEW = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class TableCell:
     """One cell of a table; one that is only text can be a string."""
 
     text: str
@@ -28,8 +28,8 @@ class Cell:
     """CSS class: best, absent, better, worse or code."""
 
 
-NOT_RUN, UNFIT, NOTHING = (Cell(text=text, style="absent") for text in ("not run", "does not fit", "–"))
-Row = Sequence[Cell | str]
+NOT_RUN, UNFIT, NOTHING = (TableCell(text=text, style="absent") for text in ("not run", "does not fit", "–"))
+Row = Sequence[TableCell | str]
 
 
 @dataclass(kw_only=True)
@@ -58,7 +58,7 @@ def paper() -> list[dict[str, Any]]:
     return list(yaml.safe_load(text)["blocks"])
 
 
-def shown(value: Value | None, unit: str, *, best: bool = False) -> Cell:
+def shown(value: Value | None, unit: str, *, best: bool = False) -> TableCell:
     """Return a score as a cell: per cent with two digits, or a fraction with three; its standard error beside it."""
     if value is None:
         return NOT_RUN
@@ -70,12 +70,12 @@ def shown(value: Value | None, unit: str, *, best: bool = False) -> Cell:
         # The error of a few samples says little, and one sample has none.
         small.append(f"n = {value.n}")
     text = f"{scale * value.mean:.{digits}f}"
-    return Cell(text=text, small=" ".join(small), mark=value.mark, style="best" if best else "")
+    return TableCell(text=text, small=" ".join(small), mark=value.mark, style="best" if best else "")
 
 
-def number(value: float | None, digits: int, *, scale: float = 1.0, sign: str = "") -> Cell:
+def number(value: float | None, digits: int, *, scale: float = 1.0, sign: str = "") -> TableCell:
     """Return a number as a cell, a dash where there is none."""
-    return NOTHING if value is None else Cell(text=f"{scale * value:{sign},.{digits}f}")
+    return NOTHING if value is None else TableCell(text=f"{scale * value:{sign},.{digits}f}")
 
 
 def paper_tables(runs: Sequence[ReportedRun], baseline: ReportedRun | None) -> list[Table]:
@@ -100,7 +100,7 @@ def block_table(block: Mapping[str, Any], runs: Sequence[ReportedRun], baseline:
             for label, values in rows.items()
         ]
     notes = list(block["notes"])
-    if any(isinstance(cell, Cell) and cell.mark.endswith("*") for row in ours for cell in row):
+    if any(isinstance(cell, TableCell) and cell.mark.endswith("*") for row in ours for cell in row):
         notes.append(
             "* not the published data (synthetic distractors or generated samples): not comparable with the paper's numbers."
         )
@@ -156,12 +156,12 @@ def paper_rows(part: Mapping[str, Any], block: Mapping[str, Any]) -> list[Row]:
     rows: list[Row] = []
     for label, row in part["rows"].items():
         values = list(row["values"])
-        cells: list[Cell | str] = [f"{value:.{digits}f}" for value in values]
+        cells: list[TableCell | str] = [f"{value:.{digits}f}" for value in values]
         cells += [NOTHING] * (len(block["columns"]) - len(cells))
         if block.get("average"):
             printed = row.get("printed_average")
             mean = f"{sum(values) / len(values):.2f}"
-            cells.append(Cell(text=mean, small="" if printed is None else f"†{printed:g}"))
+            cells.append(TableCell(text=mean, small="" if printed is None else f"†{printed:g}"))
         rows.append([str(label), *cells])
     return rows
 
@@ -173,14 +173,14 @@ def relative_rows(block: Mapping[str, Any], runs: Sequence[ReportedRun], baselin
         return [["only one run", *([NOT_RUN] * len(columns))]]
     base = scores(baseline)
 
-    def gain(value: Value | None, before: Value | None) -> Cell:
+    def gain(value: Value | None, before: Value | None) -> TableCell:
         if value is None or before is None:
             return NOT_RUN
         if value.mean is None or before.mean is None:
             return UNFIT
         points = 100 * (value.mean - before.mean)
         share = f"{points / before.mean:+.1f}" if before.mean else "∞" if points else "0.0"
-        return Cell(text=share, small=f"({points:+.1f})", mark=value.mark)
+        return TableCell(text=share, small=f"({points:+.1f})", mark=value.mark)
 
     return [
         [f"{run.label} over {baseline.label}", *(gain(found.get(column), base.get(column)) for column in columns)]
