@@ -10,7 +10,7 @@ from meap_megatron.demo.sample import Cell
 from meap_megatron.formats import duration
 from meap_megatron.report.history import Results
 from meap_megatron.report.page import environment
-from meap_megatron.report.tables import Row, Table, number
+from meap_megatron.report.tables import PageTable, Row, number
 
 Record = dict[str, Any]
 
@@ -37,12 +37,12 @@ def sections(sample: Sequence[Cell], record: Record, results: Results) -> tuple[
         positions=results.settings["seq_length"],
     )
     after = module.after(  # type: ignore[attr-defined]
-        masked=Table(
+        masked=PageTable(
             headings=["", "all positions", "at [MASK]", "elsewhere"], parts=[("", masked, "ours")] if masked else []
         ),
         commands=next_commands(Path(record["out"])),
-        facts=Table(headings=["setting", "value"], parts=[("", facts(results, record), "")], kind="left"),
-        stages=Table(headings=["stage", "time", "made"], parts=[("", stages, "")], kind="left"),
+        facts=PageTable(headings=["setting", "value"], parts=[("", facts(results, record), "")], kind="left"),
+        stages=PageTable(headings=["stage", "time", "made"], parts=[("", stages, "")], kind="left"),
     )
     return str(before), str(after)
 

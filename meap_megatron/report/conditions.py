@@ -5,7 +5,7 @@ from typing import Any
 
 from meap_megatron.report.collect import ReportedRun
 from meap_megatron.report.history import read_results
-from meap_megatron.report.tables import NOTHING, TableCell, Row, Table
+from meap_megatron.report.tables import NOTHING, PageTable, Row, TableCell
 
 
 def models_of(run: ReportedRun) -> dict[str, dict[str, Any]]:
@@ -36,7 +36,7 @@ def described(run: ReportedRun) -> str:
     return f"{run.label} ({', '.join(known)})" if known else run.label
 
 
-def models_table(runs: Sequence[ReportedRun]) -> Table:
+def models_table(runs: Sequence[ReportedRun]) -> PageTable:
     """Return one row for every model."""
     rows = []
     for run in runs:
@@ -51,7 +51,7 @@ def models_table(runs: Sequence[ReportedRun]) -> Table:
             suites = [name for name, model in pairs.items() if model["fingerprint"] == fingerprint]
             rows.append(_model_row(f"{run.label}: NTP model", pairs[suites[0]], "", suites))
     headings = ["", "model", "weights", "tokenizer", "prompts", "precision", "longest", "suites"]
-    return Table(headings=headings, parts=[("", rows, "ours")], kind="left")
+    return PageTable(headings=headings, parts=[("", rows, "ours")], kind="left")
 
 
 def _model_row(label: str, model: Mapping[str, Any], asked: str, suites: Sequence[str] | Mapping[str, Any]) -> Row:
@@ -102,7 +102,7 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:6]) + rest
 
 
-def tasks_table(runs: Sequence[ReportedRun]) -> Table:
+def tasks_table(runs: Sequence[ReportedRun]) -> PageTable:
     """Return one row for every task of every run: samples, data, prompts."""
     parts: list[tuple[str, Sequence[Row], str]] = []
     for run in runs:
@@ -121,10 +121,10 @@ def tasks_table(runs: Sequence[ReportedRun]) -> Table:
         ]
         parts.append((run.label, rows, "ours"))
     headings = ["task", "version", "samples", "did not fit", "seed", "data", "prompts"]
-    return Table(title="Tasks and samples", headings=headings, parts=parts, kind="left")
+    return PageTable(title="Tasks and samples", headings=headings, parts=parts, kind="left")
 
 
-def versions_table(runs: Sequence[ReportedRun]) -> Table:
+def versions_table(runs: Sequence[ReportedRun]) -> PageTable:
     """Return one row for every document: when, how long, which commit, libraries and settings."""
     rows = []
     for run in runs:
@@ -141,4 +141,4 @@ def versions_table(runs: Sequence[ReportedRun]) -> Table:
                 ]
             )
     headings = ["", "created", "time", "commit", "versions", "settings"]
-    return Table(title="Versions and settings", headings=headings, parts=[("", rows, "ours")], kind="left")
+    return PageTable(title="Versions and settings", headings=headings, parts=[("", rows, "ours")], kind="left")

@@ -5,13 +5,13 @@ from typing import Any
 
 from meap_megatron.evaluation.suites import SUITES
 from meap_megatron.report.collect import ReportedRun
-from meap_megatron.report.tables import NOTHING, TableCell, Row, Table, shown
+from meap_megatron.report.tables import NOTHING, PageTable, Row, TableCell, shown
 from meap_megatron.report.values import of_metric
 
 MOST_COLUMNS = 9
 
 
-def measures_tables(runs: Sequence[ReportedRun], suite: str) -> list[Table]:
+def measures_tables(runs: Sequence[ReportedRun], suite: str) -> list[PageTable]:
     """Return the tables of a suite that all of these runs have."""
     heads = {run.label: run.documents[suite]["headline"] for run in runs}
     unit = "percent" if next(iter(heads.values())).get("percent", True) else "number"
@@ -26,7 +26,7 @@ def measures_tables(runs: Sequence[ReportedRun], suite: str) -> list[Table]:
     if len(names) > max(MOST_COLUMNS, len(rows)):
         headings, rows = ["", *found], [[name, *(row[place + 1] for row in rows)] for place, name in enumerate(names)]
     title = f"{suite}: {SUITES[suite].summary}"
-    return [*tables, Table(title="" if tables else title, headings=headings, parts=[("", rows, "ours")])]
+    return [*tables, PageTable(title="" if tables else title, headings=headings, parts=[("", rows, "ours")])]
 
 
 def columns(content: Mapping[str, Any], suite: str) -> list[tuple[str, Any]]:
@@ -37,7 +37,7 @@ def columns(content: Mapping[str, Any], suite: str) -> list[tuple[str, Any]]:
     return [(task["task"].removeprefix("meap_"), task["metrics"].get(SUITES[suite].headline)) for task in tasks]
 
 
-def length_table(heads: Mapping[str, Mapping[str, Any]], suite: str) -> Table:
+def length_table(heads: Mapping[str, Mapping[str, Any]], suite: str) -> PageTable:
     """Return the score at every length, and the effective lengths where results have them.
 
     Args:
@@ -60,7 +60,7 @@ def length_table(heads: Mapping[str, Mapping[str, Any]], suite: str) -> Table:
         for label, head in heads.items()
     ]
     notes = ["Effective length: the longest one up to which the score reaches the threshold."] if limits else []
-    return Table(
+    return PageTable(
         title=f"{suite}: {SUITES[suite].summary}",
         headings=["", *(f"{length:,} tokens" for length in lengths), *(f"effective, {name}" for name in limits)],
         parts=[("", rows, "ours")],

@@ -13,7 +13,7 @@ from meap_megatron.errors import UserError, counted
 from meap_megatron.report import charts, conditions, training
 from meap_megatron.report.collect import ReportedRun
 from meap_megatron.report.measures import measures_tables
-from meap_megatron.report.tables import Table, paper_tables
+from meap_megatron.report.tables import PageTable, paper_tables
 from meap_megatron.report.verdicts import all_verdicts
 from meap_megatron.version import __version__
 
@@ -83,7 +83,7 @@ def build_page(
 
 def suite_parts(
     runs: Sequence[ReportedRun], baseline: ReportedRun | None
-) -> tuple[dict[str, dict[str, Any]], list[Table]]:
+) -> tuple[dict[str, dict[str, Any]], list[PageTable]]:
     """Return suite -> its tables and figures, and the paper's tables of the suites that no run has."""
     suites = list(dict.fromkeys(suite for run in runs for suite in run.documents))
     known = paper_tables(runs, baseline)

@@ -33,7 +33,7 @@ Row = Sequence[TableCell | str]
 
 
 @dataclass(kw_only=True)
-class Table:
+class PageTable:
     """A table with the notes beneath it."""
 
     headings: Sequence[str]
@@ -78,13 +78,13 @@ def number(value: float | None, digits: int, *, scale: float = 1.0, sign: str = 
     return NOTHING if value is None else TableCell(text=f"{scale * value:{sign},.{digits}f}")
 
 
-def paper_tables(runs: Sequence[ReportedRun], baseline: ReportedRun | None) -> list[Table]:
+def paper_tables(runs: Sequence[ReportedRun], baseline: ReportedRun | None) -> list[PageTable]:
     """Return all tables in the shape of the paper's, in its order."""
     blocks = [block_table(block, runs, baseline) for block in paper()]
     return [*blocks, attention_table(runs), regions_table(runs)]
 
 
-def block_table(block: Mapping[str, Any], runs: Sequence[ReportedRun], baseline: ReportedRun | None) -> Table:
+def block_table(block: Mapping[str, Any], runs: Sequence[ReportedRun], baseline: ReportedRun | None) -> PageTable:
     """Return a block of `paper.yaml` as a table: our rows, then the paper's."""
     names = [*map(str, block["columns"]), *(["average"] if block.get("average") else [])]
     if block.get("relative"):
@@ -104,7 +104,7 @@ def block_table(block: Mapping[str, Any], runs: Sequence[ReportedRun], baseline:
         notes.append(
             "* not the published data (synthetic distractors or generated samples): not comparable with the paper's numbers."
         )
-    return Table(
+    return PageTable(
         title=block["title"],
         suite=block["suite"],
         headings=["", *names],
@@ -190,7 +190,7 @@ def relative_rows(block: Mapping[str, Any], runs: Sequence[ReportedRun], baselin
     ]
 
 
-def attention_table(runs: Sequence[ReportedRun]) -> Table:
+def attention_table(runs: Sequence[ReportedRun]) -> PageTable:
     """Return Table 10: Score Decay and Variance Increase at every length, ours and the paper's."""
     from meap_megatron.evaluation.attention.scores import PAPER
 
@@ -209,7 +209,7 @@ def attention_table(runs: Sequence[ReportedRun]) -> Table:
         for comparison, found in comparisons.items()
     ]
     printed = [row(f"T = {length:,}", found) for length, found in PAPER.items()]
-    return Table(
+    return PageTable(
         title="Attention to masked tokens (Table 10)",
         suite="attention",
         headings=["", "Score Decay (%)", "t", "Variance Increase (%)", "t"],
@@ -224,7 +224,7 @@ def attention_table(runs: Sequence[ReportedRun]) -> Table:
     )
 
 
-def regions_table(runs: Sequence[ReportedRun]) -> Table:
+def regions_table(runs: Sequence[ReportedRun]) -> PageTable:
     """Return Figure 6 and Tables 16 to 18: shares of attention, ours above the paper's for every text."""
     from meap_megatron.evaluation.attention.region_items import PAPER_SHARES, REGIONS
 
@@ -255,7 +255,7 @@ def regions_table(runs: Sequence[ReportedRun]) -> Table:
         ]
         if printed:
             parts.append(("", printed, "paper"))
-    return Table(
+    return PageTable(
         title="Attention to regions (Figure 6, Tables 16 to 18)",
         suite="regions",
         headings=["", *REGIONS],

@@ -9,7 +9,7 @@ from meap_megatron.formats import duration
 from meap_megatron.report.charts import Chart, Curve, Points, score_top
 from meap_megatron.report.collect import ReportedRun
 from meap_megatron.report.history import Results, read_results, smoothed
-from meap_megatron.report.tables import NOTHING, Row, Table, number
+from meap_megatron.report.tables import NOTHING, PageTable, Row, number
 from meap_megatron.report.values import Value, average, scores
 
 MOST_POINTS = 400
@@ -106,7 +106,7 @@ def curves_of(runs: Sequence[ReportedRun]) -> list[Chart]:
     ]
 
 
-def summary_table(runs: Sequence[ReportedRun]) -> Table:
+def summary_table(runs: Sequence[ReportedRun]) -> PageTable:
     """Return one row for every training run."""
     rows: list[Row] = []
     for _, run, results in trained(runs):
@@ -128,7 +128,7 @@ def summary_table(runs: Sequence[ReportedRun]) -> Table:
         )
     headings = ["", "steps", "tokens", "mask ratio", "loss", "validation", "tokens/s", "MFU (%)", "time in steps"]
     note = "Loss is the mean of the last tenth of the steps; tokens/s and MFU are medians; dashed lines are restarts."
-    return Table(headings=[*headings, "restarts"], parts=[("", rows, "ours")], notes=[note])
+    return PageTable(headings=[*headings, "restarts"], parts=[("", rows, "ours")], notes=[note])
 
 
 def chosen_scores(run: ReportedRun) -> dict[str, Value]:
@@ -144,7 +144,7 @@ def family(label: str) -> str:
     return re.sub(r"(?<=.)[-_ ]\d+$", "", label)
 
 
-def efficiency(runs: Sequence[ReportedRun]) -> tuple[list[Chart], Table] | None:
+def efficiency(runs: Sequence[ReportedRun]) -> tuple[list[Chart], PageTable] | None:
     """Return scores against time and tokens of training; None unless runs with both were trained for different lengths."""
     points = [(run.label, effort(results), chosen_scores(run)) for _, run, results in trained(runs)]
     points = [(label, spent, found) for label, spent, found in points if found]
@@ -184,4 +184,4 @@ def efficiency(runs: Sequence[ReportedRun]) -> tuple[list[Chart], Table] | None:
     ]
     headings = ["", "time in steps", "tokens", *(f"{SCORES[name]} (%)" for name in names)]
     note = "Figure 5 shows MDQA with 20 documents for Llama-3-8B after n epochs; it prints no values."
-    return charts, Table(headings=headings, parts=[("", rows, "ours")], notes=[note])
+    return charts, PageTable(headings=headings, parts=[("", rows, "ours")], notes=[note])
