@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import timing
+
 THRESHOLD = 1.25
 
 
@@ -131,11 +133,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"compare: error: {error}", file=sys.stderr)
         return 2
     print(f"{old['commit']} ({old['date']}) -> {', '.join(f'{new["commit"]} ({new["date"]})' for new in news)}\n")
-    print(f"{'ratio':<60}{'old':>10}{'new':>10}{'change':>9}")
+    table = [("ratio", "old", "new", "change", "")]
     for row in rows:
         new = "-" if row.new is None else f"{row.new:.2f}"
-        mark = "" if row.verdict == "same" else f"  {row.verdict}"
-        print(f"{row.name:<60}{row.old:>10.2f}{new:>10}{row.change:>8.2f}x{mark}")
+        table.append((row.name, f"{row.old:.2f}", new, f"{row.change:.2f}x", row.verdict.replace("same", "")))
+    timing.print_table(*table)
     worse = [row for row in rows if row.verdict in ("slower", "gone")]
     print(f"\nworse by more than {args.threshold} times, or gone: {len(worse)} of {len(rows)} ratios")
     return 1 if worse else 0

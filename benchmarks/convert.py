@@ -9,7 +9,6 @@ byte by byte. The logits are not compared here: that builds models. The last lin
     python benchmarks/convert.py --quick    a tiny model, for tests: the figures mean nothing
 """
 
-import argparse
 import dataclasses
 import filecmp
 import json
@@ -46,21 +45,15 @@ MODEL = ModelSpec(
     tied=False,
     qkv_bias=False,
 )
-QUICK = ModelSpec(
-    family="llama",
+QUICK = dataclasses.replace(
+    MODEL,
     num_layers=2,
     hidden_size=64,
     ffn_hidden_size=176,
     num_attention_heads=4,
-    num_query_groups=2,
     head_dim=16,
     vocab_rows=512,
-    rotary_base=10000,
-    scaling=None,
-    norm_epsilon=1e-5,
     max_positions=128,
-    tied=False,
-    qkv_bias=False,
 )
 
 CHILD = """
@@ -124,14 +117,8 @@ def run(folder: Path, task: tuple[str, str]) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def above(result: dict[str, float]) -> float:
-    """Return the bytes that the peak stands above the start."""
-    return result["peak"] - result["start"]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a tiny model: checks the script")
+def main() -> int:
+    parser = timing.arguments(__doc__)
     parser.add_argument("--folder", type=Path, default=None, help="where the files go for the time being")
     parser.add_argument("--layers", type=int, default=None, help="of the model (24); memory should not follow it")
     args = parser.parse_args()
@@ -146,30 +133,38 @@ def main() -> None:
     largest = max(2 * torch.Size(shape).numel() for shape in hf_shapes(spec).values())
     fused = 2 * 2 * spec.ffn_hidden_size * spec.hidden_size
     model = 2 * spec.num_parameters
-    print(f"{spec.num_parameters:,} parameters, bfloat16: {model / 1e6:,.0f} MB in {len(weights) - 2} files;", end=" ")
-    print(f"largest tensor {largest / 1e6:,.1f} MB, largest fused one of a layer {fused / 1e6:,.1f} MB\n")
-    print("| | peak MB | above start MB | of the model | seconds |\n| --- | ---: | ---: | ---: | ---: |")
-    for title, r in results.items():
-        line = f"| {title} | {r['peak'] / 1e6:,.0f} | {above(r) / 1e6:,.0f} | {above(r) / model:.1%} |"
-        print(f"{line} {r['seconds']:.1f} |")
-    peer = above(results[PEER])
-    print(f"\nfiles equal after both directions: {same} ({len(weights)})")
     print(
-        json.dumps(
-            {
-                "benchmark": "convert",
-                "environment": timing.environment("torch", "transformers", "safetensors"),
-                "parameters": spec.num_parameters,
-                "model_bytes": model,
-                "largest_tensor_bytes": largest,
-                "largest_fused_bytes": fused,
-                "results": results,
-                "ratios": {f"peer_memory_over_{name}": peer / max(1, above(results[title])) for name, title in OURS},
-                "files_equal": same,
-            }
-        )
+        f"{spec.num_parameters:,} parameters, bfloat16: {model / 1e6:,.0f} MB in {len(weights) - 2} files; largest tensor "
+        f"{largest / 1e6:,.1f} MB, largest fused one of a layer {fused / 1e6:,.1f} MB; files equal after both directions: "
+        f"{same} ({len(weights)})"
+    )
+    above = {title: found["peak"] - found["start"] for title, found in results.items()}
+    timing.print_table(
+        ("", "peak MB", "above start MB", "of the model", "seconds"),
+        *(
+            (
+                title,
+                f"{found['peak'] / 1e6:,.0f}",
+                f"{above[title] / 1e6:,.0f}",
+                f"{above[title] / model:.1%}",
+                f"{found['seconds']:.1f}",
+            )
+            for title, found in results.items()
+        ),
+    )
+    return timing.publish(
+        "convert",
+        quick=args.quick,
+        ratios={f"peer_memory_over_{name}": above[PEER] / max(1, above[title]) for name, title in OURS},
+        packages=("torch", "transformers", "safetensors"),
+        parameters=spec.num_parameters,
+        model_bytes=model,
+        largest_tensor_bytes=largest,
+        largest_fused_bytes=fused,
+        results=results,
+        files_equal=same,
     )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -20,9 +20,6 @@ The last line is one JSON document.
     python benchmarks/index.py --quick                          for tests: the figures mean nothing
 """
 
-import argparse
-import json
-import logging
 import os
 import shutil
 import statistics
@@ -30,7 +27,6 @@ import sys
 import tempfile
 import time
 import traceback
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +34,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process with OpenMP threads must not fork
 
 import numpy as np
+import random_data
 import timing
 
 TOKENS_PER_DOCUMENT = 100
@@ -45,16 +42,6 @@ SEQUENCE_LENGTH = 4096
 NUM_BLENDED = 100
 MASK_ID = 32_000
 BLOCK = 2**20
-INFO: dict[str, Any] = {
-    "fingerprint": "0" * 64,
-    "folder": None,
-    "vocab_size": MASK_ID + 1,
-    "bos_id": 1,
-    "eos_id": 2,
-    "pad_id": None,
-    "mask_id": MASK_ID,
-    "mask_token": "[MASK]",
-}
 
 
 def write_pair(prefix: Path, lengths: np.ndarray, *, dtype: str = "uint16") -> None:
@@ -75,27 +62,15 @@ def write_pair(prefix: Path, lengths: np.ndarray, *, dtype: str = "uint16") -> N
             stream.truncate(int(lengths.sum(dtype=np.int64)) * np.dtype(dtype).itemsize)
 
 
-def write_sidecar(prefix: Path, lengths: np.ndarray, *, kind: str = "text", **more: Any) -> None:
-    """Write the sidecar of a pair; its content hash is made up, nothing here reads the content."""
-    from meap_megatron.indexed import sidecar
+def info() -> Any:
+    """Return the identity of the tokenizer."""
+    return random_data.tokenizer_info(mask_id=MASK_ID, vocab_size=MASK_ID + 1)
 
-    sidecar.write_sidecar(
-        prefix,
-        sidecar.Sidecar(
-            kind=kind,
-            content_hash=prefix.name.ljust(64, "0"),
-            num_documents=len(lengths),
-            num_tokens=int(lengths.sum(dtype=np.int64)),
-            bin_bytes=os.path.getsize(f"{prefix}.bin"),
-            idx_bytes=os.path.getsize(f"{prefix}.idx"),
-            dtype="uint16",
-            add_bos=False,
-            add_eos=False,
-            tokenizer=sidecar.TokenizerInfo(**INFO),
-            libraries={},
-            **more,
-        ),
-    )
+
+def describe(prefix: Path, lengths: np.ndarray) -> None:
+    """Write the sidecar of a pair."""
+    num_tokens = int(lengths.sum(dtype=np.int64))
+    random_data.describe(prefix, num_documents=len(lengths), num_tokens=num_tokens, tokenizer=info())
 
 
 def write_text(folder: Path, num_documents: int) -> list[Path]:
@@ -105,7 +80,7 @@ def write_text(folder: Path, num_documents: int) -> list[Path]:
     parts = [folder / f"part{i}" for i in range(NUM_BLENDED)]
     for prefix, part in zip([folder / "whole", *parts], [lengths, *np.array_split(lengths, NUM_BLENDED)], strict=True):
         write_pair(prefix, part)
-        write_sidecar(prefix, part)
+        describe(prefix, part)
     return parts
 
 
@@ -123,11 +98,7 @@ def write_conversations(prefix: Path, num_conversations: int) -> None:
             stream.write(np.repeat(pattern, np.stack(runs, axis=1).reshape(-1)).tobytes())
     write_pair(roles, lengths, dtype="uint8")
     write_pair(prefix, lengths)
-    facts: dict[str, Any] = dict.fromkeys(("max_length", "min_answer_words"))
-    facts |= {"template": "alpaca", "template_fingerprint": "0" * 64, "multi_turn": "history", "over_long": "truncate"}
-    facts |= {"counts": {}, "num_trained_tokens": 0, "trained_share": 0.0, "answer_length_histogram": []}
-    facts |= {f"roles{name}_bytes": os.path.getsize(f"{roles}.{end}") for name, end in (("", "bin"), ("_idx", "idx"))}
-    write_sidecar(prefix, lengths, kind="sft", sft=facts)
+    describe(prefix, lengths)
 
 
 def our_idx(folder: Path) -> None:
@@ -161,7 +132,6 @@ def text_config(prefixes: list[Path], cache: Path, *, ours: bool) -> Any:
     from meap_megatron.config import MaskConfig
     from meap_megatron.datasets.gpt import MEAPGPTDatasetConfig
     from meap_megatron.datasets.sidecar_tokenizer import DatasetTokenizer
-    from meap_megatron.indexed.sidecar import TokenizerInfo
 
     weights = [float(i + 1) for i in range(len(prefixes))] if len(prefixes) > 1 else None
     settings = {
@@ -170,7 +140,7 @@ def text_config(prefixes: list[Path], cache: Path, *, ours: bool) -> Any:
         "blend": ([str(prefix) for prefix in prefixes], weights),
         "split": "98,2,0",
         "path_to_cache": str(cache),
-        "tokenizer": DatasetTokenizer(TokenizerInfo(**INFO)),
+        "tokenizer": DatasetTokenizer(info()),
         "reset_position_ids": False,
         "reset_attention_mask": False,
         "eod_mask_loss": False,
@@ -206,7 +176,6 @@ def our_rows(prefix: Path, cache: Path) -> None:
     from meap_megatron.datasets.sft.config import SFTConfig
     from meap_megatron.datasets.sft.dataset import MEAPSFTDatasetConfig
     from meap_megatron.datasets.sidecar_tokenizer import DatasetTokenizer
-    from meap_megatron.indexed.sidecar import TokenizerInfo
 
     config = MEAPSFTDatasetConfig(
         random_seed=1234,
@@ -214,7 +183,7 @@ def our_rows(prefix: Path, cache: Path) -> None:
         blend=([str(prefix)], None),
         split="100,0,0",
         path_to_cache=str(cache),
-        tokenizer=DatasetTokenizer(TokenizerInfo(**INFO)),
+        tokenizer=DatasetTokenizer(info()),
         sft=SFTConfig(mask_id=MASK_ID),
     )
     obtain_indices(config, sizes=[None, None, None], folders=[cache], say=print)
@@ -280,25 +249,18 @@ def contests(folder: Path, parts: list[Path], sizes: list[int | None]) -> dict[s
     return found
 
 
-def main(argv: list[str] | None = None) -> int:
+def main() -> int:
     """Run, print the table, and the JSON document last."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = timing.arguments(__doc__)
     parser.add_argument("--documents", type=float, default=1e7, help="of 100 tokens in the mean (1e7)")
     parser.add_argument("--conversations", type=float, default=1e7, help="for fine-tuning (1e7)")
     parser.add_argument("--repeats", type=int, default=3, help="of every measurement (3)")
     parser.add_argument("--folder", type=Path, help="where the files go for the time being (the system's)")
-    parser.add_argument("--quick", action="store_true", help="little data, for tests (off)")
-    args = parser.parse_args(argv)
+    args = parser.parse_args()
     documents, conversations = (20_000, 2_000) if args.quick else (int(args.documents), int(args.conversations))
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-    import torch
-
+    timing.use_one_thread()
     import meap_megatron.datasets.provider  # noqa: F401  the forks find it imported
 
-    torch.set_num_threads(1)
     results: dict[str, dict[str, list[dict[str, float]]]] = {}
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
@@ -321,32 +283,32 @@ def main(argv: list[str] | None = None) -> int:
         for what, pair in results.items()
     }
     print(f"\n{documents:,} documents of {TOKENS_PER_DOCUMENT} tokens; {conversations:,} conversations")
-    print(f"\n{'':<18}{'ours s':>10}{'Megatron s':>12}{'ours MiB':>12}{'Megatron MiB':>14}")
-    for what, pair in table.items():
-        theirs = pair.get("megatron")
-        seconds, mib = ("-", "-") if theirs is None else (f"{theirs['seconds']:.2f}", f"{theirs['mib']:,.0f}")
-        print(f"{what:<18}{pair['ours']['seconds']:>10.2f}{seconds:>12}{pair['ours']['mib']:>12,.0f}{mib:>14}")
+    columns = [(who, unit) for unit in ("seconds", "mib") for who in ("ours", "megatron")]
+    timing.print_table(
+        ("", "ours s", "Megatron s", "ours MiB", "Megatron MiB"),
+        *(
+            (what, *(f"{pair[who][unit]:,.2f}" if who in pair else "-" for who, unit in columns))
+            for what, pair in table.items()
+        ),
+    )
     both = {what: pair for what, pair in table.items() if "megatron" in pair}
     ratios = {
         f"megatron_over_ours_{what.replace(', ', '_')}_seconds": pair["megatron"]["seconds"] / pair["ours"]["seconds"]
         for what, pair in both.items()
     }
     ratios["megatron_over_ours_idx_mib"] = both["idx"]["megatron"]["mib"] / max(1.0, both["idx"]["ours"]["mib"])
-    document = {
-        "benchmark": "index",
-        "quick": args.quick,
-        "documents": documents,
-        "conversations": conversations,
-        "repeats": args.repeats,
-        "results": table,
-        "ratios": {name: round(ratio, 3) for name, ratio in ratios.items()},
+    return timing.publish(
+        "index",
+        quick=args.quick,
+        ratios=ratios,
+        packages=("torch", "numpy", "megatron-core"),
         # Milliseconds, of which most are the flush to a disk that others use.
-        "not_judged": [name for name in ratios if "_cached_" in name],
-        "load": os.getloadavg()[0],
-        "environment": timing.environment("torch", "numpy", "megatron-core"),
-    }
-    print(json.dumps(document))
-    return 0
+        not_judged=[name for name in ratios if "_cached_" in name],
+        documents=documents,
+        conversations=conversations,
+        repeats=args.repeats,
+        results=table,
+    )
 
 
 if __name__ == "__main__":

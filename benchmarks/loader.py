@@ -15,16 +15,12 @@ The last line is one JSON document.
     python benchmarks/loader.py --quick    for tests: the figures mean nothing
 """
 
-import argparse
 import importlib.util
-import json
-import logging
 import os
 import statistics
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -95,27 +91,20 @@ def measure(prefix: Path, *, rounds: int, calls: int, step_calls: int) -> dict[s
     }
 
 
-def main(argv: list[str] | None = None) -> int:
+def main() -> int:
     """Run, print the table, and the JSON document last."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--quick", action="store_true", help="few repetitions, for tests (off)")
-    quick = parser.parse_args(argv).quick
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-    import torch
-
-    torch.set_num_threads(1)
+    quick = timing.arguments(__doc__).parse_args().quick
+    timing.use_one_thread()
     rounds, calls, step_calls = (2, 8, 3) if quick else (15, 100, 20)
     with tempfile.TemporaryDirectory() as folder:
         prefix = Path(folder, "data")
         write_data(prefix, num_documents=500 if quick else 4000)
         table = measure(prefix, rounds=rounds, calls=calls, step_calls=step_calls)
 
-    print(f"\n{'ms':<34}{'back to back':>14}{'with a step':>14}{'start':>10}")
-    for name, row in table.items():
-        print(f"  {name:<32}{row['back to back']:>14.3f}{row['with a step']:>14.3f}{row['start']:>10.1f}")
+    columns = ("back to back", "with a step", "start")
+    timing.print_table(
+        ("ms", *columns), *((name, *(f"{row[column]:.3f}" for column in columns)) for name, row in table.items())
+    )
     ours = table[PLAIN]["back to back"]
     ratios = {"gpt_0_workers_over_ours_0_workers": table[PEER]["back to back"] / ours}
     if DALI in table:
@@ -123,19 +112,16 @@ def main(argv: list[str] | None = None) -> int:
         ratios["torch_0_workers_over_dali_with_a_step"] = table[PLAIN]["with a step"] / table[DALI]["with a step"]
     else:
         print("\nDALI is not installed, and was not measured: pip install nvidia-dali-cuda130")
-    document = {
-        "benchmark": "loader",
-        "quick": quick,
-        "rounds": rounds,
-        "micro_batch": BATCH,
-        "step_ms": 1e3 * STEP_SECONDS,
-        "ms": {name: {column: round(value, 4) for column, value in row.items()} for name, row in table.items()},
-        "ratios": {name: round(ratio, 3) for name, ratio in ratios.items()},
-        "load": os.getloadavg()[0],
-        "environment": timing.environment("torch", "numpy", "megatron-core"),
-    }
-    print(json.dumps(document))
-    return 0
+    return timing.publish(
+        "loader",
+        quick=quick,
+        ratios=ratios,
+        packages=("torch", "numpy", "megatron-core"),
+        rounds=rounds,
+        micro_batch=BATCH,
+        step_ms=1e3 * STEP_SECONDS,
+        ms={name: {column: round(value, 4) for column, value in row.items()} for name, row in table.items()},
+    )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ Without the option that row is left out. The last line is one JSON document.
     python benchmarks/preprocess.py --quick         for tests: the figures mean nothing
 """
 
-import argparse
+import hashlib
 import json
 import os
 import statistics
@@ -181,20 +181,18 @@ def megatron(script: Path, tokenizer: Path, source: Path, prefix: Path) -> Cost:
     return measured([sys.executable, str(script), *words])
 
 
-def read_files(prefix: Path) -> None:
-    """Read both files of a pair into one buffer."""
+def read_files(paths: list[Path]) -> None:
+    """Read files into one buffer."""
     block = bytearray(2**22)
-    for path in (prefix.with_suffix(".bin"), prefix.with_suffix(".idx")):
+    for path in paths:
         with path.open("rb", buffering=0) as stream:
             while stream.readinto(block):
                 pass
 
 
-def hash_files(prefix: Path) -> None:
-    """Read and hash both files of a pair: what the content hash in the sidecar costs at least."""
-    import hashlib
-
-    for path in (prefix.with_suffix(".bin"), prefix.with_suffix(".idx")):
+def hash_files(paths: list[Path]) -> None:
+    """Read and hash files: what the content hash in the sidecar costs at least."""
+    for path in paths:
         with path.open("rb", buffering=0) as stream:
             hashlib.file_digest(stream, "sha256")
 
@@ -245,19 +243,18 @@ def target_ratios(found: dict[str, Cost]) -> dict[str, float]:
 
 def print_speed(title: str, found: dict[str, Cost], num_bytes: int) -> None:
     """Print one table of speeds."""
-    print(f"\n{title:<38}{'seconds':>9}{'MB/s':>9}{'CPU s':>9}{'MB per CPU s':>14}{'peak MB':>9}")
-    for name, cost in found.items():
-        rates = f"{cost.wall:>9.2f}{num_bytes / MEGABYTE / cost.wall:>9.1f}{cost.cpu:>9.2f}"
-        peak = f"{cost.peak / MEGABYTE:>9.0f}" if cost.peak else ""
-        print(f"  {name:<36}{rates}{num_bytes / MEGABYTE / cost.cpu:>14.1f}{peak}")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run, print the tables, and the JSON document last."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    size = num_bytes / MEGABYTE
+    rows = (
+        (name, f"{cost.wall:.2f}", f"{size / cost.wall:.1f}", f"{cost.cpu:.2f}", f"{size / cost.cpu:.1f}")
+        + (f"{cost.peak / MEGABYTE:.0f}" if cost.peak else "",)
+        for name, cost in found.items()
     )
-    parser.add_argument("--quick", action="store_true", help="little text, one round, for tests (off)")
+    timing.print_table((f"{title}, {size:,.0f} MB", "seconds", "MB/s", "CPU s", "MB per CPU s", "peak MB"), *rows)
+
+
+def main() -> int:
+    """Run, print the tables, and the JSON document last."""
+    parser = timing.arguments(__doc__)
     parser.add_argument("--megabytes", type=float, default=110, help="of real text (110)")
     parser.add_argument("--large", type=float, default=300, help="megabytes of the larger generated text (300)")
     parser.add_argument("--rounds", type=int, default=3, help="of the first table (3)")
@@ -265,7 +262,7 @@ def main(argv: list[str] | None = None) -> int:
         "--megatron", type=Path, default=None, help="Megatron-LM's tools/preprocess_data.py (left out)"
     )
     parser.add_argument("--folder", type=Path, default=None, help="where the files go for the time being")
-    args = parser.parse_args(argv)
+    args = parser.parse_args()
     import mistral_common
 
     tokenizer = Path(mistral_common.__file__).parent / "data" / "tokenizer.model.v1"
@@ -277,7 +274,7 @@ def main(argv: list[str] | None = None) -> int:
         folder = Path(name)
         num_bytes = write_lines(folder / "real.jsonl", real_texts(int(megabytes * MEGABYTE)))
         found = speed(folder, tokenizer, folder / "real.jsonl", rounds=rounds, script=args.megatron)
-        print_speed(f"real text, {num_bytes / MEGABYTE:,.0f} MB", found, num_bytes)
+        print_speed("real text", found, num_bytes)
         ratios = target_ratios(found)
 
         words = [word for text in real_texts(int(min(megabytes, 10) * MEGABYTE)) for word in text.split()]
@@ -288,46 +285,42 @@ def main(argv: list[str] | None = None) -> int:
             costs = {name: raw(work, tokenizer, source) for name, work in RAW.items()}
             costs[OURS] = ours(tokenizer, source, prefix)
             generated[which] = size_bytes, costs
-            print_speed(f"generated text, {size_bytes / MEGABYTE:,.0f} MB", costs, size_bytes)
+            print_speed("generated text", costs, size_bytes)
             source.unlink()
         (few, small_costs), (many, large_costs) = generated.values()
         ratios |= {f"large_{name}": ratio for name, ratio in target_ratios(large_costs).items()}
         ratios["memory_large_over_small"] = large_costs[OURS].peak / small_costs[OURS].peak
 
         prefix = folder / "large"
-        pair_bytes = sum(prefix.with_suffix(suffix).stat().st_size for suffix in (".bin", ".idx"))
+        pair = [prefix.with_suffix(suffix) for suffix in (".bin", ".idx")]
+        megabytes = sum(path.stat().st_size for path in pair) / MEGABYTE
         contestants = {
-            "read": lambda i: read_files(prefix),
-            "read and hash": lambda i: hash_files(prefix),
+            "read": lambda i: read_files(pair),
+            "read and hash": lambda i: hash_files(pair),
             "meap verify": lambda i: verify(prefix),
         }
         clock = timing.interleaved(contestants, rounds=1 if args.quick else 7, calls=1)
     seconds = {name: found.median / 1e6 for name, found in clock.items()}
-    print(f"\n{'a dataset of ' + format(pair_bytes / MEGABYTE, ',.0f') + ' MB':<38}{'seconds':>9}{'MB/s':>9}")
-    for name, value in seconds.items():
-        print(f"  {name:<36}{value:>9.2f}{pair_bytes / MEGABYTE / value:>9,.0f}")
+    timing.print_table(
+        (f"a dataset of {megabytes:,.0f} MB", "seconds", "MB/s"),
+        *((name, f"{value:.2f}", f"{megabytes / value:,.0f}") for name, value in seconds.items()),
+    )
     ratios["verify_over_hash"] = seconds["read and hash"] / seconds["meap verify"]
-
-    print("\nratios")
-    for name, ratio in ratios.items():
-        print(f"  {name:<44}{ratio:>8.2f}")
-    document = {
-        "benchmark": "preprocess",
-        "quick": args.quick,
-        "workers": WORKERS,
-        "rounds": rounds,
-        "real": {"bytes": num_bytes, "costs": {name: vars(cost) for name, cost in found.items()}},
-        "generated": {
+    return timing.publish(
+        "preprocess",
+        quick=args.quick,
+        ratios=ratios,
+        packages=("gigatoken", "sentencepiece", "tokenizers", "numpy", "megatron-core"),
+        lower_is_better=["memory_large_over_small"],
+        workers=WORKERS,
+        rounds=rounds,
+        real={"bytes": num_bytes, "costs": {name: vars(cost) for name, cost in found.items()}},
+        generated={
             which: {"bytes": size, "costs": {name: vars(cost) for name, cost in costs.items()}}
             for which, (size, costs) in generated.items()
         },
-        "verify": {"bytes": pair_bytes, "seconds": {name: round(value, 4) for name, value in seconds.items()}},
-        "ratios": {name: float(f"{ratio:.4g}") for name, ratio in ratios.items()},
-        "lower_is_better": ["memory_large_over_small"],
-        "environment": timing.environment("gigatoken", "sentencepiece", "tokenizers", "numpy", "megatron-core"),
-    }
-    print(json.dumps(document))
-    return 0
+        verify={"megabytes": megabytes, "seconds": {name: round(value, 4) for name, value in seconds.items()}},
+    )
 
 
 if __name__ == "__main__":

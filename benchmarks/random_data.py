@@ -1,7 +1,23 @@
-"""Indexed datasets with a sidecar and no text behind them: what the benchmarks of samples, steps and rows read."""
+"""Indexed datasets with a sidecar and no text behind them: what the benchmarks read."""
 
-import hashlib
 from pathlib import Path
+from typing import Any
+
+
+def tokenizer_info(*, mask_id: int, vocab_size: int, bos_id: int = 1, eos_id: int = 2) -> Any:
+    """Return the identity of a tokenizer that does not exist."""
+    from meap_megatron.indexed.sidecar import TokenizerInfo
+
+    return TokenizerInfo(
+        fingerprint="0" * 64,
+        folder=None,
+        vocab_size=vocab_size,
+        bos_id=bos_id,
+        eos_id=eos_id,
+        pad_id=None,
+        mask_id=mask_id,
+        mask_token="[MASK]",
+    )
 
 
 def write_data(prefix: Path, *, num_documents: int, shortest: int, longest: int, mask_id: int) -> None:
@@ -23,69 +39,39 @@ def write_data(prefix: Path, *, num_documents: int, shortest: int, longest: int,
     for length in lengths.tolist():
         builder.add_document(rng.integers(3, mask_id, size=length), [length])
     builder.finalize(f"{prefix}.idx")
-    describe(
-        prefix,
+    info = tokenizer_info(mask_id=mask_id, vocab_size=mask_id + 1)
+    describe(prefix, num_documents=num_documents, num_tokens=int(lengths.sum()), tokenizer=info)
+
+
+def describe(prefix: Path, *, num_documents: int, num_tokens: int, tokenizer: Any) -> None:
+    """Write the sidecar of files of uint16 ids; a content hash is made up, and roles are described if they are there."""
+    from meap_megatron.indexed.sidecar import SFT_FIELDS, Sidecar, write_sidecar
+
+    sizes = {
+        name: path.stat().st_size
+        for name in (".bin", ".idx", ".roles.bin", ".roles.idx")
+        if (path := Path(f"{prefix}{name}")).exists()
+    }
+    sft = None
+    if ".roles.bin" in sizes:
+        sft = dict.fromkeys(SFT_FIELDS) | {
+            "multi_turn": "history",
+            "over_long": "truncate",
+            "roles_bytes": sizes[".roles.bin"],
+            "roles_idx_bytes": sizes[".roles.idx"],
+        }
+    sidecar = Sidecar(
+        kind="text" if sft is None else "sft",
+        content_hash=prefix.name.ljust(64, "0"),
         num_documents=num_documents,
-        num_tokens=int(lengths.sum()),
-        vocab_size=mask_id + 1,
-        bos_id=1,
-        eos_id=2,
-        mask_id=mask_id,
+        num_tokens=num_tokens,
+        bin_bytes=sizes[".bin"],
+        idx_bytes=sizes[".idx"],
+        dtype="uint16",
+        add_bos=False,
+        add_eos=False,
+        tokenizer=tokenizer,
+        libraries={},
+        sft=sft,
     )
-
-
-def describe(
-    prefix: Path,
-    *,
-    num_documents: int,
-    num_tokens: int,
-    vocab_size: int,
-    bos_id: int,
-    eos_id: int,
-    mask_id: int,
-    roles: bool = False,
-) -> None:
-    """Write the sidecar of files that are there.
-
-    Args:
-        prefix: of the dataset, with ids as uint16.
-        num_documents: it holds.
-        num_tokens: it holds.
-        vocab_size: of the tokenizer it claims to be made with.
-        bos_id: of that tokenizer.
-        eos_id: of that tokenizer.
-        mask_id: of that tokenizer.
-        roles: it is fine-tuning data, with a dataset of roles beside it.
-    """
-    from meap_megatron.indexed.sidecar import SFT_FIELDS, Sidecar, TokenizerInfo, write_sidecar
-
-    names = [".bin", ".idx", *([".roles.bin", ".roles.idx"] if roles else [])]
-    files = [Path(f"{prefix}{name}").read_bytes() for name in names]
-    sizes = [len(content) for content in files]
-    tokenizer = TokenizerInfo(
-        fingerprint="0" * 64,
-        folder=None,
-        vocab_size=vocab_size,
-        bos_id=bos_id,
-        eos_id=eos_id,
-        pad_id=None,
-        mask_id=mask_id,
-        mask_token="[MASK]",
-    )
-    write_sidecar(
-        prefix,
-        Sidecar(
-            kind="sft" if roles else "text",
-            content_hash=hashlib.sha256(b"".join(files)).hexdigest(),
-            num_documents=num_documents,
-            num_tokens=num_tokens,
-            bin_bytes=sizes[0],
-            idx_bytes=sizes[1],
-            dtype="uint16",
-            add_bos=False,
-            add_eos=False,
-            tokenizer=tokenizer,
-            libraries={},
-            sft=dict.fromkeys(SFT_FIELDS) | {"roles_bytes": sizes[2], "roles_idx_bytes": sizes[3]} if roles else None,
-        ),
-    )
+    write_sidecar(prefix, sidecar)

@@ -21,6 +21,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import timing
+
+from meap_megatron.atomic import replace_text
+from meap_megatron.version import git_commit
+
 HERE = Path(__file__).resolve().parent
 NO_BENCHMARKS = {"run", "compare", "random_data", "timing"}
 ARGUMENTS: dict[str, list[str]] = {
@@ -82,18 +87,6 @@ def run_script(path: Path, words: list[str], *, limit: float) -> tuple[dict[str,
     return document, ""
 
 
-def commit() -> str:
-    """Return the commit of this checkout, "+" behind it if files differ from it; "unknown" outside git."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
 def run_all(
     paths: dict[str, Path], *, quick: bool, limit: float = LIMIT, total: float = TOTAL
 ) -> tuple[dict[str, Any], dict[str, str]]:
@@ -143,8 +136,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     paths = {name: path for name, path in paths.items() if args.only is None or name in args.only}
     # Seconds since the start of the epoch are no help to people, and two runs of one minute are rare.
-    now, version = datetime.now(UTC), commit()
-    out: Path = args.out or HERE.parent / "build" / "bench" / f"{now:%Y%m%d-%H%M}-{version}.json"
+    now, version = datetime.now(UTC), git_commit() or "unknown"
+    out: Path = args.out or HERE.parent / "build" / "bench" / f"{now:%Y%m%d-%H%M}-{version[:9]}.json"
     began = time.monotonic()
     records, failed = run_all(paths, quick=args.quick)
     seconds = time.monotonic() - began
@@ -158,14 +151,10 @@ def main(argv: list[str] | None = None) -> int:
         "failed": failed,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.tmp")
-    temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, out)
-    print(f"\n{'benchmark':<14}{'seconds':>9}")
-    for name, record in records.items():
-        print(f"{name:<14}{record['seconds']:>9.1f}")
+    replace_text(out, json.dumps(results, indent=1) + "\n")
+    timing.print_table(("benchmark", "seconds"), *((name, f"{one['seconds']:.1f}") for name, one in records.items()))
     for name, reason in failed.items():
-        print(f"{name:<14}   failed: {reason}")
+        print(f"{name} failed: {reason}")
     print(f"\n{seconds:.0f} s in all; results in {out}")
     return 1 if failed else 0
 

@@ -21,9 +21,6 @@ The last line is one JSON document.
     python benchmarks/sample.py --quick    for tests: the figures mean nothing
 """
 
-import argparse
-import json
-import logging
 import os
 import random
 import statistics
@@ -31,7 +28,6 @@ import sys
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -239,12 +235,16 @@ def position_contestants() -> dict[str, Callable[[int], object]]:
     }
 
 
-def print_table(title: str, timings: dict[str, timing.Timing], base: str) -> None:
+def print_timings(title: str, timings: dict[str, timing.Timing], base: str) -> None:
     """Print one table, times in microseconds per sample and as a multiple of the base."""
-    print(f"\n{title:<38}{'median us':>10}{'lowest':>10}{'highest':>10}{'x ' + base:>24}")
-    for name, found in timings.items():
-        ratio = found.median / timings[base].median
-        print(f"  {name:<36}{found.median:>10.2f}{found.lowest:>10.2f}{found.highest:>10.2f}{ratio:>24.2f}")
+    rows = (
+        (
+            name,
+            *(f"{us:.2f}" for us in (found.median, found.lowest, found.highest, found.median / timings[base].median)),
+        )
+        for name, found in timings.items()
+    )
+    timing.print_table((title, "median us", "lowest", "highest", f"x {base}"), *rows)
 
 
 def target_ratios(timings: dict[str, timing.Timing]) -> dict[str, float]:
@@ -261,18 +261,10 @@ def target_ratios(timings: dict[str, timing.Timing]) -> dict[str, float]:
     }
 
 
-def main(argv: list[str] | None = None) -> int:
+def main() -> int:
     """Run, print the tables, and the JSON document last."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--quick", action="store_true", help="few repetitions, for tests (off)")
-    quick = parser.parse_args(argv).quick
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-    import torch
-
-    torch.set_num_threads(1)
+    quick = timing.arguments(__doc__).parse_args().quick
+    timing.use_one_thread()
     # Short measurements and many rounds: on a shared machine most of them are undisturbed, and the median is one such.
     rounds, num_documents = (5, 500) if quick else (150, 4000)
 
@@ -297,11 +289,12 @@ def main(argv: list[str] | None = None) -> int:
     positions = timing.interleaved(position_contestants(), rounds=rounds, calls=8)
 
     for length, timings in samples.items():
-        print_table(f"one sample of {length:,} tokens", timings, "GPTDataset")
-    print(f"\n{'samples per second':<38}{'1 thread':>12}{'2 threads':>12}{'ratio':>8}")
-    for name, rate in rates.items():
-        print(f"  {name:<36}{rate[1]:>12,.0f}{rate[2]:>12,.0f}{rate[2] / rate[1]:>8.2f}")
-    print_table("614 of 4095 positions", positions, "ours")
+        print_timings(f"one sample of {length:,} tokens", timings, "GPTDataset")
+    timing.print_table(
+        ("samples per second", "1 thread", "2 threads", "ratio"),
+        *((name, f"{rate[1]:,.0f}", f"{rate[2]:,.0f}", f"{rate[2] / rate[1]:.2f}") for name, rate in rates.items()),
+    )
+    print_timings("614 of 4095 positions", positions, "ours")
     ratios = {
         f"{name}_{length}": ratio for length in samples for name, ratio in target_ratios(samples[length]).items()
     }
@@ -314,29 +307,24 @@ def main(argv: list[str] | None = None) -> int:
         / short["MEAPGPTDataset, masked and marked"].median,
         "two_threads_over_one": rates["MEAPGPTDataset"][2] / rates["MEAPGPTDataset"][1],
     }
-    print("\nratios")
-    for name, ratio in ratios.items():
-        print(f"  {name:<44}{ratio:>8.2f}")
-    document = {
-        "benchmark": "sample",
-        "quick": quick,
-        "sequence_length": SEQUENCE_LENGTH,
-        "num_masked": NUM_MASKED,
-        "threads": 1,
-        "rounds": rounds,
-        "bytes_per_sample": num_bytes,
-        "sample_us": {name: round(found.median, 3) for name, found in short.items()},
-        "long_sample_us": {name: round(found.median, 3) for name, found in samples[LONG].items()},
-        "samples_per_second": rates,
-        "positions_us": {name: round(found.median, 3) for name, found in positions.items()},
-        "ratios": {name: round(ratio, 3) for name, ratio in ratios.items()},
-        "lower_is_better": [name for name in ratios if "_over_copy_" in name],
+    return timing.publish(
+        "sample",
+        quick=quick,
+        ratios=ratios,
+        packages=("torch", "numpy", "megatron-core"),
+        lower_is_better=[name for name in ratios if "_over_copy_" in name],
         # Megatron against the official code, and what other programs leave of the second core.
-        "not_judged": ["official_over_gpt", "two_threads_over_one"],
-        "environment": timing.environment("torch", "numpy", "megatron-core"),
-    }
-    print(json.dumps(document))
-    return 0
+        not_judged=["official_over_gpt", "two_threads_over_one"],
+        sequence_length=SEQUENCE_LENGTH,
+        num_masked=NUM_MASKED,
+        threads=1,
+        rounds=rounds,
+        bytes_per_sample=num_bytes,
+        sample_us={name: round(found.median, 3) for name, found in short.items()},
+        long_sample_us={name: round(found.median, 3) for name, found in samples[LONG].items()},
+        samples_per_second=rates,
+        positions_us={name: round(found.median, 3) for name, found in positions.items()},
+    )
 
 
 if __name__ == "__main__":

@@ -17,20 +17,16 @@ One process, one thread. Contestants take turns; figures are medians over rounds
     python benchmarks/sft.py --quick    for tests: the figures mean nothing
 """
 
-import argparse
 import itertools
 import json
-import logging
 import os
 import re
 import sys
 import sysconfig
 import tempfile
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch and NumPy are loaded
@@ -114,16 +110,8 @@ def write_data(prefix: Path, data: list[Tokenised], *, mask_id: int) -> None:
         for talk in data:
             builder.add_document(talk[column], [len(talk[column])])
         builder.finalize(f"{path}.idx")
-    random_data.describe(
-        prefix,
-        num_documents=len(data),
-        num_tokens=sum(len(ids) for ids, _ in data),
-        vocab_size=VOCABULARY,
-        bos_id=0,
-        eos_id=1,
-        mask_id=mask_id,
-        roles=True,
-    )
+    info = random_data.tokenizer_info(mask_id=mask_id, vocab_size=VOCABULARY, bos_id=0, eos_id=1)
+    random_data.describe(prefix, num_documents=len(data), num_tokens=sum(len(ids) for ids, _ in data), tokenizer=info)
 
 
 def ours(prefix: Path, *, mask_id: int, **settings: Any) -> Contestant:
@@ -251,51 +239,10 @@ def make_contestants(folder: Path, num_conversations: int) -> tuple[dict[str, Co
     return contestants, about
 
 
-def time_index(num_conversations: int, sequence_length: int) -> dict[str, float]:
-    """Find and pack one epoch of conversations that exist as roles in memory only."""
-    from meap_megatron import _C
-    from meap_megatron.datasets.sft.config import SFTConfig
-    from meap_megatron.datasets.sft.packing import build_index
-
-    rng = np.random.default_rng(3)
-    answers = np.clip(np.exp(rng.normal(np.log(90), 0.9, num_conversations)), 1, 1500).astype(np.int32)
-    prompts = np.clip(np.exp(rng.normal(np.log(60), 0.5, num_conversations)), 8, 400).astype(np.int32)
-    lengths = prompts + answers + 1
-    runs = np.stack([prompts, answers, np.ones_like(answers)], axis=1).reshape(-1)
-    roles = np.repeat(np.tile(np.array([0, 1, 2], dtype=np.uint8), num_conversations), runs)
-    pointers = np.cumsum(lengths, dtype=np.int64) - lengths
-    ids = np.zeros(len(roles), dtype=np.uint16)  # never read, and so never in memory
-    data = SimpleNamespace(prefix="memory", native=_C.SFTSource(ids, 2 * pointers, roles, pointers, lengths))
-    _, summary = build_index(
-        data,  # type: ignore[arg-type]
-        np.arange(num_conversations, dtype=np.int32),
-        config=SFTConfig(mask_id=1),
-        sequence_length=sequence_length,
-        num_rows=None,
-        order_seed=1,
-    )
-    return {
-        "conversations": num_conversations,
-        "segments": summary["num_originals"] + summary["num_copies"],
-        "tokens": len(roles),
-        "rows": summary["num_rows"],
-        "seconds": summary["seconds"],
-        "non_padding": round(summary["non_padding"], 5),
-    }
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run, print the tables, and the JSON document last."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--quick", action="store_true", help="little data and few repetitions, for tests (off)")
-    quick = parser.parse_args(argv).quick
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-    import torch
-
-    torch.set_num_threads(1)
+def main() -> int:
+    """Run, print the table, and the JSON document last."""
+    quick = timing.arguments(__doc__).parse_args().quick
+    timing.use_one_thread()
     rounds, calls, num_conversations = (3, 2, 300) if quick else (100, 4, 4000)
     with tempfile.TemporaryDirectory() as folder:
         contestants, about = make_contestants(Path(folder), num_conversations)
@@ -305,53 +252,49 @@ def main(argv: list[str] | None = None) -> int:
         f"\n{about['conversations']} conversations, tokens: mean {about['mean_tokens']:.0f}, median "
         f"{about['median_tokens']:.0f}, longest {about['longest']}; {about['share_with_copy']:.0%} have a masked copy"
     )
-    print(
-        f"\n{f'rows of {SEQUENCE_LENGTH}':<42}{'us a row':>10}{'lowest':>9}{'examples':>10}{'examples/s':>13}"
-        f"{'real tokens/s':>15}{'non-padding':>13}"
-    )
-    table: dict[str, dict[str, float]] = {}
-    for name, contestant in contestants.items():
-        time = timings[name]
-        table[name] = {
-            "us": round(time.median, 2),
-            "examples_per_row": round(contestant.examples, 3),
-            "examples_per_second": round(1e6 * contestant.examples / time.median),
-            "real_tokens_per_second": round(1e6 * contestant.real_tokens / time.median),
-            "non_padding": round(contestant.real_tokens / contestant.positions, 4),
+    table = {
+        name: {
+            "us": round(timings[name].median, 2),
+            "examples_per_row": round(one.examples, 3),
+            "examples_per_second": round(1e6 * one.examples / timings[name].median),
+            "real_tokens_per_second": round(1e6 * one.real_tokens / timings[name].median),
+            "non_padding": round(one.real_tokens / one.positions, 4),
         }
-        line = table[name]
-        print(
-            f"  {name:<40}{time.median:>10.1f}{time.lowest:>9.1f}{contestant.examples:>10.2f}"
-            f"{line['examples_per_second']:>13,}{line['real_tokens_per_second']:>15,}{line['non_padding']:>12.1%}"
-        )
-    index = time_index(20_000 if quick else 2_000_000, 4096)
-    print(
-        f"\nindex of one epoch, {index['conversations']:,} conversations, {index['segments']:,} segments, rows of 4096: "
-        f"{index['seconds']:.2f} s, non-padding {index['non_padding']:.2%}\n"
+        for name, one in contestants.items()
+    }
+    timing.print_table(
+        (f"rows of {SEQUENCE_LENGTH}", "us a row", "examples", "examples/s", "real tokens/s", "non-padding"),
+        *(
+            (
+                name,
+                f"{line['us']:.1f}",
+                f"{line['examples_per_row']:.2f}",
+                f"{line['examples_per_second']:,}",
+                f"{line['real_tokens_per_second']:,}",
+                f"{line['non_padding']:.1%}",
+            )
+            for name, line in table.items()
+        ),
     )
-    mine = table["ours, packed, with copies"]
-    ratios = {
-        f"examples_per_second_over_{short}": round(mine["examples_per_second"] / table[name]["examples_per_second"], 1)
-        for short, name in (
-            ("megatron", "Megatron SFTDataset, conversation a line"),
-            ("megatron_packed", "Megatron SFTDataset, packed lines"),
-            ("official", "official rows, batch of 8 padded"),
-        )
-    }
-    document = {
-        "benchmark": "sft",
-        "quick": quick,
-        "sequence_length": SEQUENCE_LENGTH,
-        "threads": 1,
-        "rounds": rounds,
-        "data": about,
-        "rows": table,
-        "ratios": ratios,
-        "index": index,
-        "environment": timing.environment("torch", "numpy", "megatron-core", "transformers", "tokenizers"),
-    }
-    print(json.dumps(document))
-    return 0
+    mine = table["ours, packed, with copies"]["examples_per_second"]
+    return timing.publish(
+        "sft",
+        quick=quick,
+        ratios={
+            f"examples_per_second_over_{short}": mine / table[name]["examples_per_second"]
+            for short, name in (
+                ("megatron", "Megatron SFTDataset, conversation a line"),
+                ("megatron_packed", "Megatron SFTDataset, packed lines"),
+                ("official", "official rows, batch of 8 padded"),
+            )
+        },
+        packages=("torch", "numpy", "megatron-core", "transformers", "tokenizers"),
+        sequence_length=SEQUENCE_LENGTH,
+        threads=1,
+        rounds=rounds,
+        data=about,
+        rows=table,
+    )
 
 
 if __name__ == "__main__":

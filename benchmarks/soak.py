@@ -17,7 +17,6 @@ the heap of the trainer has the size that saving needs) a line is fitted over th
     python benchmarks/soak.py --quick         400 steps
 """
 
-import argparse
 import json
 import os
 import signal
@@ -30,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 import timing
+from scipy import stats
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "examples" / "recipes" / "tiny_cpu_meap.yaml"
@@ -159,15 +159,6 @@ def run(prefix: Path, save: Path, *, steps: int, workers: int, every: float, sav
     return samples
 
 
-def slope(steps: np.ndarray, values: np.ndarray) -> tuple[float, float]:
-    """Return the slope of a fitted line and its standard error, per step."""
-    centred = steps - steps.mean()
-    spread = float((centred**2).sum())
-    rate = float((centred * values).sum()) / spread
-    rest = values - values.mean() - rate * centred
-    return rate, float(np.sqrt((rest**2).sum() / max(1, len(steps) - 2) / spread))
-
-
 def summarise(samples: list[Sample], *, steps: int) -> dict[str, dict[str, float]]:
     """Return for each quantity its value at the start and the end of the fit, its range, slope and growth.
 
@@ -181,26 +172,25 @@ def summarise(samples: list[Sample], *, steps: int) -> dict[str, dict[str, float
     table = {}
     for name in ("trainer_kib", "worker_kib", "total_kib", "trainer_files", "worker_files", "workers"):
         values = np.array([getattr(found, name) for found in steady], dtype=float)
-        rate, error = slope(at, values)
+        line = stats.linregress(at, values)
         table[name] = {
             "first": float(values[0]),
             "last": float(values[-1]),
             "lowest": float(values.min()),
             "highest": float(values.max()),
-            "per_1000_steps": 1000 * rate,
-            "standard_error": 1000 * error,
+            "per_1000_steps": 1000 * float(line.slope),
+            "standard_error": 1000 * float(line.stderr),
         }
     return table
 
 
 def main() -> int:
     """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = timing.arguments(__doc__)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=4, help="loader processes of the training split")
     parser.add_argument("--every", type=float, default=1.0, help="seconds between two looks")
     parser.add_argument("--save-every", type=int, default=50, help="steps between two checkpoints")
-    parser.add_argument("--quick", action="store_true", help="400 steps")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the run is ended too
     steps = 400 if args.quick else args.steps
@@ -213,37 +203,39 @@ def main() -> int:
             prefix, folder / "run", steps=steps, workers=args.workers, every=args.every, save_every=args.save_every
         )
         seconds = time.monotonic() - began
-    print(
-        f"{'step':>6}{'trainer MiB':>13}{'worker MiB':>12}{'total MiB':>11}{'workers':>9}{'files trainer':>15}"
-        f"{'files worker':>14}"
+    shown = [samples[index] for index in np.linspace(0, len(samples) - 1, POINTS).round().astype(int)]
+    timing.print_table(
+        ("step", "trainer MiB", "worker MiB", "total MiB", "workers", "files trainer", "files worker"),
+        *(
+            (
+                f"{at.step:,}",
+                *(f"{kib / 1024:.2f}" for kib in (at.trainer_kib, at.worker_kib, at.total_kib)),
+                *map(str, (at.workers, at.trainer_files, at.worker_files)),
+            )
+            for at in shown
+        ),
     )
-    for index in np.linspace(0, len(samples) - 1, POINTS).round().astype(int):
-        at = samples[index]
-        print(
-            f"{at.step:>6,}{at.trainer_kib / 1024:>13.2f}{at.worker_kib / 1024:>12.2f}{at.total_kib / 1024:>11.2f}"
-            f"{at.workers:>9}{at.trainer_files:>15}{at.worker_files:>14}"
-        )
     table = summarise(samples, steps=steps)
-    print(f"\nfit from step {round(WARM_UP * steps):,} to {samples[-1].step:,}, {len(samples)} samples in all")
-    for name, row in table.items():
-        unit = "KiB" if name.endswith("kib") else ""
-        print(f"  {name:<15}{row['per_1000_steps']:>+10.2f} +- {row['standard_error']:.2f} {unit} per 1,000 steps")
-    document = {
-        "benchmark": "soak",
-        "steps": steps,
-        "loader_workers": args.workers,
-        "samples": len(samples),
-        "seconds": round(seconds, 1),
-        "ratios": {
-            f"{name.removesuffix('_kib')}_memory_last_over_first": round(table[name]["last"] / table[name]["first"], 4)
-            for name in ("trainer_kib", "worker_kib", "total_kib")
-        },
-        "lower_is_better": [f"{name}_memory_last_over_first" for name in ("trainer", "worker", "total")],
-        "after_warm_up": {name: {key: round(value, 3) for key, value in row.items()} for name, row in table.items()},
-        "environment": timing.environment("torch", "numpy", "megatron-core"),
+    timing.print_table(
+        (f"per 1,000 steps, from step {round(WARM_UP * steps):,} to {samples[-1].step:,}", "slope", "standard error"),
+        *((name, f"{row['per_1000_steps']:+.2f}", f"{row['standard_error']:.2f}") for name, row in table.items()),
+    )
+    ratios = {
+        f"{name}_memory_last_over_first": table[f"{name}_kib"]["last"] / table[f"{name}_kib"]["first"]
+        for name in ("trainer", "worker", "total")
     }
-    print(json.dumps(document))
-    return 0
+    return timing.publish(
+        "soak",
+        quick=args.quick,
+        ratios=ratios,
+        packages=("torch", "numpy", "megatron-core"),
+        lower_is_better=list(ratios),
+        steps=steps,
+        loader_workers=args.workers,
+        samples=len(samples),
+        seconds=round(seconds, 1),
+        after_warm_up={name: {key: round(value, 3) for key, value in row.items()} for name, row in table.items()},
+    )
 
 
 if __name__ == "__main__":

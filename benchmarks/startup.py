@@ -12,7 +12,6 @@ The last line is one JSON document.
     python benchmarks/startup.py --quick    one turn, for tests
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -102,16 +101,11 @@ def run(command: list[str]) -> tuple[float, float, str]:
     return time.perf_counter() - began, used, done.stdout + done.stderr
 
 
-def main(argv: list[str] | None = None) -> int:
+def main() -> int:
     """Run, print the tables, and the JSON document last."""
-    words = sys.argv[1:] if argv is None else argv
-    if words[:1] == ["--phases"]:
-        phases(Path(words[1]), words[2:])
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--quick", action="store_true", help="one turn, for tests (off)")
-    quick = parser.parse_args(words).quick
+    if sys.argv[1:2] == ["--phases"]:
+        phases(Path(sys.argv[2]), sys.argv[3:])
+    quick = timing.arguments(__doc__).parse_args().quick
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         recipe = [str(RECIPE), f"data_path={write_data(folder, byte_limit=1_000_000)}", f"save={folder / 'run'}"]
@@ -125,45 +119,38 @@ def main(argv: list[str] | None = None) -> int:
             STEP: [PYTHON, __file__, "--phases", str(folder / "phases"), *flags, "--meap-device=cpu"],
         }
         run(programs[STEP])  # builds the sample index, once
-        clock: dict[str, list[float]] = {name: [] for name in programs}
-        used: dict[str, list[float]] = {name: [] for name in programs}
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in programs}
         parts: list[dict[str, float]] = []
         for _ in range(1 if quick else 5):
             for name, command in programs.items():
-                seconds, processor, _ = run(command)
-                clock[name].append(seconds)
-                used[name].append(processor)
-                if name == STEP:
-                    parts.append(json.loads((folder / "phases").read_text()))
+                times[name].append(run(command)[:2])
+            parts.append(json.loads((folder / "phases").read_text()))
 
-    table = {
-        name: {"seconds": statistics.median(clock[name]), "processor_seconds": statistics.median(used[name])}
-        for name in programs
+    seconds, processor = (
+        {name: round(statistics.median(turn[clock] for turn in turns), 4) for name, turns in times.items()}
+        for clock in (0, 1)
+    )
+    profile = {name: round(statistics.median(part[name] for part in parts), 4) for name in parts[0]}
+    timing.print_table(
+        ("", "clock s", "processor s"),
+        *((name, f"{seconds[name]:.2f}", f"{processor[name]:.2f}") for name in programs),
+    )
+    timing.print_table(
+        ("first step, processor seconds", ""), *((name, f"{value:.2f}") for name, value in profile.items())
+    )
+    ratios = {
+        f"{name}_over_import_of_megatron": processor[program] / processor[IMPORT]
+        for name, program in (("first_step", STEP), ("help", HELP), ("dry_run", DRY))
     }
-    profile = {name: statistics.median(part[name] for part in parts) for name in parts[0]}
-    print(f"\n{'':<28}{'clock s':>10}{'processor s':>13}")
-    for name, row in table.items():
-        print(f"{name:<28}{row['seconds']:>10.2f}{row['processor_seconds']:>13.2f}")
-    print("\nfirst step, processor seconds")
-    for name, seconds in profile.items():
-        print(f"  {name:<26}{seconds:>10.2f}")
-    processor = {name: row["processor_seconds"] for name, row in table.items()}
-    document = {
-        "benchmark": "startup",
-        "quick": quick,
-        "programs": {name: {key: round(value, 4) for key, value in row.items()} for name, row in table.items()},
-        "first_step_processor_seconds": {name: round(seconds, 4) for name, seconds in profile.items()},
-        "ratios": {
-            "first_step_over_import_of_megatron": round(processor[STEP] / processor[IMPORT], 3),
-            "help_over_import_of_megatron": round(processor[HELP] / processor[IMPORT], 4),
-            "dry_run_over_import_of_megatron": round(processor[DRY] / processor[IMPORT], 4),
-        },
-        "lower_is_better": [f"{name}_over_import_of_megatron" for name in ("first_step", "help", "dry_run")],
-        "load": os.getloadavg()[0],
-        "environment": timing.environment("torch", "megatron-core", "transformers"),
-    }
-    print(json.dumps(document))
-    return 0
+    return timing.publish(
+        "startup",
+        quick=quick,
+        ratios=ratios,
+        packages=("torch", "megatron-core", "transformers"),
+        lower_is_better=list(ratios),
+        programs={name: {"seconds": seconds[name], "processor_seconds": processor[name]} for name in programs},
+        first_step_processor_seconds=profile,
+    )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ The last line is one JSON document.
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -300,8 +299,6 @@ def ratio(found: dict[str, Any], over: str, under: str, clock: int) -> list[floa
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:
     """Return the median and the quartiles around it."""
-    if len(values) < 2:
-        return values[0], values[0], values[0]
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return middle, low, high
 
@@ -334,7 +331,7 @@ def ratios(cells: list[dict[str, Any]]) -> dict[str, float]:
     """Return the medians of the ratios in CPU time, by name, size and length."""
     names = ("transformers_over_meap", "meap_over_ntp", "meap_share_of_rate", "transformers_share_of_rate")
     return {
-        f"{name}_{cell['size']}_{cell['length']}": round(cell["cpu"][name][0], 3)
+        f"{name}_{cell['size']}_{cell['length']}": cell["cpu"][name][0]
         for cell in cells
         for name in names
         if name in cell["cpu"]
@@ -346,27 +343,21 @@ def print_cell(cell: dict[str, Any]) -> None:
     print(f"\n{cell['size']}, {cell['parameters'] / 1e6:.1f} M parameters, sequence {cell['length']:,}")
     for kind in ("clock", "cpu"):
         figures = cell[kind]
-        print(f"  {'by the clock' if kind == 'clock' else 'CPU time':<22}{'s/step':>10}{'tokens/s':>10}{'of rate':>9}")
+        rows = [("by the clock" if kind == "clock" else "CPU time", "s/step", "tokens/s", "of rate")]
         for name, seconds in figures["seconds"].items():
-            rate = figures["tokens_per_second"].get(name)
-            share = figures.get(f"{name}_share_of_rate")
-            print(
-                f"    {name:<20}{seconds:>10.4f}{f'{rate:,.0f}' if rate else '':>10}{f'{share[0]:.1%}' if share else '':>9}"
-            )
+            rate, share = figures["tokens_per_second"].get(name), figures.get(f"{name}_share_of_rate")
+            rows.append((name, f"{seconds:.4f}", f"{rate:,.0f}" if rate else "", f"{share[0]:.1%}" if share else ""))
+        timing.print_table(*rows)
         for name in ("transformers_over_meap", "meap_over_ntp"):
             if name in figures:
-                middle, low, high = figures[name]
-                print(f"    {name:<26}{middle:>8.3f}   quartiles {low:.3f} to {high:.3f}")
+                print("{}: {:.3f}, quartiles {:.3f} to {:.3f}".format(name, *figures[name]))
         if "gflops_of_products" in figures:
-            print(f"    {'rate of products':<26}{figures['gflops_of_products']:>8.1f} GFLOP/s")
+            print(f"rate of products: {figures['gflops_of_products']:.1f} GFLOP/s")
 
 
-def main(argv: list[str] | None = None) -> int:
+def main() -> int:
     """Run, print the tables, and the JSON document last."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--quick", action="store_true", help="one tiny shape, few turns, for tests (off)")
+    parser = timing.arguments(__doc__)
     parser.add_argument("--sizes", nargs="+", default=list(SHAPES), help=f"of {', '.join(SHAPES)} (all)")
     parser.add_argument("--lengths", nargs="+", type=int, default=[256, 1024], help="sequence lengths (256 1024)")
     parser.add_argument("--seconds", type=float, default=100.0, help="for the turns of one cell, about (100)")
@@ -374,7 +365,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--set", nargs="+", default=[], help="more recipe settings for the trainer, KEY=VALUE (none)")
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
+    args = parser.parse_args()
     if args.contestant:
         gate, shape, length = Gate(), shape_of(args.sizes[0]), args.lengths[0]
         if args.contestant == "transformers":
@@ -396,18 +387,14 @@ def main(argv: list[str] | None = None) -> int:
             found = measure(size, length, turns=turns, warm=1 if turn > 20 else 2, names=tuple(args.only), extra=extra)
             cells.append(summary(size, length, found) | {"turns": turns})
             print_cell(cells[-1])
-            sys.stdout.flush()
-    document = {
-        "benchmark": "step",
-        "quick": args.quick,
-        "threads": THREADS,
-        "load": os.getloadavg()[0],
-        "cells": cells,
-        "ratios": ratios(cells),
-        "environment": timing.environment("torch", "transformers", "megatron-core"),
-    }
-    print(json.dumps(document))
-    return 0
+    return timing.publish(
+        "step",
+        quick=args.quick,
+        ratios=ratios(cells),
+        packages=("torch", "transformers", "megatron-core"),
+        threads=THREADS,
+        cells=cells,
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """`results.json`: what is known of all checks, on disk at any moment, and what is left to do."""
 
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.session import ROOT, read_json, record_path, write_json
+from benchmarks.gpu.session import read_json, record_path, write_json
+from meap_megatron.version import git_commit
 
 FORMAT = 1
 PASSED, MISSED, FAILED = "passed", "target missed", "failed"
@@ -46,7 +46,7 @@ class Results:
 
     def begin(self, command: str) -> None:
         """Note the commit, the date and the command of a start that runs something."""
-        self.head["commit"], self.head["date"] = commit(), f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+        self.head["commit"], self.head["date"] = git_commit() or "unknown", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
         self.head["commands"] = [*self.head["commands"], command]
 
     def record(self, name: str) -> dict[str, Any] | None:
@@ -73,16 +73,3 @@ class Results:
     def left(self, names: list[str], *, again: bool) -> list[str]:
         """Return the checks that are still to be run."""
         return [name for name in names if again or self.status(name) not in FINISHED]
-
-
-def commit() -> str:
-    """Return the commit of this checkout, "+" behind it if files differ; "unknown" outside git."""
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    try:
-        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

@@ -18,7 +18,7 @@ from tests.support.warm import WarmProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "examples" / "recipes"
-WARM_VERBS = ("train", "convert", "generate", "chat", "show", "cache", "demo")
+WARM_VERBS = ("train", "convert", "generate", "chat", "show", "cache", "demo", "sweep")
 TINY = (
     "num_layers=4 hidden_size=64 ffn_hidden_size=176 seq_length=64 max_position_embeddings=64 "
     "global_batch_size=8 micro_batch_size=4 eval_iters=1"
@@ -48,6 +48,14 @@ def meap(
     return done
 
 
+def python(*words: str | Path, timeout: float = 300.0, **environ: str) -> str:
+    """Run the interpreter with these words in a fork that has imported Megatron, to its end; return its output."""
+    environment = os.environ | {"MEAP_THREADS": "1"} | environ
+    done = run_warm(["python", *map(str, words)], timeout=timeout, environ=environment)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
 def run_warm(
     words: list[str], *, timeout: float, environ: dict[str, str], cwd: Path = ROOT
 ) -> subprocess.CompletedProcess[str]:
@@ -69,7 +77,7 @@ def train(recipe: str, *overrides: str, check: bool = True, timeout: float = 400
     return meap("train", RECIPES / recipe, *overrides, "device=cpu", check=check, timeout=timeout, **environ)
 
 
-def start(*words: str | Path, **environ: str) -> WarmProcess:
+def start(*words: str | Path, cwd: Path = ROOT, **environ: str) -> WarmProcess:
     """Start a `meap` command in a process group of its own and return at once."""
     with open(os.devnull, "w") as nowhere:
         return WarmProcess(
@@ -77,6 +85,7 @@ def start(*words: str | Path, **environ: str) -> WarmProcess:
             environ=os.environ | environ,
             stdout=nowhere.fileno(),
             stderr=subprocess.PIPE,
+            cwd=cwd,
         )
 
 

@@ -2,7 +2,8 @@
 
 The command does what it would do in a process of its own (environment, folder, streams, signals, exit status are its
 own); only the imports are shared. `python -m tests.support.warm` is the server, `WarmProcess` the client's side.
-The processes that `meap convert` and `meap demo` start are such forks too: `start_warm`.
+With "python" as its first word it is not `meap` but the interpreter: `python -m MODULE`, `python -c CODE`, `python SCRIPT`.
+The processes that a verb of `STARTING` starts are such forks too: `start_warm`.
 """
 
 import atexit
@@ -10,6 +11,7 @@ import contextlib
 import importlib
 import json
 import os
+import runpy
 import select
 import signal
 import socket
@@ -24,12 +26,18 @@ from pathlib import Path
 from typing import IO, Any
 
 ROOT = Path(__file__).resolve().parents[2]
-LOGITS = "meap_megatron.training.logits"
-"""What `meap convert` starts with `python -m`."""
+
+
+STARTING = {
+    "convert": "meap_megatron.checkpoint.convert.verifying",
+    "demo": "meap_megatron.demo.arms",
+    "sweep": "meap_megatron.sweep.run",
+}
+"""Verbs that start processes, and where."""
 
 
 class WarmProcess:
-    """A running `meap` command, or `LOGITS` and its argument; the part of `subprocess.Popen` that tests use."""
+    """A running command; the part of `subprocess.Popen` that tests use."""
 
     def __init__(
         self,
@@ -106,11 +114,11 @@ class WarmPopen(WarmProcess):
     __class_getitem__: Any = classmethod(types.GenericAlias)
 
     def __init__(
-        self, command: list[str], *, stdout: Any, stderr: Any, env: dict[str, str] | None = None, **_: Any
+        self, command: list[str], *, stdout: Any = 1, stderr: Any = 2, env: dict[str, str] | None = None, **_: Any
     ) -> None:
         words = command[command.index("-m") + 1 :]
         super().__init__(
-            words[1:] if words[0] == "meap_megatron.cli.main" else words,
+            words[1:] if words[0] == "meap_megatron.cli.main" else ["python", "-m", *words],
             environ=dict(env or os.environ),
             stdout=stdout,
             stderr=stderr,
@@ -212,17 +220,27 @@ def be(request: dict[str, Any], streams: list[int], *, close: list[int]) -> None
 
 
 def _main(words: list[str]) -> int:
-    if words[0] == LOGITS:
-        from meap_megatron.training import logits
-
-        return logits.main(words[1])
+    if words[0] == "python":
+        return interpret(words[1:])
     from meap_megatron.cli.main import main
 
-    if words[0] == "convert":
-        start_warm(importlib.import_module("meap_megatron.checkpoint.convert.verifying"))
-    if words[0] == "demo":
-        start_warm(importlib.import_module("meap_megatron.demo.arms"))
+    if words[0] in STARTING:
+        start_warm(importlib.import_module(STARTING[words[0]]))
     return main(words)
+
+
+def interpret(words: list[str]) -> int:
+    """Do what the interpreter does with its words."""
+    if words[0] == "-m":
+        sys.argv = words[1:]
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif words[0] == "-c":
+        sys.argv = ["-c", *words[2:]]
+        exec(compile(words[1], "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        sys.argv, sys.path[0] = words, str(Path(words[0]).parent)
+        runpy.run_path(words[0], run_name="__main__")
+    return 0
 
 
 def status_of(command: Callable[[], int]) -> int:
