@@ -58,13 +58,17 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same command")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset or unfinished run")
     parser.add_argument(
-        "--max-bad-lines", type=int, default=0, metavar="N", help="skip and report up to N bad rows (default: 0)"
+        "--max-bad-lines",
+        type=int,
+        default=0,
+        metavar="N",
+        help="skip and report up to N invalid lines (default: 0)",
     )
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="refuse what is otherwise skipped and named at the end: files that are not read, rows that are dropped, "
-        "keys of rows that are not used",
+        help="refuse what is otherwise skipped and named at the end: files that are not read, records that are dropped, "
+        "keys of records that are not used",
     )
     parser.add_argument(
         "--encoder",

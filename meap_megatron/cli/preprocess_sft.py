@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--columns",
         metavar="WHAT=KEY,...",
-        help="keys of rows of no known format: question=KEY,answer=KEY and input, system, history, tools; or "
+        help="keys of records of no known format: question=KEY,answer=KEY and input, system, history, tools; or "
         "messages=KEY and system, tools",
     )
     parser.add_argument(
@@ -109,8 +109,8 @@ def run(args: argparse.Namespace) -> int:
     counts = sidecar.sft["counts"]
     dropped = sum(count for name, count in counts.items() if name.startswith("dropped_"))
     print(
-        f"{config.prefix}: {counted(counts['read'], 'row')} read, {sidecar.num_documents:,} kept ({counts['truncated']:,} "
-        f"truncated), {dropped:,} dropped, {counts['bad']:,} bad; "
+        f"{config.prefix}: {counted(counts['read'], 'record')} read, {sidecar.num_documents:,} kept "
+        f"({counts['truncated']:,} truncated), {dropped:,} dropped, {counts['bad']:,} bad; "
         f"{counted(sidecar.num_tokens, 'token')} ({sidecar.dtype}), {sidecar.sft['trained_share']:.1%} of them trained; "
         f"mask token {sidecar.tokenizer.mask_token} = {sidecar.tokenizer.mask_id}"
     )

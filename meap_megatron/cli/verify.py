@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the checks of each prefix."""
     from meap_megatron.corpus.merge import as_prefix
-    from meap_megatron.corpus.verify import Check, adopt, verify
+    from meap_megatron.corpus.verify import Checks, adopt, verify
     from meap_megatron.errors import UserError, counted
 
     if args.write_sidecar and not args.tokenizer:
@@ -34,12 +34,12 @@ def run(args: argparse.Namespace) -> int:
     failed = 0
     for prefix in dict.fromkeys(map(as_prefix, args.prefixes)):
         if args.write_sidecar:
-            checks: list[Check] = []
+            checks = Checks()
             adopt(
                 prefix,
                 tokenizer=args.tokenizer,
                 overwrite=args.overwrite,
-                checks=checks,
+                check=checks,
                 mask_token=args.mask_token,
                 bos_token=args.bos_token,
                 eos_token=args.eos_token,

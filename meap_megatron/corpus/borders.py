@@ -34,7 +34,7 @@ def border_ids(
 ) -> tuple[int | None, int | None]:
     """Return the ids that open and end a document of text.
 
-    One token that is both BOS and EOS stands once between two documents, unless BOS is asked for.
+    One token that is both BOS and EOS appears once between two documents, unless BOS is asked for.
 
     Raises:
         UserError: BOS or EOS is asked for and there is none.

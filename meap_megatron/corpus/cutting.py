@@ -1,4 +1,4 @@
-"""Cut an input file into pieces: the units that are read in one go, of which shards are made."""
+"""Cut an input file into chunks: the units that are read in one go, of which shards are made."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from meap_megatron.corpus.streams import open_stream, reading
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Piece:
+class InputChunk:
     """A part of one file.
 
     Bytes [start, stop) of a plain file: the lines that *start* in it, or whole values of an array or of objects. Row
@@ -23,8 +23,8 @@ class Piece:
     without: frozenset[str] = frozenset()  # sources whose documents are passed over (length upsampling)
 
 
-def cut(file: InputFile, piece_bytes: int) -> list[Piece]:
-    """Cut one file into pieces of about `piece_bytes`; the pieces depend on the file and the size only.
+def cut(file: InputFile, chunk_bytes: int) -> list[InputChunk]:
+    """Cut one file into chunks of about `chunk_bytes`; the chunks depend on the file and the size only.
 
     Where the values of an array begin only a parser can tell, so that such a file is parsed once to cut it.
 
@@ -34,44 +34,44 @@ def cut(file: InputFile, piece_bytes: int) -> list[Piece]:
     if file.kind == hub.KIND:
         shards = hub.num_shards(file.path)
         size = max(file.size // shards, 1)
-        return [Piece(file=file, start=shard, stop=shard + 1, size=size) for shard in range(shards)]
+        return [InputChunk(file=file, start=shard, stop=shard + 1, size=size) for shard in range(shards)]
     if file.kind == "parquet":
-        return _row_groups(file, piece_bytes)
+        return _row_groups(file, chunk_bytes)
     if file.kind == "txt" or not file.seekable:
-        return [Piece(file=file, start=0, stop=file.size, size=file.size)]
+        return [InputChunk(file=file, start=0, stop=file.size, size=file.size)]
     if file.kind != "jsonl":
-        return _values(file, piece_bytes)
-    stops = [min(start + piece_bytes, file.size) for start in range(0, file.size, piece_bytes)]
-    return [Piece(file=file, start=a, stop=b, size=b - a) for a, b in zip([0, *stops], stops, strict=False)]
+        return _values(file, chunk_bytes)
+    stops = [min(start + chunk_bytes, file.size) for start in range(0, file.size, chunk_bytes)]
+    return [InputChunk(file=file, start=a, stop=b, size=b - a) for a, b in zip([0, *stops], stops, strict=False)]
 
 
-def _values(file: InputFile, piece_bytes: int) -> list[Piece]:
+def _values(file: InputFile, chunk_bytes: int) -> list[InputChunk]:
     """Cut an array or a sequence of objects between two values."""
-    pieces: list[Piece] = []
+    chunks: list[InputChunk] = []
     begin = stop = None
     with reading(file.path), open_stream(file.path, compression="", encoding="") as (stream, _):
         for _, start, raw in json_values(stream, brackets=file.kind == "array", place=file.path):
             begin = start if begin is None else begin
             stop = start + len(raw)
-            if stop - begin >= piece_bytes:
-                pieces.append(Piece(file=file, start=begin, stop=stop, size=stop - begin))
+            if stop - begin >= chunk_bytes:
+                chunks.append(InputChunk(file=file, start=begin, stop=stop, size=stop - begin))
                 begin = None
     if begin is not None and stop is not None:
-        pieces.append(Piece(file=file, start=begin, stop=stop, size=stop - begin))
-    return pieces
+        chunks.append(InputChunk(file=file, start=begin, stop=stop, size=stop - begin))
+    return chunks
 
 
-def _row_groups(file: InputFile, piece_bytes: int) -> list[Piece]:
+def _row_groups(file: InputFile, chunk_bytes: int) -> list[InputChunk]:
     with reading(file.path):
         import pyarrow.parquet
 
         metadata = pyarrow.parquet.read_metadata(file.path)
         sizes = [metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)]
-    pieces: list[Piece] = []
+    chunks: list[InputChunk] = []
     start = 0
     for group in range(len(sizes)):
         size = sum(sizes[start : group + 1])
-        if size >= piece_bytes or group == len(sizes) - 1:
-            pieces.append(Piece(file=file, start=start, stop=group + 1, size=size))
+        if size >= chunk_bytes or group == len(sizes) - 1:
+            chunks.append(InputChunk(file=file, start=start, stop=group + 1, size=size))
             start = group + 1
-    return pieces
+    return chunks

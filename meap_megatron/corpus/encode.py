@@ -23,7 +23,7 @@ from meap_megatron.tokenizer.load import CorpusTokenizer
 from meap_megatron.tokenizer.parsed import forget as forget_parsed
 from meap_megatron.tokenizer.parsed import parsed
 
-MEMORY_LIMIT = 2**26  # bytes that gigatoken's memory of words may take in one process
+MEMORY_LIMIT = 2**26  # bytes that gigatoken's cache of words may take in one process
 LONG_TEXT = 2**20  # bytes from which `tokenizers` gets a text in windows
 WHOLE_LIMIT = 2**23  # bytes of a text that it gets at once
 BYTES_PER_BYTE = 110  # of memory, for a text that it gets at once
@@ -91,7 +91,7 @@ class GigatokenEncoder:
     """The fast path: gigatoken's BPE.
 
     gigatoken remembers every word it has met and never forgets one. That is its speed, but over a large corpus it
-    would be the whole memory; so the tokenizer is built anew when the process has grown by `MEMORY_LIMIT`.
+    would be the whole memory; so the tokenizer is rebuilt when the process has grown by `MEMORY_LIMIT`.
     """
 
     name = "gigatoken"
@@ -219,7 +219,7 @@ def choose_encoder(requested: str, tokenizer: CorpusTokenizer, sample: Sequence[
                 f"convert it with its own project's tool and pass the tokenizer.json"
             )
     if requested == "gigatoken" and reason is not None:
-        raise UserError(f"--encoder gigatoken does not fit this tokenizer: {reason}; use --encoder tokenizers")
+        raise UserError(f"--encoder gigatoken cannot be used with this tokenizer: {reason}; use --encoder tokenizers")
     return "tokenizers" if requested == "tokenizers" or reason is not None else "gigatoken", reason
 
 

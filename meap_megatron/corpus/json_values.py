@@ -123,7 +123,7 @@ class _Window:
         return self.line
 
     def next_character(self) -> str:
-        """Move to the next character that is no space; return it, "" at the end."""
+        """Move to the next character that is not a space; return it, "" at the end."""
         while True:
             self.position = _skip(self.text, self.position)
             if self.position < len(self.text) or self.ended:

@@ -1,4 +1,4 @@
-"""What happened to rows that were not used as they are: counted by kind, with the first place of each."""
+"""What happened to records that were not used as they are: counted by kind, with the first place of each."""
 
 from collections.abc import Iterable, Iterator
 
@@ -7,7 +7,7 @@ from meap_megatron.corpus.readers import RecordReader, place_of
 from meap_megatron.errors import UserError, counted
 
 Noted = dict[str, list]
-"""Kind -> [count, path, start of the piece, number in it]; all of it JSON. Where a row begins is looked up in the end."""
+"""Kind -> [count, path, start of the chunk, number in it]; all of it JSON. Where a row begins is looked up in the end."""
 
 
 def note(noted: Noted, kind: str, reader: RecordReader, number: int, *, count: int = 1) -> None:
@@ -15,7 +15,7 @@ def note(noted: Noted, kind: str, reader: RecordReader, number: int, *, count: i
     if kind in noted:
         noted[kind][0] += count
     else:
-        noted[kind] = [count, reader.piece.file.path, reader.piece.start, number]
+        noted[kind] = [count, reader.chunk.file.path, reader.chunk.start, number]
 
 
 def merged(parts: Iterable[Noted]) -> Noted:
@@ -49,7 +49,7 @@ def refuse_noted(dropped: Noted, unused: Noted, files: list[InputFile], texts: d
     if not dropped and not unused:
         return
     lines = [*noted_lines(dropped, files, texts), *noted_lines(unused, files, {})]
-    raise UserError("--strict: rows would be dropped, or have keys that are not used:\n" + "\n".join(lines))
+    raise UserError("--strict: records would be dropped, or have keys that are not used:\n" + "\n".join(lines))
 
 
 def summary(
@@ -76,5 +76,5 @@ def summary(
     if bad:
         yield f"  invalid ({bad:,}): listed above"
     if unused:
-        yield "keys of rows that are not used:"
+        yield "keys of records that are not used:"
         yield from noted_lines(unused, files, {})

@@ -15,7 +15,7 @@ def preprocess(config: PreprocessConfig) -> Sidecar:
 
     Raises:
         UserError: an input, the tokenizer, the output or a line breaks a rule; nothing is left under final names.
-        RunError: a worker died or the disk is full; the same command with `resume` goes on.
+        RunError: a worker died or the disk is full; the same command with `resume` continues.
     """
     if config.upsample is not None:
         return run_work(UpsampleWork(config, config.upsample))

@@ -1,4 +1,4 @@
-"""Stream the documents of one piece with their place. Memory is one line (or one .txt document), never the file."""
+"""Stream the documents of one chunk with their place. Memory is one line (or one .txt document), never the file."""
 
 import json
 from abc import ABC, abstractmethod
@@ -6,25 +6,25 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from meap_megatron.corpus import hub
-from meap_megatron.corpus.cutting import Piece, cut
+from meap_megatron.corpus.cutting import InputChunk, cut
 from meap_megatron.corpus.inputs import InputFile
 from meap_megatron.corpus.json_values import json_values
 from meap_megatron.corpus.streams import BYTE_ORDER_MARK, open_stream, part_of, reading
 from meap_megatron.errors import UserError, kind_of
 
-# (line or row number within the piece, counted from 1; UTF-8 text, or the reason why there is none)
+# (line or row number within the chunk, counted from 1; UTF-8 text, or the reason why there is none)
 Document = tuple[int, bytes | str]
 
 
 class RecordReader[T](ABC):
-    """Stream the records of one piece.
+    """Stream the records of one chunk.
 
     Attributes:
-        consumed: bytes of the piece read so far, comparable to `piece.size`.
+        consumed: bytes of the chunk read so far, comparable to `chunk.size`.
     """
 
-    def __init__(self, piece: Piece) -> None:
-        self.piece = piece
+    def __init__(self, chunk: InputChunk) -> None:
+        self.chunk = chunk
         self.consumed = 0
 
     def __iter__(self) -> Iterator[tuple[int, T | str]]:
@@ -33,75 +33,75 @@ class RecordReader[T](ABC):
         Raises:
             UserError: the file is missing, unreadable or damaged, or has no such column.
         """
-        with reading(self.piece.file.path):
+        with reading(self.chunk.file.path):
             yield from self.records()
-        self.consumed = self.piece.size
+        self.consumed = self.chunk.size
 
     @abstractmethod
     def records(self) -> Iterator[tuple[int, T | str]]:
         """Give what `__iter__` yields; may raise what reading raises."""
 
     def place(self, number: int) -> str:
-        """Return `file:line` (or `file: row n`) of a document of this piece; counts lines, so call it for errors."""
-        return place_of(self.piece.file, self.piece.start, number)
+        """Return `file:line` (or `file: row n`) of a document of this chunk; counts lines, so call it for errors."""
+        return place_of(self.chunk.file, self.chunk.start, number)
 
     def values[U](self, parse: Callable[[bytes], U]) -> Iterator[tuple[int, U]]:
-        """Give the JSON values of the piece, parsed, by the line in which each begins; lines that are blank are none."""
-        return self._lines(parse) if self.piece.file.kind == "jsonl" else self._elements(parse)
+        """Give the JSON values of the chunk, parsed, by the line in which each begins; lines that are blank are none."""
+        return self._lines(parse) if self.chunk.file.kind == "jsonl" else self._elements(parse)
 
     def hub_rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Give the rows of a shard of a data set of the Hub."""
-        return enumerate(hub.rows_of(self.piece.file.path, self.piece.start, version=self.piece.file.modified), 1)
+        return enumerate(hub.rows_of(self.chunk.file.path, self.chunk.start, version=self.chunk.file.modified), 1)
 
     def open(self) -> open_stream:
         """Open the file."""
-        file = self.piece.file
+        file = self.chunk.file
         return open_stream(file.path, compression=file.compression, encoding=file.encoding)
 
     def _lines[U](self, parse: Callable[[bytes], U]) -> Iterator[tuple[int, U]]:
-        piece = self.piece
+        chunk = self.chunk
         with self.open() as (stream, position):
-            seekable = piece.file.seekable
-            offset = _first_line_start(stream, piece.start) if seekable else 0
+            seekable = chunk.file.seekable
+            offset = _first_line_start(stream, chunk.start) if seekable else 0
             if seekable:
                 stream.seek(offset)
             number = 0
-            while not seekable or offset < piece.stop:
+            while not seekable or offset < chunk.stop:
                 line = stream.readline()
                 if not line:
                     break
                 number += 1
                 offset += len(line)
-                self.consumed = offset - piece.start if seekable else position()
-                if number == 1 and piece.start == 0:
+                self.consumed = offset - chunk.start if seekable else position()
+                if number == 1 and chunk.start == 0:
                     line = line.removeprefix(BYTE_ORDER_MARK)
                 if not line.isspace() and line:
                     yield number, parse(line)
 
     def _elements[U](self, parse: Callable[[bytes], U]) -> Iterator[tuple[int, U]]:
-        piece = self.piece
+        chunk = self.chunk
         with self.open() as (stream, position):
-            seekable = piece.file.seekable
+            seekable = chunk.file.seekable
             if seekable:
-                stream.seek(piece.start)
-                stream = part_of(stream, piece.stop - piece.start)
-            brackets = piece.file.kind == "array" and not seekable
-            for line, offset, raw in json_values(stream, brackets=brackets, place=piece.file.path):
+                stream.seek(chunk.start)
+                stream = part_of(stream, chunk.stop - chunk.start)
+            brackets = chunk.file.kind == "array" and not seekable
+            for line, offset, raw in json_values(stream, brackets=brackets, place=chunk.file.path):
                 self.consumed = offset + len(raw) if seekable else position()
                 yield line, parse(raw)
 
 
-class PieceReader(RecordReader[bytes]):
-    """Stream the documents of one piece: (number, text as UTF-8 bytes), or (number, reason as str)."""
+class ChunkReader(RecordReader[bytes]):
+    """Stream the documents of one chunk: (number, text as UTF-8 bytes), or (number, reason as str)."""
 
-    def __init__(self, piece: Piece, *, key: str) -> None:
-        super().__init__(piece)
+    def __init__(self, chunk: InputChunk, *, key: str) -> None:
+        super().__init__(chunk)
         self.key = key
 
     def records(self) -> Iterator[Document]:
         """Give the documents."""
         return {"txt": self._text, "parquet": self._rows, hub.KIND: self._hub}.get(
-            self.piece.file.kind, self._objects
+            self.chunk.file.kind, self._objects
         )()
 
     def _text(self) -> Iterator[Document]:
@@ -130,14 +130,14 @@ class PieceReader(RecordReader[bytes]):
     def _rows(self) -> Iterator[Document]:
         import pyarrow.parquet
 
-        path, key = self.piece.file.path, self.key
+        path, key = self.chunk.file.path, self.key
         with pyarrow.parquet.ParquetFile(path) as table:
             schema = table.schema_arrow
             if key not in schema.names:
                 raise UserError(f"{path} has no column {key!r}, only {schema.names}; --json-key names the text column")
             if not _holds_texts(schema.field(key).type):
                 raise UserError(f"{path}: column {key!r} contains {schema.field(key).type}, expected strings")
-            groups = range(self.piece.start, self.piece.stop)
+            groups = range(self.chunk.start, self.chunk.stop)
             rows = sum(table.metadata.row_group(group).num_rows for group in groups)
             number = 0
             for batch in table.iter_batches(batch_size=1024, row_groups=list(groups), columns=self.columns(schema)):
@@ -145,7 +145,7 @@ class PieceReader(RecordReader[bytes]):
                 # As bytes: a value that is not UTF-8 is then one bad row and not the end of the file.
                 for value in _as_bytes(batch.column(key)).to_pylist():
                     number += 1
-                    self.consumed = self.piece.size * number // rows
+                    self.consumed = self.chunk.size * number // rows
                     yield number, f"{key!r} is null" if value is None else _checked(value)
 
     def columns(self, schema: Any) -> list[str]:
@@ -165,8 +165,8 @@ def texts_of(files: list[InputFile], *, key: str, most: int) -> Iterator[str]:
     """
     left = most
     for file in files:
-        for piece in cut(file, file.size + 1):
-            reader = PieceReader(piece, key=key)
+        for chunk in cut(file, file.size + 1):
+            reader = ChunkReader(chunk, key=key)
             for number, text in reader:
                 if isinstance(text, str):
                     raise UserError(f"{reader.place(number)}: {text}")
@@ -181,8 +181,8 @@ def place_of(file: InputFile, start: int, number: int) -> str:
 
     Args:
         file: the file.
-        start: where the piece starts.
-        number: line or row in the piece, counted from 1.
+        start: where the chunk starts.
+        number: line or row in the chunk, counted from 1.
     """
     if file.kind == hub.KIND:
         return f"{file.path}: row {number} of shard {start}"
@@ -196,9 +196,9 @@ def place_of(file: InputFile, start: int, number: int) -> str:
     with open(file.path, "rb") as stream:
         left = _first_line_start(stream, start) if file.kind == "jsonl" else start
         stream.seek(0)
-        while left and (chunk := stream.read(min(left, 2**20))):
-            before += chunk.count(b"\n")
-            left -= len(chunk)
+        while left and (block := stream.read(min(left, 2**20))):
+            before += block.count(b"\n")
+            left -= len(block)
     return f"{file.path}:{before + number}"
 
 
@@ -212,7 +212,7 @@ def text_of(record: dict[str, Any], key: str) -> bytes | str:
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError:
-        return f"{key!r} holds half of a surrogate pair, which is no text"
+        return f"{key!r} contains half of a surrogate pair, which is not text"
 
 
 def parse_object(line: bytes, *, wanted: str = "") -> dict[str, Any] | str:

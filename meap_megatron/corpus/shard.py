@@ -1,4 +1,4 @@
-"""One shard: the documents of a few pieces, encoded into one finished pair in the work folder. What a worker does.
+"""One shard: the documents of a few chunks, encoded into one finished pair in the work folder. What a worker does.
 
 Shards depend on the inputs and the shard size only, never on the number of workers, and the output is their
 concatenation in order; hence neither the number of workers nor an interruption can change a byte of it.
@@ -7,54 +7,47 @@ concatenation in order; hence neither the number of workers nor an interruption 
 import contextlib
 import dataclasses
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from meap_megatron.atomic import disk_errors
-from meap_megatron.corpus.cutting import Piece, cut
-from meap_megatron.corpus.encode import Encoder, SpotCheck, make_encoder
+from meap_megatron.corpus.cutting import InputChunk, cut
 from meap_megatron.corpus.inputs import InputFile
-from meap_megatron.corpus.noted import Noted, note
-from meap_megatron.corpus.readers import PieceReader, RecordReader
+from meap_megatron.corpus.noted import Noted
+from meap_megatron.corpus.readers import RecordReader
 from meap_megatron.errors import UserError, counted
 from meap_megatron.indexed.pair import PairWriter
 
-BATCH_BYTES = 2**20  # of text handed to the encoder at once
-BATCH_DOCUMENTS = 4096
 LISTED = 20  # bad lines named per shard; all are counted
 MIN_SHARD_BYTES, MAX_SHARD_BYTES = 8 * 2**20, 256 * 2**20
 NO_TEXT = (
-    "gives the id of a special token, which no text may; if --mask-token, --bos-token or --eos-token names a word of the "
-    "texts, give another"
+    "tokenizes to the id of a special token; if --mask-token, --bos-token or --eos-token names a word of the texts, "
+    "choose another"
 )
-EMPTY = "empty"
-"""Kind of a document without text."""
-Shard = tuple[Piece, ...]
+Shard = tuple[InputChunk, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ShardJob:
+class EncodeJob(ABC):
     """What every shard of a run has in common; goes to the workers by pickle."""
 
     folder: str  # the work folder
-    definition_file: str  # the extended tokenizer.json
     encoder: str
-    key: str
-    bos_id: int | None  # opens every document, or None
-    eos_id: int | None  # ends every document, or None
     special_ids: tuple[int, ...]  # no text may give them
     vocab_size: int
-    bos_text: str | None
     dtype: str
     max_bad_lines: int
 
-    def start(self) -> "ShardEncoder":
+    @abstractmethod
+    def start(self) -> "Runner":
         """Load what a process needs to encode shards."""
-        return ShardEncoder(self)
+
+    def definition(self) -> str:
+        """Return the extended tokenizer.json."""
+        return (Path(self.folder) / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,10 +60,10 @@ class ShardResult:
     text_bytes: int
     num_bad: int
     bad_lines: tuple[str, ...]  # "file:line: reason" of the first ones
-    num_bos_text: int  # documents whose text begins with the characters of the BOS token
-    bos_text_place: str | None
-    dropped: Noted  # rows that are lost, by kind
-    unused: Noted  # keys of rows that are not used
+    dropped: Noted  # records that are lost, by kind
+    unused: Noted  # keys of records that are not used
+    num_bos_text: int = 0  # documents whose text begins with the characters of the BOS token
+    bos_text_place: str | None = None
 
     def files(self, folder: Path, *, dtype: str) -> dict[Path, int]:
         """Return the files of the shard and their sizes in bytes."""
@@ -87,22 +80,6 @@ class Advance:
     num_documents: int
 
 
-class Runner(Protocol):
-    """Encodes shards one after the other in one process."""
-
-    def run(self, number: int, shard: Shard, report: Callable[[Advance], None]) -> ShardResult:
-        """Encode one shard; its files appear when all are complete."""
-        ...
-
-
-class EncodeJob(Protocol):
-    """What every shard of a run has in common; goes to the workers by pickle."""
-
-    def start(self) -> Runner:
-        """Load what a process needs to encode shards."""
-        ...
-
-
 def shard_bytes_for(files: list[InputFile], *, parts: int = 1) -> int:
     """Return the size of a shard: 1/64 of the input of one SLURM task, between 8 MiB and 256 MiB."""
     total = sum(file.size for file in files)
@@ -110,34 +87,39 @@ def shard_bytes_for(files: list[InputFile], *, parts: int = 1) -> int:
 
 
 def plan_shards(
-    files: list[InputFile], shard_bytes: int, *, cut: Callable[[InputFile, int], list[Piece]] = cut
+    files: list[InputFile], shard_bytes: int, *, cut: Callable[[InputFile, int], list[InputChunk]] = cut
 ) -> list[Shard]:
-    """Cut the files into pieces and group neighbouring pieces until a shard has `shard_bytes`."""
+    """Cut the files into chunks and group neighbouring chunks until a shard has `shard_bytes`."""
     shards: list[Shard] = []
-    pieces: list[Piece] = []
+    chunks: list[InputChunk] = []
     size = 0
     for file in files:
-        for piece in cut(file, shard_bytes):
-            pieces.append(piece)
-            size += piece.size
+        for chunk in cut(file, shard_bytes):
+            chunks.append(chunk)
+            size += chunk.size
             if size >= shard_bytes:
-                shards.append(tuple(pieces))
-                pieces, size = [], 0
-    return [*shards, tuple(pieces)] if pieces else shards
+                shards.append(tuple(chunks))
+                chunks, size = [], 0
+    return [*shards, tuple(chunks)] if chunks else shards
+
+
+def part_file(folder: Path, shard: int, suffix: str) -> Path:
+    """Return one of the files of a finished shard."""
+    return folder / f"part-{shard:06d}.{suffix}"
 
 
 def part_files(folder: Path, shard: int) -> tuple[Path, Path]:
-    """Return the two files of a finished shard: token ids, and int32 lengths of the documents."""
-    return folder / f"part-{shard:06d}.bin", folder / f"part-{shard:06d}.lengths"
+    """Return the two files that every finished shard has: token ids, and int32 lengths of the documents."""
+    return part_file(folder, shard, "bin"), part_file(folder, shard, "lengths")
 
 
 @contextlib.contextmanager
-def complete_together[W: PairWriter](final: Sequence[Path], open_writer: Callable[[list[Path]], W]) -> Iterator[W]:
-    """Write files that appear when all are complete, or not at all.
+def complete_together(final: Sequence[Path], *, dtype: str) -> Iterator[PairWriter]:
+    """Write the files of a shard; they appear when all are complete, or not at all.
 
     Args:
         final: their names, all in one folder.
-        open_writer: opens a writer for temporary names of them.
+        dtype: type of a token id.
 
     Raises:
         RunError: the disk is full.
@@ -145,7 +127,7 @@ def complete_together[W: PairWriter](final: Sequence[Path], open_writer: Callabl
     # The process id: a worker that outlived its killed parent must not share a file with its successor.
     temporary = [path.with_name(f"{path.name}.{os.getpid()}.tmp") for path in final]
     with disk_errors(final[0].parent):
-        writer = open_writer(temporary)
+        writer = PairWriter(*temporary, dtype=dtype)
         try:
             yield writer
             writer.close()
@@ -158,102 +140,62 @@ def complete_together[W: PairWriter](final: Sequence[Path], open_writer: Callabl
             raise
 
 
-class ShardEncoder:
-    """Encode shards one after the other with one loaded tokenizer."""
+class Runner(ABC):
+    """Encodes shards one after the other in one process.
 
-    def __init__(self, job: ShardJob) -> None:
-        definition = Path(job.definition_file).read_text(encoding="utf-8")
+    Attributes:
+        third: suffix of the third file of a shard, "" where it has two.
+        forbidden: bool[vocabulary], the ids that no text may give.
+    """
+
+    third = ""
+
+    def __init__(self, job: EncodeJob) -> None:
         self.job = job
-        self.encoder: Encoder = make_encoder(job.encoder, definition)
-        self.spot_check = SpotCheck(self.encoder, definition)
         self.forbidden = np.zeros(job.vocab_size, dtype=bool)
         self.forbidden[list(job.special_ids)] = True
 
+    @abstractmethod
+    def state(self, writer: PairWriter, report: Callable[[Advance], None]) -> "ShardState":
+        """Begin a shard."""
+
     def run(self, number: int, shard: Shard, report: Callable[[Advance], None]) -> ShardResult:
-        """Encode one shard; its two files appear when both are complete.
+        """Encode one shard; its files appear when all are complete.
 
         Raises:
             UserError: an input is damaged, or there are more bad lines than allowed.
             RunError: the disk is full, or the encoders disagree.
         """
-        final = part_files(Path(self.job.folder), number)
-        with complete_together(final, lambda paths: PairWriter(*paths, dtype=self.job.dtype)) as writer:
-            state = ShardState(self, writer, report)
-            for piece in shard:
-                state.read(piece)
+        folder = Path(self.job.folder)
+        third = [part_file(folder, number, self.third)] if self.third else []
+        with complete_together([*part_files(folder, number), *third], dtype=self.job.dtype) as writer:
+            state = self.state(writer, report)
+            for chunk in shard:
+                state.read(chunk)
         return state.result(number)
 
 
-class ShardState:
+class ShardState(ABC):
     """The counts of one shard while it is being encoded."""
 
-    def __init__(self, owner: ShardEncoder, writer: PairWriter, report: Callable[[Advance], None]) -> None:
-        self.owner, self.job, self.writer, self.report = owner, owner.job, writer, report
-        self.before = [] if self.job.bos_id is None else [self.job.bos_id]
-        self.after = [] if self.job.eos_id is None else [self.job.eos_id]
-        self.bos_text = self.job.bos_text.encode() if self.job.bos_text else None
-        self.text_bytes = self.num_bos_text = 0
+    def __init__(self, owner: Runner, writer: PairWriter, report: Callable[[Advance], None]) -> None:
+        self.owner, self.writer, self.report = owner, writer, report
+        self.bad_lines = BadLines(owner.job.max_bad_lines)
         self.dropped: Noted = {}
-        self.bad_lines = BadLines(self.job.max_bad_lines)
-        self.bos_text_place: str | None = None
-        self.reported = 0  # input bytes of the current piece
-        self.size_limit = (2**31 - 1) - 2  # tokens; Megatron's index holds lengths as int32
+        self.unused: Noted = {}
+        self.text_bytes = 0
+        self.reported = 0  # input bytes of the current chunk
 
-    def reader(self, piece: Piece) -> PieceReader:
-        """Return what gives the documents of a piece."""
-        return PieceReader(piece, key=self.job.key)
+    @abstractmethod
+    def read(self, chunk: InputChunk) -> None:
+        """Encode what a chunk holds."""
 
-    def keeps(self, number: int, text: bytes, ids: NDArray[np.uint32]) -> bool:
-        """Tell whether a document of this shard is written: all are."""
-        del number, text, ids
-        return True
-
-    def read(self, piece: Piece) -> None:
-        """Encode the documents of a piece."""
-        reader = self.reader(piece)
-        self.reported = 0
-        texts: list[bytes] = []
-        numbers: list[int] = []
-        size = 0
-        for number, text in reader:
-            if isinstance(text, str):
-                self.bad_lines.add(reader, number, text)
-            elif not text:
-                note(self.dropped, EMPTY, reader, number)
-            else:
-                texts.append(text)
-                numbers.append(number)
-                size += len(text)
-                if size >= BATCH_BYTES or len(texts) >= BATCH_DOCUMENTS:
-                    self.encode(reader, texts, numbers)
-                    texts, numbers, size = [], [], 0
-        self.encode(reader, texts, numbers)
-
-    def encode(self, reader: PieceReader, texts: list[bytes], numbers: list[int]) -> None:
-        """Encode a batch of documents and write those that are kept."""
-        if texts:
-            self.owner.spot_check.check(texts)
-        arrays = self.owner.encoder.encode(texts)
-        kept = []
-        for number, text, ids in zip(numbers, texts, arrays, strict=True):
-            if self.bos_text is not None and text.startswith(self.bos_text):
-                self.num_bos_text += 1
-                self.bos_text_place = self.bos_text_place or reader.place(number)
-            if self.owner.forbidden[ids].any():
-                self.bad_lines.add(reader, number, f"the text {NO_TEXT}")
-            elif not len(ids):
-                note(self.dropped, EMPTY, reader, number)
-            elif len(ids) > self.size_limit:
-                reason = f"the document has {len(ids):,} tokens, an index holds at most 2^31 - 1"
-                self.bad_lines.add(reader, number, reason)
-            elif self.keeps(number, text, ids):
-                kept.append(ids)
-        self.writer.add(kept, before=self.before, after=self.after)
-        size = sum(map(len, texts))
-        self.text_bytes += size
-        advance = reader.consumed - self.reported
+    def advance(self, reader: RecordReader, *, text_bytes: int, num_documents: int) -> None:
+        """Report a batch that was written."""
+        self.text_bytes += text_bytes
+        input_bytes = reader.consumed - self.reported
         self.reported = reader.consumed
-        self.report(Advance(input_bytes=advance, text_bytes=size, num_documents=len(kept)))
+        self.report(Advance(input_bytes=input_bytes, text_bytes=text_bytes, num_documents=num_documents))
 
     def result(self, number: int) -> ShardResult:
         """Return the counts."""
@@ -264,10 +206,8 @@ class ShardState:
             text_bytes=self.text_bytes,
             num_bad=self.bad_lines.count,
             bad_lines=tuple(self.bad_lines.listed),
-            num_bos_text=self.num_bos_text,
-            bos_text_place=self.bos_text_place,
             dropped=self.dropped,
-            unused={},
+            unused=self.unused,
         )
 
 
@@ -300,6 +240,6 @@ def check_bad_lines(count: int, listed: list[str], limit: int) -> None:
     if count > limit:
         lines = "\n  ".join(listed[:LISTED])
         raise UserError(
-            f"{counted(count, 'bad line')}, allowed are {limit} (--max-bad-lines):\n  {lines}\n"
-            f"fix the input, or allow and skip bad lines with --max-bad-lines N"
+            f"found {counted(count, 'invalid line')}, limit is {limit} (--max-bad-lines):\n  {lines}\n"
+            f"fix the input, or raise the limit to skip them"
         )

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -28,8 +27,6 @@ from meap_megatron.indexed.sidecar import (
 )
 from meap_megatron.tokenizer.load import CorpusTokenizer, load_tokenizer, save_tokenizer
 
-Report = Callable[[str, bool, str], bool]  # name, passed, detail; gives back `passed`
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Check:
@@ -40,14 +37,18 @@ class Check:
     detail: str
 
 
-def verify(prefix: str | Path) -> list[Check]:
-    """Check a dataset against its sidecar; a check that another finding makes meaningless is left out."""
-    checks: list[Check] = []
+class Checks(list[Check]):
+    """The report so far."""
 
-    def check(name: str, passed: bool, detail: str) -> bool:
-        checks.append(Check(name=name, passed=passed, detail=detail))
+    def __call__(self, name: str, passed: bool, detail: str) -> bool:
+        """Add a line and return whether it passed."""
+        self.append(Check(name=name, passed=passed, detail=detail))
         return passed
 
+
+def verify(prefix: str | Path) -> Checks:
+    """Check a dataset against its sidecar; a check that another finding makes meaningless is left out."""
+    check = Checks()
     sidecar = header = None
     try:
         sidecar = read_sidecar(prefix)
@@ -61,13 +62,13 @@ def verify(prefix: str | Path) -> list[Check]:
         check("index header", False, str(error))
     if not bin_path(prefix).is_file():
         check("bin", False, f"{bin_path(prefix)} does not exist")
-        return checks
+        return check
     if header is None:
-        return checks
+        return check
     pair = open_pair(prefix)
     structure = _check_structure(prefix, pair, check, adopted=sidecar is not None and not sidecar.libraries)
     if sidecar is None:
-        return checks
+        return check
     _check_counts(prefix, header, sidecar, check)
     scan = scan_tokens(prefix, pair, sidecar.tokenizer, edges=structure, roles=sidecar.kind == "sft")
     _check_tokens(pair, scan, sidecar, structure, check)
@@ -77,7 +78,7 @@ def verify(prefix: str | Path) -> list[Check]:
     found = "equals the sidecar's" if same else f"is {scan.content_hash[:16]}..., the sidecar says "
     check("content hash", same, found + ("" if same else f"{sidecar.content_hash[:16]}...: the bytes changed"))
     _check_tokenizer(prefix, sidecar.tokenizer, check)
-    return checks
+    return check
 
 
 def adopt(
@@ -85,19 +86,19 @@ def adopt(
     *,
     tokenizer: str,
     overwrite: bool = False,
-    checks: list[Check] | None = None,
+    check: Checks | None = None,
     **names: str | None,
 ) -> Sidecar:
     """Make the sidecar and the tokenizer folder of a pair that another tool wrote (`--write-sidecar`), reading it once.
 
     Whether documents open with BOS and end with EOS is read off the data. Empty documents, which Megatron's own tool
-    writes for empty texts, are taken as they are: no sample holds a token of them.
+    writes for empty texts, are taken as they are: no sample contains a token of them.
 
     Args:
         prefix: prefix of the pair.
         tokenizer: the tokenizer that made the ids.
         overwrite: replace an existing sidecar.
-        checks: is given what was checked.
+        check: is given what was checked.
         names: `mask_token`, `bos_token`, `eos_token` for `load_tokenizer`.
 
     Raises:
@@ -116,14 +117,9 @@ def adopt(
         and (other := load_tokenizer(folder, mask_token=loaded.info.mask_token, **_named(folder)).info.fingerprint)
         != loaded.info.fingerprint
     ):
-        raise UserError(f"{folder} holds another tokenizer ({other[:12]}); --overwrite replaces it")
+        raise UserError(f"{folder} contains another tokenizer ({other[:12]}); --overwrite replaces it")
     pair = open_pair(prefix)
-    made: list[Check] = [] if checks is None else checks
-
-    def check(name: str, passed: bool, detail: str) -> bool:
-        made.append(Check(name=name, passed=passed, detail=detail))
-        return passed
-
+    check = Checks() if check is None else check
     structure = _check_structure(prefix, pair, check, adopted=True)
     progress = Progress(pair.tokens.nbytes, verb="verify")
     scan = scan_tokens(prefix, pair, loaded.info, edges=structure, advance=partial(_advance, progress, pair))
@@ -143,7 +139,7 @@ def adopt(
         libraries={},
     )
     _check_tokens(pair, scan, sidecar, structure, check)
-    if findings := [f"{found.name}: {found.detail}" for found in made if not found.passed]:
+    if findings := [f"{found.name}: {found.detail}" for found in check if not found.passed]:
         raise UserError(f"{prefix} gets no sidecar:\n  " + "\n  ".join(findings))
     replaced = [sidecar_path(prefix), *([] if saved else [folder])]
     with replacement(Path(prefix), old=replaced, last=sidecar_path(prefix)) as new:
@@ -158,7 +154,7 @@ def _advance(progress: Progress, pair: IndexedReader, tokens: int) -> None:
     progress.advance(Advance(input_bytes=size, text_bytes=size, num_documents=0))
 
 
-def _check_structure(prefix: str | Path, pair: IndexedReader, check: Report, *, adopted: bool) -> bool:
+def _check_structure(prefix: str | Path, pair: IndexedReader, check: Checks, *, adopted: bool) -> bool:
     """Check lengths, pointers and document indices against each other and the size of the .bin.
 
     Data of another tool may have empty documents, as a sequence without tokens or as a document without a sequence.
@@ -203,7 +199,7 @@ def _check_structure(prefix: str | Path, pair: IndexedReader, check: Report, *, 
     return fits and ordered and full and bool(ascending) and most <= 1
 
 
-def _check_counts(prefix: str | Path, header: IndexHeader, sidecar: Sidecar, check: Report) -> None:
+def _check_counts(prefix: str | Path, header: IndexHeader, sidecar: Sidecar, check: Checks) -> None:
     wanted = {
         "bin bytes": (bin_path(prefix).stat().st_size, sidecar.bin_bytes),
         "idx bytes": (idx_path(prefix).stat().st_size, sidecar.idx_bytes),
@@ -215,7 +211,7 @@ def _check_counts(prefix: str | Path, header: IndexHeader, sidecar: Sidecar, che
     check("sidecar counts", not wrong, "; ".join(wrong) or f"{counted(sidecar.num_documents, 'document')} as found")
 
 
-def _check_tokens(pair: IndexedReader, scan: Scan, sidecar: Sidecar, structure: bool, check: Report) -> None:
+def _check_tokens(pair: IndexedReader, scan: Scan, sidecar: Sidecar, structure: bool, check: Checks) -> None:
     tokenizer = sidecar.tokenizer
 
     def place(position: int | None) -> str:
@@ -249,7 +245,7 @@ def _check_tokens(pair: IndexedReader, scan: Scan, sidecar: Sidecar, structure: 
         check("end tokens", not scan.without_eos.count, _documents(scan.without_eos, "lack EOS", "all there"))
 
 
-def _check_tokenizer(prefix: str | Path, info: TokenizerInfo, check: Report) -> None:
+def _check_tokenizer(prefix: str | Path, info: TokenizerInfo, check: Checks) -> None:
     if info.folder is None:
         return
     folder = Path(prefix).parent / info.folder

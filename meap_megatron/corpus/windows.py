@@ -6,7 +6,7 @@ border of the tokenizer's own, far enough from the end of a window that nothing 
 - where the first scanning pattern of the pre-tokenizer begins a match. From such a place on, a pattern without a look behind
   finds what it found in the whole; what follows the pattern looks at one of its matches at a time, and so does the model;
 - at a space between two words where each word is encoded for itself: the pre-tokenizer cuts there, or no piece of the
-  vocabulary goes on over the mark of a space (SentencePiece-like BPE).
+  vocabulary continues past the mark of a space (SentencePiece-like BPE).
 """
 
 import dataclasses
@@ -76,7 +76,7 @@ def windowed(definition: str) -> Windowed | None:
 
 
 def first_scan(content: dict[str, Any]) -> int | None:
-    """Return which step of the pre-tokenizer is the first that scans with a pattern, None if its matches are no borders.
+    """Return which step of the pre-tokenizer is the first that scans with a pattern, None if its matches are not borders.
 
     `Digits` before it tells characters apart one by one.
     """
@@ -127,7 +127,7 @@ def cuts_at_spaces(content: dict[str, Any]) -> bool:
 
 
 def _keeps_words_apart(content: dict[str, Any], *, marked: bool) -> bool:
-    """Tell whether no merge of a BPE goes on over the mark of a space, which every space becomes."""
+    """Tell whether no merge of a BPE continues past the mark of a space, which every space becomes."""
     model, vocabulary = content["model"], content["model"].get("vocab", {})
     if model["type"] != "BPE" or model.get("ignore_merges") or model.get("dropout"):
         return False

@@ -128,16 +128,16 @@ def compare_plans(old: dict[str, Any], new: dict[str, Any], *, prefix: str) -> N
         if name != "inputs" and old.get(name) != new.get(name):
             raise UserError(
                 f"--resume: {name} is {new.get(name)!r}, the unfinished run of {prefix} had {old.get(name)!r}; "
-                f"repeat its options, or start anew with --overwrite"
+                f"repeat its options, or start over with --overwrite"
             )
     for before, now in zip(old["inputs"], new["inputs"], strict=False):
         if before != now:
             raise UserError(
                 f"--resume: input {now[0]} changed since the unfinished run of {prefix} "
-                f"(then {before}, now {now}: path, bytes, time); start anew with --overwrite"
+                f"(then {before}, now {now}: path, bytes, time); start over with --overwrite"
             )
     if len(old["inputs"]) != len(new["inputs"]):
         raise UserError(
             f"--resume: there are {len(new['inputs'])} input files, the unfinished run of {prefix} had "
-            f"{len(old['inputs'])}; start anew with --overwrite"
+            f"{len(old['inputs'])}; start over with --overwrite"
         )

@@ -51,9 +51,9 @@ def run_shards(
 
     Args:
         job: what the shards have in common.
-        shards: (number, pieces) of the shards still to do; the next one is asked for when a process is free.
+        shards: (number, chunks) of the shards still to do; the next one is asked for when a process is free.
         workers: number of processes.
-        advance: called in this process with each piece of progress.
+        advance: called in this process with each step of progress.
         finished: called in this process when a shard's files are complete.
 
     Raises:
@@ -149,11 +149,11 @@ class _Worker:
         code = self.process.exitcode
         how = f"was killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with status {code}"
         hint = "; out of memory? try fewer --workers" if code == -signal.SIGKILL else ""
-        pieces = self.task[1] if self.task else ()
-        where = f" while reading {pieces[0].file.path}" if pieces else ""
+        chunks = self.task[1] if self.task else ()
+        where = f" while reading {chunks[0].file.path}" if chunks else ""
         return RunError(
             f"worker {self.index} (process {self.process.pid}) {how}{where}{hint}; "
-            f"finished shards are kept: the same command with --resume goes on"
+            f"finished shards are kept: the same command with --resume continues"
         )
 
     def stop(self) -> None:
@@ -170,7 +170,7 @@ def _work(pipe: Connection, job: EncodeJob, parent: int) -> None:
     """Body of a worker process: take shards until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphan goes on after kill -9 of the parent
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphan continues after kill -9 of the parent
         if os.getppid() != parent:
             return
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -6,6 +6,7 @@ lists of all lengths and all pointers: 31 million documents needed terabytes.)
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
@@ -21,14 +22,20 @@ BLOCK = 2**20  # documents handled at once
 
 
 class PairWriter:
-    """Append documents to a `.bin` and their lengths to a file of int32; both may be read after `close`."""
+    """Append documents to a `.bin` and their lengths to a file of int32; all files may be read after `close`.
 
-    def __init__(self, bin_file: Path, lengths_file: Path, *, dtype: str) -> None:
+    Attributes:
+        third: a file for what else there is to say of the documents; None without one.
+    """
+
+    def __init__(self, bin_file: Path, lengths_file: Path, third_file: Path | None = None, *, dtype: str) -> None:
         self.dtype = np.dtype(dtype)
         self.num_documents = 0
         self.num_tokens = 0
-        self._bin = bin_file.open("wb")
-        self._lengths = lengths_file.open("wb")
+        self._bin: IO[bytes] = bin_file.open("wb")
+        self._lengths: IO[bytes] = lengths_file.open("wb")
+        self.third: IO[bytes] | None = third_file.open("wb") if third_file else None
+        self._streams = [stream for stream in (self._bin, self._lengths, self.third) if stream]
 
     def add(self, documents: list[NDArray[np.uint32]], *, before: list[int], after: list[int]) -> None:
         """Append documents, each as `before` + ids + `after`.
@@ -54,17 +61,15 @@ class PairWriter:
         self.num_tokens += len(tokens)
 
     def close(self) -> None:
-        """Flush both files to the disk and close them."""
-        import os
-
-        for stream in (self._bin, self._lengths):
+        """Flush the files to the disk and close them."""
+        for stream in self._streams:
             stream.flush()
             os.fsync(stream.fileno())
             stream.close()
 
     def abandon(self) -> None:
-        """Close both files without a promise about their content."""
-        for stream in (self._bin, self._lengths):
+        """Close the files without a promise about their content."""
+        for stream in self._streams:
             try:
                 stream.close()
             except OSError:

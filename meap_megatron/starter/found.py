@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meap_megatron.corpus.cutting import Piece
+from meap_megatron.corpus.cutting import InputChunk
 from meap_megatron.corpus.inputs import METADATA_FOLDERS, METADATA_NAMES, InputFile, find_inputs
 from meap_megatron.corpus.json_values import json_values
 from meap_megatron.corpus.readers import parse_object
 from meap_megatron.corpus.sft.records import detect_format
-from meap_megatron.corpus.sft.records_reader import RowReader
+from meap_megatron.corpus.sft.records_reader import ObjectReader
 from meap_megatron.corpus.streams import open_stream
 from meap_megatron.doctor.gpus import devices
 from meap_megatron.errors import UserError
@@ -206,7 +206,7 @@ def _first_row(file: InputFile) -> dict[str, Any] | None:
     try:
         if file.kind in ("jsonl", "parquet"):
             stop = 1 if file.kind == "parquet" else file.size
-            rows = iter(RowReader(Piece(file=file, start=0, stop=stop, size=file.size), columns=TEXT_KEYS))
+            rows = iter(ObjectReader(InputChunk(file=file, start=0, stop=stop, size=file.size), columns=TEXT_KEYS))
             row = next(rows, (0, ""))[1]
         else:
             with open_stream(file.path, compression=file.compression, encoding=file.encoding) as (stream, _):

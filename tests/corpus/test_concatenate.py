@@ -8,7 +8,7 @@ import pytest
 
 from meap_megatron.corpus.concatenate import Joining
 from meap_megatron.corpus.preprocess import preprocess
-from meap_megatron.corpus.shard import ShardEncoder
+from meap_megatron.corpus.text_shard import TextEncoder
 from meap_megatron.errors import RunError
 from tests.corpus.corpus_samples import config, names, write_jsonl
 
@@ -44,7 +44,7 @@ def test_a_shard_is_joined_before_the_next_one_is_encoded(
     tmp_path: Path, word_tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
-    run, add = ShardEncoder.run, Joining.add
+    run, add = TextEncoder.run, Joining.add
 
     def noted_run(self, number, shard, report):  # type: ignore[no-untyped-def]
         events.append(f"encode {number}")
@@ -54,7 +54,7 @@ def test_a_shard_is_joined_before_the_next_one_is_encoded(
         events.append(f"join {int(source.stem.removeprefix('part-'))}")
         add(self, source)
 
-    monkeypatch.setattr(ShardEncoder, "run", noted_run)
+    monkeypatch.setattr(TextEncoder, "run", noted_run)
     monkeypatch.setattr(Joining, "add", noted_add)
     source = write_jsonl(tmp_path / "in.jsonl", ["a b c d " * 3] * 6)
     preprocess(config(source, tmp_path / "out", word_tokenizer, workers=1, shard_bytes=90))

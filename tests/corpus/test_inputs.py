@@ -228,7 +228,7 @@ def test_utf_16_and_32_are_read_with_and_without_a_mark(
         return path
 
     path = write("x.jsonl", '{"text": "漢é😀"}\r\n{"text": "\ud800"}\n{"text": "b"}\n')
-    texts = [text for _, text in read(path, piece_bytes=3)]
+    texts = [text for _, text in read(path, chunk_bytes=3)]
     assert (texts[0], texts[2]) == ("漢é😀".encode(), b"b")
     assert isinstance(texts[1], str) and "invalid UTF-8 at byte 10" in texts[1]
     assert [text for _, text in read(write("y.json", '[{"text": "漢"},\n {"text": "b"}]'))] == ["漢".encode(), b"b"]
@@ -274,11 +274,11 @@ def test_the_layout_of_json_is_read_off_the_content(tmp_path: Path, name: str) -
     assert kind_of(tmp_path / "x.json") == kind
 
 
-@pytest.mark.parametrize("piece_bytes", [1, 40, 10**6])
+@pytest.mark.parametrize("chunk_bytes", [1, 40, 10**6])
 @pytest.mark.parametrize("window", [1, 3, 17, 2**20])
 @pytest.mark.parametrize("compression", ["", ".gz"])
 def test_arrays_and_objects_give_each_value_once_with_its_line(
-    tmp_path: Path, piece_bytes: int, window: int, compression: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, chunk_bytes: int, window: int, compression: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("meap_megatron.corpus.json_values.WINDOW", window)
     texts = [f"{i} é漢 " + '[{"\\,]}' * (i % 3) for i in range(9)]
@@ -287,7 +287,7 @@ def test_arrays_and_objects_give_each_value_once_with_its_line(
     for name, whole in (("array", "[" + ",\n\n".join(values) + "]\n"), ("objects", "\n\n".join(values))):
         path = tmp_path / f"{name}.json{compression}"
         path.write_bytes(PACK[compression](whole.encode()))
-        assert read(path, piece_bytes=piece_bytes) == [(f"{path}:{line}", text) for line, text in expected]
+        assert read(path, chunk_bytes=chunk_bytes) == [(f"{path}:{line}", text) for line, text in expected]
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 100])
@@ -323,10 +323,10 @@ def test_an_array_is_streamed(tmp_path: Path) -> None:
     path.write_text(json.dumps([{"text": "a" * 1000}] * 30_000))
     tracemalloc.start()
     from meap_megatron.corpus.cutting import cut
-    from meap_megatron.corpus.readers import PieceReader
+    from meap_megatron.corpus.readers import ChunkReader
 
-    pieces = cut(find_inputs([str(path)]).files[0], 2**23)
-    assert sum(1 for piece in pieces for _ in PieceReader(piece, key="text")) == 30_000
+    chunks = cut(find_inputs([str(path)]).files[0], 2**23)
+    assert sum(1 for chunk in chunks for _ in ChunkReader(chunk, key="text")) == 30_000
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 12 * 2**20
@@ -381,7 +381,9 @@ def test_strict_refuses_what_would_be_skipped_or_dropped(tmp_path: Path, word_to
         preprocess(config(folder, tmp_path / "out", word_tokenizer, strict=True))
     empty = write_jsonl(tmp_path / "empty.jsonl", ["a", "", "b", ""])
     before = names(tmp_path)
-    with pytest.raises(UserError, match=r"--strict: rows would be dropped(.|\n)*  empty .2.: first .*empty\.jsonl:2"):
+    with pytest.raises(
+        UserError, match=r"--strict: records would be dropped(.|\n)*  empty .2.: first .*empty\.jsonl:2"
+    ):
         preprocess(config(empty, tmp_path / "out", word_tokenizer, strict=True))
     assert names(tmp_path) == before
     preprocess(config(folder / "a.jsonl", tmp_path / "out", word_tokenizer, strict=True))

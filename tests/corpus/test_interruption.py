@@ -218,10 +218,10 @@ def test_a_full_disk_is_an_error_that_can_be_resumed(tmp_path: Path, bpe_tokeniz
     arguments = [str(source), "-t", str(bpe_tokenizer), "-o", str(tmp_path / "out"), "--shard-size", "15000"]
     script = f"""
 import resource, sys
-import meap_megatron.corpus.text_work as text_work
+import meap_megatron.corpus.dataset_work as dataset_work
 from meap_megatron.cli.main import main
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
-text_work.save_tokenizer = lambda tokenizer, folder: None  # is there already, see below
+dataset_work.save_tokenizer = lambda tokenizer, folder: None  # is there already, see below
 sys.exit(main(["preprocess", "text", "--workers", "1", *sys.argv[1:]]))
 """
     first = start([*arguments])
@@ -271,7 +271,7 @@ def unfinished(tmp_path: Path, word_tokenizer: Path) -> PreprocessConfig:
     with source.open("a") as stream:
         stream.write("bad\n")
     settings = config(source, tmp_path / "out", word_tokenizer, shard_bytes=50, workers=1)
-    with pytest.raises(UserError, match="1 bad line"):
+    with pytest.raises(UserError, match="found 1 invalid line"):
         preprocess(settings)
     assert "out.parts" in names(tmp_path)
     return settings
@@ -284,7 +284,7 @@ def with_changes(settings: PreprocessConfig, **changes: object) -> PreprocessCon
 
 
 def test_leftovers_are_refused_without_resume_or_overwrite(unfinished: PreprocessConfig) -> None:
-    with pytest.raises(UserError, match="go on with --resume, or start anew with --overwrite"):
+    with pytest.raises(UserError, match="continue with --resume or start over with --overwrite"):
         preprocess(with_changes(unfinished, max_bad_lines=1))
     sidecar = preprocess(with_changes(unfinished, max_bad_lines=1, overwrite=True))
     assert sidecar.num_documents == 10
@@ -368,7 +368,9 @@ def test_a_finished_run_of_another_command_is_not_taken_for_this_one(
     before = content(tmp_path)
     if "inputs" in changes:
         changes = {"inputs": [str(tmp_path / name) for name in changes["inputs"]]}
-    with pytest.raises(UserError, match="exists already and was made from other inputs or options; --overwrite"):
+    with pytest.raises(
+        UserError, match="exists already and was made from other inputs or options; replace it with --overwrite"
+    ):
         preprocess(with_changes(settings, resume=True, **changes))
     assert content(tmp_path) == before
     assert "complete already" not in capsys.readouterr().err

@@ -7,29 +7,29 @@ import zstandard
 
 from meap_megatron.corpus.cutting import cut
 from meap_megatron.corpus.inputs import find_inputs
-from meap_megatron.corpus.readers import PieceReader
+from meap_megatron.corpus.readers import ChunkReader
 from meap_megatron.errors import UserError
 
 LINES = [json.dumps({"text": f"line {i} " + "é" * (i % 5)}, ensure_ascii=i % 2 == 0) for i in range(40)]
 RAW = ("\n".join(LINES) + "\n").encode()
 
 
-def read(path: Path, *, piece_bytes: int = 10**9, key: str = "text") -> list[tuple[str, bytes | str]]:
+def read(path: Path, *, chunk_bytes: int = 10**9, key: str = "text") -> list[tuple[str, bytes | str]]:
     """Return (place, text or reason) of every document of a file."""
     documents = []
-    for piece in cut(find_inputs([str(path)]).files[0], piece_bytes):
-        reader = PieceReader(piece, key=key)
+    for chunk in cut(find_inputs([str(path)]).files[0], chunk_bytes):
+        reader = ChunkReader(chunk, key=key)
         documents += [(reader.place(number), text) for number, text in reader]
-        assert reader.consumed == piece.size
+        assert reader.consumed == chunk.size
     return documents
 
 
-@pytest.mark.parametrize("piece_bytes", [1, 7, 50, 333, 10**6])
-def test_byte_ranges_give_each_line_once_and_with_its_number(tmp_path: Path, piece_bytes: int) -> None:
+@pytest.mark.parametrize("chunk_bytes", [1, 7, 50, 333, 10**6])
+def test_byte_ranges_give_each_line_once_and_with_its_number(tmp_path: Path, chunk_bytes: int) -> None:
     path = tmp_path / "x.jsonl"
     path.write_bytes(RAW)
     expected = [(f"{path}:{i + 1}", json.loads(line)["text"].encode()) for i, line in enumerate(LINES)]
-    assert read(path, piece_bytes=piece_bytes) == expected
+    assert read(path, chunk_bytes=chunk_bytes) == expected
 
 
 @pytest.mark.parametrize("suffix", [".jsonl.gz", ".json.gz", ".jsonl.zst", ".json"])
@@ -48,8 +48,8 @@ def test_a_text_file_is_one_document_to_the_byte(tmp_path: Path) -> None:
     assert [text for _, text in read(tmp_path / "y.txt.gz")] == ["zwölf".encode()]
 
 
-@pytest.mark.parametrize("piece_bytes", [1, 10**9])
-def test_parquet_rows_are_documents_and_bad_rows_have_their_number(tmp_path: Path, piece_bytes: int) -> None:
+@pytest.mark.parametrize("chunk_bytes", [1, 10**9])
+def test_parquet_rows_are_documents_and_bad_rows_have_their_number(tmp_path: Path, chunk_bytes: int) -> None:
     import pyarrow
     import pyarrow.parquet
 
@@ -58,7 +58,7 @@ def test_parquet_rows_are_documents_and_bad_rows_have_their_number(tmp_path: Pat
     places = [f"{tmp_path}/x.parquet: row {i}" for i in range(1, 6)]
     texts = [b"a", "é".encode(), "'body' is null", b"", b"e"]
     expected = list(zip(places, texts, strict=True))
-    assert read(tmp_path / "x.parquet", piece_bytes=piece_bytes, key="body") == expected
+    assert read(tmp_path / "x.parquet", chunk_bytes=chunk_bytes, key="body") == expected
     with pytest.raises(UserError, match=r"no column 'text', only \['id', 'body'\]"):
         read(tmp_path / "x.parquet")
     with pytest.raises(UserError, match="'id' contains int64, expected strings"):

@@ -135,7 +135,7 @@ def test_a_shard_that_is_finished_early_does_not_cut_those_before_it(tmp_path: P
     *before, (last, _) = work.shards
     counts = {"num_documents": 9, "num_tokens": 900, "text_bytes": 0, "num_bad": 0, "bad_lines": ()}
     more = {"num_bos_text": 0, "bos_text_place": None, "dropped": {}, "unused": {}}
-    more |= {"num_rows": 9, "sizes": [600, 300], "strangers": {}}
+    more |= {"num_rows": 9, "sizes": [600, 300], "unknown_sources": {}}
     results = {last: UpsampleResult(shard=last, **counts, **more)}
     assert list(work.upcoming(before, results)) == before
     # The same result at the front meets both budgets.
@@ -306,7 +306,7 @@ def test_the_verb_reports_what_it_kept_and_resume_refuses_other_options(
     assert main([*command, *asked, "--upsample-keep", "0.3"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in said[1:4]] == ["source", "A", "B"]
-    assert "tokens in long documents: 51.7% of this mixture as it is, 75.9% of what was kept" in said[4]
+    assert "tokens in long documents: 51.7% of this mixture without upsampling, 75.9% of what was kept" in said[4]
     assert main(["show", str(tmp_path / "out")]) == 0
     assert "for 1,500 tokens with seed 42" in (shown := capsys.readouterr().out) and said[4] in shown
     assert main([*command, *asked, "--upsample-keep", "0.3", "--resume"]) == 0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from meap_megatron.corpus.verify import adopt, verify
+from meap_megatron.corpus.verify import Checks, adopt, verify
 
 VOCABULARY = [f"w{index}" for index in range(98)]
 
@@ -50,8 +50,8 @@ def test_data_with_empty_documents_is_adopted_and_trained_on(
     from meap_megatron.indexed.sidecar import read_sidecar
 
     write(tmp_path / "data", dtype=dtype)
-    checks: list = []
-    sidecar = adopt(tmp_path / "data", tokenizer=str(tokenizer), checks=checks)
+    checks = Checks()
+    sidecar = adopt(tmp_path / "data", tokenizer=str(tokenizer), check=checks)
     assert (sidecar.num_documents, sidecar.add_bos, sidecar.add_eos) == (69, False, True)
     assert all(check.passed for check in checks)
     # One verdict: what was adopted is found sound.

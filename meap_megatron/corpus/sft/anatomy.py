@@ -76,7 +76,7 @@ def examine(
     before, to_answer, to_user, _, tail = re.split(f"[{''.join(PROBES)}]", text)
     between = to_answer + to_user + tail
     marks = {token for token in ordinary if token.strip() and token in between} - _pairs(set(ordinary))
-    # A mark that is the start of a longer one is no mark of its own.
+    # A mark that is the start of a longer one is not a mark of its own.
     marks = {mark for mark in marks if any(mark in _tokens(part, marks) for part in (to_answer, to_user, tail))}
     names |= marks
     closing = _tokens(tail, names)[:1]

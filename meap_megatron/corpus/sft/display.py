@@ -26,7 +26,7 @@ def sft_summary(sft: dict[str, Any]) -> Iterator[str]:
     yield f"  template {sft['template']} ({sft['template_fingerprint'][:12]}), {turns}, {cut}"
     dropped = ", ".join(f"{counts[name]:,} {text}" for name, text in _DROPPED.items() if name in counts)
     yield (
-        f"  {counted(counts['read'], 'row')} read, {counts['kept']:,} kept, of these {counts['truncated']:,} truncated; "
+        f"  {counted(counts['read'], 'record')} read, {counts['kept']:,} kept, of these {counts['truncated']:,} truncated; "
         f"dropped {dropped}; {counts['bad']:,} bad"
     )
     yield f"  {sft['num_trained_tokens']:,} tokens are trained, {sft['trained_share']:.1%} of all"

@@ -326,7 +326,7 @@ class Locator:
         follower = messages[number + 1].get("content") if number + 1 < len(messages) else None
         if not isinstance(follower, str) or not follower.strip():
             return False
-        # A short result of a call may stand in the call too.
+        # A short result of a call may be in the call too.
         calls = messages[number].get("tool_calls") or ()
         own = json.dumps([call.get("function", call) for call in calls if isinstance(call, dict)], ensure_ascii=False)
         return text.count(follower.strip()) > own.count(follower.strip())

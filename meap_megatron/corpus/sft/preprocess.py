@@ -9,27 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from meap_megatron.corpus.borders import opening_id
-from meap_megatron.corpus.encode import libraries
-from meap_megatron.corpus.inputs import find_inputs, refuse_skipped
-from meap_megatron.corpus.pipeline import PreprocessingWork, base_plan, own_shards, run_work
+from meap_megatron.corpus.dataset_work import PreprocessingWork
+from meap_megatron.corpus.pipeline import run_work
 from meap_megatron.corpus.sft.check import OPTIONS, trained_share
 from meap_megatron.corpus.sft.histogram import as_table
-from meap_megatron.corpus.sft.records import Record, RowOptions, detect_format, to_record
-from meap_megatron.corpus.sft.records_reader import RowReader
+from meap_megatron.corpus.sft.records import Record, RecordOptions, detect_format, to_record
+from meap_megatron.corpus.sft.records_reader import ObjectReader
 from meap_megatron.corpus.sft.render import RenderOptions
 from meap_megatron.corpus.sft.settings import SftConfig
-from meap_megatron.corpus.sft.shard import SftJob, SftResult, merged_counts, roles_file
-from meap_megatron.corpus.sft.template_fit import RendererSpec, fit_template
+from meap_megatron.corpus.sft.shard import ROLES, SftJob, SftResult, merged_counts
+from meap_megatron.corpus.sft.spans import template_specials
+from meap_megatron.corpus.sft.template_fit import fit_template
 from meap_megatron.corpus.sft.templates import DEFAULTS, TOKENIZER
-from meap_megatron.corpus.shard import Shard, part_files, plan_shards, shard_bytes_for
-from meap_megatron.corpus.work_folder import parts_path, plan_hash, read_plan
-from meap_megatron.corpus.write_dataset import publish
+from meap_megatron.corpus.shard import Shard, part_file, part_files
+from meap_megatron.corpus.work_folder import parts_path, read_plan
 from meap_megatron.errors import UserError, counted
-from meap_megatron.indexed.pair import length_blocks, one_sequence_per_document
 from meap_megatron.indexed.sidecar import Sidecar, read_sidecar, sidecar_path
-from meap_megatron.tokenizer.load import CorpusTokenizer, load_tokenizer, save_tokenizer
+from meap_megatron.tokenizer.load import CorpusTokenizer
 
-SAMPLE_SHARDS, SAMPLE_ROWS = 16, 32  # rows per sampled shard
+SAMPLE_ROWS = 32  # per sampled chunk
 SAMPLE_CHARACTERS = 2**13  # of one text
 
 
@@ -42,7 +40,7 @@ def preprocess_sft(config: SftConfig) -> Sidecar:
     Raises:
         UserError: an input, the tokenizer, the template, the output or a row breaks a rule; nothing is left under
             final names.
-        RunError: a worker died or the disk is full; the same command with `resume` goes on.
+        RunError: a worker died or the disk is full; the same command with `resume` continues.
     """
     return run_work(SftWork(config))
 
@@ -52,15 +50,9 @@ class SftWork(PreprocessingWork[SftResult]):
 
     unit = "conversation with an answer to train"
     result_type = SftResult
-    joins_in_order = True
 
     def __init__(self, config: SftConfig) -> None:
-        self.inputs = find_inputs(config.inputs, is_record=lambda row: _is_record(row, config), text=False)
-        if config.strict:
-            refuse_skipped(self.inputs.skipped)
-        self.tokenizer = load_tokenizer(
-            config.tokenizer, mask_token=config.mask_token, bos_token=config.bos_token, eos_token=config.eos_token
-        )
+        super().__init__(config, is_record=lambda row: _is_record(row, config), text=False)
         self.fitted = fit_template(
             config.template,
             self.tokenizer,
@@ -92,56 +84,50 @@ class SftWork(PreprocessingWork[SftResult]):
             if config.template != TOKENIZER
             else None
         )
-        files = self.inputs.files
-        size = config.shard_bytes or shard_bytes_for(files, parts=config.shard[1] if config.shard else 1)
-        self.shards = own_shards(plan_shards(files, size), config.shard)
-        self.plan = {
-            **base_plan(config, self.tokenizer, files, size),
+        self.cut(
+            config,
             **self._options(),
-            "format": config.format,
-            "columns": dict(config.columns),
-            "alpaca_prompt": config.stanford,
-            "system": config.system,
-            "add_bos": self.bos_id is not None,
-        }
+            format=config.format,
+            columns=dict(config.columns),
+            alpaca_prompt=config.stanford,
+            system=config.system,
+            add_bos=self.bos_id is not None,
+        )
 
     def encoding_tokenizer(self) -> CorpusTokenizer:
         """Return the tokenizer in which the template's tokens are plain text."""
-        return dataclasses.replace(self.tokenizer, definition=self.fitted.definition)
+        definition, _ = template_specials(self.tokenizer.definition, self.fitted.marks)
+        return dataclasses.replace(self.tokenizer, definition=definition)
 
-    def sample(self) -> list[bytes]:
-        """Return starts of questions and answers from up to 16 shards spread over the input."""
-        texts: list[bytes] = []
-        step = max(1, len(self.shards) // SAMPLE_SHARDS)
-        for _, shard in itertools.islice(self.shards, 0, None, step):
-            texts += self._sample(shard)
-        return texts
-
-    def save_tokenizer(self, folder: Path) -> None:
-        """Write the extended tokenizer."""
-        save_tokenizer(self.tokenizer, folder)
+    def sample_of(self, shard: Shard) -> list[bytes]:
+        """Return starts of questions and answers."""
+        texts: list[str] = []
+        options = self._row_options()
+        for chunk in shard:
+            for _, row in itertools.islice(ObjectReader(chunk, columns=self.config.columns.values()), SAMPLE_ROWS):
+                found = to_record(row, options) if isinstance(row, dict) else row
+                if isinstance(found, Record):
+                    messages = found.conversation.messages
+                    texts += [message.text for message in messages if message.role != "system"]
+            if len(texts) >= 2 * SAMPLE_ROWS:
+                break
+        return [text[:SAMPLE_CHARACTERS].encode("utf-8") for text in texts if text]
 
     def job(self, folder: Path, encoder: str) -> SftJob:
         """Return the job of the workers."""
         config = self.config
-        spec = RendererSpec(
-            tokenizer=str(folder / "tokenizer"),
-            template=self.fitted.template,
-            anatomy=self.fitted.anatomy,
-            marks=self.fitted.marks,
+        return SftJob(
+            folder=str(folder),
+            encoder=encoder,
+            fitted=self.fitted,
             bos_id=self.bos_id,
             eos_id=self.tokenizer.info.eos_id,
             options=RenderOptions(
                 multi_turn=config.multi_turn, system=config.system, min_answer_words=config.min_answer_words
             ),
-        )
-        return SftJob(
-            folder=str(folder),
-            renderer=spec,
-            encoder=encoder,
             rows=self._row_options(),
             takes_functions=config.template == TOKENIZER,
-            forbidden_ids=self.fitted.forbidden_ids,
+            special_ids=self.fitted.forbidden_ids,
             vocab_size=self.tokenizer.info.vocab_size,
             max_length=config.max_length,
             over_long=config.over_long,
@@ -165,9 +151,9 @@ class SftWork(PreprocessingWork[SftResult]):
             )
 
     def outcome(self, results: list[SftResult], kept: int) -> dict[str, Any]:
-        """Return how many rows were read, kept and truncated."""
+        """Return how many records were read, kept and truncated."""
         counts = merged_counts(results)
-        return {"unit": "rows", "read": counts["read"], "kept": kept, "truncated": counts["truncated"]}
+        return {"unit": "records", "read": counts["read"], "kept": kept, "truncated": counts["truncated"]}
 
     @property
     def dropped_texts(self) -> dict[str, str]:
@@ -187,33 +173,23 @@ class SftWork(PreprocessingWork[SftResult]):
         num_tokens = sum(result.num_tokens for result in results)
         num_trained = sum(result.num_trained_tokens for result in results)
         histogram = [sum(counts) for counts in zip(*(result.answer_lengths for result in results), strict=True)]
-        files = [part_files(folder, result.shard) for result in results]
-        return publish(
-            self.config.prefix,
-            sources=self.joining or [tokens for tokens, _ in files],
-            role_sources=[roles_file(folder, result.shard) for result in results],
-            lengths=lambda: length_blocks(lengths for _, lengths in files),
-            document_indices=lambda: one_sequence_per_document(num_rows),
-            num_sequences=num_rows,
-            num_documents=num_rows,
-            dtype=self.plan["dtype"],
-            tokenizer=self.tokenizer.info,
-            save_tokenizer=self.save_tokenizer,
-            fields={
-                "kind": "sft",
-                "add_bos": self.bos_id is not None and self.config.multi_turn == "history",
-                "add_eos": False,
-                "libraries": libraries(encoder),
-                "plan": plan_hash(self.plan),
-                "sft": {
-                    **self._options(),
-                    **({} if self.config.system is None else {"system": self.config.system}),
-                    "counts": merged_counts(results),
-                    "num_trained_tokens": num_trained,
-                    "trained_share": trained_share(num_trained, num_tokens),
-                    "answer_length_histogram": as_table(histogram),
-                },
-            },
+        sft = {
+            **self._options(),
+            **({} if self.config.system is None else {"system": self.config.system}),
+            "counts": merged_counts(results),
+            "num_trained_tokens": num_trained,
+            "trained_share": trained_share(num_trained, num_tokens),
+            "answer_length_histogram": as_table(histogram),
+        }
+        return self.join(
+            [part_files(folder, result.shard) for result in results],
+            num_rows,
+            encoder,
+            role_sources=[part_file(folder, result.shard, ROLES) for result in results],
+            kind="sft",
+            add_bos=self.bos_id is not None and self.config.multi_turn == "history",
+            add_eos=False,
+            sft=sft,
         )
 
     def _options(self) -> dict[str, Any]:
@@ -224,10 +200,10 @@ class SftWork(PreprocessingWork[SftResult]):
             del options["date"]
         return options
 
-    def _row_options(self) -> RowOptions:
+    def _row_options(self) -> RecordOptions:
         config = self.config
         words = re.findall(r"\w+", self.fitted.template.text) if config.template == TOKENIZER else ()
-        return RowOptions(
+        return RecordOptions(
             format=config.format,
             columns=dict(config.columns),
             stanford=config.stanford,
@@ -235,19 +211,6 @@ class SftWork(PreprocessingWork[SftResult]):
             known=frozenset(words),
             ignored=frozenset(config.ignore_keys),
         )
-
-    def _sample(self, shard: Shard) -> list[bytes]:
-        texts: list[str] = []
-        options = self._row_options()
-        for piece in shard:
-            for _, row in itertools.islice(RowReader(piece, columns=self.config.columns.values()), SAMPLE_ROWS):
-                found = to_record(row, options) if isinstance(row, dict) else row
-                if isinstance(found, Record):
-                    messages = found.conversation.messages
-                    texts += [message.text for message in messages if message.role != "system"]
-            if len(texts) >= 2 * SAMPLE_ROWS:
-                break
-        return [text[:SAMPLE_CHARACTERS].encode("utf-8") for text in texts if text]
 
 
 def _is_record(row: dict[str, Any], config: SftConfig) -> bool:

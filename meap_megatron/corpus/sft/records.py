@@ -1,4 +1,4 @@
-"""One row of a file to a conversation, whatever its format; no key that holds something is left out without a word.
+"""One row of a file to a conversation, whatever its format; no key with a value is ignored silently.
 
     alpaca    {"instruction": ..., "input": ..., "output": ...}
     pairs     {"prompt": ..., "completion": ...}, {"question": ..., "answer": ...} and the like
@@ -16,7 +16,7 @@ from meap_megatron.corpus.sft.conversation import Conversation, Message
 from meap_megatron.corpus.sft.turns import (
     MEDIA,
     QUIET,
-    BadRow,
+    BadRecord,
     encodes,
     is_empty,
     official_turns,
@@ -29,7 +29,7 @@ from meap_megatron.errors import kind_of
 
 FORMATS = ("alpaca", "pairs", "sharegpt", "messages")
 ALPACA_PROMPTS = ("plain", "stanford")
-# What the columns of a map may stand for, and the key under which a row then has them.
+# What the columns of a map may mean, and the key under which a row then has them.
 COLUMNS = {
     "question": "instruction",
     "input": "input",
@@ -79,12 +79,12 @@ STANFORD_RESPONSE = "\n\n### Response:"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RowOptions:
+class RecordOptions:
     """How rows are read; goes to the workers by pickle.
 
     Attributes:
         format: one of `FORMATS`, None to tell it by the keys of each row.
-        columns: what a column stands for (a key of `COLUMNS`) -> its name in the rows.
+        columns: what a column means (a key of `COLUMNS`) -> its name in the rows.
         stanford: how Alpaca's question is worded: None for the instruction followed by "\\nInput:\\n" and the input;
             "message" for Stanford's whole prompt as the user's message; "template" for a template that has Stanford's
             headings itself.
@@ -134,7 +134,7 @@ def detect_format(row: dict[str, Any]) -> str | None:
     return next((name for name, keys in DIALOGUES.items() if any(key in row for key in keys)), None)
 
 
-def to_record(row: dict[str, Any], options: RowOptions) -> Record | Dropped | str:
+def to_record(row: dict[str, Any], options: RecordOptions) -> Record | Dropped | str:
     """Read a row.
 
     Returns:
@@ -145,7 +145,7 @@ def to_record(row: dict[str, Any], options: RowOptions) -> Record | Dropped | st
         if options.columns:
             row = _renamed(row, options.columns, unused)
         conversation, used = _conversation(row, options, unused)
-    except BadRow as error:
+    except BadRecord as error:
         return str(error)
     texts = "".join(message.text for message in conversation.messages)
     data = [message.fields for message in conversation.messages if message.fields]
@@ -159,17 +159,17 @@ def to_record(row: dict[str, Any], options: RowOptions) -> Record | Dropped | st
     return Record(conversation=conversation, unused=named)
 
 
-def _conversation(row: dict[str, Any], options: RowOptions, unused: set[str]) -> tuple[Conversation, set[str]]:
+def _conversation(row: dict[str, Any], options: RecordOptions, unused: set[str]) -> tuple[Conversation, set[str]]:
     """Return what a row says, and the keys that were read."""
     kind = options.format or ("messages" if "messages" in options.columns else "pairs" if options.columns else None)
     kind = kind or detect_format(row)
     for key in row:
         if key in REFUSED and not is_empty(row[key]) and (key not in NO_EFFECT or row[key] != NO_EFFECT[key]):
-            raise BadRow(f"{key!r}: {REFUSED[key]}")
+            raise BadRecord(f"{key!r}: {REFUSED[key]}")
     if kind is None:
         if "text" in row:
-            raise BadRow("the row has a 'text' and no question with its answer: meap preprocess text reads it")
-        raise BadRow(
+            raise BadRecord("the row has a 'text' and no question with its answer: meap preprocess text reads it")
+        raise BadRecord(
             f"the row has the keys {sorted(map(str, row))[:8]}, of no known format: alpaca has 'instruction' and "
             f"'output', pairs 'prompt' and 'completion' or 'question' and 'answer', sharegpt 'conversations', messages "
             f"'messages'; --columns question=KEY,answer=KEY names other keys"
@@ -192,21 +192,21 @@ def _conversation(row: dict[str, Any], options: RowOptions, unused: set[str]) ->
     offers = [read_tools(row[key], key) for key in OFFERS if row.get(key)]
     variables = row.get("chat_template_kwargs") or {}
     if not isinstance(variables, dict):
-        raise BadRow(f"'chat_template_kwargs' is {kind_of(variables)}, expected an object")
+        raise BadRecord(f"'chat_template_kwargs' is {kind_of(variables)}, expected an object")
     unused.update(f"chat_template_kwargs.{name}" for name in variables if name not in options.known)
     tools = next((one for one in offers if one), None)
     return Conversation(messages=tuple(messages), tools=tools, template_kwargs=variables), used
 
 
 def _renamed(row: dict[str, Any], columns: Mapping[str, str], unused: set[str]) -> dict[str, Any]:
-    """Return a row with its mapped columns under the names that they stand for."""
+    """Return a row with its mapped columns under the names that they mean."""
     rest = {key: value for key, value in row.items() if key not in columns.values()}
     made: dict[str, Any] = {}
     for what, column in columns.items():
         if column in row:
             made[COLUMNS[what]] = row[column]
         elif what in ("question", "answer", "messages"):
-            raise BadRow(f"no key {column!r} (--columns {what}={column}), only {sorted(map(str, row))[:8]}")
+            raise BadRecord(f"no key {column!r} (--columns {what}={column}), only {sorted(map(str, row))[:8]}")
         else:
             unused.add(f"--columns {what}={column}: no such key")
     taken = {COLUMNS[what] for what in columns}
@@ -214,7 +214,7 @@ def _renamed(row: dict[str, Any], columns: Mapping[str, str], unused: set[str]) 
     return {**rest, **made}
 
 
-def _single(row: dict[str, Any], kind: str, options: RowOptions, used: set[str], unused: set[str]) -> list[Message]:
+def _single(row: dict[str, Any], kind: str, options: RecordOptions, used: set[str], unused: set[str]) -> list[Message]:
     """Read a question and its answer, behind a system prompt and what was said before."""
     if kind == "alpaca" or options.columns:
         question, answers, inputs = "instruction", ANSWERS, INPUTS
@@ -226,17 +226,17 @@ def _single(row: dict[str, Any], kind: str, options: RowOptions, used: set[str],
     extra = next((key for key in inputs if not is_empty(row.get(key))), inputs[0])
     used.update({question, answer, extra, "history"})
     if isinstance(row.get("label"), bool) and kind == "pairs":
-        raise BadRow("'label': rows of preferences are not supported")
+        raise BadRecord("'label': rows of preferences are not supported")
     given = row.get(extra)
     if given is not None and not isinstance(given, str):
-        raise BadRow(f"{extra!r} is {kind_of(given)}, expected a string")
+        raise BadRecord(f"{extra!r} is {kind_of(given)}, expected a string")
     messages = _history(row.get("history"), unused)
     if kind == "pairs" and any(isinstance(row.get(key), list) for key in (question, answer)):
         # TRL's: messages, of which those of the answer are trained.
         asked = _turns(row, question, "user", unused)
         messages += [dataclasses.replace(one, train=one.role != "assistant") for one in asked]
         return _with_system(row, [*messages, *_turns(row, answer, "assistant", unused)], unused)
-    query, said = text_under(row, question), text_under(row, answer)
+    query, reply = text_under(row, question), text_under(row, answer)
     wording = options.stanford if kind == "alpaca" else None
     if wording is None:
         query = f"{query}\nInput:\n{given}" if given else query
@@ -249,7 +249,7 @@ def _single(row: dict[str, Any], kind: str, options: RowOptions, used: set[str],
             messages = _with_system(row, messages, unused)
         else:
             messages = _with_system(row, messages, unused, default=task)
-    return [*messages, Message(role="user", content=query), Message(role="assistant", content=said)]
+    return [*messages, Message(role="user", content=query), Message(role="assistant", content=reply)]
 
 
 def _history(value: Any, unused: set[str]) -> list[Message]:
@@ -257,7 +257,7 @@ def _history(value: Any, unused: set[str]) -> list[Message]:
     if is_empty(value):
         return []
     if not isinstance(value, list):
-        raise BadRow(f"'history' is {kind_of(value)}, expected a list of pairs of a question and its answer")
+        raise BadRecord(f"'history' is {kind_of(value)}, expected a list of pairs of a question and its answer")
     messages: list[Message] = []
     for number, pair in enumerate(value):
         if isinstance(pair, dict):
@@ -265,7 +265,7 @@ def _history(value: Any, unused: set[str]) -> list[Message]:
         elif isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair):
             messages += [Message(role="user", content=pair[0]), Message(role="assistant", content=pair[1])]
         else:
-            raise BadRow(f"history[{number}] is {pair!r:.80}, expected a question and its answer")
+            raise BadRecord(f"history[{number}] is {pair!r:.80}, expected a question and its answer")
     return messages
 
 
@@ -276,15 +276,15 @@ def _turns(row: dict[str, Any], key: str, role: str, unused: set[str]) -> list[M
     return [Message(role=role, content=text_under(row, key))]
 
 
-def _dialogue(row: dict[str, Any], key: str, options: RowOptions, unused: set[str]) -> list[Message]:
+def _dialogue(row: dict[str, Any], key: str, options: RecordOptions, unused: set[str]) -> list[Message]:
     """Read a list of turns, also one that is JSON in a text."""
     turns = row.get(key)
     if isinstance(turns, str):
         turns = parsed(turns, repr(key))
     if key not in row:
-        raise BadRow(f"no key {key!r}, only {sorted(map(str, row))[:8]}")
+        raise BadRecord(f"no key {key!r}, only {sorted(map(str, row))[:8]}")
     if not isinstance(turns, list):
-        raise BadRow(f"{key!r} is {kind_of(turns)}, expected a list")
+        raise BadRecord(f"{key!r} is {kind_of(turns)}, expected a list")
     if options.official and key in DIALOGUES["sharegpt"]:
         return official_turns(row, turns, key, unused)
     messages = [read_turn(turn, f"{key}[{number}]", unused) for number, turn in enumerate(turns)]
@@ -302,7 +302,7 @@ def _with_system(
     for key in SYSTEMS:
         text = row.get(key)
         if not isinstance(text, str | None):
-            raise BadRow(f"{key!r} is {kind_of(text)}, expected a string")
+            raise BadRecord(f"{key!r} is {kind_of(text)}, expected a string")
         if not text or text == found:
             continue
         if found is None:

@@ -1,10 +1,10 @@
-"""Stream the rows of a piece as parsed objects: JSON values, or rows of a parquet file."""
+"""Stream the rows of a chunk as parsed objects: JSON values, or rows of a parquet file."""
 
 from collections.abc import Collection, Iterator
 from typing import Any
 
 from meap_megatron.corpus import hub
-from meap_megatron.corpus.cutting import Piece
+from meap_megatron.corpus.cutting import InputChunk
 from meap_megatron.corpus.readers import RecordReader, parse_object
 from meap_megatron.corpus.sft.records import READ
 from meap_megatron.errors import UserError
@@ -12,33 +12,33 @@ from meap_megatron.errors import UserError
 Row = tuple[int, dict[str, Any] | str]
 
 
-class RowReader(RecordReader[dict[str, Any]]):
-    """Stream the rows of one piece: (number, object), or (number, reason as str).
+class ObjectReader(RecordReader[dict[str, Any]]):
+    """Stream the rows of one chunk: (number, object), or (number, reason as str).
 
     Args:
-        piece: the piece.
+        chunk: the chunk.
         columns: columns of a parquet file that are read beside those that mean something by their names.
 
     Attributes:
         unread: the other columns that are not empty, which no row has in it.
     """
 
-    def __init__(self, piece: Piece, *, columns: Collection[str] = ()) -> None:
-        super().__init__(piece)
+    def __init__(self, chunk: InputChunk, *, columns: Collection[str] = ()) -> None:
+        super().__init__(chunk)
         self.wanted = {*READ, *columns}
         self.unread: tuple[str, ...] = ()
 
     def records(self) -> Iterator[Row]:
         """Give the rows."""
-        if self.piece.file.kind == hub.KIND:
+        if self.chunk.file.kind == hub.KIND:
             rows = self.hub_rows()
             return ((number, {key: without_nulls(value) for key, value in row.items()}) for number, row in rows)
-        return self._rows() if self.piece.file.kind == "parquet" else self.values(parse_object)
+        return self._rows() if self.chunk.file.kind == "parquet" else self.values(parse_object)
 
     def _rows(self) -> Iterator[Row]:
         import pyarrow.parquet
 
-        path = self.piece.file.path
+        path = self.chunk.file.path
         with pyarrow.parquet.ParquetFile(path) as table:
             names = [name for name in table.schema_arrow.names if name in self.wanted]
             if not names:
@@ -46,14 +46,14 @@ class RowReader(RecordReader[dict[str, Any]]):
                     f"{path} has the columns {table.schema_arrow.names[:8]}, of which none is known; "
                     f"--columns question=COLUMN,answer=COLUMN names them"
                 )
-            groups = range(self.piece.start, self.piece.stop)
+            groups = range(self.chunk.start, self.chunk.stop)
             self.unread = tuple(sorted(filled_columns(table.metadata, groups) - self.wanted))
             rows = sum(table.metadata.row_group(group).num_rows for group in groups)
             number = 0
             for batch in table.iter_batches(batch_size=256, row_groups=list(groups), columns=names):
                 for row in batch.to_pylist():
                     number += 1
-                    self.consumed = self.piece.size * number // rows
+                    self.consumed = self.chunk.size * number // rows
                     yield number, {key: without_nulls(value) for key, value in row.items()}
 
 

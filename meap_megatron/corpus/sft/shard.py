@@ -1,52 +1,49 @@
-"""Turn the pieces of one shard into rows of ids and roles. A shard's bytes depend on its input and the options only."""
+"""Turn the chunks of one shard into rows of ids and roles. A shard's bytes depend on its input and the options only."""
 
 import dataclasses
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meap_megatron.corpus.cutting import Piece
-from meap_megatron.corpus.noted import Noted, merged, note
+from meap_megatron.corpus.cutting import InputChunk
+from meap_megatron.corpus.noted import merged, note
 from meap_megatron.corpus.sft.conversation import Conversation
 from meap_megatron.corpus.sft.encode import PieceEncoder
 from meap_megatron.corpus.sft.histogram import count_lengths
-from meap_megatron.corpus.sft.records import Dropped, RowOptions, to_record
-from meap_megatron.corpus.sft.records_reader import RowReader
-from meap_megatron.corpus.sft.render import Renderer
-from meap_megatron.corpus.sft.spans import Known, TextRun
-from meap_megatron.corpus.sft.spans import Piece as TextPiece
-from meap_megatron.corpus.sft.template_fit import RendererSpec
+from meap_megatron.corpus.sft.records import Dropped, RecordOptions, to_record
+from meap_megatron.corpus.sft.records_reader import ObjectReader
+from meap_megatron.corpus.sft.render import RenderOptions
+from meap_megatron.corpus.sft.spans import Known, Piece, TextRun
+from meap_megatron.corpus.sft.template_fit import Fitted
 from meap_megatron.corpus.sft.turns import function_names
-from meap_megatron.corpus.shard import NO_TEXT, Advance, BadLines, Shard, ShardResult, complete_together, part_files
+from meap_megatron.corpus.shard import NO_TEXT, Advance, EncodeJob, Runner, ShardResult, ShardState, part_file
 from meap_megatron.indexed.pair import PairWriter
 from meap_megatron.indexed.roles import PROMPT, answer_lengths, num_unclosed, truncate
 
 BATCH_ROWS = 1024  # conversations rendered and encoded together
 BATCH_CHARACTERS = 2**20
 COUNTS = ("read", "kept", "truncated")
+ROLES = "roles"
+"""Suffix of the third file of a finished shard: one byte per token."""
 DROPPED = ("long", "untrained", "unanswered", "functions")
 """Kinds of rows that are lost."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SftJob:
+class SftJob(EncodeJob):
     """What every shard of a run has in common; goes to the workers by pickle."""
 
-    folder: str  # the work folder
-    renderer: RendererSpec
-    encoder: str
-    rows: RowOptions
+    fitted: Fitted
+    bos_id: int | None
+    eos_id: int | None
+    options: RenderOptions
+    rows: RecordOptions
     takes_functions: bool  # the template may have a place for tools and their calls
-    forbidden_ids: tuple[int, ...]  # no text may give them
-    vocab_size: int
     max_length: int | None
     over_long: str
-    dtype: str
-    max_bad_lines: int
 
     def start(self) -> "SftEncoder":
         """Load the tokenizer and the template."""
@@ -66,94 +63,50 @@ class SftResult(ShardResult):
 
     def files(self, folder: Path, *, dtype: str) -> dict[Path, int]:
         """Return the files of the shard and their sizes in bytes."""
-        return {**super().files(folder, dtype=dtype), roles_file(folder, self.shard): self.num_tokens}
+        return {**super().files(folder, dtype=dtype), part_file(folder, self.shard, ROLES): self.num_tokens}
 
 
-def roles_file(folder: Path, shard: int) -> Path:
-    """Return the third file of a finished shard: one byte per token."""
-    return folder / f"part-{shard:06d}.roles"
+class SftEncoder(Runner):
+    """Encodes conversations with one loaded tokenizer and template."""
 
-
-class RowWriter(PairWriter):
-    """Append rows: ids to a .bin, their lengths to a file of int32, and roles to a file of bytes."""
-
-    def __init__(self, bin_file: Path, lengths_file: Path, roles_file: Path, *, dtype: str) -> None:
-        super().__init__(bin_file, lengths_file, dtype=dtype)
-        self._roles: IO[bytes] = roles_file.open("wb")
-
-    def add_rows(self, ids: list[NDArray[np.uint32]], roles: list[NDArray[np.uint8]]) -> None:
-        """Append rows: uint32[n] ids and uint8[n] roles of each."""
-        self.add(ids, before=[], after=[])
-        if roles:
-            self._roles.write(memoryview(np.concatenate(roles)))
-
-    def close(self) -> None:
-        """Flush the files to the disk and close them."""
-        self._roles.flush()
-        os.fsync(self._roles.fileno())
-        self._roles.close()
-        super().close()
-
-    def abandon(self) -> None:
-        """Close the files without a promise about their content."""
-        super().abandon()
-        try:
-            self._roles.close()
-        except OSError:
-            pass  # the disk is full; the file is thrown away anyway
-
-
-class SftEncoder:
-    """Encode shards one after the other with one loaded tokenizer and template."""
+    job: SftJob
+    third = ROLES
 
     def __init__(self, job: SftJob) -> None:
-        self.job = job
-        self.renderer: Renderer = job.renderer.load()
-        self.encoder = PieceEncoder(job.encoder, job.renderer.definition())
-        self.forbidden = np.zeros(job.vocab_size, dtype=bool)
-        self.forbidden[list(job.forbidden_ids)] = True
+        super().__init__(job)
+        self.renderer, definition = job.fitted.load(
+            job.definition(), bos_id=job.bos_id, eos_id=job.eos_id, options=job.options
+        )
+        self.encoder = PieceEncoder(job.encoder, definition)
 
-    def run(self, number: int, shard: Shard, report: Callable[[Advance], None]) -> SftResult:
-        """Encode one shard; its three files appear when all are complete.
-
-        Raises:
-            UserError: an input is damaged, or there are more bad rows than allowed.
-            RunError: the disk is full, or the encoders disagree.
-        """
-        folder = Path(self.job.folder)
-        final = (*part_files(folder, number), roles_file(folder, number))
-        with complete_together(final, lambda paths: RowWriter(*paths, dtype=self.job.dtype)) as writer:
-            state = _State(self, writer, report)
-            for piece in shard:
-                state.read(piece)
-        return state.result(number)
+    def state(self, writer: PairWriter, report: Callable[[Advance], None]) -> "_State":
+        """Begin a shard."""
+        return _State(self, writer, report)
 
 
-class _State:
+class _State(ShardState):
     """The counts of one shard while it is being encoded."""
 
-    def __init__(self, owner: SftEncoder, writer: RowWriter, report: Callable[[Advance], None]) -> None:
-        self.owner, self.job, self.writer, self.report = owner, owner.job, writer, report
-        self.bad_rows = BadLines(owner.job.max_bad_lines)
-        self.counts = dict.fromkeys(COUNTS, 0)
-        self.dropped: Noted = {}
-        self.unused: Noted = {}
-        self.text_bytes = self.num_trained = self.num_empty_answers = self.num_unclosed = 0
-        self.empty_answer_place: str | None = None
-        self.lengths = np.zeros(0, dtype=np.int64)
-        self.histogram = count_lengths(self.lengths)
-        self.reported = 0  # input bytes of the current piece
+    owner: SftEncoder
 
-    def read(self, piece: Piece) -> None:
-        reader = RowReader(piece, columns=self.job.rows.columns.values())
+    def __init__(self, owner: SftEncoder, writer: PairWriter, report: Callable[[Advance], None]) -> None:
+        super().__init__(owner, writer, report)
+        self.job = owner.job
+        self.counts = dict.fromkeys(COUNTS, 0)
+        self.num_trained = self.num_empty_answers = self.num_unclosed = 0
+        self.empty_answer_place: str | None = None
+        self.histogram = count_lengths(np.zeros(0, dtype=np.int64))
+
+    def read(self, chunk: InputChunk) -> None:
+        reader = ObjectReader(chunk, columns=self.job.rows.columns.values())
         number = 0
         self.reported = size = 0
-        batch: list[tuple[int, list[TextPiece]]] = []
+        batch: list[tuple[int, list[Piece]]] = []
         for number, row in reader:
             self.counts["read"] += 1
             record = to_record(row, self.job.rows) if isinstance(row, dict) else row
             if isinstance(record, str):
-                self.bad_rows.add(reader, number, record)
+                self.bad_lines.add(reader, number, record)
                 continue
             for name in record.unused:
                 note(self.unused, name, reader, number)
@@ -167,7 +120,7 @@ class _State:
                 continue
             rendered = self.owner.renderer.render(found)
             if isinstance(rendered, str):
-                self.bad_rows.add(reader, number, rendered)
+                self.bad_lines.add(reader, number, rendered)
                 continue
             if functions and not all(shows(pieces, functions) for pieces in rendered):
                 note(self.dropped, "functions", reader, number)
@@ -186,14 +139,14 @@ class _State:
             if name not in self.job.rows.ignored:
                 note(self.unused, name, reader, 1, count=number)
 
-    def note_empty(self, reader: RowReader, number: int, conversation: Conversation) -> None:
+    def note_empty(self, reader: ObjectReader, number: int, conversation: Conversation) -> None:
         answers = (message for message in conversation.messages if message.trained)
         empty = sum(not message.content and not message.fields.get("tool_calls") for message in answers)
         if empty and not self.num_empty_answers:
             self.empty_answer_place = reader.place(number)
         self.num_empty_answers += empty
 
-    def encode(self, reader: RowReader, batch: list[tuple[int, list[TextPiece]]]) -> None:
+    def encode(self, reader: ObjectReader, batch: list[tuple[int, list[Piece]]]) -> None:
         """Encode and write a batch of rows; a conversation of which one row is bad loses that row only."""
         kept: list[NDArray[np.uint32]] = []
         kept_roles: list[NDArray[np.uint8]] = []
@@ -204,7 +157,7 @@ class _State:
                 note(self.dropped, "unanswered", reader, number)
                 continue
             if reason := self.wrong(pieces, ids):
-                self.bad_rows.add(reader, number, reason)
+                self.bad_lines.add(reader, number, reason)
                 continue
             self.num_unclosed += num_unclosed(roles)
             fitted = self.fit(ids, roles)
@@ -215,17 +168,16 @@ class _State:
             kept_roles.append(fitted[1])
             lengths.append(answer_lengths(roles, before=len(fitted[1])))
             self.num_trained += int(np.count_nonzero(fitted[1]))
-        self.writer.add_rows(kept, kept_roles)
+        self.writer.add(kept, before=[], after=[])
+        if kept:
+            self.writer.third.write(memoryview(np.concatenate(kept_roles)))  # type: ignore[union-attr]
         self.counts["kept"] += len(kept)
         if lengths:
             counted = count_lengths(np.concatenate(lengths))
             self.histogram = [a + b for a, b in zip(self.histogram, counted, strict=True)]
-        self.text_bytes += num_bytes
-        advance = reader.consumed - self.reported
-        self.reported = reader.consumed
-        self.report(Advance(input_bytes=advance, text_bytes=num_bytes, num_documents=len(kept)))
+        self.advance(reader, text_bytes=num_bytes, num_documents=len(kept))
 
-    def wrong(self, pieces: list[TextPiece], ids: NDArray[np.uint32]) -> str | None:
+    def wrong(self, pieces: list[Piece], ids: NDArray[np.uint32]) -> str | None:
         """Return why a row is bad."""
         written = sum(bool(self.owner.forbidden[piece.token_id]) for piece in pieces if isinstance(piece, Known))
         if np.count_nonzero(self.owner.forbidden[ids]) > written:
@@ -249,16 +201,7 @@ class _State:
 
     def result(self, number: int) -> SftResult:
         return SftResult(
-            shard=number,
-            num_documents=self.writer.num_documents,
-            num_tokens=self.writer.num_tokens,
-            text_bytes=self.text_bytes,
-            num_bad=self.bad_rows.count,
-            bad_lines=tuple(self.bad_rows.listed),
-            num_bos_text=0,
-            bos_text_place=None,
-            dropped=self.dropped,
-            unused=self.unused,
+            **vars(super().result(number)),
             counts=self.counts,
             num_trained_tokens=self.num_trained,
             num_empty_answers=self.num_empty_answers,
@@ -268,7 +211,7 @@ class _State:
         )
 
 
-def shows(pieces: list[TextPiece], names: set[str]) -> bool:
+def shows(pieces: list[Piece], names: set[str]) -> bool:
     """Tell whether the text of a row has all these names in it."""
     text = "".join(piece.text for piece in pieces if isinstance(piece, TextRun))
     return all(name in text for name in names)

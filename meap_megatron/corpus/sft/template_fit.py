@@ -2,8 +2,6 @@
 
 import dataclasses
 import datetime
-from functools import cached_property
-from pathlib import Path
 
 from meap_megatron.corpus.sft.anatomy import Anatomy, examine
 from meap_megatron.corpus.sft.chat_template import ChatTemplate, Messages, find_chat_template
@@ -25,7 +23,6 @@ class Fitted:
         template: the template: one of ours, or the tokenizer's.
         anatomy: what the tokenizer's writes around messages.
         marks: ordinary added tokens that count as special.
-        definition: tokenizer.json in which special tokens are plain text.
         forbidden_ids: ids that no text may give.
         missing: tokens of the template that the tokenizer lacks.
     """
@@ -34,7 +31,6 @@ class Fitted:
     template: Template | ChatTemplate
     anatomy: Anatomy
     marks: tuple[str, ...]
-    definition: str
     forbidden_ids: tuple[int, ...]
     missing: tuple[str, ...] = ()
 
@@ -44,52 +40,23 @@ class Fitted:
         date = self.template.date if isinstance(self.template, ChatTemplate) else None
         return None if date is None else date.isoformat()
 
+    def load(
+        self, definition: str, *, bos_id: int | None, eos_id: int | None, options: RenderOptions
+    ) -> tuple[Renderer, str]:
+        """Return the renderer, and the tokenizer.json in which special tokens are plain text.
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RendererSpec:
-    """What a process needs to load a template; goes to the workers by pickle.
-
-    Attributes:
-        tokenizer: folder of the extended tokenizer.
-        template: the template: one of ours, or the tokenizer's.
-        anatomy: what the tokenizer's writes around messages.
-        marks: ordinary added tokens that count as special.
-        bos_id: opens the first turn, or None.
-        eos_id: closes an answer, unless the template has an end of its own.
-        options: what is common to all templates.
-    """
-
-    tokenizer: str
-    template: Template | ChatTemplate
-    anatomy: Anatomy
-    marks: tuple[str, ...]
-    bos_id: int | None
-    eos_id: int | None
-    options: RenderOptions
-
-    def load(self) -> Renderer:
-        """Make the renderer."""
+        Args:
+            definition: text of the extended tokenizer.json.
+            bos_id: opens the first turn, or None.
+            eos_id: closes an answer, unless the template has an end of its own.
+            options: what is common to all templates.
+        """
+        definition, specials = template_specials(definition, self.marks)
         if isinstance(self.template, ChatTemplate):
             from meap_megatron.corpus.sft.chat import ChatRenderer
 
-            return ChatRenderer(self.template, self.anatomy, self.specials, options=self.options)
-        return TemplateRenderer(
-            self.template, self.specials, bos_id=self.bos_id, eos_id=self.eos_id, options=self.options
-        )
-
-    def definition(self) -> str:
-        """Return the tokenizer.json in which the special tokens are plain text."""
-        return self._parts[0]
-
-    @property
-    def specials(self) -> Specials:
-        """The special tokens that the template may write."""
-        return self._parts[1]
-
-    @cached_property
-    def _parts(self) -> tuple[str, Specials]:
-        definition = (Path(self.tokenizer) / "tokenizer.json").read_text(encoding="utf-8")
-        return template_specials(definition, self.marks)
+            return ChatRenderer(self.template, self.anatomy, specials, options=options), definition
+        return TemplateRenderer(self.template, specials, bos_id=bos_id, eos_id=eos_id, options=options), definition
 
 
 def fit_template(
@@ -138,13 +105,12 @@ def fit_template(
             f"name one with --eos-token"
         )
     marks = tuple(token for token in ordinary if token.strip() and token in template.text)
-    definition, specials = template_specials(tokenizer.definition, marks)
+    _, specials = template_specials(tokenizer.definition, marks)
     return Fitted(
         name=name,
         template=template,
         anatomy=Anatomy(),
         marks=marks,
-        definition=definition,
         forbidden_ids=_forbidden(tokenizer, specials, marks),
         missing=tuple(marker for marker in template.markers if marker not in specials.tokens),
     )
@@ -159,13 +125,12 @@ def _fit_chat(
         return chat.render(messages, opening=opening)[0]
 
     anatomy = examine(chat.text, render, specials=special, ordinary=ordinary, named=chat.variables.values())
-    definition, specials = template_specials(tokenizer.definition, anatomy.marks)
+    _, specials = template_specials(tokenizer.definition, anatomy.marks)
     return Fitted(
         name=TOKENIZER,
         template=chat,
         anatomy=anatomy,
         marks=anatomy.marks,
-        definition=definition,
         forbidden_ids=_forbidden(tokenizer, specials, anatomy.marks),
     )
 

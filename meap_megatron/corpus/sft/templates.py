@@ -1,10 +1,10 @@
-"""The templates, as data: where the system prompt and the question stand, and what closes an answer.
+"""The templates, as data: where the system prompt and the question are, and what closes an answer.
 
 The row of a conversation is
 
     BOS  first turn's source  answer  end  later turn's source  answer  end ...
 
-A source is encoded as one text and an answer as another, as the official code does. Special tokens that stand in a
+A source is encoded as one text and an answer as another, as the official code does. Special tokens in a
 template's own strings become their ids when the tokenizer has them; those in the texts of a conversation never do.
 
 `llama3` and `vicuna` are the official code's strings; `alpaca` is Stanford's prompt; the others are the formats that
@@ -29,10 +29,10 @@ class Template:
     Attributes:
         opening: source of the first turn with a system prompt; holds {system} and {query}.
         prompt: source of a turn without; holds {query}.
-        separator: stands before the source of every later turn.
+        separator: precedes the source of every later turn.
         system: system prompt of conversations that have none; "" for none.
         end: token that closes an answer; None for the tokenizer's EOS.
-        opens: the end of `prompt` that opens an answer, where messages stand alone; "" where a prompt holds a question.
+        opens: the end of `prompt` that opens an answer, where messages have markup of their own; else "".
         markers: tokens that a tokenizer made for this template has.
     """
 

@@ -44,7 +44,7 @@ QUIET = ("tool_call_id", "id", "index")
 """Keys that tie messages together: nothing is lost where a template has no place for them."""
 
 
-class BadRow(Exception):
+class BadRecord(Exception):
     """A row that is not a conversation; the message says why."""
 
 
@@ -60,10 +60,10 @@ def read_turn(turn: Any, where: str, unused: set[str]) -> Message:
         The message; `fields` has all keys beside role, content and weights, unchanged.
 
     Raises:
-        BadRow: a key that is needed is missing or of another kind, or one asks for what training cannot do.
+        BadRecord: a key that is needed is missing or of another kind, or one asks for what training cannot do.
     """
     if not isinstance(turn, dict):
-        raise BadRow(
+        raise BadRecord(
             f"{where} is {kind_of(turn)}, expected an object with 'role' and 'content', or 'from' and 'value'"
         )
     by_from = turn.get("role") is None and "from" in turn
@@ -74,7 +74,7 @@ def read_turn(turn: Any, where: str, unused: set[str]) -> Message:
     role = ROLES.get(named.lower(), named)
     for key in REFUSED:
         if turn.get(key):
-            raise BadRow(f"{where}: {key!r} is not supported")
+            raise BadRecord(f"{where}: {key!r} is not supported")
     fields = {key: value for key, value in turn.items() if key not in (role_key, content_key, *WEIGHTS, *REFUSED)}
     train = _trained(turn, role, where)
     content = turn.get(content_key)
@@ -98,13 +98,15 @@ def read_calls(value: Any, where: str) -> list[dict[str, Any]]:
     """Return calls, each {"name": ..., "arguments": ...} or JSON of it, in the form that chat templates take.
 
     Raises:
-        BadRow: they are not of this form.
+        BadRecord: they are not of this form.
     """
     calls = parsed(value, f"{where}: the function call") if isinstance(value, str) else value
     made = []
     for call in calls if isinstance(calls, list) else [calls]:
         if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-            raise BadRow(f"{where}: the function call is {call!r:.80}, expected an object with 'name' and 'arguments'")
+            raise BadRecord(
+                f"{where}: the function call is {call!r:.80}, expected an object with 'name' and 'arguments'"
+            )
         made.append({"type": "function", "function": {"name": call["name"], "arguments": call.get("arguments", {})}})
     return made
 
@@ -117,7 +119,7 @@ def read_tools(value: Any, key: str) -> tuple[dict[str, Any], ...] | None:
         key: the row's key, for messages.
 
     Raises:
-        BadRow: it is nothing of the kind.
+        BadRecord: it is nothing of the kind.
     """
     if isinstance(value, str):
         value = parsed(value, repr(key)) if value.strip() else None
@@ -127,7 +129,7 @@ def read_tools(value: Any, key: str) -> tuple[dict[str, Any], ...] | None:
     for tool in value if isinstance(value, list) else [value]:
         tool = parsed(tool, repr(key)) if isinstance(tool, str) else tool
         if not isinstance(tool, dict):
-            raise BadRow(f"{key!r} has an element that is {kind_of(tool)}, expected an object")
+            raise BadRecord(f"{key!r} has an element that is {kind_of(tool)}, expected an object")
         bare = "function" not in tool and "name" in tool
         tools.append({"type": "function", "function": tool} if bare else tool)
     return tuple(tools)
@@ -137,13 +139,13 @@ def text_under(record: dict[str, Any], key: str, where: str = "") -> str:
     """Return the text under a key.
 
     Raises:
-        BadRow: there is none.
+        BadRecord: there is none.
     """
     before = f"{where}: " if where else ""
     if key not in record:
-        raise BadRow(f"{before}no key {key!r}, only {sorted(map(str, record))[:8]}")
+        raise BadRecord(f"{before}no key {key!r}, only {sorted(map(str, record))[:8]}")
     if not isinstance(record[key], str):
-        raise BadRow(f"{before}{key!r} is {kind_of(record[key])}, expected a string")
+        raise BadRecord(f"{before}{key!r} is {kind_of(record[key])}, expected a string")
     return record[key]
 
 
@@ -151,12 +153,12 @@ def parsed(text: str, what: str) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        BadRow: it is not JSON.
+        BadRecord: it is not JSON.
     """
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BadRow(f"{what} is a text that is not JSON: {error}") from None
+        raise BadRecord(f"{what} is a text that is not JSON: {error}") from None
 
 
 def is_empty(value: Any) -> bool:
@@ -183,7 +185,7 @@ def official_turns(row: dict[str, Any], turns: list[Any], key: str, unused: set[
     names = (("human", "user"), ("gpt", "assistant"))
     for number, turn in enumerate(turns):
         if not isinstance(turn, dict):
-            raise BadRow(f"{key}[{number}] is {kind_of(turn)}, expected an object with 'from' and 'value'")
+            raise BadRecord(f"{key}[{number}] is {kind_of(turn)}, expected an object with 'from' and 'value'")
         for name in ("from", "value"):
             text_under(turn, name, f"{key}[{number}]")
     kept = turns[1:] if turns and turns[0]["from"] not in names[0] else turns
@@ -219,9 +221,9 @@ def _trained(turn: dict[str, Any], role: str, where: str) -> bool:
             continue
         if not isinstance(weight, bool | int | float) or weight not in (0, 1):
             expected = "true or false" if key.startswith("train") else "0 or 1; weights between them are not supported"
-            raise BadRow(f"{where}: {key!r} is {weight!r}, expected {expected}")
+            raise BadRecord(f"{where}: {key!r} is {weight!r}, expected {expected}")
         if weight and role != "assistant":
-            raise BadRow(
+            raise BadRecord(
                 f"{where}: {key!r} is {weight!r} for the role {role!r}; only an assistant's words are trained"
             )
         train = train and bool(weight)
@@ -245,12 +247,12 @@ def _joined(parts: list[Any], role: str, fields: dict[str, Any], where: str, unu
             texts.append(part)
             continue
         if not isinstance(part, dict):
-            raise BadRow(f"{where}: 'content' has a part that is {kind_of(part)}, expected an object with 'type'")
+            raise BadRecord(f"{where}: 'content' has a part that is {kind_of(part)}, expected an object with 'type'")
         kind = part.get("type", "text")
         key = next((key for key in (str(kind), "text", "value") if part.get(key) is not None), "text")
         value = part.get(key)
         if any(part.get(name) not in (None, True, 1) for name in WEIGHTS):
-            raise BadRow(f"{where}: a part of 'content' has a weight of its own; only whole messages have one")
+            raise BadRecord(f"{where}: a part of 'content' has a weight of its own; only whole messages have one")
         if kind in ("text", "input_text", "output_text") and isinstance(value, str):
             texts.append(value)
         elif kind in REASONING and isinstance(value, str) and role == "assistant":
@@ -258,7 +260,7 @@ def _joined(parts: list[Any], role: str, fields: dict[str, Any], where: str, unu
         elif kind in CALLS and role == "assistant":
             calls += read_calls(value, where)
         else:
-            raise BadRow(f"{where}: 'content' has a part of the type {kind!r}, which is not supported; text is")
+            raise BadRecord(f"{where}: 'content' has a part of the type {kind!r}, which is not supported; text is")
         left = part.keys() - {"type", key, *WEIGHTS}
         unused.update(f"content.{name}" for name in left if not is_empty(part[name]))
     if thoughts:

@@ -1,49 +1,44 @@
 """One shard of a length-upsampled corpus: its candidates, encoded, and a row for every document that was read."""
 
 import dataclasses
-import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meap_megatron.corpus.cutting import Piece
-from meap_megatron.corpus.readers import Document, PieceReader
-from meap_megatron.corpus.shard import (
-    Advance,
-    Shard,
-    ShardEncoder,
-    ShardJob,
-    ShardResult,
-    ShardState,
-    complete_together,
-    part_files,
-)
+from meap_megatron.corpus.cutting import InputChunk
+from meap_megatron.corpus.readers import ChunkReader, Document
+from meap_megatron.corpus.shard import Advance, ShardResult, part_file
+from meap_megatron.corpus.text_shard import TextEncoder, TextJob, TextState
 from meap_megatron.corpus.upsample.selection import ROW, Upsample, draw, source_of_file
 from meap_megatron.errors import UserError
 from meap_megatron.indexed.pair import PairWriter
 
+ROWS = "rows"
+"""Suffix of the third file of a finished shard: a ROW per document that was read."""
 
-class SourceReader(PieceReader):
+
+class SourceReader(ChunkReader):
     """Stream the documents whose source has a budget that is not known to be met.
 
     Attributes:
         sources: number of a document -> its source; who takes the document takes its entry out.
-        strangers: sources that have no budget -> their documents.
+        unknown_sources: sources that have no budget -> their documents.
     """
 
-    def __init__(self, piece: Piece, *, key: str, options: Upsample) -> None:
-        super().__init__(piece, key=key)
+    def __init__(self, chunk: InputChunk, *, key: str, options: Upsample) -> None:
+        super().__init__(chunk, key=key)
         self.options = options
-        self.of_file = source_of_file(piece.file.path, options.source)
+        self.of_file = source_of_file(chunk.file.path, options.source)
         self.sources: dict[int, str] = {}
-        self.strangers: dict[str, int] = {}
+        self.unknown_sources = Counter[str]()
         self.path = options.source.split(".")
-        if self.of_file is None and piece.file.kind == "txt":
+        if self.of_file is None and chunk.file.kind == "txt":
             raise UserError(
-                f"input {piece.file.path} is plain text, which has no key {options.source!r}; take the source of its "
+                f"input {chunk.file.path} is plain text, which has no key {options.source!r}; take the source of its "
                 "documents from the files' place, with --upsample-source folder or file"
             )
 
@@ -56,8 +51,8 @@ class SourceReader(PieceReader):
             elif source is None:
                 yield number, f"no source under the key {self.options.source!r}; --upsample-source names it"
             elif source not in self.options.mixture:
-                self.strangers[source] = self.strangers.get(source, 0) + 1
-            elif source not in self.piece.without:
+                self.unknown_sources[source] += 1
+            elif source not in self.chunk.without:
                 self.sources[number] = source
                 yield number, text
 
@@ -70,7 +65,7 @@ class SourceReader(PieceReader):
         """Return the columns of the text and of the source."""
         if self.of_file is None and self.path[0] not in schema.names:
             raise UserError(
-                f"{self.piece.file.path} has no column {self.path[0]!r}, only {schema.names}; --upsample-source names it"
+                f"{self.chunk.file.path} has no column {self.path[0]!r}, only {schema.names}; --upsample-source names it"
             )
         return super().columns(schema) + ([self.path[0]] if self.of_file is None else [])
 
@@ -90,7 +85,7 @@ class SourceReader(PieceReader):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class UpsampleJob(ShardJob):
+class UpsampleJob(TextJob):
     """What every shard of a run has in common; goes to the workers by pickle."""
 
     upsample: Upsample
@@ -106,94 +101,46 @@ class UpsampleResult(ShardResult):
 
     num_rows: int  # documents that were read
     sizes: list[int]  # of the candidates of every source
-    strangers: dict[str, int]  # sources without a budget -> documents
+    unknown_sources: dict[str, int]  # sources without a budget -> documents
 
     def files(self, folder: Path, *, dtype: str) -> dict[Path, int]:
         """Return the files of the shard and their sizes in bytes."""
-        return {**super().files(folder, dtype=dtype), rows_file(folder, self.shard): ROW.itemsize * self.num_rows}
+        return {
+            **super().files(folder, dtype=dtype),
+            part_file(folder, self.shard, ROWS): ROW.itemsize * self.num_rows,
+        }
 
 
-def rows_file(folder: Path, shard: int) -> Path:
-    """Return the third file of a finished shard: a ROW per document that was read."""
-    return folder / f"part-{shard:06d}.rows"
-
-
-class CandidateWriter(PairWriter):
-    """Append candidates to a pair, and a row per document that was read to a third file."""
-
-    def __init__(self, bin_file: Path, lengths_file: Path, rows: Path, *, dtype: str) -> None:
-        super().__init__(bin_file, lengths_file, dtype=dtype)
-        self.num_rows = 0
-        self._rows: IO[bytes] = rows.open("wb")
-
-    def add_rows(self, rows: list[tuple[int, int, int, bool, bool]]) -> None:
-        """Append rows, fields in the order of ROW."""
-        self._rows.write(np.array(rows, dtype=ROW).tobytes())
-        self.num_rows += len(rows)
-
-    def close(self) -> None:
-        """Flush the files to the disk and close them."""
-        self._rows.flush()
-        os.fsync(self._rows.fileno())
-        self._rows.close()
-        super().close()
-
-    def abandon(self) -> None:
-        """Close the files without a promise about their content."""
-        super().abandon()
-        try:
-            self._rows.close()
-        except OSError:
-            pass  # the disk is full; the file is thrown away anyway
-
-
-class UpsampleEncoder(ShardEncoder):
-    """Encode the candidates of shards one after the other with one loaded tokenizer."""
+class UpsampleEncoder(TextEncoder):
+    """Encodes the candidates among documents of text."""
 
     job: UpsampleJob
+    third = ROWS
 
-    def run(self, number: int, shard: Shard, report: Callable[[Advance], None]) -> UpsampleResult:
-        """Encode one shard; its three files appear when all are complete.
-
-        Raises:
-            UserError: an input is damaged, or there are more bad lines than allowed.
-            RunError: the disk is full, or the encoders disagree.
-        """
-        folder = Path(self.job.folder)
-        final = (*part_files(folder, number), rows_file(folder, number))
-        with complete_together(final, lambda paths: CandidateWriter(*paths, dtype=self.job.dtype)) as writer:
-            state = _CandidateState(self, writer, report)
-            for piece in shard:
-                state.read(piece)
-        return UpsampleResult(
-            **vars(state.result(number)),
-            num_rows=writer.num_rows,
-            sizes=state.sizes,
-            strangers=state.strangers,
-        )
+    def state(self, writer: PairWriter, report: Callable[[Advance], None]) -> "_CandidateState":
+        """Begin a shard."""
+        return _CandidateState(self, writer, report)
 
 
-class _CandidateState(ShardState):
+class _CandidateState(TextState):
     """The counts of one shard while it is being encoded."""
 
-    writer: CandidateWriter
-
-    def __init__(self, owner: UpsampleEncoder, writer: CandidateWriter, report: Callable[[Advance], None]) -> None:
+    def __init__(self, owner: UpsampleEncoder, writer: PairWriter, report: Callable[[Advance], None]) -> None:
         super().__init__(owner, writer, report)
         self.options = owner.job.upsample
         self.numbers = {name: number for number, name in enumerate(self.options.mixture)}
         self.sizes = [0] * len(self.numbers)
-        self.strangers: dict[str, int] = {}
-        self.rows: list[tuple[int, int, int, bool, bool]] = []
+        self.unknown_sources = Counter[str]()
+        self.rows: list[tuple[int, int, int, bool, bool]] = []  # fields in the order of ROW
+        self.num_rows = 0
 
-    def reader(self, piece: Piece) -> SourceReader:
-        self.source_reader = SourceReader(piece, key=self.job.key, options=self.options)
+    def reader(self, chunk: InputChunk) -> SourceReader:
+        self.source_reader = SourceReader(chunk, key=self.job.key, options=self.options)
         return self.source_reader
 
-    def read(self, piece: Piece) -> None:
-        super().read(piece)
-        for name, count in self.source_reader.strangers.items():
-            self.strangers[name] = self.strangers.get(name, 0) + count
+    def read(self, chunk: InputChunk) -> None:
+        super().read(chunk)
+        self.unknown_sources.update(self.source_reader.unknown_sources)
 
     def keeps(self, number: int, text: bytes, ids: NDArray[np.uint32]) -> bool:
         options = self.options
@@ -207,9 +154,18 @@ class _CandidateState(ShardState):
             self.sizes[source] += size
         return candidate
 
-    def encode(self, reader: PieceReader, texts: list[bytes], numbers: list[int]) -> None:
+    def encode(self, reader: ChunkReader, texts: list[bytes], numbers: list[int]) -> None:
         super().encode(reader, texts, numbers)
-        self.writer.add_rows(self.rows)
+        self.writer.third.write(np.array(self.rows, dtype=ROW).tobytes())  # type: ignore[union-attr]
+        self.num_rows += len(self.rows)
         self.rows.clear()
         for number in numbers:
             del self.source_reader.sources[number]
+
+    def result(self, number: int) -> UpsampleResult:
+        return UpsampleResult(
+            **vars(super().result(number)),
+            num_rows=self.num_rows,
+            sizes=self.sizes,
+            unknown_sources=dict(self.unknown_sources),
+        )

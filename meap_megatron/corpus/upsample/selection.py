@@ -123,7 +123,7 @@ def parse_mixture(text: str) -> dict[str, float]:
     """Read the name of a mixture, or NAME=WEIGHT,NAME=WEIGHT.
 
     Raises:
-        UserError: neither; a name stands twice.
+        UserError: neither; a name appears twice.
     """
     if text in MIXTURES:
         return dict(MIXTURES[text])
@@ -270,6 +270,6 @@ def report_lines(made: dict[str, Any]) -> Iterator[str]:
         tokens = f"{kept['tokens']:,} of {seen['tokens']:,}"
         yield f"  {name:<{width}}  {documents:>25}  {tokens:>35}  {f'{_share(seen):.1%} -> {_share(kept):.1%}':>24}"
     yield (
-        f"  tokens in long documents: {made['long_share_before']:.1%} of this mixture as it is, "
+        f"  tokens in long documents: {made['long_share_before']:.1%} of this mixture without upsampling, "
         f"{made['long_share_after']:.1%} of what was kept"
     )

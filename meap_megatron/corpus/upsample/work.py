@@ -8,6 +8,7 @@ work only; what comes after a met budget would not be taken anyway.
 
 import dataclasses
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meap_megatron.atomic import disk_errors
-from meap_megatron.corpus.pipeline import Numbered
 from meap_megatron.corpus.settings import PreprocessConfig
-from meap_megatron.corpus.shard import part_files
+from meap_megatron.corpus.shard import part_file, part_files
 from meap_megatron.corpus.text_work import TextWork
-from meap_megatron.corpus.upsample.candidates import UpsampleJob, UpsampleResult, rows_file
+from meap_megatron.corpus.upsample.candidates import ROWS, UpsampleJob, UpsampleResult
 from meap_megatron.corpus.upsample.selection import ROW, Selection, Upsample, report, source_of_file, unmet
+from meap_megatron.corpus.workers import Numbered
 from meap_megatron.errors import UserError
 from meap_megatron.indexed.sidecar import Sidecar
 
@@ -65,35 +66,36 @@ class UpsampleWork(TextWork[UpsampleResult]):
             met = frozenset(name for name, size, budget in zip(names, taken, budgets, strict=True) if size >= budget)
             if len(met) == len(names):
                 return
-            pieces = tuple(
-                dataclasses.replace(piece, without=met)
-                for piece in shard
-                if source_of_file(piece.file.path, self.options.source) not in met
+            chunks = tuple(
+                dataclasses.replace(chunk, without=met)
+                for chunk in shard
+                if source_of_file(chunk.file.path, self.options.source) not in met
             )
-            if pieces:
-                yield number, pieces
+            if chunks:
+                yield number, chunks
             else:
                 passed.add(number)
 
     def report(self, results: list[UpsampleResult]) -> None:
         """Say which documents belong to no source of the mixture."""
         super().report(results)
-        strangers: dict[str, int] = {}
+        unknown = Counter[str]()
         for result in results:
-            for name, count in result.strangers.items():
-                strangers[name] = strangers.get(name, 0) + count
-        if strangers:
-            listed = ", ".join(f"{name} ({count:,})" for name, count in sorted(strangers.items())[:LISTED])
-            more = "" if len(strangers) <= LISTED else f" and {len(strangers) - LISTED} more sources"
-            count = sum(strangers.values())
+            unknown.update(result.unknown_sources)
+        if unknown:
+            listed = ", ".join(f"{name} ({count:,})" for name, count in sorted(unknown.items())[:LISTED])
+            more = "" if len(unknown) <= LISTED else f" and {len(unknown) - LISTED} more sources"
             print(
-                f"meap: note: {count:,} documents of sources that the mixture does not name are left out: {listed}{more}",
+                f"meap: note: {unknown.total():,} documents of sources that the mixture does not name are left out: "
+                f"{listed}{more}",
                 file=sys.stderr,
             )
 
     def outcome(self, results: list[UpsampleResult], kept: int) -> dict[str, Any]:
         """Return how many documents were read, and taken."""
-        others = sum(result.num_rows - result.num_documents + sum(result.strangers.values()) for result in results)
+        others = sum(
+            result.num_rows - result.num_documents + sum(result.unknown_sources.values()) for result in results
+        )
         outcome = super().outcome(results, kept)
         return {**outcome, "read": outcome["read"] + others}
 
@@ -102,13 +104,13 @@ class UpsampleWork(TextWork[UpsampleResult]):
         selection = Selection(self.options.budgets())
         files = []
         for result in results:
-            rows = np.fromfile(rows_file(folder, result.shard), dtype=ROW)
+            rows = np.fromfile(part_file(folder, result.shard, ROWS), dtype=ROW)
             taken = selection.take(rows)[rows["candidate"]]
             files.append(only(part_files(folder, result.shard), taken, dtype=self.plan["dtype"]))
         made = report(self.options, selection)
         if warning := unmet(made):
             print(f"meap: warning: {warning}", file=sys.stderr)
-        return self.join(files, int(selection.kept[:, 0].sum()), encoder, upsample=made)
+        return self.join_text(files, int(selection.kept[:, 0].sum()), encoder, upsample=made)
 
 
 def only(pair: tuple[Path, Path], taken: NDArray[np.bool_], *, dtype: str) -> tuple[Path, Path]:

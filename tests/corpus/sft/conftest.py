@@ -3,11 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.corpus.sft.sft_samples import WORDS
 from tests.support.conversations import write_chat_tokenizer
 
-# Every word one id; the system prompts that the tests use are single words.
-WORDS = """<unk> <s> </s> <|start_header_id|> <|end_header_id|> <|eot_id|> <|im_start|> <|im_end|> system user assistant
-be q r a b c USER: ASSISTANT: [INST] [/INST] ### Instruction: Response: Input:""".split()
 SPECIAL = [word for word in WORDS if word.startswith("<")]
 MASK_ID = len(WORDS)
 

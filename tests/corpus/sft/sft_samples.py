@@ -3,8 +3,19 @@
 from pathlib import Path
 from typing import Any
 
+from meap_megatron.corpus.sft.preprocess import preprocess_sft
 from meap_megatron.corpus.sft.settings import SftConfig
 from meap_megatron.indexed.pair import open_pair
+from tests.support.conversations import write_rows
+
+# Every word one id; the system prompts that the tests use are single words.
+WORDS = """<unk> <s> </s> <|start_header_id|> <|end_header_id|> <|eot_id|> <|im_start|> <|im_end|> system user assistant
+be q r a b c USER: ASSISTANT: [INST] [/INST] ### Instruction: Response: Input:""".split()
+# llama3, system prompt "be", question "q", up to the answer.
+SOURCE = "<s> <|start_header_id|> system <|end_header_id|> be <|eot_id|> <|start_header_id|> user <|end_header_id|> q "
+SOURCE += "<|eot_id|> <|start_header_id|> assistant <|end_header_id|>"
+LATER = "<|eot_id|> <|start_header_id|> user <|end_header_id|> r <|eot_id|> "
+LATER += "<|start_header_id|> assistant <|end_header_id|>"
 
 
 def config(inputs: Path | list[Path], output: Path, tokenizer: Path, **options: Any) -> SftConfig:
@@ -34,3 +45,11 @@ def rows(prefix: Path) -> list[tuple[list[int], list[int]]]:
     """The ids and roles of every row."""
     ids, roles = open_pair(prefix), open_pair(f"{prefix}.roles")
     return [(ids[index].tolist(), roles[index].tolist()) for index in range(len(ids))]
+
+
+def make(folder: Path, tokenizer: Path, data: list[Any], **options: Any) -> list[tuple[str, str]]:
+    """Preprocess and give each row as words and as digits."""
+    source = write_rows(folder / "in.jsonl", data)
+    preprocess_sft(config(source, folder / "out", tokenizer, **{"system": "be", "workers": 1, **options}))
+    found = rows(folder / "out")
+    return [(" ".join(WORDS[i] for i in ids), "".join(map(str, roles))) for ids, roles in found]

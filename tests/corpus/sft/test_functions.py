@@ -211,7 +211,7 @@ def test_messages_that_the_template_leaves_out_are_named(
         settings = config(source, tmp_path / "out", with_template(tokenizer, template), overwrite=True)
         assert preprocess_sft(settings).num_documents == len(rows_of)
         assert (f"  messages[role={role}] (1): first {source}:2" in capsys.readouterr().err) == (rows_of is data)
-    with pytest.raises(UserError, match=rf"--strict: rows .*\n  messages\[role={role}\] \(1\): first"):
+    with pytest.raises(UserError, match=rf"--strict: records .*\n  messages\[role={role}\] \(1\): first"):
         preprocess_sft(config(source, tmp_path / "strict", tokenizer, strict=True))
     assert (
         preprocess_sft(

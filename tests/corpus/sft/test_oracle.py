@@ -15,9 +15,9 @@ import pytest
 from meap_megatron.corpus.sft.conversation import Conversation, Message
 from meap_megatron.corpus.sft.encode import PieceEncoder
 from meap_megatron.corpus.sft.render import RenderOptions
-from meap_megatron.corpus.sft.template_fit import RendererSpec, fit_template
+from meap_megatron.corpus.sft.template_fit import fit_template
 from meap_megatron.indexed.roles import PROMPT
-from meap_megatron.tokenizer.load import load_tokenizer, save_tokenizer
+from meap_megatron.tokenizer.load import load_tokenizer
 from tests.corpus.sft.chat_shapes import SHAPES, TALK, Q, bot
 from tests.corpus.sft.chat_templates import STYLES, Style
 
@@ -49,25 +49,16 @@ def base() -> str:
 class Chat:
     """A template of a tokenizer in our hands and in those of transformers."""
 
-    def __init__(self, folder: Path, extended: Path) -> None:
-        """Load a tokenizer, and write it with [MASK] to a second folder."""
+    def __init__(self, folder: Path) -> None:
         from transformers import AutoTokenizer
 
         self.oracle = AutoTokenizer.from_pretrained(str(folder))
         tokenizer = load_tokenizer(folder)
-        save_tokenizer(tokenizer, extended)
         self.fitted = fit_template("tokenizer", tokenizer, source=str(folder), date=datetime.date.today())
-        self.spec = RendererSpec(
-            tokenizer=str(extended),
-            template=self.fitted.template,
-            anatomy=self.fitted.anatomy,
-            marks=self.fitted.marks,
-            bos_id=None,
-            eos_id=None,
-            options=RenderOptions(),
+        self.renderer, definition = self.fitted.load(
+            tokenizer.definition, bos_id=None, eos_id=None, options=RenderOptions()
         )
-        self.renderer = self.spec.load()
-        self.encoder = PieceEncoder("tokenizers", self.spec.definition())
+        self.encoder = PieceEncoder("tokenizers", definition)
 
     def row(self, shape: dict[str, Any], train: tuple[bool, ...] = ()) -> tuple[list[int], list[int]] | str:
         """Ids and roles, or why there are none."""
@@ -107,7 +98,7 @@ class Chat:
 
     def without_calls(self, shape: dict[str, Any], mask: list[int]) -> list[int]:
         """The mask without the answers whose calls the template does not write: they are not what was said."""
-        if "tool_calls" in self.spec.template.text:  # type: ignore[union-attr]
+        if "tool_calls" in self.fitted.template.text:  # type: ignore[union-attr]
             return mask
         answers = [one for one in shape["messages"] if one["role"] == "assistant"]
         runs = [(kept, len(list(group))) for kept, group in itertools.groupby(mask)]
@@ -128,7 +119,7 @@ def chat_of(folder: Path, style: Style, source: str) -> Chat:
     tokenizer.save(str(folder / "tokenizer.json"))
     names = {"bos_token": style.bos, "eos_token": style.eos, "chat_template": source}
     (folder / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in names.items() if v is not None}))
-    return Chat(folder, folder / "extended")
+    return Chat(folder)
 
 
 @pytest.fixture(scope="module")

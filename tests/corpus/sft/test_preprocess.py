@@ -224,7 +224,9 @@ def test_a_finished_run_of_another_command_is_not_taken_for_this_one(
     first = preprocess_sft(job)
     if "inputs" in changes:
         changes = {"inputs": [str(other)]}
-    with pytest.raises(UserError, match="exists already and was made from other inputs or options; --overwrite"):
+    with pytest.raises(
+        UserError, match="exists already and was made from other inputs or options; replace it with --overwrite"
+    ):
         preprocess_sft(SftConfig(**{**vars(job), "resume": True, **changes}))
     assert "complete already" not in capsys.readouterr().err
     assert preprocess_sft(SftConfig(**{**vars(job), "resume": True})) == first
@@ -307,11 +309,11 @@ def test_a_run_names_what_of_the_rows_was_not_used(
     said = capsys.readouterr().err.splitlines()
     assert said[-4:] == [
         "meap: 1 file read",
-        "meap: 3 rows read, 3 kept, 0 dropped",
-        "meap: keys of rows that are not used:",
+        "meap: 3 records read, 3 kept, 0 dropped",
+        "meap: keys of records that are not used:",
         f"  source (2): first {source}:1",
     ]
-    with pytest.raises(UserError, match=r"--strict: rows would .* keys that are not used:\n  source .2.: first"):
+    with pytest.raises(UserError, match=r"--strict: records would .* keys that are not used:\n  source .2.: first"):
         preprocess_sft(config(source, tmp_path / "strict", chat_words, strict=True))
     known = {"strict": True, "ignore_keys": ("source",)}
     preprocess_sft(config(source, tmp_path / "strict", chat_words, **known))
@@ -346,7 +348,7 @@ def test_columns_of_parquet_that_are_not_read_are_named(
 def test_structs_of_parquet_lose_the_nulls_that_only_their_neighbours_need(tmp_path: Path) -> None:
     from meap_megatron.corpus.cutting import cut
     from meap_megatron.corpus.inputs import find_inputs
-    from meap_megatron.corpus.sft.records_reader import RowReader
+    from meap_megatron.corpus.sft.records_reader import ObjectReader
 
     calls = [{"function": {"name": "f", "arguments": {"x": 1}}}]
     data: list[dict[str, Any]] = [
@@ -355,7 +357,7 @@ def test_structs_of_parquet_lose_the_nulls_that_only_their_neighbours_need(tmp_p
     ]
     write_parquet(tmp_path / "in.parquet", data)
     (piece,) = cut(find_inputs([str(tmp_path / "in.parquet")]).files[0], 10**9)
-    first, second = (row for _, row in RowReader(piece))
+    first, second = (row for _, row in ObjectReader(piece))
     assert first == {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": calls}]}
     assert second == data[1]
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from meap_megatron.corpus.sft.conversation import Conversation, Message
-from meap_megatron.corpus.sft.records import Dropped, Record, RowOptions, detect_format, to_record
+from meap_megatron.corpus.sft.records import Dropped, Record, RecordOptions, detect_format, to_record
 from meap_megatron.corpus.sft.turns import function_names
 from meap_megatron.errors import UserError
 from tests.corpus.sft.sft_samples import config
@@ -15,7 +15,7 @@ Said = tuple[str, str | None]
 
 
 def read(row: dict[str, Any], **options: Any) -> Record | Dropped | str:
-    return to_record(row, RowOptions(**options))
+    return to_record(row, RecordOptions(**options))
 
 
 def conversation(row: dict[str, Any], **options: Any) -> Conversation:

@@ -1,6 +1,5 @@
-"""Ids and roles of hand-written conversations, spelled out; the cases of the published procedure."""
+"""Ids and roles of hand-written conversations, spelled out; the cases of the published procedure, and what is refused."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,129 +9,125 @@ from meap_megatron.corpus.sft.conversation import Conversation, Message
 from meap_megatron.corpus.sft.encode import PieceEncoder
 from meap_megatron.corpus.sft.preprocess import preprocess_sft
 from meap_megatron.corpus.sft.render import RenderOptions
-from meap_megatron.corpus.sft.template_fit import RendererSpec, fit_template
-from meap_megatron.corpus.sft.templates import DEFAULTS, TEMPLATES
-from meap_megatron.errors import UserError
+from meap_megatron.corpus.sft.template_fit import fit_template
+from meap_megatron.corpus.sft.templates import TEMPLATES
 from meap_megatron.tokenizer.load import load_tokenizer
-from tests.corpus.sft import sft_samples
-from tests.corpus.sft.conftest import WORDS
-from tests.corpus.sft.sft_samples import alpaca, config, messages, rows, sharegpt
+from tests.corpus.sft.sft_samples import LATER, SOURCE, WORDS, alpaca, config, make, messages, rows, sharegpt
 from tests.support.conversations import write_rows
 
-# llama3, system prompt "be", question "q", up to the answer.
-SOURCE = "<s> <|start_header_id|> system <|end_header_id|> be <|eot_id|> <|start_header_id|> user <|end_header_id|> q "
-SOURCE += "<|eot_id|> <|start_header_id|> assistant <|end_header_id|>"
-LATER = "<|eot_id|> <|start_header_id|> user <|end_header_id|> r <|eot_id|> "
-LATER += "<|start_header_id|> assistant <|end_header_id|>"
+HEAD, TAIL = "0" * 14, "0" * 9  # roles of SOURCE and LATER
+LONG = "a b c " * 64
 
 
-def make(folder: Path, tokenizer: Path, data: list[Any], **options: Any) -> list[tuple[str, str]]:
-    """Preprocess and give each row as words and as digits."""
-    source = write_rows(folder / "in.jsonl", data)
-    preprocess_sft(config(source, folder / "out", tokenizer, **{"system": "be", "workers": 1, **options}))
-    found = rows(folder / "out")
-    return [(" ".join(WORDS[i] for i in ids), "".join(map(str, roles))) for ids, roles in found]
+def unlearned(data: dict[str, Any], number: int) -> dict[str, Any]:
+    """The same with an answer that is not trained."""
+    data["messages"][number]["train"] = False
+    return data
 
 
-def test_a_llama3_row_is_source_answer_and_eos(tmp_path: Path, chat_words: Path) -> None:
-    assert make(tmp_path, chat_words, [alpaca("q", "a b")]) == [(f"{SOURCE} a b </s>", "0" * 14 + "112")]
+ROWS: dict[str, tuple[dict[str, Any], dict[str, Any], list[tuple[str, str]]]] = {
+    "source, answer and EOS": (alpaca("q", "a b"), {}, [(f"{SOURCE} a b </s>", HEAD + "112")]),
+    "50 tokens": (alpaca("q", "a " * 50), {}, [(f"{SOURCE} {'a ' * 50}</s>", HEAD + "1" * 50 + "2")]),
+    "51 tokens": (alpaca("q", "a " * 51), {}, [(f"{SOURCE} {'a ' * 51}</s>", HEAD + "1" * 51 + "2")]),
+    "history is one row": (
+        sharegpt("q", "a", "r", "b c"),
+        {},
+        [(f"{SOURCE} a </s> {LATER} b c </s>", f"{HEAD}12{TAIL}112")],
+    ),
+    "split is a row per turn, later ones without BOS": (
+        sharegpt("q", "a", "r", "b c"),
+        {"multi_turn": "split"},
+        [(f"{SOURCE} a </s>", HEAD + "12"), (f"{LATER} b c </s>", TAIL + "112")],
+    ),
+    "train false is context only": (
+        unlearned(messages("q", "a", "r", "b"), 1),
+        {},
+        [(f"{SOURCE} a </s> {LATER} b </s>", f"{HEAD}00{TAIL}12")],
+    ),
+    "train false gives no row of its own": (
+        unlearned(messages("q", "a", "r", "b"), 1),
+        {"multi_turn": "split"},
+        [(f"{LATER} b </s>", TAIL + "12")],
+    ),
+    "a cut at the end token tells the length": (
+        alpaca("q", "a b c"),
+        {"max_length": 17},
+        [(f"{SOURCE} a b c", HEAD + "1167")],
+    ),
+    "a cut answer tells its length": (
+        alpaca("q", "a b c a"),
+        {"max_length": 17},
+        [(f"{SOURCE} a b c", HEAD + "1168")],
+    ),
+    "189 tokens are told": (alpaca("q", LONG[:-6]), {"max_length": 17}, [(f"{SOURCE} a b c", f"{HEAD}11{64 + 189}")]),
+    "at most 191 tokens are told": (
+        alpaca("q", LONG),
+        {"max_length": 17},
+        [(f"{SOURCE} a b c", f"{HEAD}11{64 + 191}")],
+    ),
+    "an answer of few words is cut as any other": (
+        alpaca("q", "a b c a"),
+        {"max_length": 17, "min_answer_words": 4},
+        [(f"{SOURCE} a b c", HEAD + "3368")],
+    ),
+    "the first token of an answer only": (alpaca("q", "a b"), {"max_length": 15}, [(f"{SOURCE} a", HEAD + "66")]),
+    "a cut second answer tells its own length": (
+        sharegpt("q", "a", "r", "a b c a b"),
+        {"max_length": 28},
+        [(f"{SOURCE} a </s> {LATER} a b c", f"{HEAD}12{TAIL}1169")],
+    ),
+    "an answer that is not learned is cut without a trace": (
+        unlearned(messages("q", "a", "r", "a b c"), 3),
+        {"max_length": 27},
+        [(f"{SOURCE} a </s> {LATER} a b", f"{HEAD}12{TAIL}00")],
+    ),
+    "a row of exactly the longest length is whole": (
+        alpaca("q", "a b"),
+        {"max_length": 17},
+        [(f"{SOURCE} a b </s>", HEAD + "112")],
+    ),
+    "a cut right behind an end token keeps it trained": (
+        sharegpt("q", "a b", "r", "c"),
+        {"max_length": 17},
+        [(f"{SOURCE} a b </s>", HEAD + "112")],
+    ),
+    "a cut inside a later prompt trains nothing there": (
+        sharegpt("q", "a b", "r", "c"),
+        {"max_length": 20},
+        [(f"{SOURCE} a b </s> <|eot_id|> <|start_header_id|> user", HEAD + "112000")],
+    ),
+    "answers of few words are never masked": (
+        alpaca("q", "a b"),
+        {"min_answer_words": 2},
+        [(f"{SOURCE} a b </s>", HEAD + "332")],
+    ),
+    "answers of more words are masked": (
+        alpaca("q", "a b c"),
+        {"min_answer_words": 2},
+        [(f"{SOURCE} a b c </s>", HEAD + "1112")],
+    ),
+}
 
 
-def test_the_ids_are_the_tokenizer_s(tmp_path: Path, chat_words: Path) -> None:
-    make(tmp_path, chat_words, [alpaca("q", "a b")])
-    ids = [1, 3, 8, 4, 11, 5, 3, 9, 4, 12, 5, 3, 10, 4, 14, 15, 2]
-    assert rows(tmp_path / "out") == [(ids, [0] * 14 + [1, 1, 2])]
+@pytest.mark.parametrize("case", ROWS)
+def test_a_row_has_these_ids_and_roles(tmp_path: Path, chat_words: Path, case: str) -> None:
+    data, options, expected = ROWS[case]
+    assert make(tmp_path, chat_words, [data], **options) == expected
+    if case == "source, answer and EOS":
+        ids = [1, 3, 8, 4, 11, 5, 3, 9, 4, 12, 5, 3, 10, 4, 14, 15, 2]
+        assert rows(tmp_path / "out") == [(ids, [0] * 14 + [1, 1, 2])]
 
 
 def test_the_input_of_an_alpaca_row_follows_the_instruction(tmp_path: Path, chat_words: Path) -> None:
     words, _ = make(tmp_path, chat_words, [alpaca("q", "a", "r")])[0]
-    assert "<|end_header_id|> q <unk> r <|eot_id|>" not in words
     assert "<|end_header_id|> q Input: r <|eot_id|>" in words
-
-
-@pytest.mark.parametrize("answer_tokens", [1, 50, 51])
-def test_an_answer_of_any_length_is_trained_to_its_end(tmp_path: Path, chat_words: Path, answer_tokens: int) -> None:
-    words, roles = make(tmp_path, chat_words, [alpaca("q", "a " * answer_tokens)])[0]
-    assert words == f"{SOURCE} {'a ' * answer_tokens}</s>"
-    assert roles == "0" * 14 + "1" * answer_tokens + "2"
 
 
 def test_an_empty_answer_trains_its_end_alone_and_is_reported(
     tmp_path: Path, chat_words: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert make(tmp_path, chat_words, [alpaca("q", "")]) == [(f"{SOURCE} </s>", "0" * 14 + "2")]
+    assert make(tmp_path, chat_words, [alpaca("q", "")]) == [(f"{SOURCE} </s>", HEAD + "2")]
     assert f"1 empty answer (first: {tmp_path}/in.jsonl:1)" in capsys.readouterr().err
-
-
-def test_history_keeps_all_turns_in_one_row(tmp_path: Path, chat_words: Path) -> None:
-    found = make(tmp_path, chat_words, [sharegpt("q", "a", "r", "b c")])
-    assert found == [(f"{SOURCE} a </s> {LATER} b c </s>", "0" * 14 + "12" + "0" * 9 + "112")]
-
-
-def test_split_gives_each_turn_a_row_without_history_and_later_ones_without_bos(
-    tmp_path: Path, chat_words: Path
-) -> None:
-    found = make(tmp_path, chat_words, [sharegpt("q", "a", "r", "b c")], multi_turn="split")
-    assert found == [
-        (f"{SOURCE} a </s>", "0" * 14 + "12"),
-        (f"{LATER} b c </s>", "0" * 9 + "112"),
-    ]
-
-
-@pytest.mark.parametrize("multi_turn", ["history", "split"])
-def test_an_answer_with_train_false_is_context_only(tmp_path: Path, chat_words: Path, multi_turn: str) -> None:
-    data = messages("q", "a", "r", "b")
-    data["messages"][1]["train"] = False
-    found = make(tmp_path, chat_words, [data], multi_turn=multi_turn)
-    history = [(f"{SOURCE} a </s> {LATER} b </s>", "0" * 25 + "12")]
-    assert found == (history if multi_turn == "history" else [(f"{LATER} b </s>", "0" * 9 + "12")])
-
-
-@pytest.mark.parametrize(
-    ("answer", "told"), [("a b c", 3), ("a b c a", 4), ("a b c " * 63, 189), ("a b c " * 64, 191)]
-)
-def test_a_cut_answer_ends_with_its_own_token_and_its_length(
-    tmp_path: Path, chat_words: Path, answer: str, told: int
-) -> None:
-    found = make(tmp_path, chat_words, [alpaca("q", answer)], max_length=17)
-    assert found == [(f"{SOURCE} a b c", "0" * 14 + f"11{64 + told}")]
-
-
-def test_an_answer_of_few_words_is_cut_as_any_other(tmp_path: Path, chat_words: Path) -> None:
-    found = make(tmp_path, chat_words, [alpaca("q", "a b c a")], max_length=17, min_answer_words=4)
-    assert found == [(f"{SOURCE} a b c", "0" * 14 + "3368")]
-
-
-def test_a_row_may_keep_the_first_token_of_an_answer_only(tmp_path: Path, chat_words: Path) -> None:
-    found = make(tmp_path, chat_words, [alpaca("q", "a b")], max_length=15)
-    assert found == [(f"{SOURCE} a", "0" * 14 + "66")]
-
-
-def test_a_cut_second_answer_tells_its_own_length(tmp_path: Path, chat_words: Path) -> None:
-    found = make(tmp_path, chat_words, [sharegpt("q", "a", "r", "a b c a b")], max_length=28)
-    assert found == [(f"{SOURCE} a </s> {LATER} a b c", "0" * 14 + "12" + "0" * 9 + "1169")]
-
-
-def test_an_answer_that_is_not_learned_is_cut_without_a_trace(tmp_path: Path, chat_words: Path) -> None:
-    data = messages("q", "a", "r", "a b c")
-    data["messages"][3]["train"] = False
-    found = make(tmp_path, chat_words, [data], max_length=27)
-    assert found == [(f"{SOURCE} a </s> {LATER} a b", "0" * 14 + "12" + "0" * 11)]
-
-
-def test_a_row_of_exactly_the_longest_length_is_whole(tmp_path: Path, chat_words: Path) -> None:
-    found = make(tmp_path, chat_words, [alpaca("q", "a b")], max_length=17)
-    assert found == [(f"{SOURCE} a b </s>", "0" * 14 + "112")]
-
-
-def test_a_cut_right_behind_an_answer_s_end_keeps_that_end_trained(tmp_path: Path, chat_words: Path) -> None:
-    found = make(tmp_path, chat_words, [sharegpt("q", "a b", "r", "c")], max_length=17)
-    assert found == [(f"{SOURCE} a b </s>", "0" * 14 + "112")]
-
-
-def test_a_cut_inside_a_later_prompt_trains_nothing_there(tmp_path: Path, chat_words: Path) -> None:
-    found = make(tmp_path, chat_words, [sharegpt("q", "a b", "r", "c")], max_length=20)
-    assert found == [(f"{SOURCE} a b </s> <|eot_id|> <|start_header_id|> user", "0" * 14 + "112000")]
 
 
 def test_an_over_long_prompt_is_dropped_and_counted(tmp_path: Path, chat_words: Path) -> None:
@@ -158,11 +153,6 @@ def test_over_long_rows_are_dropped_on_request(tmp_path: Path, chat_words: Path)
     )
     assert sidecar.sft is not None and sidecar.sft["counts"]["dropped_long"] == 1
     assert [ids[-2:] for ids, _ in rows(tmp_path / "out")] == [[15, 2]]
-
-
-def test_answers_of_few_words_get_the_role_that_is_never_masked(tmp_path: Path, chat_words: Path) -> None:
-    found = make(tmp_path, chat_words, [alpaca("q", "a b"), alpaca("q", "a b c")], min_answer_words=2)
-    assert [roles[14:] for _, roles in found] == ["332", "1112"]
 
 
 OTHERS = {
@@ -331,19 +321,13 @@ def words_of(folder: Path, template: str, *talk: Message, tools: Any = None, **o
     """The row of a conversation as words and as digits, or why there is none."""
     tokenizer = load_tokenizer(folder)
     fitted = fit_template(template, tokenizer, source=str(folder))
-    renderer = RendererSpec(
-        tokenizer=str(folder),
-        template=fitted.template,
-        anatomy=fitted.anatomy,
-        marks=fitted.marks,
-        bos_id=1,
-        eos_id=2,
-        options=RenderOptions(system="", **options),
-    ).load()
+    renderer, definition = fitted.load(
+        tokenizer.definition, bos_id=1, eos_id=2, options=RenderOptions(system="", **options)
+    )
     found = renderer.render(Conversation(messages=talk, tools=tools))
     if isinstance(found, str):
         return found
-    ((ids, roles),), _ = PieceEncoder("tokenizers", fitted.definition).encode(found)
+    ((ids, roles),), _ = PieceEncoder("tokenizers", definition).encode(found)
     return " ".join(WORDS[index] for index in ids), "".join(map(str, roles))
 
 
@@ -424,87 +408,3 @@ def test_turns_out_of_order_are_refused_where_a_prompt_holds_a_question(
 def test_a_question_at_the_end_is_not_trained(chat_words: Path) -> None:
     words, roles = words_of(chat_words, "mistral", ASK, ANSWER, message("user", "r"))
     assert (words, roles) == ("<s> [INST] q [/INST] a </s> [INST] r [/INST]", "0000" + "12" + "000")
-
-
-def instruct(folder: Path, **config: Any) -> Path:
-    path = folder / "tokenizer_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
-    return folder
-
-
-CHAT = "{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>{{ m.content }}<|eot_id|>{% endfor %}"
-
-
-@pytest.mark.parametrize("config", [{"eos_token": "<|eot_id|>"}, {"chat_template": CHAT}])
-def test_an_instruct_tokenizer_ends_llama3_answers_with_its_end_of_turn(
-    tmp_path: Path, chat_words: Path, config: dict[str, str]
-) -> None:
-    folder = instruct(chat_words, **config)
-    data = [sharegpt("q", "a", "r", "b")]
-    eot = make(tmp_path, folder, data, template="llama3")
-    assert eot == [(f"{SOURCE} a {LATER} b <|eot_id|>", "0" * 14 + "12" + "0" * 8 + "12")]
-    eos = make(tmp_path, folder, data, template="llama3", answer_end="eos", overwrite=True)
-    last = "<|eot_id|>" if "eos_token" in config else "</s>"
-    assert eos == [(f"{SOURCE} a {last} {LATER} b {last}", "0" * 14 + "12" + "0" * 9 + "12")]
-
-
-def without(folder: Path, *tokens: str) -> Path:
-    path = folder / "tokenizer.json"
-    content = json.loads(path.read_text())
-    content["added_tokens"] = [one for one in content["added_tokens"] if one["content"] not in tokens]
-    path.write_text(json.dumps(content))
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("config", "absent", "template"),
-    [
-        ({"chat_template": CHAT}, (), "tokenizer"),
-        ({}, (), "llama3"),
-        ({}, ("<|eot_id|>",), "chatml"),
-        ({}, ("<|eot_id|>", "<|im_end|>"), "alpaca"),
-    ],
-)
-def test_the_default_is_the_template_that_the_tokenizer_is_made_for(
-    tmp_path: Path,
-    chat_words: Path,
-    capsys: pytest.CaptureFixture[str],
-    config: dict[str, str],
-    absent: tuple[str, ...],
-    template: str,
-) -> None:
-    folder = without(instruct(chat_words, **config), *absent)
-    source = write_rows(tmp_path / "in.jsonl", [alpaca("q", "a")])
-    sidecar = preprocess_sft(sft_samples.config(source, tmp_path / "out", folder))
-    assert sidecar.sft is not None and sidecar.sft["template"] == template
-    assert f"meap: note: template {template} is used: {DEFAULTS[template]}" in capsys.readouterr().err
-
-
-def test_a_chat_template_ends_its_answers_itself(tmp_path: Path, chat_words: Path) -> None:
-    with pytest.raises(UserError, match="--answer-end eos: the tokenizer's chat template ends the answers itself"):
-        make(tmp_path, instruct(chat_words, chat_template=CHAT), [alpaca("q", "a")], answer_end="eos")
-
-
-@pytest.mark.parametrize(
-    ("template", "found"),
-    [
-        (
-            "{% for m in messages %}\n{{ m.content }",
-            "its default chat template is not valid Jinja, line 2: unexpected '}'",
-        ),
-        (
-            "{% for m in messages %}",
-            "its default chat template is not valid Jinja, line 1: Unexpected end of template",
-        ),
-        ("{% generation %}{% endgeneration %}{% break %}", None),
-        ("\xe9".encode("latin-1"), "chat_template.jinja is not UTF-8"),
-    ],
-)
-def test_a_chat_template_that_cannot_be_read_is_refused(
-    tmp_path: Path, chat_words: Path, template: str | bytes, found: str | None
-) -> None:
-    """Also one beside a tokenizer.json without a configuration."""
-    (chat_words / "chat_template.jinja").write_bytes(template if isinstance(template, bytes) else template.encode())
-    (chat_words / "tokenizer_config.json").unlink()
-    with pytest.raises(UserError, match=found or "the chat template refuses the conversation"):
-        make(tmp_path, chat_words, [alpaca("q", "a")], template="tokenizer")
