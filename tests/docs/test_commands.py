@@ -17,8 +17,8 @@ from tests.support.corpus import library_texts, write_byte_tokenizer
 from tests.support.hf_models import write_model
 from tests.support.runs import ROOT, TINY, meap
 
-FIRST_HOUR = ("quickstart", "own_data", "pretraining", "finetuning", "reproduction")
-"""Pages whose commands are run, one page after the other, in one folder."""
+FIRST_HOUR = ("quickstart", "own_data", "pretraining", "finetuning")
+"""Pages whose commands are run, one page after the other, in one folder. Those of reproduction.md repeat these."""
 CHATML = (
     "{%- for m in messages -%}{{- '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' -}}{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"

@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.support.corpus import library_texts, write_byte_tokenizer, write_jsonl
-from tests.support.runs import RECIPES, TINY, losses, meap, start, train
+from tests.support.corpus import library_texts, write_dataset
+from tests.support.runs import RECIPES, TINY, losses, start, train
 from tests.support.warm import WarmProcess
 
 STEPS, SAVE_EVERY, VALIDATE_AT = 30, 10, 15
@@ -59,10 +59,7 @@ class Workshop:
     def __init__(self, root: Path, *, seed: int) -> None:
         self.root, self.random = root, random.Random(seed)
         root.mkdir(parents=True, exist_ok=True)
-        write_jsonl(root / "corpus.jsonl", library_texts(600_000))
-        write_byte_tokenizer(root / "tokenizer")
-        words = ["--tokenizer", root / "tokenizer", "--output", root / "data"]
-        meap("preprocess", "text", root / "corpus.jsonl", *words)
+        write_dataset(root, library_texts(600_000))
         for layout in LAYOUTS:
             train("tiny_cpu_meap.yaml", *self.settings(layout, root / layout, root / "data"))
 

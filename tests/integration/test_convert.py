@@ -10,7 +10,7 @@ import torch
 
 from meap_megatron.cli.main import main
 from tests.support.conversations import docstring_rows, write_alpaca, write_chat_tokenizer
-from tests.support.corpus import library_texts, write_byte_tokenizer, write_jsonl
+from tests.support.corpus import library_texts, write_byte_tokenizer, write_dataset
 from tests.support.hf_models import write_model
 from tests.support.runs import TINY, losses, meap, train
 
@@ -56,9 +56,7 @@ def convert(*words: str | Path) -> int:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("convert")
-    write_byte_tokenizer(root / "tokenizer")
-    write_jsonl(root / "text.jsonl", library_texts(2_000_000))
-    meap("preprocess", "text", root / "text.jsonl", "--tokenizer", root / "tokenizer", "--output", root / "data")
+    write_dataset(root, library_texts(2_000_000))
     return root
 
 
@@ -83,7 +81,7 @@ def test_every_family_goes_in_trains_in_3d_and_comes_out(
     if name == "qwen2":
         # transformers gives every model of this type <|endoftext|>, so that [MASK] is behind it.
         data = tmp_path / "data"
-        meap("preprocess", "text", folder / "text.jsonl", "--tokenizer", mc / "tokenizer", "--output", data)
+        meap("preprocess", "text", folder / "data.jsonl", "--tokenizer", mc / "tokenizer", "--output", data)
     path = recipe(tmp_path / "run.yaml", model="mc/model.yaml", save=save, data=data, steps=20, ratio=0.15)
     settings = ["nproc=4", "tensor_model_parallel_size=2", "pipeline_model_parallel_size=2"]
     meap("train", path, *settings, "sequence_parallel=true", timeout=600)
@@ -92,9 +90,10 @@ def test_every_family_goes_in_trains_in_3d_and_comes_out(
     assert convert("export", save, out) == 0
     said = capsys.readouterr().out
     assert "first choice equal at 100.00%" in said
-    # The first layers alone, of a checkpoint whose tensors two ranks cut.
-    assert convert("verify", out, save, "--verify-layers", "1") == 0
-    assert "(first 1 of 4 layers)" in capsys.readouterr().out
+    if name == "llama3-tied":
+        # The first layers alone, of a checkpoint whose tensors two ranks cut.
+        assert convert("verify", out, save, "--verify-layers", "1") == 0
+        assert "(first 1 of 4 layers)" in capsys.readouterr().out
     # transformers 5 gives every qwen2 model Qwen's own tokenizer rules and <|endoftext|>; this tokenizer is none of Qwen's.
     assert ("warning: AutoTokenizer loads" in said) == (name == "qwen2")
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.corpus import library_texts, write_byte_tokenizer, write_jsonl
-from tests.support.runs import TINY, losses, meap, records, train
+from tests.support.corpus import library_texts, write_dataset
+from tests.support.runs import TINY, losses, records, train
 
 pytest.importorskip("nvidia.dali", reason="nvidia-dali-cuda130 is not installed: 600 MB, an option")
 
@@ -15,9 +15,7 @@ EXTERNAL = "dataloader_type=external"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("dali")
-    write_jsonl(root / "corpus.jsonl", library_texts(300_000))
-    write_byte_tokenizer(root / "tokenizer")
-    meap("preprocess", "text", root / "corpus.jsonl", "--tokenizer", root / "tokenizer", "--output", root / "data")
+    write_dataset(root, library_texts(300_000))
     return root
 
 

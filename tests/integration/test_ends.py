@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from meap_megatron.monitoring.status import look
-from tests.support.corpus import library_texts, write_byte_tokenizer, write_jsonl
-from tests.support.runs import RECIPES, TINY, meap, records, start, train, wait_for_step
+from tests.support.corpus import library_texts, write_dataset
+from tests.support.runs import RECIPES, TINY, records, start, train, wait_for_step
 
 RECIPE = "tiny_cpu_ntp.yaml"
 CONSTANT = ["lr_decay_style=constant", "lr_warmup_fraction=null", "split=50,50,0", "num_layers=1", "save_interval=2"]
@@ -19,10 +19,7 @@ CONSTANT = ["lr_decay_style=constant", "lr_warmup_fraction=null", "split=50,50,0
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("ends")
     texts = library_texts(60_000)
-    write_jsonl(root / "corpus.jsonl", texts)
-    write_byte_tokenizer(root / "tokenizer", vocab_size=300, texts=texts)
-    meap("preprocess", "text", root / "corpus.jsonl", "--tokenizer", root / "tokenizer", "--output", root / "data")
-    return root / "data"
+    return write_dataset(root, texts, vocab_size=300, texts=texts)
 
 
 def run(data: Path, folder: Path, *overrides: str, check: bool = True):  # noqa: ANN201

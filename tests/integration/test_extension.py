@@ -1,9 +1,6 @@
 """A model trained at 512 tokens goes on at 2,048 with a larger rotary base, and comes out with that base."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ from meap_megatron.launch.recipe import load
 from tests.launch.test_recipes_readme import gpu_hours, rows
 from tests.support.checkpoints import tensors
 from tests.support.corpus import library_texts, write_byte_tokenizer, write_jsonl
-from tests.support.runs import RECIPES, ROOT, losses, train
+from tests.support.runs import RECIPES, losses, python, train
 
 pytestmark = pytest.mark.slow
 
@@ -159,12 +156,7 @@ for gpus in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512):
                    args.rotary_base, args.seq_length, args.max_position_embeddings, args.meap_mask_ratio]
 print(json.dumps(found))
 """
-    environ = os.environ | {"MEAP_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, env=environ, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(python("-c", script).splitlines()[-1])
     # (tensor, context, data), as the README of the recipes says; 16 sequences per step.
     sizes = [
         (1, 1, 1),

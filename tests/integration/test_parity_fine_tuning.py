@@ -10,8 +10,7 @@ from tests.integration.parity import (  # noqa: F401
     test_a_layout_computes_what_one_process_computes,
     test_every_rank_that_holds_tokens_holds_the_masks_of_one_process,
 )
-from tests.support.conversations import docstring_rows, write_alpaca, write_chat_tokenizer
-from tests.support.runs import meap
+from tests.support.conversations import docstring_rows, write_chat_dataset
 
 pytestmark = pytest.mark.slow
 
@@ -19,10 +18,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     root = tmp_path_factory.mktemp("parity_sft")
-    write_alpaca(root / "alpaca.json", docstring_rows(1500))
-    write_chat_tokenizer(root / "tokenizer")
-    words = ["--tokenizer", root / "tokenizer", "--template", "llama3", "--max-length", "225"]
-    meap("preprocess", "sft", root / "alpaca.json", *words, "--output", root / "data")
+    write_chat_dataset(root, docstring_rows(1500), max_length=225)
     settings = "seq_length=224 max_position_embeddings=224 global_batch_size=4 micro_batch_size=1 split=98,2,0".split()
     return Task(root, "tiny_cpu_sft_meap.yaml", settings)
 

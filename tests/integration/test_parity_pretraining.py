@@ -14,8 +14,8 @@ from tests.integration.parity import (  # noqa: F401
     test_a_run_goes_on_from_the_checkpoint_of_another_layout,
     test_every_rank_that_holds_tokens_holds_the_masks_of_one_process,
 )
-from tests.support.corpus import library_texts, write_byte_tokenizer, write_jsonl
-from tests.support.runs import losses, meap
+from tests.support.corpus import library_texts, write_dataset
+from tests.support.runs import losses
 
 pytestmark = pytest.mark.slow
 
@@ -23,9 +23,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     root = tmp_path_factory.mktemp("parity_pretrain")
-    write_jsonl(root / "corpus.jsonl", library_texts(2_000_000))
-    write_byte_tokenizer(root / "tokenizer")
-    meap("preprocess", "text", root / "corpus.jsonl", "--tokenizer", root / "tokenizer", "--output", root / "data")
+    write_dataset(root, library_texts(2_000_000))
     return Task(root, "tiny_cpu_meap.yaml", ["micro_batch_size=2"])
 
 

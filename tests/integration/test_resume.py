@@ -15,7 +15,7 @@ import pytest
 from meap_megatron.checkpoint import manifest
 from meap_megatron.checkpoint.check import inspect
 from meap_megatron.launch.resume import LONGER
-from tests.support.corpus import write_byte_tokenizer, write_jsonl
+from tests.support.corpus import write_dataset
 from tests.support.runs import RECIPES, TINY, kill_group, losses, meap, records, start, train
 from tests.support.warm import WarmProcess
 
@@ -33,9 +33,7 @@ LAYOUTS = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("resume")
-    write_jsonl(root / "corpus.jsonl", tuple(f"{n} times {m} is {n * m}. " * 6 for n in range(40) for m in range(10)))
-    write_byte_tokenizer(root / "tokenizer")
-    meap("preprocess", "text", root / "corpus.jsonl", "--tokenizer", root / "tokenizer", "--output", root / "data")
+    write_dataset(root, tuple(f"{n} times {m} is {n * m}. " * 6 for n in range(40) for m in range(10)))
     return root
 
 

@@ -1,9 +1,6 @@
 """Parameters and memory: beside the models that Megatron builds, its own formula, and what a forward pass really keeps."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +14,7 @@ from meap_megatron.planning.layout import FULL, NONE, SELECTIVE, PlannedLayout
 from meap_megatron.planning.model_shape import Model
 from meap_megatron.planning.search import search
 from tests.planning.published import narayanan
-from tests.support.runs import RECIPES, ROOT
+from tests.support.runs import RECIPES, python
 from tests.training.test_model_sizes import COUNTS
 
 ROWS = {"llama3": 128256, "mistr": 32000, "qwen2": 152064, "qwen3": 151936}
@@ -41,16 +38,7 @@ def job_of(name: str) -> PlannedJob:
 
 def ask(module: str, questions: Any) -> Any:
     """Return the answers of a program that imports Megatron."""
-    done = subprocess.run(
-        [sys.executable, "-m", module, json.dumps(questions)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | {"MEAP_THREADS": "1", "OMP_NUM_THREADS": "1"},
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(python("-m", module, json.dumps(questions)).splitlines()[-1])
 
 
 def layout_in(job: PlannedJob, name: str, gpus: int) -> PlannedLayout:

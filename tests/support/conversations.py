@@ -61,6 +61,20 @@ def write_rows(path: Path, rows: list[Any]) -> Path:
     return path
 
 
+def write_chat_dataset(root: Path, rows: tuple[dict[str, str], ...], *, max_length: int, name: str = "data") -> Path:
+    """Write rows, a chat tokenizer unless there is one, and their dataset by Llama-3's template; return its prefix."""
+    from meap_megatron.cli.main import main
+
+    folder = root / "tokenizer"
+    if not folder.exists():
+        write_chat_tokenizer(folder)
+    source = write_alpaca(root / f"{name}.json", rows)
+    words = ["--tokenizer", str(folder), "--output", str(root / name), "--workers", "1"]
+    words += ["--template", "llama3", "--max-length", str(max_length)]
+    assert main(["preprocess", "sft", str(source), *words]) == 0
+    return root / name
+
+
 def write_chat_tokenizer(folder: Path, *, vocab_size: int = 1024, chat_template: str | None = None) -> Path:
     """Train a byte-level BPE with the tokens of Llama-3 and ChatML and save it as a Hugging Face folder.
 

@@ -4,6 +4,7 @@ import json
 import sysconfig
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 
 @cache
@@ -30,6 +31,19 @@ def write_jsonl(path: Path, texts: tuple[str, ...]) -> Path:
     """Write one JSON line per text under the key "text"."""
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     return path
+
+
+def write_dataset(root: Path, documents: tuple[str, ...], name: str = "data", **tokenizer: Any) -> Path:
+    """Write documents, a byte tokenizer unless there is one, and their dataset; return its prefix."""
+    from meap_megatron.cli.main import main
+
+    folder = root / "tokenizer"
+    if not folder.exists():
+        write_byte_tokenizer(folder, **tokenizer)
+    source = write_jsonl(root / f"{name}.jsonl", documents)
+    words = ["--tokenizer", str(folder), "--output", str(root / name), "--workers", "1"]
+    assert main(["preprocess", "text", str(source), *words]) == 0
+    return root / name
 
 
 def write_byte_tokenizer(

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from meap_megatron.cli.main import main
 from meap_megatron.sweep import plan, run
-from tests.support.corpus import library_texts, write_byte_tokenizer, write_jsonl
+from tests.support.corpus import library_texts, write_dataset
 from tests.support.runs import TINY, losses, meap, records, train
 
 SWEEP = """
@@ -26,12 +25,10 @@ tables:
 
 def test_a_sweep_goes_on_with_unfinished_arms_and_skips_finished_ones(tmp_path: Path) -> None:
     recipes = Path(__file__).resolve().parents[2] / "examples" / "recipes"
-    text = write_jsonl(tmp_path / "corpus.jsonl", library_texts(300_000))
-    tokenizer = write_byte_tokenizer(tmp_path / "tokenizer")
-    assert main(["preprocess", "text", str(text), "--tokenizer", str(tokenizer), "--output", str(tmp_path / "d")]) == 0
+    data = write_dataset(tmp_path, library_texts(300_000))
     path = tmp_path / "sweep.yaml"
     path.write_text(SWEEP.format(recipe=recipes / "tiny_cpu_ntp.yaml", save=tmp_path / "runs"))
-    words = [*TINY, f"data_path={tmp_path / 'd'}", "device=cpu"]
+    words = [*TINY, f"data_path={data}", "device=cpu"]
 
     # One arm was stopped at half way, the other one was not.
     first, second = plan.load(path, words).arms

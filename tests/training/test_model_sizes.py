@@ -1,16 +1,13 @@
 """The model ladder, judged by Megatron itself: published parameter counts, valid layouts from 1 to 512 GPUs, precisions."""
 
 import json
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
 from meap_megatron.launch.recipe import load
 from meap_megatron.training.model import official_init_stds
-from tests.support.runs import RECIPES, ROOT
+from tests.support.runs import RECIPES, python
 
 # The judge takes half a minute: one worker asks it for all tests of this file.
 
@@ -34,16 +31,7 @@ COUNTS = {
 
 @pytest.fixture(scope="module")
 def verdicts() -> Any:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.judge_recipes"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | {"MEAP_THREADS": "1"},
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(python("-m", "tests.support.judge_recipes").splitlines()[-1])
 
 
 def test_the_models_that_megatron_builds_have_the_published_parameter_counts(verdicts: Any) -> None:
@@ -83,6 +71,7 @@ FEWEST = {
 def test_every_size_has_a_layout_from_the_fewest_gpus_to_512_that_megatron_accepts(verdicts: Any) -> None:
     for name, layouts in verdicts["layouts"].items():
         every = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+        batch = load(RECIPES / f"{name}.yaml").get("global_batch_size")
         assert list(layouts) == [str(gpus) for gpus in every if gpus >= FEWEST.get(name, 1)], name
         for gpus, layout in layouts.items():
             tensor, pipeline, context, data = layout["sizes"]
@@ -91,7 +80,7 @@ def test_every_size_has_a_layout_from_the_fewest_gpus_to_512_that_megatron_accep
             recipe = load(RECIPES / f"{name}.yaml", [f"layout={gpus}"])
             assert recipe.get("num_query_groups") % tensor == 0, (name, gpus)
             # More tokens in parallel never change the model: the batch is the recipe's on every layout.
-            assert recipe.get("global_batch_size") == load(RECIPES / f"{name}.yaml").get("global_batch_size")
+            assert recipe.get("global_batch_size") == batch
 
 
 def test_both_arms_of_a_pair_have_the_same_layouts() -> None:

@@ -1,13 +1,11 @@
 """A run continues with the other Adam: begun on a CPU with torch's, continued with Transformer Engine's, and back."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.runs import ROOT
+from tests.support.runs import python
 
 pytestmark = pytest.mark.slow
 
@@ -32,14 +30,7 @@ KINDS = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("adam")
     lists = [word for flags in KINDS.values() for word in ("--", *FLAGS, *flags)][1:]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.fused_adam", str(root), *lists],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    python("-m", "tests.support.fused_adam", root, *lists, timeout=600)
     return root
 
 
