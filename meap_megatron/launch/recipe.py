@@ -37,6 +37,22 @@ SHORT_KEYS = ("precision", "layout", "model")
 """Keys that stand for several of Megatron's."""
 
 
+class Loader(yaml.SafeLoader):
+    """YAML without the base-60 numbers of YAML 1.1, in which the range of ratios 0:0.5 is the number 0.5."""
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> Any:
+        """Return a whole number, or the text where that has a colon."""
+        return node.value if ":" in node.value else super().construct_yaml_int(node)
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> Any:
+        """Return a number, or the text where that has a colon."""
+        return node.value if ":" in node.value else super().construct_yaml_float(node)
+
+
+Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
+Loader.add_constructor("tag:yaml.org,2002:float", Loader.construct_yaml_float)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """One setting and where it was written."""
@@ -148,7 +164,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
             raise UserError(f"override '{word}' is not of the form key=value, for example train_iters=100")
         try:
             # A layer pattern begins with the sign of a YAML alias, which no override can have.
-            value = text if text.startswith("*") else yaml.safe_load(text)
+            value = text if text.startswith("*") else yaml.load(text, Loader)
         except yaml.reader.ReaderError:
             value = text  # a path that is not UTF-8
         except yaml.YAMLError as error:
@@ -286,7 +302,7 @@ def add_setting(settings: dict[str, Setting], path: Path, key: str, line: int, n
     """Put one setting in, refusing a key that the same file holds twice."""
     if key in settings:
         raise UserError(f"{path}:{line}: duplicate key '{key}' (first at {settings[key].origin}); keep one")
-    loader = yaml.SafeLoader("")
+    loader = Loader("")
     try:
         value = loader.construct_object(node, deep=True)
     except yaml.YAMLError as error:

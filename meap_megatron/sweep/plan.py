@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from meap_megatron.errors import UserError
-from meap_megatron.launch.recipe import Recipe
+from meap_megatron.launch.recipe import Loader, Recipe
 from meap_megatron.training.metrics import read_metrics
 
 KEYS = ("description", "recipe", "save", "settings", "arms", "tables")
@@ -97,7 +97,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         UserError: it cannot be read or holds something else.
     """
     try:
-        root = yaml.safe_load(path.read_text(encoding="utf-8"))
+        root = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except OSError as error:
         raise UserError(f"cannot read sweep {path}: {error.strerror}; sweeps stand in examples/sweeps") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -159,6 +159,14 @@ def test_a_run_that_saves_has_intervals_though_its_recipe_names_none(tmp_path: P
     assert {*wanted, "--wandb-exp-name=x", "--tokenizer-type=NullTokenizer"} <= set(done)
 
 
+def test_a_range_of_ratios_is_not_read_as_a_base_60_number(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("meap_mask_ratio: 0:0.5\nexit_signal: 1:30\nlr: 0.5\nseed: 5\n")
+    recipe = load(tmp_path / "r.yaml", ["meap_mask_ratio=0.1:0.3"])
+    assert recipe.get("meap_mask_ratio") == "0.1:0.3"
+    recipe = load(tmp_path / "r.yaml")
+    assert [recipe.get(key) for key in ("meap_mask_ratio", "exit_signal", "lr", "seed")] == ["0:0.5", "1:30", 0.5, 5]
+
+
 def test_full_validation_counts_its_set_as_one_of_several() -> None:
     argv = "--num-layers=2 --hidden-size=64 --num-attention-heads=4 --seq-length=64 --lr=0.1 --train-iters=9".split()
     argv += ["--data-path=x", "--split=90,10,0"]
