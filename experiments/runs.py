@@ -19,7 +19,8 @@ from typing import Any
 from meap_megatron.atomic import replace_text
 from meap_megatron.errors import RunError, UserError
 from meap_megatron.launch import recipe as recipes
-from meap_megatron.sweep.plan import Arm, is_finished
+from meap_megatron.sweep.plan import Arm, is_finished, steps_done
+from meap_megatron.training.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("megatron-core", "torch", "transformers", "tokenizers", "numpy")
@@ -58,7 +59,7 @@ def train(name: str, recipe: Path, words: Sequence[str], *, save: Path, lock: in
     """
     words = [*words, f"save={save}"]
     arm, loaded = Arm(name=name, save=save, overrides=words), recipes.load(recipe, words)
-    if is_finished(arm, loaded):
+    if finished(arm, loaded):
         return
     received: list[int] = []
     started: list[subprocess.Popen[bytes]] = []
@@ -81,8 +82,31 @@ def train(name: str, recipe: Path, words: Sequence[str], *, save: Path, lock: in
             signal.signal(number, handler)
     if received:
         raise SystemExit(128 + received[0])
-    if status != 0 or not is_finished(arm, loaded):
+    if status != 0 or not finished(arm, loaded):
         raise RunError(f"{name} failed or was stopped (status {status}); the same command goes on with it")
+
+
+def finished(arm: Arm, recipe: recipes.Recipe) -> bool:
+    """Tell whether a run has done its steps: the recipe's, or those that its trainer made of `meap_epochs`."""
+    if is_finished(arm, recipe):
+        return True
+    done, ended = steps_done(arm.save)
+    if recipe.get("train_iters") is not None or not ended:
+        return False
+    starts = [record for record in read_metrics(arm.save / "metrics.jsonl") if record["event"] == "start"]
+    return done >= int(starts[-1]["run"]["train_iters"])
+
+
+def meap(*words: str | Path) -> None:
+    """Run one command of `meap`.
+
+    Raises:
+        RunError: it failed; its message is above.
+    """
+    command = [sys.executable, "-m", "meap_megatron.cli.main", *map(str, words)]
+    status = subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
+    if status != 0:
+        raise RunError(f"meap {' '.join(map(str, words[:2]))} ended with status {status}; its message is above")
 
 
 def check_committed(*paths: Path) -> None:

@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+from experiments.runs import meap
 from meap_megatron.atomic import replace_text
 from meap_megatron.demo.corpus import documents, standard_library
 from meap_megatron.errors import RunError
@@ -78,9 +77,7 @@ def index(folder: Path, name: str) -> int:
     """Index one set as a user would; return its tokens."""
     from meap_megatron.indexed.sidecar import read_sidecar
 
-    words = ["preprocess", "text", folder / f"{name}.jsonl", "--tokenizer", folder / "tokenizer"]
+    words: list[str | Path] = ["preprocess", "text", folder / f"{name}.jsonl", "--tokenizer", folder / "tokenizer"]
     words += ["--output", folder / name, "--workers", "1", "--overwrite"]
-    command = [sys.executable, "-m", "meap_megatron.cli.main", *map(str, words)]
-    if subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode != 0:
-        raise RunError(f"meap preprocess text failed for {name}; its message is above")
+    meap(*words)
     return read_sidecar(folder / name).num_tokens

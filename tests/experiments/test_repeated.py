@@ -51,6 +51,7 @@ def test_arms_of_a_seed_differ_in_what_the_protocol_says_only() -> None:
     one_seed = [run for run in main_runs() if run.seed == 2]
     loaded = {run.arm: recipes.load(plan.RECIPE, [*run.words, f"seed={run.seed}"]) for run in one_seed}
     assert list(loaded) == list(plan.ARMS)
+    assert loaded["range50"].get("meap_mask_ratio") == loaded["clean_masked"].get("meap_mask_ratio") == "0:0.5"
     assert [run.seed for run in main_runs()][:7] == [1] * 7
     changed = {
         arm: {
@@ -127,9 +128,8 @@ def test_the_chain_trains_the_grid_first_and_calls_a_smoke_run_one(
         started.append(next(word for word in command if word.startswith("save=")))
         return start(*command[3:], MEAP_THREADS="1")
 
-    monkeypatch.setattr(runs, "subprocess", SimpleNamespace(Popen=launch, DEVNULL=None))
-    indexing = SimpleNamespace(DEVNULL=None, run=lambda words, **rest: meap(*words[3:], check=False))
-    monkeypatch.setattr(data, "subprocess", indexing)
+    run = lambda words, **rest: meap(*words[3:], check=False)  # noqa: E731
+    monkeypatch.setattr(runs, "subprocess", SimpleNamespace(Popen=launch, run=run, DEVNULL=None))
     monkeypatch.setattr(runs, "git", lambda *words: "abc\n")
     words = ["--smoke", "--out", str(tmp_path)]
     assert script.main(["report", *words]) == 2

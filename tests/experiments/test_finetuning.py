@@ -1,0 +1,74 @@
+"""The fine-tuning experiment: its protocol, its data and its analysis."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from experiments.finetuning import __main__ as script
+from experiments.finetuning import plan, report
+
+PROTOCOL = plan.PROTOCOL.read_text(encoding="utf-8")
+REGISTERED = plan.REGISTERED
+PLACES = ("gold_at_0", "gold_at_4", "gold_at_9")
+
+
+def test_the_protocol_names_the_numbers_of_the_script() -> None:
+    settings = dict(word.split("=") for word in REGISTERED.overrides)
+    suites = {name: dict(zip(words[::2], words[1::2], strict=True)) for name, words in REGISTERED.suites.items()}
+    for said in (
+        f"rows of {REGISTERED.row:,} tokens, {settings['global_batch_size']} a step",
+        f"seeds {REGISTERED.seeds[0]} to {REGISTERED.seeds[-1]}",
+        f"{suites['mdqa']['--limit']} questions",
+        f"{suites['kv']['--limit']} questions at three places",
+        f"at least +{plan.SMALLEST_DIFFERENCE}".replace("0.", "."),
+        f"{report.RESAMPLES:,} resamples",
+        *(f"| `{arm}` | {words[1].split('=')[1]} |" for arm, words in REGISTERED.arms.items()),
+    ):
+        assert said in PROTOCOL, said
+    assert math.isclose(float(settings["lr"]), 1e-4) and "1e-4" in PROTOCOL
+
+
+def scores(arm: str, seed: int, right: int) -> dict:
+    outcomes = [1.0] * right + [0.0] * (300 - right)
+    return {"arm": arm, "seed": seed, "mdqa": dict.fromkeys(PLACES, outcomes), "headlines": {}}
+
+
+def models(lift: int) -> list[dict]:
+    arms = [("untouched", 0, 60), *((arm, seed, 90 + seed) for arm in ("ntp4", "ntp2") for seed in (1, 2, 3))]
+    return [scores(*arm) for arm in arms] + [scores("meap2", seed, 90 + lift + 2 * seed) for seed in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("lift", "said"), [(30, "support"), (-30, "against"), (2, "undecided"), (-2, "no difference of interest")]
+)
+def test_a_verdict_needs_seeds_and_questions_to_agree(lift: int, said: str) -> None:
+    result = report.analyse(REGISTERED, models(lift))
+    assert result["contrasts"]["meap2 - ntp4"]["verdict"] == said
+    assert result["contrasts"]["meap2 - ntp4"]["mean"] == pytest.approx((lift + 2) / 300)
+
+
+def test_no_difference_is_given_before_the_last_model() -> None:
+    result = report.analyse(REGISTERED, models(30)[:-1])
+    assert result["contrasts"] == {} and result["missing"] == {"meap2": [3]}
+    assert report.heading(result).startswith("**INCOMPLETE")
+
+
+def test_inputs_that_are_not_given_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert script.main(["run", "--smoke", "--out", str(tmp_path), "--model", "x"]) == 2
+    assert "run needs --alpaca" in capsys.readouterr().err
+    assert script.main(["report", "--smoke", "--out", str(tmp_path)]) == 2
+    assert "has no finished model" in capsys.readouterr().err
+
+
+def test_outcomes_are_kept_by_question_so_that_models_can_be_paired(tmp_path: Path) -> None:
+    folder = tmp_path / "meap2-seed-1"
+    (folder / "evaluation").mkdir(parents=True)
+    document = {"headline": {"average": {"10": 0.5}}, "tasks": [{"prompts_sha256": "a"}]}
+    (folder / "evaluation" / "mdqa.json").write_text(json.dumps(document))
+    lines = [{"task": "t", "metrics": {"best_subspan_em": 1.0}}, {"task": "t", "metrics": {"unfit": 1.0}}]
+    (folder / "evaluation" / "mdqa.samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    one = script.Run(arm="meap2", seed=1, folder=folder, scores=tmp_path / "scores.json")
+    found = script.read_results(one, suites={"mdqa": ()})
+    assert found["mdqa"] == {"t": [1.0, 0.0]} and found["prompts"] == {"mdqa": ["a"]}
