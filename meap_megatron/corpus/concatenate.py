@@ -9,6 +9,7 @@ import hashlib
 import os
 import queue
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -81,9 +82,12 @@ class Joining:
             self._error = error
 
 
-def copy_hashed(source: Path, target: IO[bytes], digest: Any) -> None:
-    """Append a file to an open one and to a hash."""
+def copy_hashed(
+    source: Path, target: IO[bytes], digest: Any, *, copied: Callable[[int], None] = lambda size: None
+) -> None:
+    """Append a file to an open one and to a hash; `copied` is told of the bytes of each block."""
     with source.open("rb") as stream:
         while chunk := stream.read(COPY_BYTES):
             digest.update(chunk)
             target.write(chunk)
+            copied(len(chunk))

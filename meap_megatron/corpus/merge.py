@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from meap_megatron.corpus.progress import Progress
 from meap_megatron.corpus.settings import check_output
 from meap_megatron.corpus.sft.check import merged_fields
 from meap_megatron.corpus.write_dataset import existing, publish
@@ -74,7 +75,8 @@ def merge(output: str | Path, inputs: list[str], *, overwrite: bool = False) -> 
                 yield pair.document_indices[start : start + BLOCK] + offset
             offset += len(pair)
 
-    return publish(
+    progress = Progress(sum(bin_path(prefix).stat().st_size for prefix in prefixes), verb="merge")
+    merged = publish(
         output,
         sources=[bin_path(prefix) for prefix in prefixes],
         lengths=lengths,
@@ -92,7 +94,10 @@ def merge(output: str | Path, inputs: list[str], *, overwrite: bool = False) -> 
             "libraries": dict(itertools.chain.from_iterable(s.libraries.items() for s in reversed(sidecars))),
             "sft": sft,
         },
+        copied=progress.copied,
     )
+    progress.finish(always=False)
+    return merged
 
 
 def order_shards(prefixes: list[str]) -> list[str]:

@@ -7,6 +7,8 @@ from typing import TextIO
 from meap_megatron.corpus.shard import Advance
 from meap_megatron.formats import clock_time
 
+EVERY, EVERY_ON_A_TERMINAL = 10.0, 0.2  # seconds between lines
+
 
 class Progress:
     """Collect progress and print it: rewritten in place on a terminal, a line every 10 seconds elsewhere."""
@@ -20,6 +22,7 @@ class Progress:
         self.total = total_bytes
         self.skipped = self.consumed = done_bytes
         self.text_bytes = self.documents = 0
+        self.shown = False
         self.started = self.printed = time.monotonic()
 
     def advance(self, step: Advance) -> None:
@@ -28,13 +31,18 @@ class Progress:
         self.text_bytes += step.text_bytes
         self.documents += step.num_documents
         now = time.monotonic()
-        if now - self.printed >= (0.2 if self.terminal else 10.0):
-            self.printed = now
+        if now - self.printed >= (EVERY_ON_A_TERMINAL if self.terminal else EVERY):
+            self.printed, self.shown = now, True
             self._print("\r" if self.terminal else "", "\x1b[K" if self.terminal else "\n")
 
-    def finish(self) -> None:
-        """Print the last line."""
-        self._print("\r" if self.terminal else "", "\x1b[K\n" if self.terminal else "\n")
+    def copied(self, num_bytes: int) -> None:
+        """Add bytes that were copied."""
+        self.advance(Advance(input_bytes=num_bytes, text_bytes=num_bytes, num_documents=0))
+
+    def finish(self, *, always: bool = True) -> None:
+        """Print the last line; without `always` only where there was one before."""
+        if always or self.shown:
+            self._print("\r" if self.terminal else "", "\x1b[K\n" if self.terminal else "\n")
 
     def line(self) -> str:
         """Return the text of the line."""

@@ -10,7 +10,6 @@ import numpy as np
 from meap_megatron.corpus.progress import Progress
 from meap_megatron.corpus.scan import Scan, Tally, scan_tokens
 from meap_megatron.corpus.sft.check import check_roles
-from meap_megatron.corpus.shard import Advance
 from meap_megatron.errors import UserError, counted
 from meap_megatron.indexed.idx_header import IndexHeader, read_header
 from meap_megatron.indexed.pair import BLOCK, IndexedReader, open_pair
@@ -150,8 +149,7 @@ def adopt(
 
 
 def _advance(progress: Progress, pair: IndexedReader, tokens: int) -> None:
-    size = tokens * pair.dtype.itemsize
-    progress.advance(Advance(input_bytes=size, text_bytes=size, num_documents=0))
+    progress.copied(tokens * pair.dtype.itemsize)
 
 
 def _check_structure(prefix: str | Path, pair: IndexedReader, check: Checks, *, adopted: bool) -> bool:

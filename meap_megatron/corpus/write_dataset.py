@@ -45,6 +45,7 @@ def publish(
     save_tokenizer: Callable[[Path], None] | None,
     fields: dict[str, Any],
     role_sources: Iterable[Path] | None = None,
+    copied: Callable[[int], None] = lambda size: None,
 ) -> Sidecar:
     """Write .bin, .idx, tokenizer and sidecar of a prefix, replacing what is there; for SFT data the roles too.
 
@@ -61,6 +62,7 @@ def publish(
         fields: the sidecar's kind, add_bos, add_eos, libraries, plan (unless merged) and, for SFT data, sft without the
             sizes of the roles.
         role_sources: files whose bytes, one after the other, are the .roles.bin (SFT data); None for text.
+        copied: is told how many bytes of `sources` were copied, block by block.
 
     Raises:
         RunError: the disk is full; nothing half-written is left and what was there before is still there.
@@ -75,7 +77,7 @@ def publish(
         else:
             with bin_file.open("wb") as stream:
                 for source in sources:
-                    copy_hashed(source, stream, digest)
+                    copy_hashed(source, stream, digest, copied=copied)
                 bin_bytes = stream.tell()
         with idx_file.open("wb") as stream:
             write_index(

@@ -28,6 +28,7 @@ from meap_megatron.checkpoint.convert.provenance import DataInfo, evaluation_rec
 from meap_megatron.checkpoint.convert.record import HF_FOLDER, ImportRecord, origin
 from meap_megatron.checkpoint.convert.spec import ModelSpec, differences
 from meap_megatron.checkpoint.convert.tokenizer_check import check_tokenizer
+from meap_megatron.corpus.progress import Progress
 from meap_megatron.errors import UserError
 from meap_megatron.tokenizer.load import load_tokenizer
 
@@ -232,12 +233,16 @@ def write_export(plan: ExportPlan, folder: Path) -> None:
     names_alike = record is not None and {n for group in record.files.values() for n in group} == set(entries)
     files = record.files if record and names_alike else plan_shards(sizes, limit=plan.settings.shard_bytes)
 
+    progress = Progress(sum(sizes.values()), verb="export")
+
     def make(name: str) -> torch.Tensor:
+        progress.copied(sizes[name])
         return hf_tensor(plan, *entries[name]).to(types[name])
 
     for file, names in files.items():
         metadata = record.metadata.get(file, {}) if record and names_alike else {"format": "pt"}
         write_shard(folder / file, {n: (types[n], shapes[n]) for n in names}, make, metadata=metadata)
+    progress.finish(always=False)
     if list(files) != [SINGLE]:
         write_index(folder, files, sizes, plan.source[0] if plan.source and names_alike else None)
     dtype = str(types[TOP[0].hf[0]]).removeprefix("torch.")

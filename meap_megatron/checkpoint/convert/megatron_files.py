@@ -31,6 +31,7 @@ from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, Writ
 from meap_megatron.checkpoint.convert.families import ALIASES, EXTRA_STATES, FINAL_EXTRA_STATE, NORM_EXTRA_STATES
 from meap_megatron.checkpoint.convert.pickles import read_index, read_plain, untrusted
 from meap_megatron.checkpoint.folder import RELEASE, TRACKER, iteration_folder, iterations, read_tracker
+from meap_megatron.corpus.progress import Progress
 from meap_megatron.errors import UserError
 
 LAYERS = "decoder.layers."
@@ -233,6 +234,11 @@ class Chunk:
     make: Callable[[], torch.Tensor]
     """Returns the piece, of shape `sizes`."""
 
+    @property
+    def num_bytes(self) -> int:
+        """Return the size of the piece."""
+        return torch.Size(self.sizes).numel() * self.dtype.itemsize
+
 
 class _Planner(DefaultSavePlanner):
     """Hands torch's writer the chunks one after the other instead of a state dict."""
@@ -241,6 +247,7 @@ class _Planner(DefaultSavePlanner):
         super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
         self.objects = objects
         self.chunks = {MetadataIndex(c.name, torch.Size(c.offsets)): c for c in chunks}
+        self.progress = Progress(sum(chunk.num_bytes for chunk in self.chunks.values()), verb="import")
 
     def create_local_plan(self) -> SavePlan:
         items = [
@@ -265,6 +272,7 @@ class _Planner(DefaultSavePlanner):
             torch.save([self.objects[write_item.index.fqn]], stream)
             return stream
         key = MetadataIndex(write_item.index.fqn, write_item.index.offset)
+        self.progress.copied(self.chunks[key].num_bytes)
         return self.chunks[key].make()
 
 
@@ -299,11 +307,13 @@ def write_checkpoint(path: Path, chunks: Iterable[Chunk], *, args: argparse.Name
         "num_floating_point_operations_so_far": 0.0,
         "content_metadata": dict(CONTENT),
     }
+    planner = _Planner(chunks, objects)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         try:
-            dcp.save({}, storage_writer=FileSystemWriter(path), planner=_Planner(chunks, objects), no_dist=True)
+            dcp.save({}, storage_writer=FileSystemWriter(path), planner=planner, no_dist=True)
         except CheckpointException as error:
             # It wraps what happened (a full disk, a file that shrank) once per rank; there is one.
             raise next(iter(error.failures.values()))[0] from None
+    planner.progress.finish(always=False)
     (path / DCP).write_text(json.dumps({"sharded_backend": "torch_dist", "sharded_backend_version": 1}))
