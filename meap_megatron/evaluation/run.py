@@ -138,8 +138,16 @@ def table(content: dict[str, Any]) -> str:
         if task["unfit"]:
             lines.append(
                 f"  {'':<28} {task['unfit']:,} of {counted(task['samples'], 'sample')} not scored: longer than the model's "
-                f"{content['model']['max_length']:,} tokens or the given limit"
+                f"{content['model']['max_length']:,} tokens or the given limit, or too short for the task"
             )
+    if (found := content.get("effective_length")) is not None:
+        absolute, relative = (
+            f"{n:,} tokens" if n is not None else "none" for n in (found["absolute"], found["relative"])
+        )
+        lines.append(
+            f"  effective length: {absolute} (score of at least {100 * found['threshold']:g}), {relative} (at least "
+            f"{100 * found['share']:g} % of the {100 * found['base_score']:.1f} at {found['base_length']:,} tokens)"
+        )
     return "\n".join(lines)
 
 

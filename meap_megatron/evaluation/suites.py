@@ -8,6 +8,11 @@ MDQA_POSITIONS = {10: (0, 4, 9), 20: (0, 4, 9, 14, 19)}
 """Number of documents -> published places of the gold document, from 0. The paper counts them from 1."""
 KV_POSITIONS = {75: (0, 24, 49, 74), 140: (0, 34, 69, 104, 139)}
 """Number of keys -> published places of the key that is asked for, from 0."""
+RULER = (
+    *("niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2", "niah_multikey_3"),
+    *("niah_multivalue", "niah_multiquery", "vt", "cwe", "fwe", "qa_squad", "qa_hotpot"),
+)
+"""The 13 tasks of RULER, in its order."""
 COMMONSENSE = ("arc_challenge", "arc_easy", "boolq", "piqa", "hellaswag", "winogrande", "openbookqa")
 """In the order of the columns of Table 1."""
 
@@ -31,6 +36,10 @@ class Suite:
     """Whether it compares two models: `all` runs it where there is a baseline."""
     chat: bool = False
     """Whether it asks for answers, so that a model trained on conversations is asked through its chat template."""
+    needs: tuple[tuple[str, str], ...] = ()
+    """Task and published file: without the file in the data folder the task is left out, unless it is named."""
+    folder: str = ""
+    """Folder of published data in the data folder that the suite needs: `all` leaves it out without one."""
     local: bool = True
     """Whether everything it reads can be on this machine: then it never uses the network."""
 
@@ -77,6 +86,47 @@ SUITES: dict[str, Suite] = {
         headline="keyword_fraction",
         cell=("num_needles", "length"),
         settings=("lengths", "depths", "data", "essays"),
+        chat=True,
+    ),
+    "ruler": Suite(
+        summary="RULER: 11 tasks that need no data, and two of questions with --data",
+        tasks=tuple(f"meap_ruler_{kind}" for kind in RULER),
+        headline="string_match",
+        cell=("task", "length"),
+        settings=("lengths", "data", "essays"),
+        needs=(
+            ("meap_ruler_qa_squad", "dev-v2.0.json"),
+            ("meap_ruler_qa_hotpot", "hotpot_dev_distractor_v1.json"),
+        ),
+        chat=True,
+    ),
+    "babilong": Suite(
+        summary="BABILong, qa1 to qa5 (needs DATA/babilong)",
+        tasks=tuple(f"meap_babilong_qa{number}" for number in range(1, 6)),
+        headline="acc",
+        cell=("task", "length"),
+        settings=("lengths", "data"),
+        folder="babilong",
+        chat=True,
+    ),
+    "nolima": Suite(
+        summary="NoLiMa: needles that share no words with their question (needs DATA/nolima)",
+        tasks=("meap_nolima_onehop", "meap_nolima_twohop"),
+        headline="contains_answer",
+        cell=("length", "depth"),
+        settings=("lengths", "depths", "data"),
+        folder="nolima",
+        chat=True,
+    ),
+    "helmet-recall": Suite(
+        summary="HELMET's recall tasks: three of RULER, and key-value pairs as many as fit",
+        tasks=(
+            *("meap_ruler_niah_multikey_2", "meap_ruler_niah_multikey_3", "meap_ruler_niah_multivalue"),
+            "meap_json_kv",
+        ),
+        headline="string_match",
+        cell=("task", "length"),
+        settings=("lengths", "essays"),
         chat=True,
     ),
     "hallucination": Suite(

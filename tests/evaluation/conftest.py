@@ -8,7 +8,7 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from tests.evaluation.fakes import write_essays  # noqa: E402
+from tests.evaluation.fakes import write_essays, write_long_context_data  # noqa: E402
 from tests.support.corpus import write_byte_tokenizer  # noqa: E402
 
 TASKS = Path(__file__).resolve().parents[2] / "meap_megatron" / "evaluation" / "tasks"
@@ -22,6 +22,16 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def essays(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_essays(tmp_path_factory.mktemp("essays"))
+
+
+@pytest.fixture(scope="session")
+def long_context_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_long_context_data(tmp_path_factory.mktemp("long_context"))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEAP_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,9 @@ class Cheat(Fake):
 
     def reply(self, document: dict[str, Any], prompt: str) -> str:
         # Answers of several words may stand apart in the prompt (M-RS keywords), so each word is looked for.
-        golds = document.get("answers") or [document["answer"]]
+        if (outputs := document.get("outputs")) is not None:
+            return ", ".join(output for output in outputs if output in prompt)
+        golds = document.get("answers") or [document["answer"] if "answer" in document else document["target"]]
         return next((g for g in golds if all(word in prompt for word in g.split())), "")
 
 
@@ -68,6 +70,55 @@ def write_gz(path: Path, records: list[dict[str, Any]]) -> Path:
     with gzip.open(path, "wt", encoding="utf-8") as stream:
         stream.writelines(json.dumps(record) + "\n" for record in records)
     return path
+
+
+def write_long_context_data(folder: Path) -> Path:
+    """Write small data of BABILong, NoLiMa and RULER's questions in the published forms."""
+    babilong, needles, books = (
+        folder / "babilong",
+        folder / "nolima" / "needlesets",
+        folder / "nolima" / "rand_shuffle",
+    )
+    fact = {"input": "Mary went to the park. It rained.", "question": "Where is Mary? ", "target": "park"}
+    for number in range(1, 6):
+        for length, filler in (("0k", ""), ("1k", ESSAY * 3)):
+            place = babilong / length / f"qa{number}.json"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(json.dumps([{**fact, "input": fact["input"] + filler}] * 3))
+    needles.mkdir(parents=True)
+    books.mkdir()
+    record = {
+        "id": "0401",
+        "needle": "Actually, {CHAR} lives next to {1}.",
+        "questions": {"onehop": "Who has been to {2}?", "twohop": "Who has been to {3}?"},
+        "character_set": ["Yuki", "Stuart"],
+        "task_template": "A snippet:\n\n{haystack}\n\nQuestion: {question}\n\nOnly the answer.",
+        "tests": {
+            "T1": {"input_args": ["the opera", "Dresden", "Saxony"]},
+            "T2": {"input_args": ["it", "Rome", "Italy"]},
+        },
+    }
+    (needles / "needle_set.json").write_text(json.dumps([record]))
+    for number in range(2):
+        (books / f"rand_book_{number}.txt").write_text(f"Book {number}.\n" + "The day was long.\nNobody came.\n" * 200)
+    passages = [f"The town of number {n} lies by the river {n}." for n in range(30)]
+    asked = {
+        "question": "Which town?",
+        "answers": [{"text": "number 3"}, {"text": "the third"}],
+        "is_impossible": False,
+    }
+    paragraphs = [{"context": passage, "qas": [asked] if n in (3, 13) else []} for n, passage in enumerate(passages)]
+    (folder / "dev-v2.0.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    hotpot = [
+        {
+            "question": "Which?",
+            "answer": "river 3",
+            "context": [[f"T{n}", [passages[n]]] for n in range(start, start + 3)],
+        }
+        for start in (1, 20)
+    ]
+    (folder / "hotpot_dev_distractor_v1.json").write_text(json.dumps(hotpot))
+    return folder
 
 
 class Growing(Measure):

@@ -13,7 +13,7 @@ from meap_megatron.errors import UserError
 from meap_megatron.evaluation import bos
 from meap_megatron.evaluation.retrieval.mdqa import ORACLE
 from tests.evaluation.conftest import TASKS
-from tests.evaluation.fakes import write_gz
+from tests.evaluation.fakes import write_gz, write_long_context_data
 
 PLACES = (
     "Oslo Lima Cairo Quito Delhi Paris Rome Bern Kyiv Baku Doha Hanoi Seoul Tunis Malmo Turin Porto Ghent Leeds Izmir "
@@ -34,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for n, place in enumerate(PLACES)
     ]
     write_gz(folder / ORACLE, records)
-    return folder
+    return write_long_context_data(folder)
 
 
 @pytest.fixture
@@ -75,6 +75,10 @@ def test_every_local_suite_runs_offline_and_says_what_it_ran(
         "needle": NEEDLE,
         "mdqa": ["--limit", "1"],
         "kv": ["--limit", "1"],
+        "ruler": ["--lengths", "2048", "--limit", "1"],
+        "babilong": ["--limit", "1"],
+        "nolima": ["--lengths", "512", "--depths", "50", "--limit", "1"],
+        "helmet-recall": ["--lengths", "1024,2048", "--limit", "1"],
         "mrs": ["--lengths", "512", "--depths", "50", "--limit", "1"],
     }
     for suite, words in options.items():
@@ -94,6 +98,7 @@ def test_every_local_suite_runs_offline_and_says_what_it_ran(
             assert task["unfit"] == sum(sample["metrics"]["unfit"] for sample in own)
         scored = any(cell["mean"] is not None for cell in content["cells"])
         assert (tmp_path / "out" / f"{suite}.png").exists() == scored
+        assert ("effective_length" in content) == (suite not in ("mdqa", "kv"))
     said = capsys.readouterr().out
     assert "[synthetic distractors]" in said
     # 75 keys are about 6,000 tokens here: nothing of it fits, and that is said.
@@ -107,24 +112,36 @@ def test_the_scores_are_those_of_plain_lm_eval(
 ) -> None:
     from lm_eval.__main__ import cli_evaluate
 
-    needle = evaluate("needle", *NEEDLE)
-    mdqa = evaluate("mdqa", "--limit", "3")
+    chosen = {
+        "needle": ["needle"],
+        "mdqa": ["nq_open_oracle", "mdqa_10_gold_at_4"],
+        "ruler": ["ruler_niah_multivalue", "ruler_qa_squad"],
+        "babilong": ["babilong_qa4"],
+        "nolima": ["nolima_onehop"],
+        "helmet-recall": ["json_kv"],
+    }
+    grid = ["--lengths", "512,1024", "--depths", "0,100", "--variants", "1", "--limit", "2"]
+    ours = {
+        task["task"]: task["metrics"]
+        for suite, tasks in chosen.items()
+        for task in evaluate(suite, *grid, "--tasks", ",".join(tasks))["tasks"]
+    }
     metadata = {
         "essays": str(essays),
         "data": str(data),
-        "lengths": [512],
+        "lengths": [512, 1024],
         "depths": [0, 100],
         "variants": 1,
-        "samples": 3,
+        "samples": 2,
     }
     words = ["lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={tiny_model}", "--device", "cpu"]
-    words += ["--tasks", "meap_needle,meap_nq_open_oracle,meap_mdqa_10_gold_at_4", "--include_path", str(TASKS)]
+    words += ["--tasks", ",".join(ours), "--include_path", str(TASKS)]
     words += ["--metadata", json.dumps(metadata), "--output_path", str(tmp_path / "plain")]
     monkeypatch.setattr(sys, "argv", words)
     cli_evaluate()
     (plain,) = (tmp_path / "plain").rglob("results_*.json")
     theirs = json.loads(plain.read_text())["results"]
-    ours = {task["task"]: task["metrics"] for task in [*needle["tasks"], *mdqa["tasks"]]}
+    assert len(theirs) == len(ours) == 8
     compared = 0
     for task, found in theirs.items():
         for metric, values in ours[task].items():
@@ -181,6 +198,40 @@ def test_a_model_without_a_cache_to_share_is_asked_by_itself(
     assert evaluate("needle", *NEEDLE, out="alone")["tasks"] == together["tasks"]
 
 
+def test_a_killed_run_of_generated_samples_asks_only_what_is_missing(
+    evaluate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from meap_megatron.evaluation.response_cache import Ledger
+
+    options = ["--tasks", "ruler_niah_single_1", "--lengths", "1024", "--limit", "4"]
+    whole = evaluate("ruler", *options, out="whole")
+    record = Ledger.record
+
+    def dying(self: Ledger, key: str, answer: Any) -> None:
+        if len(self.answers) == 2:
+            raise KeyboardInterrupt
+        record(self, key, answer)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Ledger, "record", dying)
+        evaluate("ruler", *options, status=130)
+    resumed = evaluate("ruler", *options)
+    assert resumed["requests"] == {"known": 2, "asked": 2}
+    assert resumed["tasks"] == whole["tasks"]
+
+
+def test_a_suite_of_published_data_belongs_to_all_where_the_data_are(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from meap_megatron.evaluation import run
+
+    asked: list[str] = []
+    monkeypatch.setattr(run, "evaluate", lambda request, names: asked.extend(names) or [])
+    for folder in (tmp_path, data):
+        assert main(["evaluate", "all", "--model", "m", "--data", str(folder), "--out", str(tmp_path)]) == 0
+    assert [asked.count(name) for name in ("ruler", "helmet-recall", "babilong", "nolima")] == [2, 2, 1, 1]
+
+
 def test_the_bos_of_the_training_is_enforced_and_recorded(
     evaluate: Any, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -230,9 +281,11 @@ def test_a_suite_that_cannot_run_keeps_no_other_from_running_and_hides_no_score(
     monkeypatch.setattr(run, "evaluate_suite", suite)
     assert main(["evaluate", "all", "--model", "m", "--out", str(tmp_path)]) == 1
     said = capsys.readouterr()
-    assert [line.split(":")[0] for line in said.out.splitlines()] == ["commonsense", "needle", "kv", "mrs"]
+    assert [line.split(":")[0] for line in said.out.splitlines()] == [
+        *("commonsense", "needle", "kv", "mrs", "ruler", "helmet-recall", "text-loss")
+    ]
     assert "mdqa: its data are not there" in said.err
-    assert "1 of 5 suites did not run: mdqa" in said.err
+    assert "1 of 8 suites did not run: mdqa" in said.err
 
 
 def test_commonsense_without_its_data_sets_says_how_to_get_them(

@@ -1,1 +1,1 @@
-"""Tasks that ask for something in a long prompt: needle, multi-document questions, key-value pairs, chains of facts."""
+"""Tasks that ask for something in a long prompt: the paper's, and RULER, BABILong, NoLiMa, HELMET's recall."""

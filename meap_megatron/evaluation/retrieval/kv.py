@@ -12,7 +12,7 @@ from typing import Any
 from meap_megatron.errors import UserError
 from meap_megatron.evaluation.data_files import data_folder, find, read_records
 from meap_megatron.evaluation.prompt_length import load_measure
-from meap_megatron.evaluation.retrieval import documents, metrics
+from meap_megatron.evaluation.retrieval import documents, metrics, ruler, sized
 
 EXAMPLES = 500
 NEW_TOKENS = 100
@@ -53,6 +53,31 @@ def build(*, num_keys: int, gold_index: int, **metadata: Any) -> dict[str, Any]:
             }
         )
     return documents.dataset(built, task=f"key-value retrieval with {num_keys} keys")
+
+
+def build_filled(**metadata: Any) -> dict[str, Any]:
+    """Make samples with as many generated pairs as fit in each length (HELMET's JSON-KV, without worked examples).
+
+    Args:
+        metadata: `lengths`, `samples` (of each length), `seed`, and what names the model.
+
+    Raises:
+        UserError: tokenizer or a setting cannot be used.
+    """
+    lengths = documents.numbers(metadata.get("lengths", ruler.LENGTHS), name="lengths")
+    samples = documents.count(metadata.get("samples"), name="samples") or EXAMPLES
+    (seed,) = documents.numbers(metadata.get("seed", 0), name="seed")
+
+    def draw(units: int, index: int) -> sized.Draft:
+        example = generate(units, seed=seed, index=index)
+        return sized.Draft(question=render(example["ordered_kv_records"], example["key"]), outputs=[example["value"]])
+
+    def maker(length: int) -> sized.Maker:
+        return sized.Maker(draw=draw, fewest=lambda index: 2, most=length, new_tokens=NEW_TOKENS)
+
+    measure = load_measure(metadata)
+    built = sized.build(maker, measure, lengths=lengths, samples=samples, seed=seed, key={"task": "json_kv"})
+    return documents.dataset([{**sample, "kind": "json_kv"} for sample in built], task="JSON key-value retrieval")
 
 
 def load(
