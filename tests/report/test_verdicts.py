@@ -116,10 +116,8 @@ def test_a_suite_that_the_paper_does_not_have_gets_its_measures_by_length_and_ef
     from meap_megatron.report.measures import measures_tables
 
     content = {
-        "headline": {
-            "by_length": {"1024": 0.9, "4096": 0.5},
-            "effective_length": {"85.6 %": 1024, "85 % of base": None},
-        },
+        "headline": {"by_length": {"1024": 0.9, "4096": 0.5}},
+        "effective_length": {"threshold": 0.856, "absolute": 1024, "share": 0.85, "relative": None},
         "tasks": [task("meap_kv_75", contains_value=0.5)],
     }
     by_length, by_task = measures_tables([ReportedRun(label="m", documents={"kv": content})], "kv")
