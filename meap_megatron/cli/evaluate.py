@@ -18,8 +18,8 @@ HELP = """Evaluate a Hugging Face model folder with the paper's settings. Nothin
 
 Suites:
 {suites}
-  all           every suite of this list; those that compare two models only with --baseline,
-                hallucination only with --judge, babilong and nolima only with their folder in --data
+  all             every suite of this list; those that compare two models only with --baseline,
+                  hallucination only with --judge, babilong and nolima only with their folder in --data
 
 Each suite writes SUITE.json (scores and everything that identifies the run), SUITE.samples.jsonl (a line for every
 sample) and SUITE.png. The same command goes on where a killed run stopped."""
@@ -28,7 +28,7 @@ sample) and SUITE.png. The same command goes on where a killed run stopped."""
 def _help() -> str:
     from meap_megatron.evaluation.suites import SUITES
 
-    return HELP.format(suites="\n".join(f"  {name:<13} {suite.summary}" for name, suite in SUITES.items()))
+    return HELP.format(suites="\n".join(f"  {name:<15} {suite.summary}" for name, suite in SUITES.items()))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,14 +78,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend", choices=["hf", "vllm"], default="hf", help="transformers (hf, default), or vLLM on a GPU"
     )
-    parser.add_argument("--baseline", metavar="DIR", help="attention, regions: the model trained with NTP")
+    parser.add_argument(
+        "--baseline", metavar="DIR", help="attention, regions, retrieval-heads: the model trained with NTP"
+    )
     parser.add_argument(
         "--text",
         metavar="PATH",
         help="text-loss, attention: indexed dataset, or text file, JSON lines or folder (default: essays; --data)",
     )
     parser.add_argument(
-        "--mask-ratio", type=float, metavar="P", help="attention: share of masked tokens (default: 0.15)"
+        "--mask-ratio",
+        type=float,
+        metavar="P",
+        help="attention, retrieval-heads: share of masked tokens (default: 0.15)",
     )
     parser.add_argument("--mask-first", action="store_true", help="attention: position 0 may be masked too")
     parser.add_argument("--eos-token", metavar="TOKEN", help="regions: the token that ends a text (default: EOS)")

@@ -22,6 +22,7 @@ def draw(content: dict[str, Any], path: Path) -> Path | None:
         "helmet-recall": length_curves,
         "attention": figures.decay_and_variance,
         "regions": figures.region_shares,
+        "retrieval-heads": figures.head_map,
     }
     if content["suite"] not in drawers or all(cell["mean"] is None for cell in content["cells"]):
         return None

@@ -21,6 +21,7 @@ RUNNERS = {
     "hallucination": "meap_megatron.evaluation.hallucination.suite",
     "text-loss": "meap_megatron.evaluation.text_loss",
     "attention": "meap_megatron.evaluation.attention.suite",
+    "retrieval-heads": "meap_megatron.evaluation.attention.retrieval_heads",
     "regions": "meap_megatron.evaluation.attention.regions",
 }
 """Suite -> module whose `run(request, session, name)` runs it and returns the results document; all others: the harness."""

@@ -144,6 +144,12 @@ SUITES: dict[str, Suite] = {
         headline="decay",
         pair=True,
     ),
+    "retrieval-heads": Suite(
+        summary="which heads copy the needle's answer, in a model or in two (Wu et al., 2024)",
+        headline="best",
+        settings=("lengths", "depths", "variants", "essays", "prompt"),
+        chat=True,
+    ),
     "regions": Suite(
         summary="which part of a text its end attends to, in two models (Figure 6, Tables 16 to 18)",
         headline="answer_gain",

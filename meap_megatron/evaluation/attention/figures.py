@@ -69,6 +69,22 @@ def region_shares(axes: Any, content: dict[str, Any]) -> None:
     panels[5].legend(*panels[0].get_legend_handles_labels(), loc="center", fontsize=9, frameon=False)
 
 
+def head_map(axes: Any, content: dict[str, Any]) -> None:
+    """Draw the score of every head on clean input, one panel for each model."""
+    figure = axes.figure
+    axes.remove()
+    cells = [cell for cell in content["analysis"]["cells"] if cell.endswith("_clean")]
+    panels = figure.subplots(1, len(cells), squeeze=False)[0]
+    for panel, cell in zip(panels, cells, strict=True):
+        found = content["analysis"]["cells"][cell]["forced"]
+        image = panel.imshow(found["scores"], vmin=0, vmax=1, cmap="viridis", aspect="auto", origin="lower")
+        arm = cell.removesuffix("_clean").upper()
+        panel.set_title(f"{arm}: {found['retrieval_heads']} retrieval heads, best {found['best']:.2f}", fontsize=10)
+        panel.set_xlabel("head")
+        panel.set_ylabel("layer")
+    figure.colorbar(image, ax=list(panels), label="share of the answer's tokens copied")
+
+
 def _bars(
     panel: Any, places: list[float], values: list[float | None], colour: str, label: str, *, number: bool = True
 ) -> None:

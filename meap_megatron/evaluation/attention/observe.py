@@ -33,8 +33,12 @@ class Observer:
     queries: Tensor
     """float32[sets, T]: weight of each query in each set."""
     max_weights: int
+    last: int = 0
+    """Queries at the end whose most attended key is kept for every head."""
     layers: dict[int, Tensor] = field(default_factory=dict)
     """Layer -> float32[batch, sets, T]: mean over heads, weighted sum over queries."""
+    most: dict[int, Tensor] = field(default_factory=dict)
+    """Layer -> int64[batch, heads, last]: the most attended keys."""
 
 
 ACTIVE: ContextVar[Observer | None] = ContextVar("meap_observer", default=None)
@@ -74,6 +78,7 @@ def observed_attention(
     received = torch.zeros(batch, observer.queries.shape[0], length, device=query.device)
     output = torch.empty(batch, length, heads, value.shape[-1], dtype=query.dtype, device=query.device)
     positions = torch.arange(length, device=query.device)
+    most = []
     step = max(1, observer.max_weights // (batch * heads * length))
     for start in range(0, length, step):
         end = min(start + step, length)
@@ -85,9 +90,13 @@ def observed_attention(
             hidden |= positions[:end] <= positions[start:end, None] - sliding_window
         weights = scores.masked_fill_(hidden, float("-inf")).softmax(dim=-1)
         received[..., :end] += observer.queries[:, start:end] @ weights.mean(dim=1)
+        if end > (begin := max(start, length - observer.last)):
+            most.append(weights[:, :, begin - start :].argmax(dim=-1))
         mixed = torch.bmm(weights.to(value.dtype).view(batch * groups, -1, end), values[:, :end])
         output[:, start:end] = mixed.view(batch, heads, end - start, -1).transpose(1, 2)
     observer.layers[int(module.layer_idx)] = received
+    if most:
+        observer.most[int(module.layer_idx)] = torch.cat(most, dim=2)
     return output, None
 
 
@@ -120,9 +129,30 @@ def observe(model: Any, tokens: Tensor, *, queries: Tensor, max_weights: int | N
         float32[batch, sets, layers, T] on the CPU: mean over heads, weighted sum over queries. The last axis sums to
         the sum of the set's weights.
     """
+    observer = _watched(model, tokens, queries=queries, max_weights=max_weights)
+    return torch.stack([observer.layers[layer] for layer in sorted(observer.layers)], dim=2).cpu()
+
+
+@torch.no_grad()
+def most_attended(model: Any, tokens: Tensor, *, last: int, max_weights: int | None = None) -> Tensor:
+    """Return the key that every head attends to most, for the last queries: int64[batch, layers, heads, last] on the CPU.
+
+    Args:
+        model: as of `observe`.
+        tokens: int64[batch, T], no padding.
+        last: number of queries, from the end.
+        max_weights: as of `observe`.
+    """
+    nothing = torch.zeros(1, tokens.shape[1])
+    observer = _watched(model, tokens, queries=nothing, max_weights=max_weights, last=last)
+    return torch.stack([observer.most[layer] for layer in sorted(observer.most)], dim=1).cpu()
+
+
+def _watched(model: Any, tokens: Tensor, *, queries: Tensor, max_weights: int | None, last: int = 0) -> Observer:
+    """Let a model read tokens under observation."""
     model.eval()
     most = max_weights or MAX_WEIGHTS.get(model.device.type, MAX_WEIGHTS["cpu"])
-    observer = Observer(queries=queries.to(model.device, torch.float32), max_weights=most)
+    observer = Observer(queries=queries.to(model.device, torch.float32), max_weights=most, last=last)
     token = ACTIVE.set(observer)
     try:
         with observing(model):
@@ -130,7 +160,7 @@ def observe(model: Any, tokens: Tensor, *, queries: Tensor, max_weights: int | N
             model.base_model(input_ids=tokens.to(model.device), use_cache=False)
     finally:
         ACTIVE.reset(token)
-    return torch.stack([observer.layers[layer] for layer in sorted(observer.layers)], dim=2).cpu()
+    return observer
 
 
 @torch.no_grad()

@@ -46,20 +46,29 @@ def settings(request: Request, suite: Suite) -> dict[str, Any]:
     Raises:
         UserError: there is no baseline or no text, or the ratio is no share.
     """
-    ratio = request.extra.get("mask_ratio")
-    ratio = MASK_RATIO if ratio is None else ratio
-    if not 0 < ratio < 1:
-        raise UserError(f"--mask-ratio must be between 0 and 1, found {ratio}; the paper's is {MASK_RATIO}")
     return {
         "baseline": fingerprints(baseline_folder(request)),
         "text": source_of(text_of(request))["sha256"],
         "lengths": request.lengths or list(LENGTHS),
         "limit": request.limit or SEQUENCES,
-        "mask_ratio": ratio,
+        "mask_ratio": mask_ratio(request),
         "mask_first": bool(request.extra.get("mask_first")),
         "seed": request.seed,
         "batch_size": request.fixed_batch,
     }
+
+
+def mask_ratio(request: Request) -> float:
+    """Return the share of the positions to mask.
+
+    Raises:
+        UserError: it is no share.
+    """
+    ratio = request.extra.get("mask_ratio")
+    ratio = MASK_RATIO if ratio is None else ratio
+    if not 0 < ratio < 1:
+        raise UserError(f"--mask-ratio must be between 0 and 1, found {ratio}; the paper's is {MASK_RATIO}")
+    return float(ratio)
 
 
 def text_of(request: Request) -> str:

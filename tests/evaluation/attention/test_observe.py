@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from meap_megatron.errors import UserError
-from meap_megatron.evaluation.attention.observe import check_observable, observe
+from meap_megatron.evaluation.attention.observe import check_observable, most_attended, observe
 from tests.support.hf_models import write_model
 
 FAMILIES: list[tuple[str, dict[str, Any]]] = [
@@ -35,6 +35,8 @@ def test_columns_equal_those_of_eager_attention(family: str, changes: dict[str, 
     for max_weights in (1, 5000, 10**9):  # one query at a time, several, all
         found = observe(model, tokens, queries=queries, max_weights=max_weights)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        most = most_attended(model, tokens, last=9, max_weights=max_weights)
+        assert torch.equal(most, weights[:, :, :, -9:].argmax(-1).transpose(0, 1))
     assert expected.std() > 0.01  # not the same for every key
 
 
