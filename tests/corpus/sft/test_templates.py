@@ -16,103 +16,52 @@ from tests.corpus.sft.sft_samples import LATER, SOURCE, WORDS, alpaca, config, m
 from tests.support.conversations import write_rows
 
 HEAD, TAIL = "0" * 14, "0" * 9  # roles of SOURCE and LATER
-LONG = "a b c " * 64
+Q, QR, QR_LONG = alpaca("q", "a b"), sharegpt("q", "a", "r", "b c"), sharegpt("q", "a b", "r", "c")
+SPLIT, FEW = {"multi_turn": "split"}, {"min_answer_words": 2}
 
 
-def unlearned(data: dict[str, Any], number: int) -> dict[str, Any]:
-    """The same with an answer that is not trained."""
+def unlearned(*texts: str, number: int) -> dict[str, Any]:
+    """Messages of which one answer is not trained."""
+    data = messages(*texts)
     data["messages"][number]["train"] = False
     return data
 
 
+def cut(length: int, **more: Any) -> dict[str, Any]:
+    return {"max_length": length, **more}
+
+
 ROWS: dict[str, tuple[dict[str, Any], dict[str, Any], list[tuple[str, str]]]] = {
-    "source, answer and EOS": (alpaca("q", "a b"), {}, [(f"{SOURCE} a b </s>", HEAD + "112")]),
-    "50 tokens": (alpaca("q", "a " * 50), {}, [(f"{SOURCE} {'a ' * 50}</s>", HEAD + "1" * 50 + "2")]),
-    "51 tokens": (alpaca("q", "a " * 51), {}, [(f"{SOURCE} {'a ' * 51}</s>", HEAD + "1" * 51 + "2")]),
-    "history is one row": (
-        sharegpt("q", "a", "r", "b c"),
-        {},
-        [(f"{SOURCE} a </s> {LATER} b c </s>", f"{HEAD}12{TAIL}112")],
-    ),
-    "split is a row per turn, later ones without BOS": (
-        sharegpt("q", "a", "r", "b c"),
-        {"multi_turn": "split"},
-        [(f"{SOURCE} a </s>", HEAD + "12"), (f"{LATER} b c </s>", TAIL + "112")],
-    ),
-    "train false is context only": (
-        unlearned(messages("q", "a", "r", "b"), 1),
-        {},
-        [(f"{SOURCE} a </s> {LATER} b </s>", f"{HEAD}00{TAIL}12")],
-    ),
-    "train false gives no row of its own": (
-        unlearned(messages("q", "a", "r", "b"), 1),
-        {"multi_turn": "split"},
-        [(f"{LATER} b </s>", TAIL + "12")],
-    ),
-    "a cut at the end token tells the length": (
-        alpaca("q", "a b c"),
-        {"max_length": 17},
-        [(f"{SOURCE} a b c", HEAD + "1167")],
-    ),
-    "a cut answer tells its length": (
-        alpaca("q", "a b c a"),
-        {"max_length": 17},
-        [(f"{SOURCE} a b c", HEAD + "1168")],
-    ),
-    "189 tokens are told": (alpaca("q", LONG[:-6]), {"max_length": 17}, [(f"{SOURCE} a b c", f"{HEAD}11{64 + 189}")]),
-    "at most 191 tokens are told": (
-        alpaca("q", LONG),
-        {"max_length": 17},
-        [(f"{SOURCE} a b c", f"{HEAD}11{64 + 191}")],
-    ),
-    "an answer of few words is cut as any other": (
-        alpaca("q", "a b c a"),
-        {"max_length": 17, "min_answer_words": 4},
-        [(f"{SOURCE} a b c", HEAD + "3368")],
-    ),
-    "the first token of an answer only": (alpaca("q", "a b"), {"max_length": 15}, [(f"{SOURCE} a", HEAD + "66")]),
-    "a cut second answer tells its own length": (
-        sharegpt("q", "a", "r", "a b c a b"),
-        {"max_length": 28},
-        [(f"{SOURCE} a </s> {LATER} a b c", f"{HEAD}12{TAIL}1169")],
-    ),
-    "an answer that is not learned is cut without a trace": (
-        unlearned(messages("q", "a", "r", "a b c"), 3),
-        {"max_length": 27},
-        [(f"{SOURCE} a </s> {LATER} a b", f"{HEAD}12{TAIL}00")],
-    ),
-    "a row of exactly the longest length is whole": (
-        alpaca("q", "a b"),
-        {"max_length": 17},
-        [(f"{SOURCE} a b </s>", HEAD + "112")],
-    ),
-    "a cut right behind an end token keeps it trained": (
-        sharegpt("q", "a b", "r", "c"),
-        {"max_length": 17},
-        [(f"{SOURCE} a b </s>", HEAD + "112")],
-    ),
-    "a cut inside a later prompt trains nothing there": (
-        sharegpt("q", "a b", "r", "c"),
-        {"max_length": 20},
-        [(f"{SOURCE} a b </s> <|eot_id|> <|start_header_id|> user", HEAD + "112000")],
-    ),
-    "answers of few words are never masked": (
-        alpaca("q", "a b"),
-        {"min_answer_words": 2},
-        [(f"{SOURCE} a b </s>", HEAD + "332")],
-    ),
-    "answers of more words are masked": (
-        alpaca("q", "a b c"),
-        {"min_answer_words": 2},
-        [(f"{SOURCE} a b c </s>", HEAD + "1112")],
-    ),
+    "source, answer and EOS": (Q, {}, [("S a b </s>", "S112")]),
+    "50 tokens": (alpaca("q", "a " * 50), {}, [(f"S {'a ' * 50}</s>", "S" + "1" * 50 + "2")]),
+    "51 tokens": (alpaca("q", "a " * 51), {}, [(f"S {'a ' * 51}</s>", "S" + "1" * 51 + "2")]),
+    "history is one row": (QR, {}, [("S a </s> L b c </s>", "S12L112")]),
+    "a row per turn, later ones without BOS": (QR, SPLIT, [("S a </s>", "S12"), ("L b c </s>", "L112")]),
+    "context only": (unlearned("q", "a", "r", "b", number=1), {}, [("S a </s> L b </s>", "S00L12")]),
+    "context has no row of its own": (unlearned("q", "a", "r", "b", number=1), SPLIT, [("L b </s>", "L12")]),
+    "a cut at the end token tells the length": (alpaca("q", "a b c"), cut(17), [("S a b c", "S1167")]),
+    "a cut answer tells its length": (alpaca("q", "a b c a"), cut(17), [("S a b c", "S1168")]),
+    "189 tokens are told": (alpaca("q", "a b c " * 63), cut(17), [("S a b c", f"S11{64 + 189}")]),
+    "at most 191 are told": (alpaca("q", "a b c " * 64), cut(17), [("S a b c", f"S11{64 + 191}")]),
+    "few words are cut as any": (alpaca("q", "a b c a"), cut(17, min_answer_words=4), [("S a b c", "S3368")]),
+    "the first token of an answer": (Q, cut(15), [("S a", "S66")]),
+    "a cut second answer": (sharegpt("q", "a", "r", "a b c a b"), cut(28), [("S a </s> L a b c", "S12L1169")]),
+    "a cut context": (unlearned("q", "a", "r", "a b c", number=3), cut(27), [("S a </s> L a b", "S12L00")]),
+    "exactly the longest length": (Q, cut(17), [("S a b </s>", "S112")]),
+    "a cut right behind an end token keeps it trained": (QR_LONG, cut(17), [("S a b </s>", "S112")]),
+    "a cut in a later prompt": (QR_LONG, cut(20), [("S a b </s> <|eot_id|> <|start_header_id|> user", "S112000")]),
+    "few words are never masked": (Q, FEW, [("S a b </s>", "S332")]),
+    "more words are masked": (alpaca("q", "a b c"), FEW, [("S a b c </s>", "S1112")]),
 }
+"""Data, options, and the words and roles of each row; S is the source of the first turn, L that of a later one."""
 
 
 @pytest.mark.parametrize("case", ROWS)
 def test_a_row_has_these_ids_and_roles(tmp_path: Path, chat_words: Path, case: str) -> None:
     data, options, expected = ROWS[case]
-    assert make(tmp_path, chat_words, [data], **options) == expected
+    words, roles = str.maketrans({"S": SOURCE, "L": LATER}), str.maketrans({"S": HEAD, "L": TAIL})
+    found = make(tmp_path, chat_words, [data], **options)
+    assert found == [(text.translate(words), digits.translate(roles)) for text, digits in expected]
     if case == "source, answer and EOS":
         ids = [1, 3, 8, 4, 11, 5, 3, 9, 4, 12, 5, 3, 10, 4, 14, 15, 2]
         assert rows(tmp_path / "out") == [(ids, [0] * 14 + [1, 1, 2])]
