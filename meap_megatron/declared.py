@@ -118,7 +118,7 @@ def from_args(settings: type, args: Any, *, prefix: str = "meap_") -> dict[str, 
 
 
 def check_choices(settings: Any) -> None:
-    """Refuse a value that is none of the choices of its field.
+    """Refuse a value that is not one of the choices of its field.
 
     Raises:
         UserError: naming the field, its value and the choices.

@@ -172,7 +172,7 @@ inline void make_sample(const Source& source, const Rules& rules, std::int64_t i
         }
         *out.max_seqlen = longest;
     }
-    // Megatron's rule: whatever equals the pad id is padding, wherever it stands. Labels first: tokens may share them.
+    // Megatron's rule: whatever equals the pad id is padding, wherever it is. Labels first: tokens may share them.
     if (has_pad) {
         for (std::int64_t i = 0; i < length; ++i) {
             if (out.labels[i] == rules.pad_id) out.loss_mask[i] = 0.0f;

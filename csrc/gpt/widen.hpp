@@ -1,6 +1,6 @@
 // Token ids of a file to the int64 of a sample: AVX2 where the processor has it, plain C++ elsewhere.
 //
-// The loops are written once; the compiler makes SIMD of them for the instruction set of the function they stand in.
+// The loops are written once; the compiler makes SIMD of them for the instruction set of the function they are in.
 #pragma once
 
 #include <cstdint>

@@ -28,7 +28,7 @@ namespace detail {
 
 #ifdef MEAP_HAS_AVX2_CODE
 
-// Four blocks per vector: each 64-bit lane holds one 32-bit word in its low half. What stands in the high half does
+// Four blocks per vector: each 64-bit lane holds one 32-bit word in its low half. What is in the high half does
 // not matter, because _mm256_mul_epu32 reads the low halves only. num_blocks is a multiple of 8: two vectors in flight
 // hide the latency of the multiplication.
 [[gnu::target("avx2")]] inline void philox_words_avx2(Key key, std::uint32_t first_block, std::uint32_t stream,

@@ -35,22 +35,22 @@ inline Items find_items(const Source& source, const std::int32_t* numbers, std::
     Items found;
     for (std::int64_t i = 0; i < num_numbers; ++i) {
         const std::int64_t number = numbers[i];
-        const Conversation talk = conversation(source, number);
-        const std::int64_t length = talk.length - 1;
+        const Conversation conversation = read_conversation(source, number);
+        const std::int64_t length = conversation.length - 1;
         if (length > rules.sequence_length) {
             ++found.num_too_long;
             continue;
         }
         bool has_copy = false;
         if (rules.has_copies && length > 0) {
-            for_each_answer(talk.roles, talk.length, [&](const Answer& answer) {
+            for_each_answer(conversation.roles, conversation.length, [&](const Answer& answer) {
                 has_copy = answer.maskable && answer.num_tokens > rules.min_answer_tokens;
                 return !has_copy;
             });
         }
-        // The first token is no label.
+        // The first token is not a label.
         const bool trains =
-            length > 0 && (talk.roles[1] != kPrompt || run_end(talk.roles, 1, talk.length) < talk.length);
+            length > 0 && (conversation.roles[1] != kPrompt || run_end(conversation.roles, 1, conversation.length) < conversation.length);
         const bool is_joined = has_copy && rules.is_joined && 2 * length + 1 <= rules.sequence_length;
         if (has_copy && rules.is_joined && !is_joined) ++found.num_unjoined;
         const std::size_t before = found.items.size();

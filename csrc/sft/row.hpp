@@ -52,19 +52,19 @@ struct RowOut {
 
 // Call `mask(token)` for every masked token of a conversation.
 template <typename Mask>
-inline void for_each_masked(const Conversation& talk, std::int64_t number, std::uint64_t epoch, const RowRules& rules,
+inline void for_each_masked(const Conversation& conversation, std::int64_t number, std::uint64_t epoch, const RowRules& rules,
                             const DrawnMasks& drawn, Mask mask) {
     if (drawn.offsets != nullptr) {
         const std::int64_t place = number - drawn.first_conversation;
         if (place < 0 || place >= drawn.num_conversations) throw std::out_of_range("no masks for this conversation");
         for (std::int64_t i = drawn.offsets[place]; i < drawn.offsets[place + 1]; ++i) {
-            if (drawn.positions[i] < 0 || drawn.positions[i] >= talk.length) throw std::out_of_range("masked token");
+            if (drawn.positions[i] < 0 || drawn.positions[i] >= conversation.length) throw std::out_of_range("masked token");
             mask(drawn.positions[i]);
         }
         return;
     }
     thread_local std::vector<std::int64_t> chosen;
-    for_each_answer(talk.roles, talk.length, [&](const Answer& answer) {
+    for_each_answer(conversation.roles, conversation.length, [&](const Answer& answer) {
         if (!answer.maskable || answer.num_tokens <= rules.min_answer_tokens) return true;
         const std::int64_t num_kept = answer.stop - answer.start;
         chosen.resize(static_cast<std::size_t>(num_masked(num_kept, rules.ratio)));
@@ -80,25 +80,25 @@ namespace detail {
 // Write the tokens of one conversation into a segment of `size` tokens, from token `first` of it on. Inputs are the
 // tokens 0..size-2, labels the tokens 1..size-1.
 template <typename Id>
-inline void write_half(const Conversation& talk, bool is_copy, std::int64_t first, std::int64_t size,
+inline void write_half(const Conversation& conversation, bool is_copy, std::int64_t first, std::int64_t size,
                        const RowRules& rules, const RowOut& out) {
-    const Id* const ids = static_cast<const Id*>(talk.ids);
-    const std::int64_t num_inputs = std::min(talk.length, size - 1 - first);
+    const Id* const ids = static_cast<const Id*>(conversation.ids);
+    const std::int64_t num_inputs = std::min(conversation.length, size - 1 - first);
     for (std::int64_t i = 0; i < num_inputs; ++i) out.tokens[first + i] = ids[i];
-    const std::int64_t skipped = first == 0 ? 1 : 0;  // the first token of a segment is no label
+    const std::int64_t skipped = first == 0 ? 1 : 0;  // the first token of a segment is not a label
     std::int64_t* const labels = out.labels + first - 1;
     float* const loss_mask = out.loss_mask + first - 1;
-    for (std::int64_t i = skipped; i < talk.length; ++i) labels[i] = ids[i];
+    for (std::int64_t i = skipped; i < conversation.length; ++i) labels[i] = ids[i];
     if (!is_copy && rules.train_original) {
-        for (std::int64_t i = skipped; i < talk.length; ++i) loss_mask[i] = talk.roles[i] != kPrompt ? 1.0f : 0.0f;
+        for (std::int64_t i = skipped; i < conversation.length; ++i) loss_mask[i] = conversation.roles[i] != kPrompt ? 1.0f : 0.0f;
     } else if (is_copy && rules.copy_loss != CopyLoss::kMasked) {
         const bool has_end = rules.copy_loss == CopyLoss::kAnswerAndEnd;
-        for (std::int64_t i = skipped; i < talk.length; ++i) {
-            const std::uint8_t role = talk.roles[i];
+        for (std::int64_t i = skipped; i < conversation.length; ++i) {
+            const std::uint8_t role = conversation.roles[i];
             loss_mask[i] = role == kAnswer || role == kShortAnswer || (has_end && role != kPrompt) ? 1.0f : 0.0f;
         }
     } else {
-        for (std::int64_t i = skipped; i < talk.length; ++i) loss_mask[i] = 0.0f;
+        for (std::int64_t i = skipped; i < conversation.length; ++i) loss_mask[i] = 0.0f;
     }
 }
 
@@ -122,30 +122,30 @@ inline std::int32_t make_row(const Source& source, const RowRules& rules, const 
     for (std::int64_t i = 0; i < num_items; ++i) {
         const std::int64_t number = items[i] / 4;
         const std::uint32_t kind = items[i] % 4;
-        const Conversation talk = conversation(source, number);
-        const std::int64_t size = kind == kJoined ? 2 * talk.length : talk.length;
+        const Conversation conversation = read_conversation(source, number);
+        const std::int64_t size = kind == kJoined ? 2 * conversation.length : conversation.length;
         if (size < 2 || size - 1 > rules.sequence_length - start) {
             throw std::out_of_range("the segments of a row do not fit into it: the index is of other data");
         }
         const RowOut out{row.tokens + start, row.labels + start, row.loss_mask + start, nullptr, nullptr};
         const auto write = [&](bool is_copy, std::int64_t first) {
             if (source.id_bytes == 2) {
-                detail::write_half<std::uint16_t>(talk, is_copy, first, size, rules, out);
+                detail::write_half<std::uint16_t>(conversation, is_copy, first, size, rules, out);
             } else {
-                detail::write_half<std::int32_t>(talk, is_copy, first, size, rules, out);
+                detail::write_half<std::int32_t>(conversation, is_copy, first, size, rules, out);
             }
         };
         std::int64_t copy_first_token = 0;
         if (kind == kJoined) {
-            copy_first_token = rules.copy_first ? 0 : talk.length;
+            copy_first_token = rules.copy_first ? 0 : conversation.length;
             write(rules.copy_first, 0);
-            write(!rules.copy_first, talk.length);
+            write(!rules.copy_first, conversation.length);
         } else {
             write(kind == kCopy, 0);
         }
         if (kind != kOriginal) {
             masked.clear();
-            for_each_masked(talk, number, epoch, rules, drawn,
+            for_each_masked(conversation, number, epoch, rules, drawn,
                             [&](std::int64_t token) { masked.push_back(copy_first_token + token); });
             if (rules.copy_loss == CopyLoss::kMasked) {
                 for (const std::int64_t place : masked) {

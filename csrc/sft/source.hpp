@@ -32,7 +32,7 @@ struct Conversation {
 };
 
 // One conversation; throws if the index sends the reader outside the maps.
-inline Conversation conversation(const Source& source, std::int64_t number) {
+inline Conversation read_conversation(const Source& source, std::int64_t number) {
     if (number < 0 || number >= source.num_conversations) {
         throw std::out_of_range("conversation " + std::to_string(number) + " of " +
                                 std::to_string(source.num_conversations));

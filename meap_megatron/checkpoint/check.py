@@ -44,7 +44,7 @@ class Inspection:
 
     @property
     def loadable(self) -> bool:
-        """Whether a run may go on from it."""
+        """Whether a run may continue from it."""
         return self.state in LOADABLE
 
     def explain(self) -> str:
@@ -78,7 +78,7 @@ def inspect(checkpoint: Path, level: Level, *, read_index: bool = False) -> Insp
     if known is None:
         return found(*without_manifest(checkpoint, sizes))
     if not known.complete:
-        unfinished = Problem(file=manifest.NAME, expected="a finished save", found="a save that was broken off")
+        unfinished = Problem(file=manifest.NAME, expected="a finished save", found="an interrupted save")
         return found("unfinished", "", [unfinished], known)
     problems = wrong_sizes(known, sizes)
     full = level == "full" or (level == "auto" and known.total_bytes <= AUTO_FULL_BYTES)
@@ -139,9 +139,8 @@ def without_manifest(checkpoint: Path, sizes: dict[str, int]) -> tuple[State, st
         return "unfinished", "", [Problem(file=".", expected="files", found="an empty folder")]
     if not index.has_index(checkpoint):
         return "no manifest", "", []
-    missing = [name for name in (index.INDEX,) if name not in sizes]
-    if missing:
-        problem = Problem(file=missing[0], expected="the index that ends a save", found="no such file")
+    if index.INDEX not in sizes:
+        problem = Problem(file=index.INDEX, expected="the index that ends a save", found="no such file")
         return "unfinished", "index", [problem]
     problems = wrong_index(checkpoint, sizes)
     return ("damaged" if problems else "no manifest"), "index", problems

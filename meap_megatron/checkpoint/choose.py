@@ -1,4 +1,4 @@
-"""Which checkpoint of a folder a run goes on from: the one the tracker names, or the newest good one before it."""
+"""Which checkpoint of a folder a run continues from: the one the tracker names, or the newest good one before it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ class Choice:
 
     tracker: Tracker
     iteration: int | None
-    """The step to go on from; None: there is no good checkpoint."""
+    """The step to continue from; None: there is no good checkpoint."""
     chosen: Inspection | None
     passed_over: list[Inspection]
     """Newer ones that are not whole, newest first."""
@@ -29,7 +29,7 @@ class Choice:
 
 
 def choose(folder: Path, level: Level) -> Choice:
-    """Find the checkpoint to go on from.
+    """Find the checkpoint to continue from.
 
     The tracker is obeyed: who sets it back by hand means it, so newer checkpoints than the one it names are not used.
     Where it names none (missing, or torn by a kill), the newest good checkpoint counts.

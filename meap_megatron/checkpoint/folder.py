@@ -22,7 +22,7 @@ class Tracker:
     """None: there is no such file, or it names no step."""
     release: bool
     text: str | None
-    """As it stands in the file; None: there is no file."""
+    """As in the file; None: there is no file."""
 
 
 def read_tracker(folder: Path) -> Tracker:

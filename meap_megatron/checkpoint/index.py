@@ -13,12 +13,7 @@ COMMON = "common.pt"
 
 def has_index(checkpoint: Path) -> bool:
     """Tell whether a checkpoint is of a distributed format, which has an index when it is whole."""
-    return (checkpoint / INDEX).exists() or (checkpoint / "metadata.json").exists() or bool(any_shard(checkpoint))
-
-
-def any_shard(checkpoint: Path) -> list[Path]:
-    """Return the files that hold tensors."""
-    return list(checkpoint.glob("*.distcp"))
+    return (checkpoint / INDEX).exists() or (checkpoint / "metadata.json").exists() or any(checkpoint.glob("*.distcp"))
 
 
 def needed_bytes(checkpoint: Path) -> dict[str, int]:

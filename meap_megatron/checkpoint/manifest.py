@@ -1,10 +1,10 @@
 """The manifest of a checkpoint: every file with its size and SHA-256, and what the checkpoint is of.
 
-`meap_manifest.json` stands inside the checkpoint's folder. Before Megatron writes, a manifest with `complete: false` is
-put there; when all files stand, the real one replaces it in one rename. So a folder tells at any moment which it is:
+`meap_manifest.json` is inside the checkpoint's folder. Before Megatron writes, a manifest with `complete: false` is
+put there; when all files are written, the real one replaces it in one rename. So a folder tells at any moment which it is:
 
     no manifest            Megatron alone wrote it
-    complete: false        a save that was broken off
+    complete: false        an interrupted save
     complete: true         every file below is there, with this size and this content
 
 SHA-256 because it is standard (`sha256sum` checks a file by hand) and processors have instructions for it: 1.8 GB/s per

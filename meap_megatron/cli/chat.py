@@ -5,7 +5,7 @@ from pathlib import Path
 
 from meap_megatron.cli.generate import add_generation, sampling_of, source_of
 
-HELP = """Talk to a model: a run's folder, one checkpoint, or a Hugging Face folder.
+HELP = """ChatFormat to a model: a run's folder, one checkpoint, or a Hugging Face folder.
 
   meap chat runs/sft
   meap chat hf/mine --temperature 0.7 --top-p 0.9

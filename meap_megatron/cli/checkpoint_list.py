@@ -1,4 +1,4 @@
-"""`meap checkpoint list`: what a folder of checkpoints holds, and which one a run goes on from."""
+"""`meap checkpoint list`: what a folder of checkpoints holds, and which one a run continues from."""
 
 import argparse
 
@@ -10,7 +10,7 @@ HELP = """List the checkpoints of a folder: step, size, state, layout, when it w
 Compares sizes with the manifests; `meap checkpoint verify` reads the contents. States:
   good          its manifest is complete and every file has its size
   no manifest   Megatron alone wrote it; its index can be read and its files are long enough
-  unfinished    a save that was broken off
+  unfinished    an interrupted save
   damaged       a file is missing, too short, or cannot be read
 
 Exit status: 0; 2 if DIR is not a folder, or holds no checkpoint that can be loaded."""

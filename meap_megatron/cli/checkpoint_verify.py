@@ -48,5 +48,5 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"folder": str(folder), "checkpoints": [as_json(found) for found in results]}))
     bad = [found.checkpoint.name for found in results if not found.loadable]
     if bad:
-        raise RunError(f"not whole: {', '.join(bad)}; a run in {folder} goes on from the newest good one before it")
+        raise RunError(f"not whole: {', '.join(bad)}; a run in {folder} continues from the newest good one before it")
     return 0

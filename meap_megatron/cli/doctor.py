@@ -1,8 +1,8 @@
-"""`meap doctor`: what is installed, what is missing, what that costs and what mends it."""
+"""`meap doctor`: what is installed, what is missing, what that costs and what fixes it."""
 
 import argparse
 
-HELP = """Say what is installed and works, what is missing, what that costs, and the command that mends it.
+HELP = """Say what is installed and works, what is missing, what that costs, and the command that fixes it.
 
   meap doctor
   meap doctor --quick --json                             for scripts and health checks; imports nothing

@@ -22,7 +22,7 @@ Suites:
                   hallucination only with --judge, babilong and nolima only with their folder in --data
 
 Each suite writes SUITE.json (scores and everything that identifies the run), SUITE.samples.jsonl (a line for every
-sample) and SUITE.png. The same command goes on where a killed run stopped."""
+sample) and SUITE.png. The same command continues where a killed run stopped."""
 
 
 def _help() -> str:
@@ -111,7 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", default="auto", help="float32, bfloat16 (default: as saved, or what is faster on the device)"
     )
-    parser.add_argument("--overwrite", action="store_true", help="start anew where there are results")
+    parser.add_argument("--overwrite", action="store_true", help="start over where there are results")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
     if args.suite not in (*SUITES, "all"):
         near = difflib.get_close_matches(args.suite, [*SUITES, "all"], n=1)
         hint = f"; did you mean '{near[0]}'?" if near else "."
-        raise UserError(f"there is no suite '{args.suite}'{hint} Suites: {', '.join(SUITES)}, all")
+        raise UserError(f"unknown suite '{args.suite}'{hint} Suites: {', '.join(SUITES)}, all")
     if args.suite == "all" and args.tasks:
         raise UserError(f"--tasks {args.tasks}: tasks belong to one suite; name it in place of 'all'")
     data = data_folder(args.data) if args.suite == "all" else None

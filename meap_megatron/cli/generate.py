@@ -165,7 +165,7 @@ def _prompts(name: str) -> "list[Prompt]":
 def _ids(opened: "OpenModel", record: dict[str, Any], args: argparse.Namespace) -> list[int]:
     """Return what the model is given for a prompt."""
     from meap_megatron.errors import UserError
-    from meap_megatron.generation.answer import prompt_ids, talk_ids
+    from meap_megatron.generation.answer import chat_ids, prompt_ids
 
     messages = record.get("messages")
     if not opened.chat.apply:
@@ -178,4 +178,4 @@ def _ids(opened: "OpenModel", record: dict[str, Any], args: argparse.Namespace) 
     messages = messages or [{"role": "user", "content": record["prompt"]}]
     if args.system is not None and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": args.system}, *messages]
-    return talk_ids(opened, messages, thinking=args.thinking)
+    return chat_ids(opened, messages, thinking=args.thinking)

@@ -55,7 +55,7 @@ def add_running(parser: argparse.ArgumentParser) -> None:
         metavar="BYTES",
         help="input per unit of work and of resume, such as 64M (default: 1/64 of the input, 8M to 256M)",
     )
-    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same command")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted run of the same command")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset or unfinished run")
     parser.add_argument(
         "--max-bad-lines",

@@ -1,4 +1,4 @@
-"""`meap status`: where a run stands, and whether something is wrong with it."""
+"""`meap status`: the progress of a run, and whether something is wrong with it."""
 
 import argparse
 import time
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from meap_megatron.monitoring.slurm import SlurmJob
     from meap_megatron.monitoring.status import Status
 
-HELP = """Show where a run stands: step, loss, speed, time left, last checkpoint, restarts, alerts.
+HELP = """Show the progress of a run: step, loss, speed, time left, last checkpoint, restarts, alerts.
 
   meap status runs/mine
-  meap status runs/mine --watch                      drawn anew every 10 s, until the run ends or an alert comes
+  meap status runs/mine --watch                      drawn again every 10 s, until the run ends or an alert comes
   meap status --job 123456                           the run of a SLURM job (its command says save=FOLDER)
   meap status runs/mine --json                       for scripts
   meap status runs/mine --watch > /dev/null; echo $?
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("run", nargs="?", metavar="DIR", help="the `save` folder of a run, or its metrics.jsonl")
     parser.add_argument("--job", metavar="ID", help="ask SLURM which run this is and what the job does")
-    parser.add_argument("--watch", action="store_true", help="draw anew until the run ends or an alert comes")
+    parser.add_argument("--watch", action="store_true", help="draw again until the run ends or an alert comes")
     parser.add_argument(
         "--every", type=float, default=10.0, metavar="SECONDS", help="between two drawings of --watch (default: 10)"
     )

@@ -9,7 +9,7 @@ HELP = """Run the arms of a sweep: one recipe, a few settings changed in each.
   meap sweep SWEEP.yaml --dry-run                                            how far each arm is, and its command
   meap sweep SWEEP.yaml layout=64 --slurm                                    the sbatch commands that run them side by side
 
-Arms that are finished are skipped, others go on where they stopped. `meap sweep table SWEEP.yaml` shows the results."""
+Arms that are finished are skipped, others continue where they stopped. `meap sweep table SWEEP.yaml` shows the results."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         for arm in sweep.arms:
             done, _ = plan.steps_done(arm.save)
-            state = "finished" if arm.name in finished else f"goes on at step {done}" if done else "new"
+            state = "finished" if arm.name in finished else f"continues at step {done}" if done else "new"
             print(f"# {arm.name}: {state}\nmeap {shlex.join(run.train_command(sweep, arm))}")
         return 0
     return run.run_arms(sweep, finished=finished)

@@ -16,7 +16,7 @@ HELP = """Train a recipe with Megatron's own trainer.
   meap train RECIPE.yaml train_iters=200 --dry-run         print the command line, start nothing
   meap train RECIPE.yaml nproc=2 tensor_model_parallel_size=2
 
-Keys are Megatron's flag names in snake_case. A run goes on from the newest checkpoint in its `save` folder."""
+Keys are Megatron's flag names in snake_case. A run continues from the newest checkpoint in its `save` folder."""
 
 TRAINER = "meap_megatron.training.pretrain"
 """The module that trains, started by name: torch is imported in the ranks only."""
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     save = recipe.get("save")
     if save:
         if recipe.get("load") is None:
-            # Starting again goes on where the run stopped.
+            # Starting again continues where the run stopped.
             words.append(f"--load={save}")
         if recipe.get("tensorboard_dir") is None:
             words.append(f"--tensorboard-dir={Path(save) / 'tensorboard'}")

@@ -4,7 +4,7 @@ A thread makes the next micro-batches while the model computes: `MEAPGPTDataset`
 interpreter, so no worker processes are needed, nothing is pickled, and waiting for a page of the data that is not in memory
 holds up nobody. It is one thread because Megatron's own path, which some options take, is not made for several. The pipeline
 copies the micro-batches to the GPU on a stream of its own, ahead of the step.
-Price: one more copy in the host's memory; what it gains on a CPU stands in docs/benchmarks/loader.md.
+Price: one more copy in the host's memory; what it gains on a CPU is in docs/benchmarks/loader.md.
 
 The GPU side has never been run.
 """

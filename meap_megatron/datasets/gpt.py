@@ -228,7 +228,7 @@ def check_matches(sidecar: Sidecar, prefix: str, config: MEAPGPTDatasetConfig) -
     if config.meap is not None and config.meap.mask_id != sidecar.tokenizer.mask_id:
         raise UserError(
             f"mask_id is {config.meap.mask_id}, but [MASK] of {prefix} is {sidecar.tokenizer.mask_id} "
-            f"({sidecar.tokenizer.mask_token}); another id may stand for a real token of the data"
+            f"({sidecar.tokenizer.mask_token}); another id may be a real token of the data"
         )
     if not sidecar.add_eos or sidecar.tokenizer.eos_id is None:
         for name in ("reset_position_ids", "reset_attention_mask", "eod_mask_loss"):

@@ -89,7 +89,7 @@ def read(path: Path, *, contents: bool) -> IndexEntry | None:
     except OSError as error:
         raise Damaged(f"{error.filename or path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
-        raise Damaged(f"{path / MANIFEST} is no manifest of an index cache") from None
+        raise Damaged(f"{path / MANIFEST} is not a manifest of an index cache") from None
     return entry
 
 

@@ -89,7 +89,7 @@ class MaskStage:
             assert document_tokens is not None
             free &= document_tokens[: num_real - 1] >= mask.min_document_tokens
         eligible = np.flatnonzero(free)
-        # A sample full of protected tokens is no error of the user: its runs are as long as they can be.
+        # A sample full of protected tokens is not an error of the user: its runs are as long as they can be.
         span_length = min(mask.span_length, max(1, eligible.size))
         return self._choose(sample_index, ratio=ratio, length=num_real, span_length=span_length, eligible=eligible)
 

@@ -48,7 +48,7 @@ class DatasetTokenizer:
         """Id with which Megatron fills a partial sample.
 
         Megatron takes every position that holds this id for padding: it sets the input to 0 and drops the loss. The
-        id must therefore never stand in the data. A tokenizer's own pad token is often EOS or an id that the text can
+        id must therefore never be in the data. A tokenizer's own pad token is often EOS or an id that the text can
         produce, and then real tokens silently lose their loss. The mask id is the one id that no document holds
         (`meap verify` checks it), and inputs are masked only after Megatron has looked for padding.
         """

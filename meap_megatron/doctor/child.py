@@ -91,7 +91,7 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "lm_eval": imported("lm_eval"),
     "megatron": megatron_facts,
 }
-"""In the order in which they are imported: a package stands before those that import it."""
+"""In the order in which they are imported: a package comes before those that import it."""
 
 
 def main(names: list[str]) -> None:

@@ -30,7 +30,7 @@ def slurm_finding(environment: Mapping[str, str]) -> Finding:
             state="ok" if job else MISSING,
             detail=f"{inside}; no srun here, as in every container" if job else "",
             cost="" if job else "no batch jobs from this machine",
-            mend=""
+            fix=""
             if job
             else "log in to a machine of the cluster, or `apt-get install slurm-client` and its slurm.conf",
         )
@@ -44,7 +44,7 @@ def slurm_finding(environment: Mapping[str, str]) -> Finding:
             version=number,
             detail="; ".join(filter(None, [inside, "its controller does not answer"])),
             cost="no batch jobs from this machine",
-            mend="scontrol ping",
+            fix="scontrol ping",
         )
     return Finding(name="SLURM", group=OPTIONAL, version=number, detail=inside)
 
@@ -64,7 +64,7 @@ def container_finding(environment: Mapping[str, str]) -> Finding:
         group=OPTIONAL,
         state=MISSING,
         cost="the image of docs/container.md cannot be built or run here",
-        mend="apt-get install docker.io    (on a cluster: enroot with pyxis, or apptainer)",
+        fix="apt-get install docker.io    (on a cluster: enroot with pyxis, or apptainer)",
     )
 
 
@@ -83,7 +83,7 @@ def image_findings(environment: Mapping[str, str]) -> list[Finding]:
             state=DIFFERS if changed else "ok",
             detail="; ".join(changed) or "the NVIDIA packages are as they came",
             cost="CUDA extensions built for the other version may fail with undefined symbols" if changed else "",
-            mend="start a new container; never upgrade torch in it" if changed else "",
+            fix="start a new container; never upgrade torch in it" if changed else "",
         )
     ]
 

@@ -27,7 +27,7 @@ class Finding:
     detail: str = ""
     cost: str = ""
     """What is lost while the part is as it is."""
-    mend: str = ""
+    fix: str = ""
     """The command, or else the words, that put it right."""
 
     @property

@@ -41,7 +41,7 @@ def driver_version() -> str:
 
 def cuda_finding(answers: Mapping[str, Mapping[str, Any]] | None, *, group: str, seen: int, driver: str) -> Finding:
     """Return whether torch reaches the GPUs that are there."""
-    said = f"driver {driver}" if driver else ""
+    driver_text = f"driver {driver}" if driver else ""
     if not seen:
         return Finding(
             name="CUDA",
@@ -49,12 +49,12 @@ def cuda_finding(answers: Mapping[str, Mapping[str, Any]] | None, *, group: str,
             state=MISSING,
             detail="no GPU is visible",
             cost=WITHOUT_GPU,
-            mend="on a GPU machine: nvidia-smi; in a container: docker run --gpus all; under SLURM: --gpus-per-node=8",
+            fix="on a GPU machine: nvidia-smi; in a container: docker run --gpus all; under SLURM: --gpus-per-node=8",
         )
     if answers is None or "cuda" not in answers:
         state = "ok" if answers is None else BROKEN
         detail = f"{seen} GPUs, not asked" if answers is None else "torch is not there to use them"
-        return Finding(name="CUDA", group=group, state=state, version=said, detail=detail)
+        return Finding(name="CUDA", group=group, state=state, version=driver_text, detail=detail)
     answer = answers["cuda"]
     gpus = answer.get("facts", {}).get("gpus", [])
     built = answers.get("torch", {}).get("facts", {}).get("cuda")
@@ -68,10 +68,10 @@ def cuda_finding(answers: Mapping[str, Mapping[str, Any]] | None, *, group: str,
             name="CUDA",
             group=group,
             state=BROKEN,
-            version=said,
+            version=driver_text,
             detail=str(why),
             cost=WITHOUT_GPU,
-            mend="python -c 'import torch; torch.cuda.init()'    says why: mostly a driver older than torch's CUDA; "
+            fix="python -c 'import torch; torch.cuda.init()'    says why: mostly a driver older than torch's CUDA; "
             "update the driver, or install the torch of the driver's CUDA",
         )
     kinds = sorted({f"{gpu['name']}, {gpu['memory'] / 2**30:.0f} GiB" for gpu in gpus})
@@ -80,7 +80,7 @@ def cuda_finding(answers: Mapping[str, Mapping[str, Any]] | None, *, group: str,
         name="CUDA",
         group=group,
         state=DIFFERS if hidden or len(kinds) > 1 else "ok",
-        version=f"{built}" + (f", {said}" if said else ""),
+        version=f"{built}" + (f", {driver_text}" if driver_text else ""),
         detail=f"{len(gpus)} x {' and '.join(kinds)}" + (f"; {seen} device files" if hidden else ""),
     )
 
@@ -100,6 +100,6 @@ def nccl_findings(answers: Mapping[str, Mapping[str, Any]] | None, *, group: str
             state=BROKEN if seen else MISSING,
             detail=str(answer.get("error", "torch was built without it")),
             cost="no training on more than one GPU; processes on CPUs use gloo",
-            mend="install a torch that is built for CUDA",
+            fix="install a torch that is built for CUDA",
         )
     ]

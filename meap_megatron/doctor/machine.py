@@ -43,7 +43,7 @@ def disk_finding(folder: Path) -> Finding:
         state="ok" if free >= LEAST_DISK else BROKEN,
         detail=f"{size(free)} in {folder}",
         cost="" if free >= LEAST_DISK else "a run ends when it saves; a checkpoint takes 12 to 14 bytes per parameter",
-        mend="" if free >= LEAST_DISK else f"du -xh -d1 {folder} | sort -h    then free space, or set save= elsewhere",
+        fix="" if free >= LEAST_DISK else f"du -xh -d1 {folder} | sort -h    then free space, or set save= elsewhere",
     )
 
 
@@ -68,7 +68,7 @@ def memory_finding(root: Path = Path("/")) -> Finding:
         detail=f"{size(available)} free of {size(total)}"
         + (f"; the control group allows {size(limit or 0)}" if bounded else ""),
         cost="" if enough else f"a training process takes about {size(LEAST_MEMORY)} before it has a model",
-        mend="" if enough else "docker run --memory=..., sbatch --mem=..., or nproc=1",
+        fix="" if enough else "docker run --memory=..., sbatch --mem=..., or nproc=1",
     )
 
 
@@ -89,7 +89,7 @@ def processors_finding(environment: Mapping[str, str], root: Path = Path("/")) -
             state="ok" if good else DIFFERS,
             detail=", ".join([*notes, f"the control group allows the time of {quota:g}"]),
             cost="" if good else "torch starts a thread per processor, and the threads wait for each other",
-            mend="" if good else f"export MEAP_THREADS={usable} OMP_NUM_THREADS={usable}",
+            fix="" if good else f"export MEAP_THREADS={usable} OMP_NUM_THREADS={usable}",
         )
     return Finding(name="processors", group=OPTIONAL, detail=", ".join(notes))
 
@@ -106,7 +106,7 @@ def shared_memory_finding(folder: Path) -> Finding:
         state="ok" if enough else DIFFERS,
         detail=f"{size(total)} in {folder}",
         cost="" if enough else "loader workers and NCCL may end with a bus error",
-        mend="" if enough else "docker run --ipc=host    (or --shm-size=16g)",
+        fix="" if enough else "docker run --ipc=host    (or --shm-size=16g)",
     )
 
 
@@ -124,8 +124,8 @@ def cache_finding(environment: Mapping[str, str]) -> Finding:
             group=OPTIONAL,
             state=BROKEN,
             detail=f"{folder}: {error.strerror or error}",
-            cost="every start reads Megatron's flags anew, several seconds",
-            mend="export MEAP_CACHE=FOLDER    (one that can be written)",
+            cost="every start reads Megatron's flags again, several seconds",
+            fix="export MEAP_CACHE=FOLDER    (one that can be written)",
         )
     return Finding(name="cache folder", group=OPTIONAL, detail=str(folder))
 

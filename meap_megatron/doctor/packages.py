@@ -38,7 +38,7 @@ class Package:
     """Any of these names brings it."""
     group: str
     cost: str
-    mend: str
+    fix: str
 
 
 PARTS: tuple[Package, ...] = (
@@ -48,7 +48,7 @@ PARTS: tuple[Package, ...] = (
         distributions=("torch",),
         group=NEEDED,
         cost="nothing can be trained, evaluated or converted; preprocessing works",
-        mend=f"{INSTALL} 'torch>=2.9'",
+        fix=f"{INSTALL} 'torch>=2.9'",
     ),
     Package(
         key="megatron",
@@ -56,7 +56,7 @@ PARTS: tuple[Package, ...] = (
         distributions=("megatron-core",),
         group=NEEDED,
         cost="nothing can be trained; preprocessing works",
-        mend=f"{INSTALL} 'megatron-core[training]>=0.19.2,<0.20'",
+        fix=f"{INSTALL} 'megatron-core[training]>=0.19.2,<0.20'",
     ),
     Package(
         key="native",
@@ -64,7 +64,7 @@ PARTS: tuple[Package, ...] = (
         distributions=(),
         group=NEEDED,
         cost="no sample can be built: masking and packing are in it",
-        mend=f"{INSTALL} --force-reinstall --no-deps {OWN}    (in a checkout: -e . instead of the name)",
+        fix=f"{INSTALL} --force-reinstall --no-deps {OWN}    (in a checkout: -e . instead of the name)",
     ),
     Package(
         key="transformer_engine",
@@ -73,7 +73,7 @@ PARTS: tuple[Package, ...] = (
         group=FASTER,
         cost="on GPUs no FP8, no fused attention and norms, no context parallel (one that is installed and cannot be loaded "
         "stops `meap train` there, unless transformer_impl=local); on a CPU nothing",
-        mend=f"{INSTALL} --no-build-isolation 'transformer-engine[core_cu13,pytorch]'    (CUDA 12: core_cu12)",
+        fix=f"{INSTALL} --no-build-isolation 'transformer-engine[core_cu13,pytorch]'    (CUDA 12: core_cu12)",
     ),
     Package(
         key="apex",
@@ -82,7 +82,7 @@ PARTS: tuple[Package, ...] = (
         group=FASTER,
         cost="nothing with Transformer Engine; without both, weight gradients are not accumulated inside the matrix product "
         "on GPUs (the flag is set by itself)",
-        mend="APEX_CPP_EXT=1 APEX_CUDA_EXT=1 "
+        fix="APEX_CPP_EXT=1 APEX_CUDA_EXT=1 "
         f"{INSTALL} --no-deps --no-build-isolation git+https://github.com/NVIDIA/apex.git",
     ),
     Package(
@@ -91,7 +91,7 @@ PARTS: tuple[Package, ...] = (
         distributions=("flash-attn",),
         group=FASTER,
         cost="Transformer Engine is left with cuDNN's fused attention; on a CPU nothing",
-        mend=f"{INSTALL} --no-deps --no-build-isolation flash-attn",
+        fix=f"{INSTALL} --no-deps --no-build-isolation flash-attn",
     ),
     Package(
         key="dali",
@@ -99,7 +99,7 @@ PARTS: tuple[Package, ...] = (
         distributions=("nvidia-dali-cuda130", "nvidia-dali-cuda120"),
         group=OPTIONAL,
         cost="samples are read by torch's DataLoader, which is the default anyway",
-        mend=f"{INSTALL} nvidia-dali-cuda130    (CUDA 12: nvidia-dali-cuda120)",
+        fix=f"{INSTALL} nvidia-dali-cuda130    (CUDA 12: nvidia-dali-cuda120)",
     ),
     Package(
         key="gigatoken",
@@ -107,7 +107,7 @@ PARTS: tuple[Package, ...] = (
         distributions=("gigatoken",),
         group=OPTIONAL,
         cost="preprocessing encodes with tokenizers, several times slower; the ids are the same",
-        mend=f"{INSTALL} 'gigatoken>=0.1'",
+        fix=f"{INSTALL} 'gigatoken>=0.1'",
     ),
     Package(
         key="lm_eval",
@@ -115,7 +115,7 @@ PARTS: tuple[Package, ...] = (
         distributions=("lm_eval",),
         group=OPTIONAL,
         cost="no `meap evaluate`",
-        mend=f"{INSTALL} 'lm-eval[hf,ruler]>=0.4.13' 'needlehaystack>=2.0' 'rouge-score>=0.1.2'",
+        fix=f"{INSTALL} 'lm-eval[hf,ruler]>=0.4.13' 'needlehaystack>=2.0' 'rouge-score>=0.1.2'",
     ),
 )
 
@@ -170,7 +170,7 @@ def package_finding(part: Package, answer: Mapping[str, Any] | None) -> Finding:
     if part.key == "native":
         return native_finding(part, answer)
     if not number:
-        return Finding(name=part.name, group=part.group, state=MISSING, cost=part.cost, mend=mend_of(part))
+        return Finding(name=part.name, group=part.group, state=MISSING, cost=part.cost, fix=fix_of(part))
     state, notes = OK, []
     name = next(name for name in part.distributions if _has(name))
     tested = TESTED.get(name)
@@ -193,7 +193,7 @@ def package_finding(part: Package, answer: Mapping[str, Any] | None) -> Finding:
         return _broken(part, number, f"{OWN} needs {wrong}")
     if answer and "error" in answer:
         return _broken(part, number, "; ".join([str(answer["error"]), *notes]))
-    worse = {"cost": part.cost, "mend": mend_of(part)} if part.key == "apex" and state == DIFFERS else {}
+    worse = {"cost": part.cost, "fix": fix_of(part)} if part.key == "apex" and state == DIFFERS else {}
     return Finding(name=part.name, group=part.group, state=state, version=number, detail="; ".join(notes), **worse)
 
 
@@ -212,12 +212,12 @@ def native_finding(part: Package, answer: Mapping[str, Any] | None) -> Finding:
     return Finding(name=part.name, group=part.group, version=number)
 
 
-def mend_of(part: Package) -> str:
+def fix_of(part: Package) -> str:
     """Return the command for a missing part; NVIDIA's image brings the CUDA ones and must not be rebuilt in place."""
     ships = part.key in ("torch", "transformer_engine", "apex", "flash_attn")
     if ships and (tag := os.environ.get("NVIDIA_PYTORCH_VERSION")):
         return f"start again from nvcr.io/nvidia/pytorch:{tag}-py3, which has it; see docs/container.md"
-    return part.mend
+    return part.fix
 
 
 def requirements_finding() -> Finding:
@@ -232,7 +232,7 @@ def requirements_finding() -> Finding:
             state=BROKEN,
             detail="; ".join(f"{name}: {version(name) if _has(name) else 'missing'}" for name in wrong),
             cost="some commands end with an ImportError",
-            mend=f"{INSTALL} " + " ".join(f"'{text}'" for text in wrong.values()),
+            fix=f"{INSTALL} " + " ".join(f"'{text}'" for text in wrong.values()),
         )
     differ = [f"{n} {version(n)} (tested {t})" for n, t in TESTED.items() if n in names and version(n) != t]
     return Finding(
@@ -287,7 +287,7 @@ def _broken(part: Package, number: str, detail: str) -> Finding:
         version=number,
         detail=detail,
         cost=part.cost,
-        mend=mend_of(part).replace(" install ", " install --force-reinstall ", 1)
-        if "--force-reinstall" not in mend_of(part)
-        else mend_of(part),
+        fix=fix_of(part).replace(" install ", " install --force-reinstall ", 1)
+        if "--force-reinstall" not in fix_of(part)
+        else fix_of(part),
     )

@@ -40,7 +40,7 @@ def as_dict(findings: list[Finding], *, task: shared.Task, seconds: float) -> di
 
 
 def as_text(findings: list[Finding], *, seconds: float) -> str:
-    """Return the report: the findings by group, and under those that are not in order what it costs and what mends it."""
+    """Return the report: the findings by group, and under those that are not in order what it costs and what fixes it."""
     name_width = max(len(finding.name) for finding in findings)
     version_width = min(24, max(len(finding.version) for finding in findings))
     indent = " " * 11
@@ -52,8 +52,8 @@ def as_text(findings: list[Finding], *, seconds: float) -> str:
             lines.append(f"{text}  {finding.detail}".rstrip())
             if finding.cost:
                 lines.append(f"{indent}costs: {finding.cost}")
-            if finding.mend:
-                lines.append(f"{indent}fix:   {finding.mend}")
+            if finding.fix:
+                lines.append(f"{indent}fix:   {finding.fix}")
     return "\n".join([*lines, "", f"{verdict(findings)} ({seconds:.1f} s)"])
 
 
@@ -66,7 +66,7 @@ def verdict(findings: list[Finding]) -> str:
 
 
 def as_line(findings: list[Finding], *, task: shared.Task) -> str:
-    """Return one line, for a task whose report task 0 stands for: its host and what does not work there."""
+    """Return one line, for a task that task 0 reports for: its host and what does not work there."""
     failed = [f"{f.name}: {f.detail}" for f in findings if f.fails]
     return f"task {task.rank} on {task.host}: {'; '.join(failed) or 'everything needed works'}"
 

@@ -64,17 +64,17 @@ def finding(folder: Path, *, task: Task, wait: float = WAIT) -> Finding:
     """
     place = f"{folder} from {task.host}" + (f", task {task.rank} of {task.tasks}" if task.tasks > 1 else "")
     if not folder.is_dir():
-        return _broken(place, "is no folder here", mend=f"mkdir -p {folder}    or mount it on every node")
+        return _broken(place, "is not a folder here", fix=f"mkdir -p {folder}    or mount it on every node")
     meeting = folder / task.meeting
     try:
         meeting.mkdir(exist_ok=True)
         with hold(meeting / "lock") if task.rank == 0 else contextlib.nullcontext(True) as held:
             if not held:
-                return _broken(place, "a lock cannot be taken", mend="mount it with locks (NFS: without `nolock`)")
+                return _broken(place, "a lock cannot be taken", fix="mount it with locks (NFS: without `nolock`)")
             return _meet(place, meeting, task=task, wait=wait)
     except (OSError, RunError) as error:
         reason = getattr(error.__cause__ or error, "strerror", None) or error
-        return _broken(place, f"cannot be written: {reason}", mend=f"ls -ld {folder}; df -h {folder}")
+        return _broken(place, f"cannot be written: {reason}", fix=f"ls -ld {folder}; df -h {folder}")
     finally:
         if task.rank == 0:
             shutil.rmtree(meeting, ignore_errors=True)
@@ -83,8 +83,8 @@ def finding(folder: Path, *, task: Task, wait: float = WAIT) -> Finding:
 def _meet(place: str, meeting: Path, *, task: Task, wait: float) -> Finding:
     """Exchange the tokens, try the lock, wait until the others have done so."""
     begun = time.monotonic()
-    said = json.dumps({"host": task.host, "rank": task.rank})
-    replace_text(meeting / f"task-{task.rank}.json", said, shared=True)
+    card = json.dumps({"host": task.host, "rank": task.rank})
+    replace_text(meeting / f"task-{task.rank}.json", card, shared=True)
     hosts = gather(meeting, "task", task=task, until=begun + wait)
     seconds = time.monotonic() - begun
     if missing := sorted(set(range(task.tasks)) - set(hosts)):
@@ -92,16 +92,16 @@ def _meet(place: str, meeting: Path, *, task: Task, wait: float) -> Finding:
         return _broken(
             place,
             f"no file of task {listed} appeared within {wait:g} s; seen: {', '.join(sorted(set(hosts.values())))}",
-            mend="srun --ntasks-per-node=1 df -h "
+            fix="srun --ntasks-per-node=1 df -h "
             + str(meeting.parent)
             + "    shows on which node it is another folder",
         )
     kept = lock_is_kept(meeting / "lock") if task.rank or task.tasks == 1 else True
-    replace_text(meeting / f"done-{task.rank}.json", said, shared=True)
+    replace_text(meeting / f"done-{task.rank}.json", card, shared=True)
     if task.rank == 0:
         gather(meeting, "done", task=task, until=time.monotonic() + wait)
     if not kept:
-        return _broken(place, "a lock of task 0 does not hold", mend="mount it with locks (NFS: without `nolock`)")
+        return _broken(place, "a lock of task 0 does not hold", fix="mount it with locks (NFS: without `nolock`)")
     num_hosts = len(set(hosts.values()))
     seen = f"; files of {task.tasks} tasks on {num_hosts} hosts after {seconds:.1f} s" if task.tasks > 1 else ""
     slow = seconds > SLOW and task.tasks > 1
@@ -112,7 +112,7 @@ def _meet(place: str, meeting: Path, *, task: Task, wait: float) -> Finding:
         state=DIFFERS if slow else "ok",
         detail=f"{place}: {free:.0f} GiB free, rename and lock work{seen}",
         cost="ranks wait for each other's files" if slow else "",
-        mend="mount with a shorter actimeo" if slow else "",
+        fix="mount with a shorter actimeo" if slow else "",
     )
 
 
@@ -144,7 +144,7 @@ def hold(path: Path) -> Iterator[bool]:
 def lock_is_kept(path: Path) -> bool:
     """Tell whether another process is refused a lock that somebody holds.
 
-    A process of its own, because over NFS the locks of one process do not stand in each other's way.
+    A process of its own, because over NFS the locks of one process do not exclude each other.
     """
     code = (
         "import fcntl, sys\n"
@@ -155,7 +155,5 @@ def lock_is_kept(path: Path) -> bool:
     return subprocess.run([sys.executable, "-c", code, path], timeout=60, check=False).returncode == 75
 
 
-def _broken(place: str, problem: str, *, mend: str) -> Finding:
-    return Finding(
-        name="shared folder", group=NEEDED, state=BROKEN, detail=f"{place}: {problem}", cost=COST, mend=mend
-    )
+def _broken(place: str, problem: str, *, fix: str) -> Finding:
+    return Finding(name="shared folder", group=NEEDED, state=BROKEN, detail=f"{place}: {problem}", cost=COST, fix=fix)

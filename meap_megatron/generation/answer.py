@@ -54,7 +54,7 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a model said.
+    """What a model generated.
 
     Attributes:
         text: without special tokens.
@@ -109,7 +109,7 @@ def prompt_ids(opened: OpenModel, text: str) -> list[int]:
     return ids
 
 
-def talk_ids(opened: OpenModel, messages: list[dict[str, Any]], *, thinking: bool | None = None) -> list[int]:
+def chat_ids(opened: OpenModel, messages: list[dict[str, Any]], *, thinking: bool | None = None) -> list[int]:
     """Return the ids of a conversation in the chat template, up to where the next answer begins.
 
     Args:
@@ -203,16 +203,16 @@ def answer(
             **({} if cache is None else {"past_key_values": cache}),
             **sampling.options(),
         )
-    said = [row[width : width + limit].tolist() for row, limit in zip(found, limits, strict=True)]
-    return [_answer(opened, *pair) for pair in zip(prompts, said, strict=True)]
+    generated = [row[width : width + limit].tolist() for row, limit in zip(found, limits, strict=True)]
+    return [_answer(opened, *pair) for pair in zip(prompts, generated, strict=True)]
 
 
 def _answer(opened: OpenModel, prompt: list[int], ids: list[int]) -> Answer:
-    """Return what was said, up to the first end."""
+    """Return what was generated, up to the first end."""
     last = next((place for place, number in enumerate(ids) if number in opened.ends), None)
-    said = ids if last is None else ids[: last + 1]
+    generated = ids if last is None else ids[: last + 1]
     stream = TextStream(opened.tokenizer, prompt)
-    for number in said:
+    for number in generated:
         stream.put(number)
     stream.end()
-    return Answer(text=stream.text, ids=tuple(said), ended=last is not None)
+    return Answer(text=stream.text, ids=tuple(generated), ended=last is not None)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from meap_megatron.generation.answer import Answer, Sampling, answer, talk_ids
+from meap_megatron.generation.answer import Answer, Sampling, answer, chat_ids
 from meap_megatron.generation.model import OpenModel
 
 
@@ -45,7 +45,7 @@ class ChatSession:
             on_text(new)
 
         messages = [*self.messages, {"role": "user", "content": text}]
-        ids = talk_ids(self.opened, messages, thinking=self.thinking)
+        ids = chat_ids(self.opened, messages, thinking=self.thinking)
         # Kept only if all goes well: after an interruption some layers may hold a token more than others.
         cache, self.cache = self._reuse(ids), None
         found = None
@@ -55,8 +55,8 @@ class ChatSession:
             pass
         else:
             self.cache, self.cached = cache, [*ids, *found.ids][: cache.get_seq_length()]
-        said = "".join(shown) if found is None else found.text
-        self.messages = [*messages, {"role": "assistant", "content": said}]
+        answered = "".join(shown) if found is None else found.text
+        self.messages = [*messages, {"role": "assistant", "content": answered}]
         return found
 
     def _reuse(self, ids: list[int]) -> Any:

@@ -66,7 +66,7 @@ def read_header(path: Path) -> IndexHeader:
         raise UserError(f"{path} has {len(start)} bytes, an index has at least {HEADER_BYTES}: it was truncated")
     if not start.startswith(MAGIC):
         refuse_pointer(path)
-        raise UserError(f"{path} starts with {start[:9]!r}, an index starts with {MAGIC!r}: this is no Megatron index")
+        raise UserError(f"{path} starts with {start[:9]!r}, an index starts with {MAGIC!r}: not a Megatron index")
     version, code, num_sequences, num_document_indices = struct.unpack_from("<QBQQ", start, 9)
     if version != VERSION:
         raise UserError(f"{path} has index version {version}, only version {VERSION} is known")

@@ -52,7 +52,7 @@ def truncate(
 
 
 def answer_lengths(roles: NDArray[np.uint8], *, before: int) -> NDArray[np.int64]:
-    """Return int64[answers], the tokens of each answer, cut or not; an empty answer is no run and has no entry.
+    """Return int64[answers], the tokens of each answer, cut or not; an empty answer has no entry.
 
     Args:
         roles: uint8[n] roles of one conversation before truncation.

@@ -51,7 +51,7 @@ class TokenizerInfo:
         bos_id: id of the token that opens a document, or None when the tokenizer has none.
         eos_id: id of the token that ends a document, or None.
         pad_id: id of the padding token, or None.
-        mask_id: id that replaces masked input tokens; never stands in the data.
+        mask_id: id that replaces masked input tokens; never in the data.
         mask_token: text of the mask token.
     """
 
@@ -67,7 +67,7 @@ class TokenizerInfo:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sidecar:
-    """What stands in `PREFIX.meap.json`.
+    """The content of `PREFIX.meap.json`.
 
     Attributes:
         kind: "text" (pre-training documents) or "sft".

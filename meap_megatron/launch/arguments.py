@@ -93,7 +93,7 @@ def check(args: Any) -> None:
         UserError: naming the flag, its value, the rule and the way out.
     """
     check_masked_inputs(args)
-    precision.check(precision.of_arguments(args))
+    precision.check(vars(args) | {"fp8_format": args.fp8, "device": args.meap_device})
     if args.meap_span_length < 1:
         raise UserError(f"--meap-span-length {args.meap_span_length} must be at least 1 token")
     if STRATEGIES[args.meap_mask_strategy].follows_step:

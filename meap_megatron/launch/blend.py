@@ -35,7 +35,7 @@ def words_of(value: Any) -> list[str]:
 
 
 def is_dataset(prefix: str) -> bool:
-    """Tell whether a dataset stands under a prefix."""
+    """Tell whether a prefix has a dataset."""
     return idx_path(prefix).exists() or idx_path(prefix_of(prefix)).exists()
 
 
@@ -91,7 +91,7 @@ def words_in_file(path: str, *, per_split: bool) -> list[str]:
 
 
 def folder_hint(prefix: str) -> str | None:
-    """Return the datasets in a folder that was named as a prefix; None if it is no folder."""
+    """Return the datasets in a folder that was named as a prefix; None if it is not a folder."""
     folder = Path(prefix)
     if not folder.is_dir():
         return None
@@ -100,14 +100,10 @@ def folder_hint(prefix: str) -> str | None:
     return f"data_path={prefix} is a folder, and a dataset is named by its prefix: {found}"
 
 
-def blend_prefixes(blend: Any) -> list[str]:
-    """Return the prefixes of one of Megatron's blends, (prefixes, weights or None), without the weights."""
-    return [] if blend is None else [str(prefix) for prefix in blend[0]]
-
-
 def data_prefixes(args: Any) -> list[str]:
     """Return all dataset prefixes that the arguments name, in order."""
     from megatron.training.utils import get_blend_and_blend_per_split
 
     blend, per_split = get_blend_and_blend_per_split(args)
-    return [p for b in (blend, *(per_split or ())) for p in blend_prefixes(b)]
+    # A blend is (prefixes, weights or None).
+    return [str(prefix) for one in (blend, *(per_split or ())) if one is not None for prefix in one[0]]

@@ -1,4 +1,4 @@
-"""Megatron's data settings that our datasets do not read, refused by name before anything trains on something else."""
+"""Where the data of a run is, and of which kind: settings that contradict each other, refused before anything trains."""
 
 from collections.abc import Iterator
 
@@ -7,46 +7,6 @@ from meap_megatron.declared import declared
 from meap_megatron.errors import UserError
 from meap_megatron.launch import blend
 from meap_megatron.launch.named_settings import Settings
-
-UNREAD: tuple[tuple[str, str, str], ...] = (
-    (
-        "fim_data",
-        "fill-in-the-middle rearranges a sample before it is masked, which these datasets do not do",
-        "leave it out",
-    ),
-    (
-        "sft",
-        "this is Megatron's own fine-tuning on conversations, which these datasets do not read",
-        "make the data with `meap preprocess sft` and give --meap-sft",
-    ),
-    (
-        "per_dataset_sequences_path",
-        "the sizes of datasets are read from the datasets themselves, which are opened to check them",
-        "leave it out; `meap cache` builds the sample index before a large job",
-    ),
-    (
-        "object_storage_cache_path",
-        "datasets are read from a file system that all nodes see, not from an object store",
-        "copy or mount the data",
-    ),
-    (
-        "allow_ambiguous_pad_tokens",
-        "padding is [MASK], an id that no document has, so that no token of the data is ever taken for padding",
-        "leave it out",
-    ),
-    (
-        "hybrid_context_parallel",
-        "its sampler sorts and splits samples by length, which these do not offer",
-        "leave it out",
-    ),
-    (
-        "logits_load_dir",
-        "distillation takes the place of the loss that masked inputs are trained with",
-        "leave it out",
-    ),
-    ("logits_save_dir", "logits of masked inputs are not those of the text", "leave it out"),
-)
-"""Setting, why it would do nothing or something else, and what to do."""
 
 FINE_TUNING = ("meap_sft", "meap_sft_loss", "meap_epochs", *(f"meap_sft_{one.name}" for one in declared(SFTConfig)))
 """Settings of which one says that a run fine-tunes: meap_sft, meap_sft_..., meap_epochs."""
@@ -70,9 +30,6 @@ def of_data(settings: Settings) -> Iterator[str]:
     yield from of_sources(settings)
     if settings.on("mock_data") and not settings.has("vocab_size", "tokenizer_type"):
         yield f"{settings.where('mock_data')}mock_data=true needs vocab_size, the number of ids that it draws; set it"
-    for name, why, remedy in UNREAD:
-        if settings.has(name):
-            yield f"{settings.where(name)}{flag(name)} is not supported: {why}; {remedy}"
     for name in PATHS:
         value = settings.get(name)
         for word in value if isinstance(value, list) else [value]:
@@ -101,15 +58,15 @@ def of_sources(settings: Settings) -> Iterator[str]:
     own = next((name for name in named if name in (*PER_SPLIT, "per_split_data_args_path")), None)
     if own is not None and settings.has("split"):
         yield (
-            f"{settings.said(own)} and {settings.named('split')} are both given: each split has data of its own; leave out "
-            "split"
+            f"{settings.quoted(own)} and {settings.named('split')} are both given: each split has data of its own; leave "
+            "split out"
         )
     if own in PER_SPLIT[1:] and not settings.on("skip_train"):
-        yield f"{settings.said(own)} names no training data; give train_data_path too"
+        yield f"{settings.quoted(own)} names no training data; give train_data_path too"
     if named == ["data_args_path"] and not settings.has("split"):
         yield (
-            f"{settings.said('data_args_path')} needs split, the shares of train, validation and test; set it, for example "
-            "split=98,2,0"
+            f"{settings.quoted('data_args_path')} needs split, the shares of train, validation and test; set it, for "
+            "example split=98,2,0"
         )
 
 
@@ -132,14 +89,14 @@ def check_kind(settings: Settings, prefixes: list[str], *, sft_data: bool) -> No
     Raises:
         UserError: the two differ.
     """
-    said = next((name for name in FINE_TUNING if settings.has(name)), None)
-    if said is not None and not sft_data:
-        value = str(settings.get(said)).lower() if settings.on(said) else settings.get(said)
+    given = next((name for name in FINE_TUNING if settings.has(name)), None)
+    if given is not None and not sft_data:
+        value = str(settings.get(given)).lower() if settings.on(given) else settings.get(given)
         raise UserError(
-            f"{said}={value} is for fine-tuning, and {prefixes[0]} is text; make the data with `meap preprocess sft`, "
+            f"{given}={value} is for fine-tuning, and {prefixes[0]} is text; make the data with `meap preprocess sft`, "
             "or use a pre-training recipe"
         )
-    if said is None and sft_data:
+    if given is None and sft_data:
         raise UserError(
             f"{prefixes[0]} is data of `meap preprocess sft`, and no setting says that this run fine-tunes; use a "
             "fine-tuning recipe, or set meap_sft=true"

@@ -39,14 +39,10 @@ def defaults(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
         if not settings.on("use_nccl_ub"):
             # Its buffers take memory from the model, and its sums have an order of their own.
             wanted["NCCL_NVLS_ENABLE"] = "0"
-    if continues_itself(settings):
+    # Checkpoints of the run's own folder; it may have had another precision when it saved them.
+    if settings.has("save") and settings.get("load") in (None, settings.get("save")):
         wanted[SCALING_HISTORY] = "1"
     return {name: value for name, value in wanted.items() if name not in environ}
-
-
-def continues_itself(settings: Settings) -> bool:
-    """Tell whether checkpoints come from the run's own folder; it may have had another precision when it saved them."""
-    return settings.has("save") and settings.get("load") in (None, settings.get("save"))
 
 
 def connections(settings: Settings) -> str:

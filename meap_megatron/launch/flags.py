@@ -48,7 +48,7 @@ class Flag:
         """Return the command-line words that set this option to `value`; none for None and for a switch that is off.
 
         Raises:
-            UserError: the value's type does not fit, or it is not among the choices; `origin` says where it stands.
+            UserError: the value's type does not fit, or it is not among the choices; `origin` says where it is written.
         """
         name = self.option.removeprefix("--").replace("-", "_")
         if value is None:
@@ -163,7 +163,7 @@ def options_of(parser: argparse.ArgumentParser) -> dict[str, Flag]:
                 option=option,
                 kind="toggle" if toggle else kind_of(action),
                 type=action.type.__name__ if action.type in (int, float, str) else "other",
-                choices=[choice_text(choice) for choice in action.choices] if action.choices else None,
+                choices=[str(getattr(one, "name", one)) for one in action.choices] if action.choices else None,
                 name=first.removeprefix("--").replace("-", "_"),
                 dest=action.dest,
                 default=plain(action.default),
@@ -174,14 +174,9 @@ def options_of(parser: argparse.ArgumentParser) -> dict[str, Flag]:
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON can hold it: the name of an enumeration's member, None for what is no plain value."""
+    """Return a value as JSON can hold it: the name of an enumeration's member, None for other values."""
     value = getattr(value, "name", value)
     return value if isinstance(value, bool | int | float | str | list) else None
-
-
-def choice_text(choice: Any) -> str:
-    """Return a choice as it is typed: the name of an enumeration's member, else the value."""
-    return str(getattr(choice, "name", choice))
 
 
 def kind_of(action: argparse.Action) -> str:

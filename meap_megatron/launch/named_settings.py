@@ -64,7 +64,7 @@ class Settings:
         words = isinstance(value, list) and all(isinstance(word, str) for word in value)
         return f"{name}={' '.join(value) if words else value}"
 
-    def said(self, name: str) -> str:
+    def quoted(self, name: str) -> str:
         """Return "FILE:LINE: NAME=VALUE"."""
         return f"{self.where(name)}{self.named(name)}"
 

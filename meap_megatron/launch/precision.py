@@ -11,8 +11,8 @@
 
 With bf16 and FP8, master weights and the optimizer stay in float32; with FP8, everything outside the matrix products of
 the layers is bfloat16, and so is validation (evaluation_precision.py). Formats and history length are Transformer
-Engine's own defaults for each recipe. Settings have Megatron's names (`fp8_format`, `fp8_recipe`, ...): what is added
-stands in `meap train --dry-run`.
+Engine's own defaults for each recipe. Settings have Megatron's names (`fp8_format`, `fp8_recipe`, ...):
+`meap train --dry-run` shows what is added.
 """
 
 from collections.abc import Mapping
@@ -52,7 +52,7 @@ def settings_for(precision: Any, given: Mapping[str, Any], *, origin: str) -> di
     Args:
         precision: a name of `PRECISIONS`.
         given: the recipe's settings; a value of None counts as absent.
-        origin: where the precision stands, for the message.
+        origin: where the precision is written, for messages.
 
     Raises:
         UserError: the name is unknown, or a given setting contradicts it.
@@ -74,7 +74,7 @@ def check(settings: Mapping[str, Any]) -> None:
     """Refuse FP8 settings that diverge, are ignored or fail on the GPU; what is absent is not judged.
 
     Args:
-        settings: under Megatron's names in snake_case: a recipe's, or `of_arguments(args)`.
+        settings: under Megatron's names in snake_case: a recipe's, or parsed ones.
 
     Raises:
         UserError: naming the settings, the rule and the way out.
@@ -190,8 +190,3 @@ def whole(settings: Mapping[str, Any], name: str) -> int | None:
     """Return a setting as a whole number, None if it is absent or none (its own check names that)."""
     value = settings.get(name)
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
-
-
-def of_arguments(args: Any) -> dict[str, Any]:
-    """Return Megatron's parsed arguments as the settings that `check` reads."""
-    return vars(args) | {"fp8_format": args.fp8, "device": args.meap_device}

@@ -34,7 +34,7 @@ LAUNCH_KEYS = {"device": "auto, cpu or cuda", "nproc": "processes on this machin
 """Keys that are not Megatron's: they say where and how to start."""
 
 SHORT_KEYS = ("precision", "layout", "model")
-"""Keys that stand for several of Megatron's."""
+"""Keys that mean several of Megatron's."""
 
 
 class Loader(yaml.SafeLoader):
@@ -122,7 +122,7 @@ class Recipe:
         return words
 
     def resolved(self) -> dict[str, Setting]:
-        """Return all settings under Megatron's names, with what `precision` and `model` stand for in their place.
+        """Return all settings under Megatron's names, with what `precision` and `model` mean in their place.
 
         Raises:
             UserError: an unknown precision or model, or one that other settings contradict.
@@ -279,7 +279,7 @@ def read_layouts(path: Path, line: int, node: yaml.Node) -> Layouts:
     """Return the table of layouts: number of GPUs -> settings.
 
     Raises:
-        UserError: it is no mapping of numbers to settings.
+        UserError: it is not a mapping of numbers to settings.
     """
     layouts: Layouts = {}
     rows = node.value if isinstance(node, yaml.MappingNode) else []

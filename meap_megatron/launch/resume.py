@@ -1,7 +1,7 @@
-"""Before a run starts: is it done already, and which checkpoint does it go on from?
+"""Before a run starts: is it done already, and which checkpoint does it continue from?
 
 Reads the command line and the folders it names; neither Megatron nor torch is imported, except torch where a checkpoint
-has no manifest. Rank 0 does this for all ranks: what it settles stands in the tracker, which Megatron reads later.
+has no manifest. Rank 0 does this for all ranks: what it settles is in the tracker, which Megatron reads later.
 """
 
 import os
@@ -37,16 +37,6 @@ def same_folder(first: str | None, second: str | None) -> bool:
     return first is not None and second is not None and os.path.realpath(first) == os.path.realpath(second)
 
 
-def done(settings: Settings) -> str | None:
-    """Return what to say if nothing is left to train, else None. On rank 0 only.
-
-    Raises:
-        UserError: see `check_flags`.
-    """
-    check_flags(settings)
-    return finished(settings)
-
-
 def check_flags(settings: Settings) -> None:
     """Refuse options under which a damaged checkpoint could be loaded unseen, or the last good one deleted.
 
@@ -66,8 +56,8 @@ def check_flags(settings: Settings) -> None:
     keep = settings.get("meap_keep_checkpoints")
     if keep is not None and (settings.whole("meap_keep_checkpoints") or 0) < LEAST_KEPT:
         raise UserError(
-            f"meap_keep_checkpoints={keep} must be at least {LEAST_KEPT}: if the newest checkpoint is damaged, a run goes "
-            "on from the one before it"
+            f"meap_keep_checkpoints={keep} must be at least {LEAST_KEPT}: if the newest checkpoint is damaged, a run "
+            "continues from the one before it"
         )
 
 
@@ -84,7 +74,7 @@ def last_step(settings: Settings) -> int | None:
 def finished(settings: Settings) -> str | None:
     """Return what to say if a run has reached its last step, else None.
 
-    Only a run that goes on in its own folder (`load` is `save`) can be finished: other ones validate what they load, or
+    Only a run that continues in its own folder (`load` is `save`) can be finished: other ones validate what they load, or
     start from it. Names and sizes are looked at, no contents.
     """
     if not same_folder(settings.get("load"), settings.get("save")):
@@ -105,7 +95,7 @@ def finished(settings: Settings) -> str | None:
 def prepare(settings: Settings, *, show: Callable[[str], None]) -> None:
     """Check the checkpoint that Megatron is going to load, and see to it that it loads a good one. On rank 0 only.
 
-    In the run's own folder (`load` is `save`) a damaged checkpoint is renamed to damaged-iter_NNNNNNN, a broken-off save
+    In the run's own folder (`load` is `save`) a damaged checkpoint is renamed to damaged-iter_NNNNNNN, an interrupted save
     stays until the same step is saved again, and the tracker is set to the newest good one. Any other folder is only read.
 
     Args:
@@ -190,7 +180,7 @@ def prepare_load(folder: Path, settings: Settings, level: Level, show: Callable[
         write_tracker(folder, choice.iteration or 0)
     except OSError as error:
         raise RunError(f"cannot rename the damaged checkpoint in {folder}: {error.strerror}") from None
-    show(f"going on from {choice.chosen.checkpoint.name}, the newest good checkpoint in {folder}")
+    show(f"continuing from {choice.chosen.checkpoint.name}, the newest good checkpoint in {folder}")
 
 
 def name_faults(folder: Path, choice: Choice, show: Callable[[str], None]) -> None:
@@ -204,7 +194,7 @@ def name_faults(folder: Path, choice: Choice, show: Callable[[str], None]) -> No
 
 
 def restart(folder: Path, choice: Choice, show: Callable[[str], None]) -> None:
-    """Let a run whose first save was broken off start at step 0; refuse it if a checkpoint was lost.
+    """Let a run whose first save was interrupted start at step 0; refuse it if a checkpoint was lost.
 
     Raises:
         UserError: a checkpoint that was whole once, or that the tracker names, is damaged or gone.
@@ -241,15 +231,15 @@ def require_good(folder: Path, level: Level, setting: str) -> None:
         if setting == "load":
             return  # nothing there: Megatron's own rules, exit_on_missing_checkpoint among them
         raise UserError(f"{setting}={folder} holds no checkpoint (no {TRACKER}, no iter_NNNNNNN)")
-    said: list[str] = []
-    name_faults(folder, choice, said.append)
+    faults: list[str] = []
+    name_faults(folder, choice, faults.append)
     way_out = (
         f"write {choice.iteration} into {folder / TRACKER} to use {choice.chosen.checkpoint.name}, the newest good one"
         if choice.chosen is not None
         else "name a folder with a whole checkpoint"
     )
     raise UserError(
-        f"{setting}={folder} cannot be used as it is: {'; '.join(said)}. It is left as it stands; {way_out}"
+        f"{setting}={folder} cannot be used as it is: {'; '.join(faults)}. It is left unchanged; {way_out}"
     )
 
 

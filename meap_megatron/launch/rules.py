@@ -115,16 +115,16 @@ def of_model(settings: Settings) -> Iterator[str]:
             )
     for name, other in (("num_layers", "encoder_num_layers"), ("seq_length", "encoder_seq_length")):
         if settings.has(name) and settings.has(other):
-            yield f"{settings.said(other)} and {name}={settings.get(name)} are two names of one setting; leave {other} out"
+            yield f"{settings.quoted(other)} and {name}={settings.get(name)} are two names of one setting; leave {other} out"
     groups, heads = settings.whole("num_query_groups"), settings.whole("num_attention_heads")
     if groups and heads and groups != heads and not settings.on("group_query_attention"):
         yield (
-            f"{settings.said('num_query_groups')} has no effect without group_query_attention=true, and the model would "
+            f"{settings.quoted('num_query_groups')} has no effect without group_query_attention=true, and the model would "
             f"have {heads} key-value heads; set it, or leave num_query_groups out"
         )
     if settings.get("ffn_hidden_size") is None and parallelism.feed_forward_width(settings) == 0:
         yield (
-            f"{settings.said('hidden_size')} with swiglu gives a feed-forward layer of width 0: where ffn_hidden_size is "
+            f"{settings.quoted('hidden_size')} with swiglu gives a feed-forward layer of width 0: where ffn_hidden_size is "
             "not given, it is 8/3 of hidden_size, rounded down to a multiple of 64; set ffn_hidden_size"
         )
 
@@ -136,28 +136,28 @@ def of_rotation(settings: Settings) -> Iterator[str]:
     kind = settings.get("position_embedding_type")
     if kind not in (None, "rope", "mrope", "yarn") and settings.has("rotary_base"):
         yield (
-            f"{settings.said('rotary_base')} has no effect without position_embedding_type=rope; set it, or leave "
+            f"{settings.quoted('rotary_base')} has no effect without position_embedding_type=rope; set it, or leave "
             "rotary_base out"
         )
     if kind == "yarn":
         for name in ("rotary_scaling_factor", "yarn_original_max_position_embeddings"):
             if not settings.has(name):
-                yield f"{settings.said('position_embedding_type')} needs {name}, which Megatron would guess; set it"
+                yield f"{settings.quoted('position_embedding_type')} needs {name}, which Megatron would guess; set it"
         for name in ("use_rope_scaling", "rotary_seq_len_interpolation_factor"):
             if settings.has(name):
-                yield f"{settings.said(name)} has no effect with position_embedding_type=yarn; leave it out"
+                yield f"{settings.quoted(name)} has no effect with position_embedding_type=yarn; leave it out"
     elif not settings.on("multi_latent_attention"):
         of_yarn = (name for name in settings.table if name.startswith("yarn_"))
         for name in ("rotary_scaling_factor", "mscale", "mscale_all_dim", *of_yarn):
             if settings.has(name):
-                yield f"{settings.said(name)} has no effect without position_embedding_type=yarn; set both or neither"
+                yield f"{settings.quoted(name)} has no effect without position_embedding_type=yarn; set both or neither"
     layers, skips = settings.whole("num_layers"), settings.get("no_rope_freq")
     every = settings.whole("no_rope_freq")
     if layers and every and layers % every:
-        yield f"{settings.said('no_rope_freq')} must divide num_layers={layers}, or be a list with a 1 per layer to skip"
+        yield f"{settings.quoted('no_rope_freq')} must divide num_layers={layers}, or be a list with a 1 per layer to skip"
     if layers and isinstance(skips, str) and skips.startswith("[") and "*" not in skips:
         if (count := skips.count(",") + 1) != layers:
-            yield f"{settings.said('no_rope_freq')} lists {count} layers, and num_layers={layers}; list each layer"
+            yield f"{settings.quoted('no_rope_freq')} lists {count} layers, and num_layers={layers}; list each layer"
 
 
 def of_length(settings: Settings) -> Iterator[str]:
@@ -177,12 +177,12 @@ def of_length(settings: Settings) -> Iterator[str]:
     for name in ("lr_decay", "lr_warmup", "lr_wsd_decay"):
         if settings.number(f"{name}_{wrong}"):
             yield (
-                f"{settings.said(f'{name}_{wrong}')} counts {'steps' if by_samples else 'samples'}, and the length of "
+                f"{settings.quoted(f'{name}_{wrong}')} counts {'steps' if by_samples else 'samples'}, and the length of "
                 f"this run is {units[0]}={settings.get(units[0])}; give {name}_{right} instead"
             )
     samples, batch = settings.whole("train_samples"), settings.whole("global_batch_size")
     if by_samples and samples and batch and samples < batch:
-        yield f"{settings.said('train_samples')} is less than one step of global_batch_size={batch}; raise it"
+        yield f"{settings.quoted('train_samples')} is less than one step of global_batch_size={batch}; raise it"
 
 
 def of_schedule(settings: Settings) -> Iterator[str]:
@@ -195,19 +195,19 @@ def of_schedule(settings: Settings) -> Iterator[str]:
     for name in ("min_lr", "lr_warmup_init"):
         value = settings.number(name)
         if lr is not None and value is not None and value > lr:
-            yield f"{settings.said(name)} is above lr={settings.get('lr')}; lower it, or raise lr"
+            yield f"{settings.quoted(name)} is above lr={settings.get('lr')}; lower it, or raise lr"
     if settings.get("lr_warmup_fraction") is not None:
         for name in ("lr_warmup_iters", "lr_warmup_samples"):
             if settings.number(name):
                 fraction = settings.get("lr_warmup_fraction")
-                yield f"{settings.said(name)} and lr_warmup_fraction={fraction} are both given; keep one"
+                yield f"{settings.quoted(name)} and lr_warmup_fraction={fraction} are both given; keep one"
     else:
         yield from of_warmup(settings)
     if settings.get("lr_decay_style") == "WSD" and not (settings.has("lr_wsd_decay_iters", "lr_wsd_decay_samples")):
-        yield f"{settings.said('lr_decay_style')} needs lr_wsd_decay_iters, the steps of its last, falling part; set it"
+        yield f"{settings.quoted('lr_decay_style')} needs lr_wsd_decay_iters, the steps of its last, falling part; set it"
     if settings.on("override_opt_param_scheduler") and settings.on("use_checkpoint_opt_param_scheduler"):
         yield (
-            f"{settings.said('override_opt_param_scheduler')} takes the schedule of the settings and "
+            f"{settings.quoted('override_opt_param_scheduler')} takes the schedule of the settings and "
             "use_checkpoint_opt_param_scheduler that of the checkpoint; keep one"
         )
     yield from of_weight_decay(settings)
@@ -223,7 +223,7 @@ def of_warmup(settings: Settings) -> Iterator[str]:
         steps, last = settings.number(warmup), settings.whole(end)
         if steps and last and steps >= last:
             yield (
-                f"{settings.said(warmup)} must be below {end}={last}, at which the learning rate has fallen; shorten the "
+                f"{settings.quoted(warmup)} must be below {end}={last}, at which the learning rate has fallen; shorten the "
                 "warm-up, or use lr_warmup_fraction=0.1"
             )
 
@@ -234,64 +234,32 @@ def of_weight_decay(settings: Settings) -> Iterator[str]:
     if settings.get("weight_decay_incr_style") in (None, "constant"):
         for name in ends:
             if settings.get(name) is not None:
-                yield f"{settings.said(name)} needs weight_decay_incr_style=linear or cosine; set it, or give weight_decay"
+                yield f"{settings.quoted(name)} needs weight_decay_incr_style=linear or cosine; set it, or give weight_decay"
         return
     missing = [name for name in ends if settings.get(name) is None]
     if missing:
-        yield f"{settings.said('weight_decay_incr_style')} needs {' and '.join(missing)}; give both ends"
+        yield f"{settings.quoted('weight_decay_incr_style')} needs {' and '.join(missing)}; give both ends"
         return
     start, end = (settings.number(name, 0.0) or 0.0 for name in ends)
     if start > end:
         yield (
-            f"{settings.said('start_weight_decay')} is above end_weight_decay={settings.get('end_weight_decay')}; weight "
+            f"{settings.quoted('start_weight_decay')} is above end_weight_decay={settings.get('end_weight_decay')}; weight "
             "decay can only rise: swap them"
         )
 
 
-NEEDS: tuple[tuple[str, tuple[str, ...], str], ...] = (
-    (
-        "overlap_param_gather",
-        ("use_distributed_optimizer", "use_megatron_fsdp"),
-        "it gathers the shards of that optimizer",
-    ),
-    ("overlap_param_gather", ("overlap_grad_reduce",), "Megatron overlaps both or none"),
-    ("tp_comm_overlap", ("sequence_parallel",), "only then there is communication to hide"),
-    ("fp32_residual_connection", ("bf16", "fp16"), "in float32 it is that already"),
-    ("fp16_lm_cross_entropy", ("fp16",), "it is of that precision"),
-    ("load_main_params_from_ckpt", ("no_load_optim",), "they would be overwritten by the optimizer's"),
-    ("optimizer_cpu_offload", ("use_precision_aware_optimizer",), "it is part of that optimizer"),
-    ("multiple_validation_sets", ("full_validation",), "Megatron cannot count the samples of several sets otherwise"),
-    ("use_precision_aware_optimizer", ("use_distributed_optimizer",), "it is part of that optimizer"),
-)
-"""Switch, one of the switches that must be on with it, and why."""
-
-EXCLUDES: tuple[tuple[str, str, str], ...] = (
-    ("bf16", "fp16", "one precision at a time"),
-    ("global_batch_size", "step_batch_size_schedule", "the schedule is the batch size"),
-    ("finetune", "override_ckpt_iteration", "fine-tuning starts at step 0"),
-    ("save_params_interval", "overlap_param_gather", "parameters may be in flight when they are saved"),
-)
-"""Two settings of which one must be left out, and why."""
-
-
 def of_switches(settings: Settings) -> Iterator[str]:
-    """Yield switches without what they need, and settings that exclude each other."""
-    for name, needed, why in NEEDS:
-        if settings.on(name) and not settings.has(*needed):
-            yield f"{settings.said(name)} needs {' or '.join(needed)}=true: {why}; set it, or leave {name} out"
-    for first, second, why in EXCLUDES:
-        if settings.has(first) and settings.has(second):
-            yield f"{settings.said(first)} and {settings.named(second)} are both given: {why}; leave one out"
+    """Yield switches that do not fit a size; `switches` has the others."""
     if settings.on("tp_comm_overlap") and (settings.whole("tensor_model_parallel_size") or 1) < 2:
-        yield f"{settings.said('tp_comm_overlap')} needs tensor_model_parallel_size above 1; leave it out"
+        yield f"{settings.quoted('tp_comm_overlap')} needs tensor_model_parallel_size above 1; leave it out"
     every, of = settings.whole("log_memory_interval"), settings.whole("log_interval", 100)
     if every and of and every % of:
-        yield f"{settings.said('log_memory_interval')} must be a multiple of log_interval={of}"
+        yield f"{settings.quoted('log_memory_interval')} must be a multiple of log_interval={of}"
     if (sizes := settings.get("hierarchical_context_parallel_sizes")) is not None:
         product = math.prod(int(float(size)) for size in (sizes if isinstance(sizes, list) else [sizes]))
         if product != (settings.whole("context_parallel_size") or 1):
             yield (
-                f"{settings.said('hierarchical_context_parallel_sizes')}: their product {product} must be "
+                f"{settings.quoted('hierarchical_context_parallel_sizes')}: their product {product} must be "
                 f"context_parallel_size={settings.whole('context_parallel_size') or 1}"
             )
 
@@ -302,19 +270,19 @@ def of_recompute(settings: Settings) -> Iterator[str]:
     if kind == "selective" or (kind is None and settings.on("recompute_activations")):
         for name in ("recompute_method", "recompute_num_layers"):
             if settings.get(name) is not None:
-                yield f"{settings.said(name)} is for recompute_granularity=full, and this is selective; leave it out"
+                yield f"{settings.quoted(name)} is for recompute_granularity=full, and this is selective; leave it out"
     elif kind == "full":
         missing = [name for name in ("recompute_method", "recompute_num_layers") if settings.get(name) is None]
         if missing:
             yield (
-                f"{settings.said('recompute_granularity')} needs {' and '.join(missing)}; for every layer use "
+                f"{settings.quoted('recompute_granularity')} needs {' and '.join(missing)}; for every layer use "
                 "recompute_method=uniform recompute_num_layers=1"
             )
     if settings.on("distribute_saved_activations") and (
         kind != "full" or (settings.whole("tensor_model_parallel_size") or 1) < 2
     ):
         yield (
-            f"{settings.said('distribute_saved_activations')} needs recompute_granularity=full and tensor parallel; leave "
+            f"{settings.quoted('distribute_saved_activations')} needs recompute_granularity=full and tensor parallel; leave "
             "it out"
         )
 
@@ -322,11 +290,11 @@ def of_recompute(settings: Settings) -> Iterator[str]:
 def of_writers(settings: Settings) -> Iterator[str]:
     """Yield what checkpoints and logs lack."""
     if settings.has("wandb_project") and not settings.has("save", "wandb_save_dir"):
-        yield f"{settings.said('wandb_project')} needs a folder: set save, or wandb_save_dir"
+        yield f"{settings.quoted('wandb_project')} needs a folder: set save, or wandb_save_dir"
     if settings.get("wandb_project") and settings.get("wandb_exp_name") == "":
         yield "wandb_exp_name is empty: give the run a name, or leave it out to take the name of the save folder"
     if settings.has("exit_on_missing_checkpoint") and not settings.has("load", "save", "pretrained_checkpoint"):
-        yield f"{settings.said('exit_on_missing_checkpoint')} needs load, the folder of the checkpoint"
+        yield f"{settings.quoted('exit_on_missing_checkpoint')} needs load, the folder of the checkpoint"
 
 
 def of_device(settings: Settings) -> Iterator[str]:

@@ -105,10 +105,4 @@ def epoch_steps(args: Any, sidecar: Sidecar, prefix: str) -> int:
         num_rows=None,
         order_seed=args.seed,
     )
-    rows = int(summary["rows_per_epoch"])
-    return steps_for(args.meap_epochs, rows_per_epoch=rows, global_batch_size=args.global_batch_size)
-
-
-def steps_for(epochs: float, *, rows_per_epoch: int, global_batch_size: int) -> int:
-    """Return the optimizer steps that read `epochs` passes of `rows_per_epoch` rows, rounded up."""
-    return max(1, math.ceil(epochs * rows_per_epoch / global_batch_size))
+    return max(1, math.ceil(args.meap_epochs * int(summary["rows_per_epoch"]) / args.global_batch_size))

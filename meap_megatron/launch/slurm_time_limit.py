@@ -25,7 +25,7 @@ def job_flags(settings: Settings, environ: Mapping[str, str], *, now: float) -> 
         now: seconds since 1970.
 
     Raises:
-        UserError: MEAP_EXIT_MARGIN is no number of seconds.
+        UserError: MEAP_EXIT_MARGIN is not a number of seconds.
     """
     if not settings.has("save"):
         return []

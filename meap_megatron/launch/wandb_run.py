@@ -19,7 +19,7 @@ ID_LETTERS = string.ascii_lowercase + string.digits
 
 
 def environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that let `wandb.init` go on with the run of the `save` folder; {} if W&B is not used.
+    """Return the variables that let `wandb.init` continue the run of the `save` folder; {} if W&B is not used.
 
     Only the last rank, on which Megatron logs, or the launcher of all ranks reads or makes the file.
 
@@ -101,7 +101,7 @@ class Expendable:
                 return method(*args, **kwargs)
             except Exception as error:
                 self._lost = True
-                self._show(f"W&B: no longer logging ({type(error).__name__}: {error}); metrics.jsonl goes on")
+                self._show(f"W&B: no longer logging ({type(error).__name__}: {error}); metrics.jsonl continues")
                 return None
 
         return call

@@ -50,7 +50,7 @@ def find_alerts(
     alerts = [*not_finite(history, window=window), *ended_badly(history)]
     if history.end is None and not waiting and silent_seconds > stalled_after:
         last, of = history.last_step, history.train_steps
-        text = f"nothing was written for {silent_seconds:,.0f} s (limit {stalled_after:,.0f} s); it stands at step {last:,}"
+        text = f"nothing was written for {silent_seconds:,.0f} s (limit {stalled_after:,.0f} s); last step {last:,}"
         alerts.append(Alert(name="stalled", step=last, message=text + (f" of {of:,}" if of else "")))
     alerts += spikes(history.steps, newest=window)
     return sorted(alerts, key=lambda alert: EXIT_STATUS[alert.name])
@@ -59,7 +59,7 @@ def find_alerts(
 def not_finite(history: History, *, window: int) -> list[Alert]:
     """Return an alert if a loss or gradient norm of the newest steps, or the newest validation loss, is not finite.
 
-    The records hold NaN as null. A gradient norm of null is no alert: steps that a loss scale skips have none.
+    The records hold NaN as null. A gradient norm of null is not an alert: steps that a loss scale skips have none.
     """
     newest = history.steps[-window:]
     for kind, records in (("", newest), ("validation ", history.validations[-1:])):
@@ -129,5 +129,5 @@ def finite(number: float | None) -> bool:
 
 
 def text_of(number: float | None) -> str:
-    """Return a value that is not finite as text; JSON null stands for NaN."""
+    """Return a value that is not finite as text; JSON null is NaN."""
     return "NaN" if number is None else str(number)

@@ -31,7 +31,7 @@ def lines(found: RunComparison, names: Sequence[str], *, tolerance: float) -> li
     measure = "to the last bit" if tolerance == 0 else f"within {tolerance:g} relative"
     over = f"{counted(found.common_steps, 'common step')} and {counted(found.common_validations, 'validation')}"
     if not found.common_steps:
-        text.append("no step stands in both")
+        text.append("no step is in both")
     elif found.difference is None:
         text.append(f"equal {measure} over {over}")
     else:

@@ -1,4 +1,4 @@
-"""The records of a `metrics.jsonl`, as they stand after all starts of a run. Files may be read while a run writes them."""
+"""The records of a `metrics.jsonl`, after all starts of a run. Files may be read while a run writes them."""
 
 import json
 import math
@@ -15,7 +15,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """One run over all its starts; every step stands once."""
+    """One run over all its starts; every step once."""
 
     starts: list[Record]
     steps: list[Record]
@@ -27,7 +27,7 @@ class History:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Of the newest start: a resumed run may go on for longer, or on other GPUs."""
+        """Of the newest start: a resumed run may train for longer, or on other GPUs."""
         return self.starts[-1].get("run", {}) if self.starts else {}
 
     @property
@@ -44,7 +44,7 @@ class History:
 
     @property
     def restarts(self) -> list[int]:
-        """The steps from which the run went on; the first start is none."""
+        """The steps from which the run continued; the first start is not one."""
         return [int(record["step"]) for record in self.starts[1:]]
 
     def of_newest_start(self) -> list[Record]:
@@ -57,7 +57,7 @@ def read_lines(path: Path) -> list[Record]:
     """Read a metrics file; a torn last line of a run that is under way or was killed is left out.
 
     Raises:
-        UserError: another line is no record; names file and line.
+        UserError: another line is not a record; names file and line.
     """
     try:
         # Not splitlines(): a string may hold U+2028 and its like.
@@ -120,7 +120,7 @@ def metrics_file(run: Path) -> Path:
     if below:
         raise UserError(f"{run} holds no {METRICS}, but runs: {', '.join(below[:6])}; name one of them")
     hint = "it is empty" if not any(run.iterdir()) else "with meap_metrics= elsewhere, name the file"
-    raise UserError(f"{run} holds no {METRICS}: the run has not begun, or this is no `save` folder ({hint})")
+    raise UserError(f"{run} holds no {METRICS}: the run has not begun, or this is not a `save` folder ({hint})")
 
 
 def read_history(run: Path) -> History:

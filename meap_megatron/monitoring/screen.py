@@ -86,7 +86,7 @@ def restarts_text(status: Status) -> str:
     if count:
         text += " (from step " + ", ".join(f"{step:,}" for step in status.restarts[-6:]) + ")"
     if status.begun_anew:
-        text += f"; begun anew at step 0: {status.begun_anew}"
+        text += f"; restarted at step 0: {status.begun_anew}"
     return text
 
 

@@ -72,12 +72,12 @@ def find_job(job: str) -> SlurmJob:
     except subprocess.TimeoutExpired:
         raise RunError(f"scontrol show job {job} did not answer within {TIMEOUT_SECONDS:.0f} s") from None
     if done.returncode != 0:
-        said = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
+        output = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
         if "Invalid job id" in done.stderr:
             raise UserError(
-                f"SLURM knows no job {job} ({said}); it forgets jobs some minutes after their end: name the `save` folder"
+                f"SLURM knows no job {job} ({output}); it forgets jobs some minutes after their end: name the `save` folder"
             )
-        raise RunError(f"scontrol show job {job}: {said}")
+        raise RunError(f"scontrol show job {job}: {output}")
     return read_job(job, done.stdout)
 
 
@@ -114,7 +114,7 @@ def read_job(job: str, text: str) -> SlurmJob:
 
 
 def save_folder(command: str, workdir: str) -> str | None:
-    """Return the folder that the last `save=` of a job's command names; a relative one stands in its working folder."""
+    """Return the folder that the last `save=` of a job's command names; a relative one is in its working folder."""
     try:
         words = shlex.split(command)
     except ValueError:  # scontrol prints words without their quotes

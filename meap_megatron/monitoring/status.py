@@ -1,4 +1,4 @@
-"""Where a run stands: step, loss, speed, time left, last checkpoint, restarts, alerts. Files are only read."""
+"""The progress of a run: step, loss, speed, time left, last checkpoint, restarts, alerts. Files are only read."""
 
 import statistics
 from collections.abc import Sequence
@@ -25,18 +25,18 @@ STALLED_STEPS = 20
 
 @dataclass(frozen=True, kw_only=True)
 class LastCheckpoint:
-    """The checkpoint that the run would go on from."""
+    """The checkpoint that the run would continue from."""
 
     step: int
     state: str
     age_seconds: float | None
     being_written: int | None
-    """A newer step whose checkpoint is not complete: it is being saved, or was broken off."""
+    """A newer step whose checkpoint is not complete: it is being saved, or was interrupted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """Where a run stands. Losses are in nats per token; None is what is not known."""
+    """The progress of a run. Losses are in nats per token; None is what is not known."""
 
     run: str
     state: State
@@ -150,7 +150,7 @@ def middle(steps: Sequence[Record], field: str) -> float | None:
 
 
 def newest_checkpoint(folder: Path, *, now: float) -> LastCheckpoint | None:
-    """Return the checkpoint that a run would go on from; None if there is none that can be loaded."""
+    """Return the checkpoint that a run would continue from; None if there is none that can be loaded."""
     choice = choose(folder, "sizes")
     newest = max(iterations(folder), default=0)
     if choice.chosen is None or choice.iteration is None:

@@ -94,7 +94,7 @@ def fullest(model: Model, layout: PlannedLayout, *, seq_length: int, fp8: bool =
 
 
 def megatrons_figure(model: Model, layout: PlannedLayout, *, seq_length: int) -> float | None:
-    """Return what Megatron's own formula gives for the first stage in bytes, to stand beside `Memory.counted`.
+    """Return what Megatron's own formula gives for the first stage in bytes, to compare with `Memory.counted`.
 
     The formula of `theoretical_memory_usage` with sequence parallel, which takes 18 h + 4 f bytes per token and layer
     whatever is in the feed-forward part; SwiGLU keeps 6 f. It knows no context parallelism: a rank's tokens are meant.

@@ -197,7 +197,7 @@ def documents_once(train: Any) -> float:
     often = np.bincount(order, minlength=int(train.indices.max()) + 1)[train.indices]
     if often.min() != often.max():
         raise RunError(
-            f"{train.dataset_path}: some documents stand {often.min()} times in the index, others {often.max()}"
+            f"{train.dataset_path}: some documents occur {often.min()} times in the index, others {often.max()}"
         )
     begins = np.concatenate([[0], np.cumsum(lengths[order], dtype=np.int64)])
     samples = np.asarray(train.sample_index)
@@ -208,18 +208,18 @@ def documents_once(train: Any) -> float:
         )
     shuffle = np.asarray(train.shuffle_index)
     if not np.array_equal(np.sort(shuffle), np.arange(len(samples) - 1)):
-        raise RunError(f"{train.dataset_path}: the shuffle of the index is no permutation of the samples")
+        raise RunError(f"{train.dataset_path}: the shuffle of the index is not a permutation of the samples")
     return float((len(samples) - 1) * length / lengths[train.indices].sum(dtype=np.int64))
 
 
 def conversations_once(train: Any) -> float | None:
     """Check fine-tuning rows; return the whole epochs that were checked, None if there is none.
 
-    In every whole epoch each segment (a conversation, or its masked copy) stands in exactly one row.
+    In every whole epoch each segment (a conversation, or its masked copy) is in exactly one row.
     """
     index, whole = train.index, 0
     if not np.array_equal(np.sort(index.order), np.arange(len(index.order))):
-        raise RunError(f"{train.dataset_path}: the order of the rows is no permutation")
+        raise RunError(f"{train.dataset_path}: the order of the rows is not a permutation")
     first: NDArray[np.uint32] | None = None
     for begin, end in zip(index.epochs[:-1], index.epochs[1:], strict=True):
         items = np.sort(np.concatenate([index.row(row)[0] for row in range(int(begin), int(end))]))

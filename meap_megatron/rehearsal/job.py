@@ -35,7 +35,7 @@ class RehearsedJob:
     words: list[str]
     """Megatron's command line of every rank, without `WRITERS`."""
     own_words: list[str]
-    """Those of them that stand in no recipe: what follows from the data, and the device."""
+    """Those of them that are in no recipe: what follows from the data, and the device."""
     flags: dict[str, Flag]
     start: Start
 

@@ -70,7 +70,7 @@ def of_tokenizer(settings: Settings) -> list[str]:
         return [f"{settings.where('tokenizer_type')}tokenizer_type={kind} has no tokenizer_model; {leave_out}"]
     if path is not None and not Path(str(path)).exists():
         return [
-            f"{settings.where('tokenizer_model')}tokenizer_model={path} is no file or folder here, and a compute node may "
+            f"{settings.where('tokenizer_model')}tokenizer_model={path} is not a file or folder here; a compute node may "
             f"not be able to download it; {leave_out}"
         ]
     return []

@@ -40,7 +40,7 @@ def read(args: Any, provider: Callable[..., Any], *, parts: int, start: Start) -
     """Return the samples that this rank trains on in its first step, and its first micro-batch if it reads any data.
 
     Args:
-        args: Megatron's arguments; the process groups stand.
+        args: Megatron's arguments; the process groups are made.
         provider: see `prepare`.
         parts: parts of the model on this rank.
         start: where the job begins.

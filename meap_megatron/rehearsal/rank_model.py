@@ -49,7 +49,7 @@ def build(args: Any) -> tuple[list[Any], Any]:
 
 
 def place() -> dict[str, dict[str, Any]]:
-    """Return where this rank stands in each dimension: its number, the size, and the ranks it exchanges with."""
+    """Return the place of this rank in each dimension: its number, the size, and the ranks it exchanges with."""
     import torch.distributed
     from megatron.core import mpu
 

@@ -18,7 +18,7 @@ def parse(text: str, job: RehearsedJob) -> list[int]:
     """Return the ranks of a list such as "0,5,1023".
 
     Raises:
-        UserError: it is no such list, or a rank is not one of the job's.
+        UserError: it is not such a list, or a rank is not one of the job's.
     """
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() for word in words):

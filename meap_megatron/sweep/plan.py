@@ -9,7 +9,7 @@
       "0.15": {meap_mask_ratio: 0.15}
     tables: []                                        # see `table`; may be left out
 
-An arm is exactly `meap train RECIPE key=value... save=SAVE/ARM`, so a run that was stopped goes on when it is started again.
+An arm is exactly `meap train RECIPE key=value... save=SAVE/ARM`, so a stopped run continues when it is started again.
 """
 
 import json
@@ -31,7 +31,7 @@ SAME_RUN = (
     "meap_mask_ratio meap_mask_strategy meap_span_length meap_mask_seed meap_corruption meap_clean_fraction "
     "meap_skip_first meap_min_document_tokens meap_loss_on meap_pair meap_pair_weight"
 ).split()
-"""Settings that a run records and that may not change when it goes on; number of steps, layout and precision may."""
+"""Settings that a run records and that may not change when it continues; number of steps, layout and precision may."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Sweep:
     recipe: Path
     arms: list[Arm]
     tables: list[dict[str, Any]]
-    """As they stand in the file; `table.read_table` checks them."""
+    """As in the file; `table.read_table` checks them."""
 
 
 def load(path: str | Path, overrides: list[str]) -> Sweep:
@@ -64,7 +64,7 @@ def load(path: str | Path, overrides: list[str]) -> Sweep:
         overrides: words key=value for all arms; `save=FOLDER` replaces the sweep's folder.
 
     Raises:
-        UserError: the file cannot be read or is no sweep; the message names the file and the key.
+        UserError: the file cannot be read or is not a sweep; the message names the file and the key.
     """
     path = Path(path)
     root = read_mapping(path)
@@ -99,7 +99,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     try:
         root = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except OSError as error:
-        raise UserError(f"cannot read sweep {path}: {error.strerror}; sweeps stand in examples/sweeps") from None
+        raise UserError(f"cannot read sweep {path}: {error.strerror}; examples/sweeps contains some") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {error}") from None
     if not isinstance(root, dict):
@@ -111,7 +111,7 @@ def read_arm(path: Path, name: str, common: dict[str, Any], settings: Any, *, sa
     """Return one arm; later words win, so those of the command line come last.
 
     Raises:
-        UserError: its name is no folder name, or its settings are no mapping.
+        UserError: its name is not a folder name, or its settings are not a mapping.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UserError(f"{path}: arm '{name}' must be a folder name of letters, digits, '.', '_' and '-'")
@@ -144,7 +144,7 @@ def is_finished(arm: Arm, recipe: Recipe) -> bool:
 
 
 def check_same_run(arm: Arm, recipe: Recipe) -> None:
-    """Refuse to go on with a run whose recorded settings are not those of the arm.
+    """Refuse to continue a run whose recorded settings are not those of the arm.
 
     Raises:
         UserError: naming the setting, both values and the folder.

@@ -24,7 +24,7 @@ def read_scores(folder: Path) -> Scores:
     """Return all scores below a folder, {} if it does not exist.
 
     Raises:
-        UserError: a file is no JSON, or two files give different values for the same task and metric.
+        UserError: a file is not JSON, or two files give different values for the same task and metric.
     """
     scores: Scores = {}
     origins: dict[tuple[str, str], Path] = {}

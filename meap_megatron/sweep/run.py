@@ -42,7 +42,7 @@ def run_arms(sweep: Sweep, *, finished: set[str]) -> int:
         if status != 0:
             failed.append(f"{arm.name} at step {steps_done(arm.save)[0]}")
     if failed:
-        print(f"meap: error: failed: {', '.join(failed)}; the same command goes on with them", file=sys.stderr)
+        print(f"meap: error: failed: {', '.join(failed)}; the same command continues them", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -88,7 +88,7 @@ def read_table(table: Any, *, origin: str) -> Table:
     average = [str(heading) for heading in table.get("average") or []]
     for heading in average:
         if heading not in {column.heading for column in columns}:
-            raise UserError(f"{origin}: average over '{heading}', which is no column")
+            raise UserError(f"{origin}: average over '{heading}', which is not a column")
     return Table(
         title=str(table.get("title", "")),
         columns=columns,

@@ -73,7 +73,7 @@ def load_tokenizer(
         eos_token: text of the EOS token, instead of what the tokenizer says.
 
     Raises:
-        UserError: nothing is there, it is no tokenizer, or a named token is not in its vocabulary.
+        UserError: nothing is there, it is not a tokenizer, or a named token is not in its vocabulary.
     """
     if not mask_token.strip():
         raise UserError(

@@ -58,7 +58,7 @@ def complete(tokenizer: "Tokenizer", files: TokenizerFiles, *, source: Path) -> 
                 names = ", ".join(map(repr, [*absent, *moved][:4]))
                 raise UserError(
                     f"tokenizer {source}: the tokens {names} are not in its tokenizer.json with the ids of its "
-                    f"configuration, and transformers cannot load it ({error}); save it anew with save_pretrained"
+                    f"configuration, and transformers cannot load it ({error}); save it again with save_pretrained"
                 ) from None
     if loaded is not None:
         _adopt(tokenizer, loaded, source=source)
@@ -93,7 +93,7 @@ def _adopt(tokenizer: "Tokenizer", loaded: Any, *, source: Path) -> None:
         if (found := tokenizer.token_to_id(token.content)) != index:
             raise UserError(
                 f"tokenizer {source}: the token {token.content!r} has id {index} in transformers and {found} in "
-                f"tokenizer.json; save the tokenizer anew with save_pretrained"
+                f"tokenizer.json; save the tokenizer again with save_pretrained"
             )
 
 

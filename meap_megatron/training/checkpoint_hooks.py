@@ -79,7 +79,7 @@ SAVING = Saving()
 def make_room(checkpoint: Path, begun: Manifest, *, overwrite: bool) -> None:
     """Put an unfinished manifest into the folder of a step that is about to be saved.
 
-    What stands there already is kept under another name, unless it is a save that was broken off, of which no run can
+    What is there already is kept under another name, unless it is an interrupted save, of which no run can
     ever use anything.
 
     Args:

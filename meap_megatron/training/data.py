@@ -36,7 +36,7 @@ def make_provider(
             on_first_call()
         config = dataset_config(args, sidecars)
         if ready is not None:
-            # Only a run that goes on in a later phase of phase_transition_iterations asks for other samples than it did
+            # Only a run that continues in a later phase of phase_transition_iterations asks for other samples than it did
             # before its checkpoint was read; Megatron then writes its own index files beside the entries.
             prepared = list(num_samples) == ready.sizes
             config.path_to_cache = str(ready.path if prepared else ready.path.parent)

@@ -114,7 +114,7 @@ def not_finite(status: int, args: Any, step: int) -> str:
             "override_opt_param_scheduler=true)"
         )
     else:
-        ways.append(f"start anew with a lower learning rate (lr={args.lr / 2:g} and another save)")
+        ways.append(f"start over with a lower learning rate (lr={args.lr / 2:g} and another save)")
     if status == SAVED_TO_REPEAT:
         ways.append("start the same command again to see whether another GPU gives it too")
     return f"the loss or a gradient of step {step + 1:,} is not finite{again}; {', or '.join(ways)}"

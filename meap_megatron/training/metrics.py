@@ -83,7 +83,7 @@ class RunMetrics:
             inner: the TensorBoard writer to pass scalars on to.
             screen: where progress lines go; None: nowhere.
             clock: seconds, monotonic.
-            wall: seconds since 1970; stands in every record.
+            wall: seconds since 1970; is in every record.
         """
         self.inner, self.shape, self.screen, self.clock, self.wall = inner, shape, screen, clock, wall
         self.began = clock()
@@ -147,7 +147,7 @@ class RunMetrics:
         now = self.clock()
         seconds = now - (self.step_began if self.step_began is not None else self.began)
         self.step_began = None
-        # With a tensorboard_log_interval above 1, a record stands for several steps.
+        # With a tensorboard_log_interval above 1, a record is of several steps.
         seconds /= max(1, step - self.last_step)
         self.flops = self.shape.flops_of_step() if self.shape.peak_flops else 0.0
         self.record = {"event": "step", "step": step, "lm_loss": None, "masked_loss": None, "other_loss": None}
@@ -222,8 +222,8 @@ class RunMetrics:
         self.end_validation()
         error, seconds = sys.exception(), self.clock() - self.began
         if failed:
-            said = f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS]
-            self.write({"event": "failed", "step": self.last_step, "seconds": seconds, "error": said})
+            text = f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS]
+            self.write({"event": "failed", "step": self.last_step, "seconds": seconds, "error": text})
         else:
             status = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 0
             self.write({"event": "end", "step": self.last_step, "seconds": seconds, "status": status})
@@ -282,7 +282,7 @@ def number_text(value: float | None, missing: str = "nan") -> str:
 
 
 def keep_until(path: Path, step: int) -> None:
-    """Drop the records of steps after `step` from an existing metrics file; a run that starts anew keeps a copy.
+    """Drop the records of steps after `step` from an existing metrics file; a run that starts over keeps a copy.
 
     A file of a run that restarts from step 0 is renamed to `metrics.1.jsonl` (or the next free number), not deleted.
     """

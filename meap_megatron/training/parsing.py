@@ -26,15 +26,15 @@ def parse(argv: list[str], *, validate: bool = True) -> Any:
     """
     from megatron.training.arguments import parse_and_validate_args, parse_args
 
-    said = io.StringIO()
+    output = io.StringIO()
     saved, sys.argv = sys.argv, [sys.argv[0], *argv]
     try:
-        with contextlib.redirect_stderr(said), refusing():
+        with contextlib.redirect_stderr(output), refusing():
             return (parse_and_validate_args if validate else parse_args)(extra_args_provider=add_meap_arguments)
     except SystemExit as stop:
         if stop.code != 2:  # not argparse's: help, or a signal
             raise
-        message = said.getvalue().strip().splitlines()
+        message = output.getvalue().strip().splitlines()
         raise UserError(f"Megatron refuses the command line: {message[-1] if message else stop}") from None
     finally:
         sys.argv = saved

@@ -4,7 +4,7 @@ import re
 import time
 
 # Dense BF16 tensor-core peak in TFLOP/s from NVIDIA's data sheets, by words of the name that CUDA reports: the longer name
-# of a kind stands before the shorter one.
+# of a kind comes before the shorter one.
 BF16_PEAK_TFLOPS: dict[str, float] = {
     "GB300": 2500.0,
     "B300": 2250.0,

@@ -63,9 +63,9 @@ def load_engine(*, optional: bool) -> None:
         importlib.import_module(f"{ENGINE}.pytorch")
     except Exception as error:
         if not optional:
-            said = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise UserError(
-                f"Transformer Engine is installed but cannot be loaded ({said}); install the version built for this torch "
+                f"Transformer Engine is installed but cannot be loaded ({reason}); install the version built for this torch "
                 "and CUDA (meap doctor lists the versions), or set transformer_impl=local to train without it"
             ) from error
         for name in [name for name in sys.modules if name.partition(".")[0] == ENGINE]:
@@ -141,7 +141,7 @@ def flags_for(device: str, given: list[str]) -> list[str]:
 
     Args:
         device: "cpu" or "cuda".
-        given: the command line, in which a flag stands as `--name value` or `--name=value`.
+        given: the command line, in which a flag is written as `--name value` or `--name=value`.
     """
     present = {word.split("=", 1)[0] for word in given if word.startswith("--")}
     if device == "cpu":

@@ -134,7 +134,7 @@ def configure(argv: list[str]) -> tuple[str, Any, list[Sidecar], Any]:
     args, sidecars = settle(argv)
     if generators.of_another_device(args):
         args.no_load_rng = True
-        print(f"random generators begin anew: those in {args.load} are of another kind of device", flush=True)
+        print(f"random generators start over: those in {args.load} are of another kind of device", flush=True)
     if device == "cuda":
         args.local_rank = platform.local_device(os.environ, visible=torch.cuda.device_count())
         platform.obey_jit_fuser(disabled=args.disable_jit_fuser)
@@ -212,10 +212,10 @@ def begin(settings: Settings, held: contextlib.ExitStack) -> str:
         held: gives the lock up when it is closed.
 
     Raises:
-        UserError, RunError: another run has the folder; see `resume.begin`.
+        UserError, RunError: another run has the folder; see `resume`.
     """
-    done = resume.done(settings)
-    if done is not None:
+    resume.check_flags(settings)
+    if (done := resume.finished(settings)) is not None:
         return done
     if settings.has("save"):
         lock = RunLock(Path(settings.get("save")))
@@ -243,7 +243,7 @@ def logged(argv: list[str], *, rank: str, debug: bool) -> int:
             run(argv, screen)
         except (UserError, RunError) as error:
             failure = error
-        except BaseException as error:  # torch's CheckpointException is no Exception
+        except BaseException as error:  # torch's CheckpointException is not an Exception
             if isinstance(error, SystemExit) and error.code == TOLD and roll_call().world_size == 1:
                 print(f"meap: told to end before a step was done; {saved(save)}", file=screen, flush=True)
             if log is None or debug or isinstance(error, SystemExit | KeyboardInterrupt):

@@ -117,7 +117,7 @@ def file_size(error: BaseException, folder: Path) -> str | None:
 
 
 def other_schedule(error: BaseException) -> str | None:
-    """Return what to say if a run goes on with another learning-rate schedule than its checkpoint was made with."""
+    """Return what to say if a run continues with another learning-rate schedule than its checkpoint was made with."""
     if not (isinstance(error, AssertionError) and "OptimizerParamScheduler" in str(error)):
         return None
     return f"the learning-rate schedule is not the one of the checkpoint ({error}); {OVERRIDE}"
@@ -143,7 +143,7 @@ def lost_rank(error: BaseException) -> str | None:
     if not ("gloo/transport" in words and ("Connection reset" in words or "Connection closed" in words)):
         return None
     return (
-        "the connection to another rank broke off, because that rank has ended; the reason stands in its log or below"
+        "the connection to another rank was lost because that rank has ended; its log, or what follows, has the reason"
     )
 
 

@@ -205,7 +205,7 @@ _calls: dict[tuple[int, int], RollCall] = {}
 def roll_call() -> RollCall:
     """Return the roll call of the rank that the environment names.
 
-    It is kept as long as the process lives, so that rank 0 goes on serving the store.
+    It is kept as long as the process lives, so that rank 0 keeps serving the store.
     """
     place = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     return _calls.setdefault(place, RollCall(rank=place[0], world_size=place[1]))

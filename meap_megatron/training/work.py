@@ -1,6 +1,6 @@
 """The floating-point operations of steps whose samples hold segments, for MFU and Megatron's own throughput.
 
-Attention inside segments costs the sum of their squared lengths, not the square of a row, and padding is no work. Megatron
+Attention inside segments costs the sum of their squared lengths, not the square of a row, and padding is not work. Megatron
 has formulas for both numbers and nothing that counts them: the rank that reads a micro-batch knows them on the host, so that
 counting costs no launch, and once per step they are added up over the job, where Megatron asks for them.
 """

@@ -200,7 +200,7 @@ def flip(path: Path) -> None:
         ("*train-sample_index.npy", truncate, r"train-sample_index\.npy has [\d,]+ bytes, its manifest says"),
         ("*train-shuffle_index.npy", flip, r"train-shuffle_index\.npy has checksum"),
         ("*Blended*train*dataset_index.npy", Path.unlink, r"dataset_index\.npy cannot be read: No such file"),
-        ("entry.json", truncate, r"entry\.json is no manifest"),
+        ("entry.json", truncate, r"entry\.json is not a manifest"),
     ],
 )
 def test_a_damaged_entry_is_named_and_built_again(tools, pattern, damage, message):

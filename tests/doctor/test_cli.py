@@ -33,14 +33,14 @@ def test_a_torch_that_crashes_is_reported_and_the_status_is_1(capsys, tmp_path: 
     by_name = {finding["name"]: finding for finding in report["findings"]}
     assert report["works"] is False
     assert by_name["torch"]["state"] == "broken" and "SIGABRT" in by_name["torch"]["detail"]
-    assert by_name["torch"]["cost"] and "pip install" in by_name["torch"]["mend"]
+    assert by_name["torch"]["cost"] and "pip install" in by_name["torch"]["fix"]
     assert by_name["Megatron"]["fails"] and by_name["native module"]["state"] == "ok"
 
 
 def test_a_shared_folder_that_is_missing_makes_the_status_1_and_names_the_host(capsys, tmp_path: Path) -> None:
     assert main(["doctor", "--quick", "--shared", str(tmp_path)]) == 0
     assert main(["doctor", "--quick", "--shared", str(tmp_path / "none")]) == 1
-    assert "is no folder here" in capsys.readouterr().out
+    assert "is not a folder here" in capsys.readouterr().out
 
 
 def test_under_srun_a_later_task_prints_one_line_with_its_host(capsys, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ def test_gpus_that_torch_reaches_are_counted() -> None:
 
 def test_a_gpu_that_torch_does_not_reach_fails_and_says_which_cuda_torch_wants() -> None:
     there = found({"torch": TORCH, "cuda": {"facts": {"gpus": []}}, "nccl": {"facts": {"version": "2.30.7"}}}, 8)
-    assert there["CUDA"].fails and "built for CUDA 13.2" in there["CUDA"].detail and there["CUDA"].mend
+    assert there["CUDA"].fails and "built for CUDA 13.2" in there["CUDA"].detail and there["CUDA"].fix
 
 
 def test_a_driver_that_hangs_fails() -> None:

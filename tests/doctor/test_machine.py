@@ -24,7 +24,7 @@ def test_the_quota_of_an_outer_control_group_counts(tmp_path: Path) -> None:
     write(tmp_path, "sys/fs/cgroup/job_7/cpu.max", "50000 100000\n")
     assert machine.processor_quota(tmp_path) == 0.5
     found = machine.processors_finding({}, tmp_path)
-    assert found.state == "differs" and found.mend == "export MEAP_THREADS=1 OMP_NUM_THREADS=1"
+    assert found.state == "differs" and found.fix == "export MEAP_THREADS=1 OMP_NUM_THREADS=1"
     assert machine.processors_finding({"MEAP_THREADS": "1"}, tmp_path).state == "ok"
     assert machine.processors_finding({"MEAP_THREADS": "64"}, tmp_path).state == "differs"
 
@@ -47,26 +47,26 @@ def test_memory_is_what_the_control_group_leaves(tmp_path: Path) -> None:
     write(tmp_path, "proc/self/cgroup", "0::/small\n")
     write(tmp_path, "sys/fs/cgroup/small/memory.max", str(2**30))
     found = machine.memory_finding(tmp_path)
-    assert found.state == "differs" and found.detail.endswith("the control group allows 1.0 GiB") and found.mend
+    assert found.state == "differs" and found.detail.endswith("the control group allows 1.0 GiB") and found.fix
 
 
 def test_a_full_disk_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert not machine.disk_finding(tmp_path).fails
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(2**40, 2**40, 2**20))
     found = machine.disk_finding(tmp_path)
-    assert found.fails and found.detail.startswith("1 MiB in") and found.mend
+    assert found.fails and found.detail.startswith("1 MiB in") and found.fix
 
 
 def test_dockers_64_mib_of_shared_memory_are_too_few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(2**26, 0, 2**26))
     found = machine.shared_memory_finding(tmp_path)
-    assert found.state == "differs" and "--ipc=host" in found.mend
+    assert found.state == "differs" and "--ipc=host" in found.fix
 
 
 def test_a_cache_folder_that_cannot_be_made_is_reported_and_does_not_fail(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     found = machine.cache_finding({"MEAP_CACHE": str(tmp_path / "file")})
-    assert (found.state, found.fails) == ("broken", False) and "MEAP_CACHE" in found.mend
+    assert (found.state, found.fails) == ("broken", False) and "MEAP_CACHE" in found.fix
     good = machine.cache_finding({"MEAP_CACHE": str(tmp_path)})
     assert good.state == "ok" and os.listdir(tmp_path / "meap_megatron") == []
 

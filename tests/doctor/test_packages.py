@@ -1,4 +1,4 @@
-"""Findings on packages: versions that were not tested, too old ones, broken ones, and what mends them."""
+"""Findings on packages: versions that were not tested, too old ones, broken ones, and what fixes them."""
 
 import re
 from importlib.metadata import PackageNotFoundError
@@ -63,21 +63,21 @@ def test_a_needed_package_that_is_too_old_fails(versions, part, there) -> None:
         part, {"facts": {"trainer": True, "triton": True, "cuda": "", "gpu_build": False}}
     )
     assert found.state == "broken" and found.fails
-    assert "meap-megatron needs" in found.detail and "pip install --force-reinstall" in found.mend
+    assert "meap-megatron needs" in found.detail and "pip install --force-reinstall" in found.fix
 
 
 def test_a_missing_optional_package_says_what_it_costs_and_does_not_fail(versions) -> None:
     versions()
     found = packages.package_finding(APEX, None)
     assert (found.state, found.fails) == ("missing", False)
-    assert "weight gradients" in found.cost and "github.com/NVIDIA/apex" in found.mend
+    assert "weight gradients" in found.cost and "github.com/NVIDIA/apex" in found.fix
 
 
 def test_in_nvidias_image_nobody_is_told_to_build_what_the_image_brings(versions, monkeypatch) -> None:
     versions()
     monkeypatch.setenv("NVIDIA_PYTORCH_VERSION", "26.07")
-    assert "pip install" not in packages.package_finding(TORCH, None).mend
-    assert "pytorch:26.07-py3" in packages.package_finding(TORCH, None).mend
+    assert "pip install" not in packages.package_finding(TORCH, None).fix
+    assert "pytorch:26.07-py3" in packages.package_finding(TORCH, None).fix
 
 
 def test_a_missing_needed_package_fails(versions) -> None:
@@ -95,7 +95,7 @@ def test_a_transformer_engine_that_cannot_be_loaded_is_broken_in_its_own_words(v
     versions(transformer_engine="2.20.2")
     found = packages.package_finding(ENGINE, {"error": "OSError: libcublasLt.so.13: cannot open shared object file"})
     assert found.state == "broken" and found.detail.startswith("OSError: libcublasLt.so.13")
-    assert "transformer_impl=local" in found.cost and "--force-reinstall" in found.mend
+    assert "transformer_impl=local" in found.cost and "--force-reinstall" in found.fix
 
 
 def test_megatron_without_its_trainer_is_broken(versions) -> None:
@@ -109,12 +109,12 @@ def test_apex_without_its_extensions_is_not_ok(versions) -> None:
     bare = packages.package_finding(APEX, {"facts": {"kernels": []}})
     whole = packages.package_finding(APEX, {"facts": {"kernels": ["fused_weight_gradient_mlp_cuda", "amp_C"]}})
     assert (bare.state, whole.state) == ("differs", "ok")
-    assert bare.mend and not whole.mend
+    assert bare.fix and not whole.fix
 
 
 def test_a_native_module_of_another_version_is_broken() -> None:
     found = packages.package_finding(NATIVE, {"facts": {"version": "0.0.9"}})
-    assert found.fails and "built from 0.0.9" in found.detail and "--no-deps" in found.mend
+    assert found.fails and "built from 0.0.9" in found.detail and "--no-deps" in found.fix
 
 
 def test_other_packages_that_are_missing_or_old_are_named_with_one_command(versions, monkeypatch) -> None:
@@ -123,4 +123,4 @@ def test_other_packages_that_are_missing_or_old_are_named_with_one_command(versi
     monkeypatch.setattr(packages, "requires", lambda name: needs)
     found = packages.requirements_finding()
     assert found.detail == "numpy: 1.26.4; pyarrow: missing" and found.fails
-    assert found.mend.endswith("pip install 'numpy>=2.0' 'pyarrow>=18'")
+    assert found.fix.endswith("pip install 'numpy>=2.0' 'pyarrow>=18'")

@@ -47,7 +47,7 @@ def test_a_task_with_another_folder_is_named_by_all(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_there_fails_and_is_not_made(tmp_path: Path) -> None:
     found = shared.finding(tmp_path / "data", task=task(0, 1))
-    assert found.fails and "is no folder here" in found.detail and "node0" in found.detail
+    assert found.fails and "is not a folder here" in found.detail and "node0" in found.detail
     assert not (tmp_path / "data").exists()
 
 

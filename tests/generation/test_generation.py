@@ -13,7 +13,7 @@ import torch
 
 from meap_megatron.cli.main import main
 from meap_megatron.errors import RunError, UserError
-from meap_megatron.generation.answer import Sampling, TextStream, answer, prompt_ids, talk_ids
+from meap_megatron.generation.answer import Sampling, TextStream, answer, chat_ids, prompt_ids
 from meap_megatron.generation.conversation import ChatSession
 from meap_megatron.generation.model import OpenModel, Source, open_model
 from meap_megatron.generation.prompts import read_prompts
@@ -36,7 +36,7 @@ def test_a_checkpoint_says_what_its_export_says(chat_model: Path, capsys: pytest
 
 
 def test_greedy_text_is_that_of_transformers(opened: OpenModel) -> None:
-    ids = talk_ids(opened, [{"role": "user", "content": "Say something."}])
+    ids = chat_ids(opened, [{"role": "user", "content": "Say something."}])
     [found] = answer(opened, [ids], Sampling(max_tokens=24))
     logits = opened.model(torch.tensor([[*ids, *found.ids]])).logits[0, len(ids) - 1 : -1]
     logits[:, list(opened.never)] = -torch.inf
@@ -141,7 +141,7 @@ def test_a_conversation_keeps_its_history_and_its_cache(opened: OpenModel, monke
     for question in questions:
         conversation.ask(question, lambda new: None)
         before = conversation.messages[:-1]
-        ids = talk_ids(opened, before)
+        ids = chat_ids(opened, before)
         alone = answer(opened, [ids], Sampling(max_tokens=10))[0].text
         assert conversation.messages[-1] == {"role": "assistant", "content": alone}
     assert [m["role"] for m in conversation.messages] == ["system", *("user", "assistant") * 3]
@@ -154,7 +154,7 @@ def test_a_conversation_keeps_its_history_and_its_cache(opened: OpenModel, monke
     assert (
         again is not None
         and again.text
-        == answer(opened, [talk_ids(opened, conversation.messages[:-1])], Sampling(max_tokens=10))[0].text
+        == answer(opened, [chat_ids(opened, conversation.messages[:-1])], Sampling(max_tokens=10))[0].text
     )
 
 
@@ -175,11 +175,11 @@ def test_ctrl_c_ends_an_answer_and_not_the_conversation(opened: OpenModel, ctrl_
             signal.raise_signal(signal.SIGINT)
 
     conversation = ChatSession(opened, Sampling(max_tokens=30))
-    assert conversation.ask("Talk.", interrupt) is None
+    assert conversation.ask("ChatFormat.", interrupt) is None
     assert conversation.messages[-1] == {"role": "assistant", "content": "".join(shown)}
     second = conversation.ask("Again.", lambda new: None)
     assert second is not None
-    alone = answer(opened, [talk_ids(opened, conversation.messages[:-1])], Sampling(max_tokens=30))[0]
+    alone = answer(opened, [chat_ids(opened, conversation.messages[:-1])], Sampling(max_tokens=30))[0]
     assert second == alone
 
 
@@ -263,7 +263,7 @@ def test_what_cannot_be_done_is_said(
 
 def test_what_the_template_refuses_is_said_and_changes_nothing(opened: OpenModel) -> None:
     with pytest.raises(UserError, match="the chat template refuses the conversation: nobody may speak"):
-        talk_ids(opened, [{"role": "nobody", "content": "x"}])
+        chat_ids(opened, [{"role": "nobody", "content": "x"}])
     conversation = ChatSession(opened, Sampling(max_tokens=4))
     conversation.ask("One.", lambda new: None)
     before = list(conversation.messages)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from meap_megatron.generation.answer import Sampling, answer, prompt_ids, talk_ids
+from meap_megatron.generation.answer import Sampling, answer, chat_ids, prompt_ids
 from meap_megatron.generation.conversation import ChatSession
 from meap_megatron.generation.model import Source, open_model
 from tests.generation.conftest import MASK_ID, chat_model
@@ -26,5 +26,5 @@ def test_a_conversation_on_a_gpu_is_what_it_is_without_a_cache(chat_model: Path)
     conversation = ChatSession(opened, Sampling(max_tokens=12))
     for question in ("First of all, " * 8, "And then?"):
         conversation.ask(question, lambda new: None)
-        ids = talk_ids(opened, conversation.messages[:-1])
+        ids = chat_ids(opened, conversation.messages[:-1])
         assert conversation.messages[-1]["content"] == answer(opened, [ids], Sampling(max_tokens=12))[0].text

@@ -152,7 +152,7 @@ def test_a_damaged_newest_checkpoint_is_named_kept_and_passed_over(folder: Path,
     flip_a_byte(stopped / "iter_0000008" / "__0_0.distcp")
     said = run_to_end(folder, stopped)
     assert "iter_0000008 is damaged: __0_0.distcp: expected" in said
-    assert "going on from iter_0000004" in said
+    assert "continuing from iter_0000004" in said
     assert (stopped / "damaged-iter_0000008").is_dir()
     assert_same_trajectory(stopped, uninterrupted(folder, "one process"))
     meap("checkpoint", "verify", stopped)

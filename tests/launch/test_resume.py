@@ -93,7 +93,7 @@ def test_a_damaged_checkpoint_is_named_kept_and_the_tracker_set_back(run: Path) 
     assert said[0].startswith(f"{run}: iter_0000012 is unfinished")
     assert said[1].startswith(f"{run}: iter_0000008 is damaged: __0_0.distcp: expected SHA-256 ")
     assert said[2] == "iter_0000008 is kept as damaged-iter_0000008"
-    assert said[3].startswith("going on from iter_0000004")
+    assert said[3].startswith("continuing from iter_0000004")
     assert names(run) == ["damaged-iter_0000008", "iter_0000004", "iter_0000012", TRACKER]
     assert read_tracker(run).iteration == 4
 
@@ -175,7 +175,7 @@ def test_a_checkpoint_of_plain_megatron_is_loaded_if_its_index_is_whole(tmp_path
     plain_checkpoint(tmp_path, 8)
     assert prepared(own(tmp_path)) == []
     os.truncate(tmp_path / "iter_0000008" / "__0_0.distcp", 100)
-    assert "going on from iter_0000004" in prepared(own(tmp_path))[-1]
+    assert "continuing from iter_0000004" in prepared(own(tmp_path))[-1]
 
 
 @pytest.mark.parametrize(

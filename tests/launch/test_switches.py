@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from meap_megatron.launch import rules, switches
 from meap_megatron.launch.named_settings import Settings
@@ -28,35 +29,36 @@ def settings(**values: Any) -> Settings:
     return Settings(table={name: Setting(value=value, origin="r.yaml:3") for name, value in values.items()})
 
 
-def some(values: tuple[Any, ...]) -> Any:
-    return values[0] if values else 2
+def given(*terms: str) -> Settings:
+    """Return settings in which terms hold."""
+    parts = [term.partition(" or ")[0].partition("=") for term in terms]
+    return settings(**{name: yaml.safe_load(values.split(",")[0] or "2") for name, _, values in parts})
 
 
 @pytest.mark.parametrize("row", switches.REFUSED, ids=lambda row: row[0])
-def test_a_refused_switch_is_named_with_reason_and_remedy(row: tuple[Any, ...]) -> None:
-    name, values, why, remedy = row
-    for value in values or (2,):
-        assert f"r.yaml:3: {name}={value} is refused: {why}; {remedy}" in switches.findings(settings(**{name: value}))
+def test_a_refused_switch_is_named_with_reason_and_remedy(row: tuple[str, str, str]) -> None:
+    term, why, remedy = row
+    name, _, values = term.partition("=")
+    for value in values.split(",") if values else ("2",):
+        said = f"r.yaml:3: {name}={value} is refused: {why}; {remedy}"
+        assert said in switches.findings(settings(**{name: yaml.safe_load(value)}))
     assert not list(switches.findings(settings(**{name: None})))
 
 
-@pytest.mark.parametrize("row", switches.NEEDED, ids=lambda row: f"{row[0]}-{row[2]}")
-def test_a_switch_without_what_it_needs_is_named(row: tuple[Any, ...]) -> None:
-    name, values, needed, with_values, why = row
-    given = {name: some(values)}
-    alone = [said for said in switches.findings(settings(**given)) if f" needs {needed}" in said]
-    assert len(alone) == 1 and alone[0].startswith(f"r.yaml:3: {name}=") and why in alone[0]
-    both = settings(**given, **{needed: some(with_values)})
-    assert not [said for said in switches.findings(both) if f" needs {needed}" in said]
+@pytest.mark.parametrize("row", switches.NEEDED, ids=lambda row: f"{row[0]}-{row[1]}")
+def test_a_switch_without_what_it_needs_is_named(row: tuple[str, str, str]) -> None:
+    term, needed, why = row
+    alone = [said for said in switches.findings(given(term)) if f" needs {needed}: {why}" in said]
+    assert len(alone) == 1 and alone[0].startswith(f"r.yaml:3: {term.partition('=')[0]}=")
+    assert not [said for said in switches.findings(given(term, needed)) if f" needs {needed}" in said]
 
 
-@pytest.mark.parametrize("row", switches.FORBIDDEN, ids=lambda row: f"{row[0]}-{row[2]}")
-def test_two_switches_that_exclude_each_other_are_named(row: tuple[Any, ...]) -> None:
-    name, values, other, other_values, why = row
-    both = settings(**{name: some(values), other: some(other_values)})
-    said = [one for one in switches.findings(both) if f" excludes {other}=" in one]
-    assert len(said) == 1 and why in said[0]
-    assert not [one for one in switches.findings(settings(**{name: some(values)})) if " excludes " in one]
+@pytest.mark.parametrize("row", switches.FORBIDDEN, ids=lambda row: f"{row[0]}-{row[1]}")
+def test_two_switches_that_exclude_each_other_are_named(row: tuple[str, str, str]) -> None:
+    term, other, why = row
+    said = [one for one in switches.findings(given(term, other)) if f"are both given: {why}; leave one out" in one]
+    assert any(f" and {other.partition('=')[0]}=" in one for one in said)
+    assert not [one for one in switches.findings(given(term)) if " are both given" in one]
 
 
 def test_the_rules_of_switches_are_among_those_of_every_run() -> None:

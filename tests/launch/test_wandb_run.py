@@ -30,7 +30,7 @@ def test_after_a_failure_training_goes_on_and_says_so_once() -> None:
     for step in (1, 2, 3):
         expendable.log({"loss": 1.0}, step)
     assert run.logged == [({"loss": 1.0}, 1)]
-    assert said == ["W&B: no longer logging (ConnectionResetError: Connection lost); metrics.jsonl goes on"]
+    assert said == ["W&B: no longer logging (ConnectionResetError: Connection lost); metrics.jsonl continues"]
     assert expendable.name == "mine"
 
 

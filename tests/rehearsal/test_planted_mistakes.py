@@ -57,7 +57,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     "a missing tokenizer": (
         nothing,
         ["tokenizer_type=HuggingFaceTokenizer", "tokenizer_model={0}/nowhere", "vocab_size=512"],
-        "is no file or folder here",
+        "is not a file or folder here",
     ),
     "a vocabulary that TP does not divide": (nothing, ["padded_vocab_size=32001"], "padded_vocab_size=32001"),
     "processes that TP x PP does not divide": (nothing, ["--world-size=1022"], "cannot be cut into copies"),

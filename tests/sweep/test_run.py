@@ -33,7 +33,7 @@ def test_a_sweep_goes_on_with_unfinished_arms_and_skips_finished_ones(tmp_path: 
     # One arm was stopped at half way, the other one was not.
     first, second = plan.load(path, words).arms
     train("tiny_cpu_ntp.yaml", *first.overrides, "exit_interval=3")
-    assert "# ntp: goes on at step 3\nmeap train " in (dry := meap("sweep", path, *words, "--dry-run").stdout)
+    assert "# ntp: continues at step 3\nmeap train " in (dry := meap("sweep", path, *words, "--dry-run").stdout)
     assert "# span5: new" in dry
     train("tiny_cpu_ntp.yaml", *second.overrides)
 
@@ -112,4 +112,4 @@ def test_what_ends_an_arm_decides_what_becomes_of_the_others(
     notes = pretend(monkeypatch, tmp_path, body)
     assert run.run_arms(sweep, finished=finished) == status
     assert notes.read_text().split() == started.split()
-    assert ("failed: a at step 0; the same command goes on" in capsys.readouterr().err) == (status == 1)
+    assert ("failed: a at step 0; the same command continues" in capsys.readouterr().err) == (status == 1)

@@ -68,7 +68,7 @@ def test_arms_can_stand_side_by_side_as_in_table_9() -> None:
         ({"column": {}}, "unknown key 'column'"),
         ({"columns": {"a": {"metric": "acc"}}}, "column 'a' names a task"),
         ({"columns": {"a": {"task": "t", "scael": 1}}}, "column 'a' names a task"),
-        ({"average": ["PIQA"]}, "average over 'PIQA', which is no column"),
+        ({"average": ["PIQA"]}, "average over 'PIQA', which is not a column"),
     ],
 )
 def test_a_faulty_table_is_refused_by_name(changes: dict[str, Any], message: str) -> None:

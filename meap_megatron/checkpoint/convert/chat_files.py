@@ -1,7 +1,7 @@
 """How a fine-tuned model is talked to: the chat template of its data and the token that ends an answer, in its export.
 
 A base model's files know neither: its EOS ends a document and its tokenizer has no chat template. Without them generation
-goes on after every answer.
+continues after every answer.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ ROWS = 256  # conversations of the data that are looked at
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Talk:
+class ChatFormat:
     """How the conversations of fine-tuning data begin and end.
 
     Attributes:
@@ -35,7 +35,7 @@ class Talk:
     template: str | None
 
 
-def talk_of(sidecar: Sidecar, prefix: str, folder: Path) -> Talk:
+def chat_format_of(sidecar: Sidecar, prefix: str, folder: Path) -> ChatFormat:
     """Find out how a model that was fine-tuned on some data is talked to.
 
     Args:
@@ -63,7 +63,7 @@ def talk_of(sidecar: Sidecar, prefix: str, folder: Path) -> Talk:
         with_bos = sidecar.add_bos if opens is None else opens == sidecar.tokenizer.bos_id
         end = found.end or special.get(-1 if sidecar.tokenizer.eos_id is None else sidecar.tokenizer.eos_id, "")
         source = jinja(found, bos=bos if with_bos else "", end=end, system=known.get("system", found.system))
-    return Talk(ends=tuple(ends), eos_token=special[ends[0]] if ends else None, template=source)
+    return ChatFormat(ends=tuple(ends), eos_token=special[ends[0]] if ends else None, template=source)
 
 
 def template_of(known: dict[str, Any], special: dict[int, str]) -> Template:
@@ -116,7 +116,7 @@ def jinja(template: Template, *, bos: str, end: str, system: str) -> str:
 
 
 def _any_order(template: Template, *, end: str) -> list[str]:
-    """Return the part behind the system prompt's choice where questions and answers stand alone, in any order."""
+    """Return the part behind the system prompt's choice where questions and answers are separate, in any order."""
     before, between = template.opening.removesuffix(template.prompt).split("{system}")
     asked, behind = template.prompt.removesuffix(template.opens).split("{query}")
     opens = _text(template.opens)
@@ -154,29 +154,29 @@ def _text(value: str) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def write_talk(folder: Path, talk: Talk) -> None:
+def write_chat_format(folder: Path, chat: ChatFormat) -> None:
     """Put the chat template and the end token into the tokenizer's files of an exported folder."""
-    if talk.template is not None:
-        (folder / CHAT_TEMPLATE).write_text(talk.template, encoding="utf-8")
+    if chat.template is not None:
+        (folder / CHAT_TEMPLATE).write_text(chat.template, encoding="utf-8")
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         path = folder / name
         content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if not content and name != "tokenizer_config.json":
             continue
-        if talk.template is not None:
+        if chat.template is not None:
             content.pop("chat_template", None)  # of another way to talk
-        if talk.eos_token is not None and text_of(content.get("eos_token")) != talk.eos_token:
+        if chat.eos_token is not None and text_of(content.get("eos_token")) != chat.eos_token:
             # What ended documents serves for padding where nothing else does, as in published chat models.
             if content.get("pad_token") is None:
                 content["pad_token"] = content.get("eos_token")
-            content["eos_token"] = talk.eos_token
+            content["eos_token"] = chat.eos_token
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def generation_ends(talk: Talk, before: Any) -> int | list[int]:
+def generation_ends(chat: ChatFormat, before: Any) -> int | list[int]:
     """Return `eos_token_id` of generation_config.json: where an answer ends, then where the model ended before."""
     old = before if isinstance(before, list) else [] if before is None else [before]
-    found = list(dict.fromkeys((*talk.ends, *old)))
+    found = list(dict.fromkeys((*chat.ends, *old)))
     return found if len(found) > 1 else found[0]
 
 

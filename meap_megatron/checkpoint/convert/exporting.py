@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from meap_megatron.checkpoint.convert import tensors as ops
-from meap_megatron.checkpoint.convert.chat_files import Talk, generation_ends, talk_of, write_talk
+from meap_megatron.checkpoint.convert.chat_files import ChatFormat, chat_format_of, generation_ends, write_chat_format
 from meap_megatron.checkpoint.convert.families import (
     FAMILIES,
     QKV,
@@ -76,7 +76,7 @@ class ExportPlan:
         spec: the model as it will be; fewer rows at most.
         source: (folder, record) of the import that the run started from, or None.
         data: tokenizer and BOS policy.
-        talk: how the model is talked to, if it was fine-tuned.
+        chat: how the model is talked to, if it was fine-tuned.
     """
 
     settings: ExportSettings
@@ -85,7 +85,7 @@ class ExportPlan:
     spec: ModelSpec
     source: tuple[Path, ImportRecord] | None
     data: DataInfo
-    talk: Talk | None
+    chat: ChatFormat | None
 
     @property
     def inherited_fields(self) -> tuple[str, ...]:
@@ -116,7 +116,7 @@ def plan_export(settings: ExportSettings) -> ExportPlan:
         source = None
     table = checkpoint.entry(TOP[0].megatron)
     if table is None:
-        raise UserError(f"{checkpoint.path} lacks {TOP[0].megatron}; it is no checkpoint of a Llama-like model")
+        raise UserError(f"{checkpoint.path} lacks {TOP[0].megatron}; it is not a checkpoint of a Llama-like model")
     stored = stored.with_rows(table.size[0])
     check_stored(checkpoint, stored)
     data = tokenizer_of(checkpoint, source, tokenizer=settings.tokenizer, data=settings.data)
@@ -129,15 +129,15 @@ def plan_export(settings: ExportSettings) -> ExportPlan:
         spec=stored.with_rows(_rows(settings, stored, source, data)),
         source=source,
         data=data,
-        talk=_talk(data),
+        chat=_chat_format(data),
     )
 
 
-def _talk(data: DataInfo) -> Talk | None:
+def _chat_format(data: DataInfo) -> ChatFormat | None:
     """Return how a model that was trained on these data is talked to; None if they hold no conversations."""
     if data.sidecar is None or data.sidecar.kind != "sft" or data.folder is None:
         return None
-    return talk_of(data.sidecar, str(data.prefix), data.folder)
+    return chat_format_of(data.sidecar, str(data.prefix), data.folder)
 
 
 def _rows(settings: ExportSettings, stored: ModelSpec, source: Any, data: DataInfo) -> int:
@@ -284,12 +284,12 @@ def write_side_files(plan: ExportPlan, folder: Path, *, dtype: str) -> None:
         ids = {"bos_token_id": info.bos_id, "eos_token_id": info.eos_id, "pad_token_id": info.pad_id}
         config |= ids
         generation |= {name: value for name, value in ids.items() if value is not None}
-    if plan.talk is not None:
-        write_talk(folder, plan.talk)
-    if plan.talk is not None and plan.talk.ends:
+    if plan.chat is not None:
+        write_chat_format(folder, plan.chat)
+    if plan.chat is not None and plan.chat.ends:
         before = generation.get("eos_token_id", config.get("eos_token_id"))
-        generation["eos_token_id"] = generation_ends(plan.talk, before)
-        config["eos_token_id"] = plan.talk.ends[0]
+        generation["eos_token_id"] = generation_ends(plan.chat, before)
+        config["eos_token_id"] = plan.chat.ends[0]
     if config == base:
         assert plan.source is not None
         shutil.copyfile(plan.source[0] / HF_FOLDER / "config.json", folder / "config.json")
@@ -298,10 +298,10 @@ def write_side_files(plan: ExportPlan, folder: Path, *, dtype: str) -> None:
     if suppressed := _suppressed(plan):
         known = generation.get("suppress_tokens") or []
         generation["suppress_tokens"] = sorted({*known, *suppressed})
-    if suppressed or plan.talk is not None:
+    if suppressed or plan.chat is not None:
         _write_json(folder / GENERATION, generation)
     record = evaluation_record(plan.checkpoint, plan.spec, plan.data)
-    if plan.talk is not None and plan.talk.eos_token is not None:
+    if plan.chat is not None and plan.chat.eos_token is not None:
         written = load_tokenizer(folder).info
         record |= {"tokenizer_fingerprint": written.fingerprint, "eos_token_id": written.eos_id}
     _write_json(folder / EVAL_RECORD, record)

@@ -27,7 +27,7 @@ class Family:
         refused: config field -> (values that change nothing, why another value is refused).
         defaults: config field -> what transformers takes where the field is absent, if that is not "none".
         rotary_base: what transformers takes where the config names none.
-        written: config fields beside those of every family, in a config that is made anew.
+        written: config fields beside those of every family, in a new config.
     """
 
     architecture: str

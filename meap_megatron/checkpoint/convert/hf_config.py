@@ -33,7 +33,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return config.json of a model folder.
 
     Raises:
-        UserError: there is none, or it is no JSON object.
+        UserError: there is none, or it is not a JSON object.
     """
     path = folder / "config.json"
     try:

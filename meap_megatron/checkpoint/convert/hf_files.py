@@ -57,12 +57,14 @@ def read_header(path: Path) -> tuple[dict[str, Place], dict[str, str]]:
             length = struct.unpack("<Q", head)[0] if len(head) == 8 else -1
             if not 0 <= length <= min(HEADER_LIMIT, size - 8):
                 refuse_pointer(path)
-                raise UserError(f"{path} is truncated or no safetensors file: {size:,} bytes, a header of {length:,}")
+                raise UserError(
+                    f"{path} is truncated or not a safetensors file: {size:,} bytes, a header of {length:,}"
+                )
             header = json.loads(stream.read(length))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
-        raise UserError(f"{path}: the header is no JSON ({error}); download the file again") from None
+        raise UserError(f"{path}: the header is not JSON ({error}); download the file again") from None
     metadata = header.pop("__metadata__", {})
     places: dict[str, Place] = {}
     end = 0
@@ -127,7 +129,7 @@ def open_folder(folder: Path) -> HfTensors:
         try:
             weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{index} is no index of safetensors files: {error}") from None
+            raise UserError(f"{index} is not an index of safetensors files: {error}") from None
         names = sorted(set(weight_map.values()))
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:

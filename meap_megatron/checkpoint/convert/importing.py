@@ -216,7 +216,7 @@ def _tokenizer(settings: ImportSettings, spec: ModelSpec) -> CorpusTokenizer | N
 def without_rows(tokenizer: CorpusTokenizer, *, rows: int, folder: Path) -> str | None:
     """Return which tokens have no row in a model and what to do, or None if all have.
 
-    A token that only a class of transformers adds (`<|endoftext|>` to every model of type qwen2) stands in no text.
+    A token that only a class of transformers adds (`<|endoftext|>` to every model of type qwen2) is in no text.
     """
     from tokenizers import Tokenizer
 

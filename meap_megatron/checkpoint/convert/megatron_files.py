@@ -125,7 +125,7 @@ class Checkpoint:
         if key not in self._recent:
             name = self.layer_name(suffix, layer)
             if name is None:
-                raise UserError(f"{self.path} lacks {LAYERS}{suffix}; it is no checkpoint of a Llama-like model")
+                raise UserError(f"{self.path} lacks {LAYERS}{suffix}; it is not a checkpoint of a Llama-like model")
             self._recent[key] = self.read(name) if self.per_layer else self.read(name, first=layer)
             while len(self._recent) > 2:
                 self._recent.popitem(last=False)

@@ -113,7 +113,7 @@ def read_index(path: Path) -> tuple[Any, set[str]]:
     """Return (the `Metadata` in `.metadata`, the names it holds that were not made).
 
     Raises:
-        UserError: the file is torn or is no index.
+        UserError: the file is torn or not an index.
     """
     from torch.distributed.checkpoint.metadata import Metadata
 
@@ -134,7 +134,7 @@ def read_plain(archive: bytes, *, source: str) -> tuple[Any, set[str]]:
     """Return (the object that torch.save wrote, the names that were not made); tensors in it become `Unknown`.
 
     Raises:
-        UserError: the bytes are no archive of torch.save.
+        UserError: the bytes are not an archive of torch.save.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as files:

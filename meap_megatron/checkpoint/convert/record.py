@@ -31,7 +31,7 @@ WEIGHT_ENDINGS = tuple(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImportRecord:
-    """What stands in `meap_import.json`.
+    """The content of `meap_import.json`.
 
     Attributes:
         source: the Hugging Face folder.
@@ -107,9 +107,9 @@ def origin(checkpoint: Path, args: argparse.Namespace, *, named: Path | None) ->
     started = getattr(args, "pretrained_checkpoint", None)
     if started is not None and not Path(started).exists():
         print(
-            f"warning: the run started from {started}, which is not there: config.json is made anew, without what the "
-            "imported model had beside its weights (sampling settings, end tokens, model card); --like FOLDER names a moved "
-            "import",
+            f"warning: the run started from {started}, which is not there: config.json is made from scratch, without what "
+            "the imported model had beside its weights (sampling settings, end tokens, model card); --like FOLDER names a "
+            "moved import",
             file=sys.stderr,
         )
     return None

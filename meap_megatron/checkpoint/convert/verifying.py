@@ -2,7 +2,7 @@
 
 Both sides read what was written and compute in float32: transformers in this process, Megatron's own model in another one
 (`training.logits`). Two sequences are run: one from position 0 on, and one of two blocks of which the second
-stands at the end of the longest sequence that the model is meant for, scaled frequencies included, so that rotary positions
+is at the end of the longest sequence that the model is meant for, scaled frequencies included, so that rotary positions
 far beyond 4,096 are compared at the price of 64 tokens. A small model's first sequence is itself longer than 4,096 tokens
 where the model allows.
 """
@@ -281,8 +281,10 @@ def megatron_logits(request: dict[str, Any], *, program: str) -> Iterator[Callab
 
             def wait() -> list[dict[str, Any]]:
                 if process.wait() != 0:
-                    said = [line for line in (folder / "log").read_text(errors="replace").splitlines() if line.strip()]
-                    raise RunError(f"Megatron cannot run {request['checkpoint']}: {(said or ['it said nothing'])[-1]}")
+                    output = [
+                        line for line in (folder / "log").read_text(errors="replace").splitlines() if line.strip()
+                    ]
+                    raise RunError(f"Megatron cannot run {request['checkpoint']}: {(output or ['no output'])[-1]}")
                 return torch.load(output, weights_only=True)
 
             try:

@@ -1,6 +1,6 @@
 """Where the answers of a conversation are, and which of their tokens the masked copy hides. NumPy, the specification.
 
-The byte that stands beside each token:
+The byte beside each token:
 
     0       prompt (BOS, template, system, user): never trained
     1       answer: trained in the original, may be masked in the copy

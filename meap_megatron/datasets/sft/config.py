@@ -47,7 +47,7 @@ class SFTConfig:
     )
     refresh: str = setting(
         "static",
-        "draw the masks once (official code), or anew in every epoch",
+        "draw the masks once (official code), or again in every epoch",
         choices=("static", "per_epoch"),
     )
     sampler: str = setting(

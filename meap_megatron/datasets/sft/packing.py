@@ -1,4 +1,4 @@
-"""From conversations to the rows of all epochs: which segments stand in which row."""
+"""From conversations to the rows of all epochs: which segments are in which row."""
 
 import time
 from bisect import bisect_right

@@ -1,7 +1,7 @@
 """The specification of items, packing and rows: written to be read, and slow. NumPy and the standard library only.
 
 1. `find_items`: which segments one epoch holds (originals, copies, or joined pairs), and how long each is.
-2. `pack`: which segments stand together in a row.
+2. `pack`: which segments share a row.
 3. `make_row`: the five arrays of a row.
 
 The C++ must agree bit for bit (tests/datasets/sft/test_reference.py).
@@ -42,7 +42,7 @@ class Items(NamedTuple):
     num_untrained: int
     """Conversations without a segment that trains anything."""
     num_unjoined: int
-    """Conversations of layout `concat` that stand alone because the pair does not fit into a row."""
+    """Conversations of layout `concat` that are alone because the pair does not fit into a row."""
 
 
 class PackedRow(NamedTuple):

@@ -1,8 +1,8 @@
 """RMSNorm, SwiGLU and rotary embedding for a CPU: a block of rows at a time, so that it stays in the second-level cache.
 
 Each is one autograd function in float32 instead of five to ten: torch's own write every intermediate to memory, keep most of
-them for the backward pass and allocate all anew in every step. What a kernel here keeps is its input and one number per row,
-or one tensor. docs/benchmarks/step.md has what each gains.
+them for the backward pass and allocate all in every step. What a kernel here keeps is its input and one number per row, or
+one tensor. docs/benchmarks/step.md has what each gains.
 
 Shapes: n rows (sequence x batch), h features, f features of the feed-forward layer, s sequence, d head size.
 """

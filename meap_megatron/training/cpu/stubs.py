@@ -4,8 +4,8 @@ They do what "one device, no concurrency" means: a stream or event that is alway
 zero, and the CPU generator where a CUDA generator is asked for. `redirect` puts them in place.
 """
 
-import contextlib
 from collections import defaultdict
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -72,53 +72,14 @@ class CpuGenerators:
         return 1
 
 
-def nothing(*args: Any, **kwargs: Any) -> None:
-    """Accept anything and do nothing."""
-
-
-def zero(*args: Any, **kwargs: Any) -> int:
-    """Answer 0 to any question about CUDA memory."""
-    return 0
-
-
-def one(*args: Any, **kwargs: Any) -> int:
-    """Answer 1 to the question how many devices there are."""
-    return 1
-
-
-def no(*args: Any, **kwargs: Any) -> bool:
-    """Answer no to the question whether there is a GPU."""
-    return False
+def giving(value: Any) -> Callable[..., Any]:
+    """Return a function that accepts anything and returns `value`."""
+    return lambda *args, **kwargs: value
 
 
 def cpu_device(*args: Any, **kwargs: Any) -> torch.device:
     """Return the device on which tensors are made."""
     return CPU
-
-
-def finished_stream(*args: Any, **kwargs: Any) -> FinishedStream:
-    """Return a stream on which all work is done."""
-    return FinishedStream()
-
-
-def null_context(*args: Any, **kwargs: Any) -> contextlib.AbstractContextManager[None]:
-    """Return a context that does nothing."""
-    return contextlib.nullcontext()
-
-
-def memory_stats(*args: Any, **kwargs: Any) -> dict[str, int]:
-    """Return CUDA memory counters, all zero."""
-    return defaultdict(int)
-
-
-def device_properties(*args: Any, **kwargs: Any) -> SimpleNamespace:
-    """Describe the CPU in the fields that Megatron reads of a GPU."""
-    return SimpleNamespace(major=8, minor=0, total_memory=0, name="cpu", multi_processor_count=1)
-
-
-def device_capability(*args: Any, **kwargs: Any) -> tuple[int, int]:
-    """Return a compute capability that switches no special case on."""
-    return (8, 0)
 
 
 def get_rng_state(*args: Any, **kwargs: Any) -> torch.Tensor:
@@ -141,11 +102,13 @@ def call_now(function: Any, **kwargs: Any) -> None:
     function()
 
 
-def unchanged(module: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Module:
-    """`Module.cuda()`: the module is where it has to be."""
-    return module
+def unchanged[T](target: T, *args: Any, **kwargs: Any) -> T:
+    """`Tensor.cuda()` and `Module.cuda()`: the tensor, or the module, is where it has to be."""
+    return target
 
 
-def tensor_unchanged(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """`Tensor.cuda()`: the tensor is where it has to be."""
-    return tensor
+NOTHING, ZERO = giving(None), giving(0)
+STREAM = giving(FinishedStream())
+MEMORY_STATS = giving(defaultdict(int))
+PROPERTIES = giving(SimpleNamespace(major=8, minor=0, total_memory=0, name="cpu", multi_processor_count=1))
+"""The fields that Megatron reads of a GPU, and a compute capability that switches no special case on."""

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Redirect:
-    """One replaced name: `target` ("module:attribute.path"), what stands there instead, and why."""
+    """One replaced name: `target` ("module:attribute.path"), its replacement, and why."""
 
     target: str
     make: Callable[[Any], Any]
@@ -37,7 +37,7 @@ class StandIn:
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """One name of another library that a module of ours assigns to while a run goes on."""
+    """One name of another library that a module of ours assigns to during a run."""
 
     target: str
     """As of a `Redirect`; "sys:modules[NAME]" is an entry of Python's table of modules."""

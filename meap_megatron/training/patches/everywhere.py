@@ -109,7 +109,7 @@ ALWAYS: tuple[Redirect, ...] = (
     Redirect(
         target="megatron.training.checkpointing:schedule_async_save",
         make=checkpoint_hooks.with_manifest_afterwards,
-        why="the same for checkpoints that are written while training goes on",
+        why="the same for checkpoints that are written while training continues",
     ),
     Redirect(
         target="megatron.core.dist_checkpointing.strategies.filesystem_async:get_write_results_queue",

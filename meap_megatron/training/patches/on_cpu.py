@@ -1,5 +1,6 @@
 """What Megatron 0.19 hard-codes to CUDA, replaced with `device=cpu` and never when a GPU is used."""
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -10,17 +11,12 @@ from meap_megatron.training.cpu import cross_entropy, group_norm, kernels, linea
 from meap_megatron.training.patches.entries import Redirect, by
 
 
-def is_cuda(device: Any) -> bool:
-    """Tell whether a `device` argument names a CUDA device."""
-    return isinstance(device, str | torch.device) and torch.device(device).type == "cuda"
-
-
 def without_cuda(function: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a tensor factory: `device="cuda"` becomes the CPU, and memory is not pinned."""
 
     @functools.wraps(function)
     def factory(*args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("device") is not None and is_cuda(kwargs["device"]):
+        if is_cuda(kwargs.get("device")):
             kwargs["device"] = stubs.CPU
         if kwargs.get("pin_memory"):
             kwargs["pin_memory"] = False
@@ -30,20 +26,20 @@ def without_cuda(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def move_without_cuda(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap `Tensor.to`: a CUDA target becomes the CPU, wherever the argument stands."""
+    """Wrap `Tensor.to`: a CUDA target becomes the CPU, wherever the argument is."""
 
     @functools.wraps(method)
     def to(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        args = tuple(stubs.CPU if is_device_argument(a) else a for a in args)
-        if is_device_argument(kwargs.get("device")):
+        args = tuple(stubs.CPU if is_cuda(a) else a for a in args)
+        if is_cuda(kwargs.get("device")):
             kwargs["device"] = stubs.CPU
         return method(tensor, *args, **kwargs)
 
     return to
 
 
-def is_device_argument(value: Any) -> bool:
-    """Tell whether a positional argument of `Tensor.to` names a CUDA device."""
+def is_cuda(value: Any) -> bool:
+    """Tell whether an argument names a CUDA device."""
     if isinstance(value, torch.device):
         return value.type == "cuda"
     return isinstance(value, str) and value.startswith("cuda")
@@ -90,32 +86,36 @@ CPU: tuple[Redirect, ...] = (
         )
     ),
     Redirect(target="torch:Tensor.to", make=move_without_cuda, why="tensor.to('cuda')"),
-    Redirect(target="torch:Tensor.cuda", make=by(stubs.tensor_unchanged), why="tensor.cuda()"),
-    Redirect(target="torch:Tensor.pin_memory", make=by(stubs.tensor_unchanged), why="pinning needs a GPU"),
+    Redirect(target="torch:Tensor.cuda", make=by(stubs.unchanged), why="tensor.cuda()"),
+    Redirect(target="torch:Tensor.pin_memory", make=by(stubs.unchanged), why="pinning needs a GPU"),
     Redirect(target="torch:Tensor.type", make=type_as_on_cuda, why="optimizers compare with 'torch.cuda.FloatTensor'"),
     Redirect(target="torch:nn.Module.cuda", make=by(stubs.unchanged), why="model.cuda(device)"),
     Redirect(target="torch:autocast", make=autocast_on_cpu, why="schedules open torch.autocast('cuda')"),
     Redirect(target="torch.cuda:current_device", make=by(stubs.cpu_device), why="device of new tensors, everywhere"),
-    Redirect(target="torch.cuda:device_count", make=by(stubs.one), why="0 would divide by zero in async checkpoints"),
+    Redirect(
+        target="torch.cuda:device_count", make=by(stubs.giving(1)), why="0 would divide by zero in async checkpoints"
+    ),
     Redirect(
         target="torch.cuda:is_available",
-        make=by(stubs.no),
+        make=by(stubs.giving(False)),
         why="a GPU beside the CPU run, or that one device asked for by NVML's count, is not to be touched: torch's loader "
         "would pin memory, Megatron time its kernels",
     ),
-    Redirect(target="torch.cuda:set_device", make=by(stubs.nothing), why="distributed initialisation"),
-    Redirect(target="torch.cuda:synchronize", make=by(stubs.nothing), why="timers, checkpoints"),
-    Redirect(target="torch.cuda:empty_cache", make=by(stubs.nothing), why="after loading a checkpoint"),
-    Redirect(target="torch.cuda:current_stream", make=by(stubs.finished_stream), why="gradient buffers"),
-    Redirect(target="torch.cuda:default_stream", make=by(stubs.finished_stream), why="gradient buffers"),
+    Redirect(target="torch.cuda:set_device", make=by(stubs.NOTHING), why="distributed initialisation"),
+    Redirect(target="torch.cuda:synchronize", make=by(stubs.NOTHING), why="timers, checkpoints"),
+    Redirect(target="torch.cuda:empty_cache", make=by(stubs.NOTHING), why="after loading a checkpoint"),
+    Redirect(target="torch.cuda:current_stream", make=by(stubs.STREAM), why="gradient buffers"),
+    Redirect(target="torch.cuda:default_stream", make=by(stubs.STREAM), why="gradient buffers"),
     Redirect(target="torch.cuda:Stream", make=lambda original: stubs.FinishedStream, why="communication streams"),
     Redirect(target="torch.cuda:Event", make=lambda original: stubs.FinishedEvent, why="events between streams"),
-    Redirect(target="torch.cuda:stream", make=by(stubs.null_context), why="with torch.cuda.stream(...)"),
-    Redirect(target="torch.cuda:set_stream", make=by(stubs.nothing), why="stream switch"),
-    Redirect(target="torch.cuda:nvtx.range_push", make=by(stubs.nothing), why="profiler ranges"),
-    Redirect(target="torch.cuda:nvtx.range_pop", make=by(stubs.nothing), why="profiler ranges"),
+    Redirect(
+        target="torch.cuda:stream", make=by(lambda *args: contextlib.nullcontext()), why="with torch.cuda.stream(...)"
+    ),
+    Redirect(target="torch.cuda:set_stream", make=by(stubs.NOTHING), why="stream switch"),
+    Redirect(target="torch.cuda:nvtx.range_push", make=by(stubs.NOTHING), why="profiler ranges"),
+    Redirect(target="torch.cuda:nvtx.range_pop", make=by(stubs.NOTHING), why="profiler ranges"),
     *(
-        Redirect(target=f"torch.cuda:{name}", make=by(stubs.zero), why="memory report")
+        Redirect(target=f"torch.cuda:{name}", make=by(stubs.ZERO), why="memory report")
         for name in (
             "memory_allocated",
             "max_memory_allocated",
@@ -124,19 +124,19 @@ CPU: tuple[Redirect, ...] = (
             "device_memory_used",
         )
     ),
-    Redirect(target="torch.cuda:memory_stats", make=by(stubs.memory_stats), why="memory report"),
-    Redirect(target="torch.cuda:reset_peak_memory_stats", make=by(stubs.nothing), why="memory report"),
-    Redirect(target="torch.cuda:get_device_properties", make=by(stubs.device_properties), why="architecture checks"),
-    Redirect(target="torch.cuda:get_device_capability", make=by(stubs.device_capability), why="architecture checks"),
+    Redirect(target="torch.cuda:memory_stats", make=by(stubs.MEMORY_STATS), why="memory report"),
+    Redirect(target="torch.cuda:reset_peak_memory_stats", make=by(stubs.NOTHING), why="memory report"),
+    Redirect(target="torch.cuda:get_device_properties", make=by(stubs.PROPERTIES), why="architecture checks"),
+    Redirect(target="torch.cuda:get_device_capability", make=by(stubs.giving((8, 0))), why="architecture checks"),
     Redirect(target="torch.cuda:get_rng_state", make=by(stubs.get_rng_state), why="RNG state in checkpoints"),
     Redirect(target="torch.cuda:set_rng_state", make=by(stubs.set_rng_state), why="RNG state in checkpoints"),
     Redirect(target="torch.cuda:random.get_rng_state", make=by(stubs.get_rng_state), why="RNG tracker"),
     Redirect(target="torch.cuda:random.set_rng_state", make=by(stubs.set_rng_state), why="RNG tracker"),
     Redirect(target="torch.cuda:manual_seed", make=by(stubs.manual_seed), why="RNG tracker"),
     Redirect(target="torch.cuda:default_generators", make=lambda original: stubs.CpuGenerators(), why="RNG tracker"),
-    Redirect(target="torch.cuda:_lazy_init", make=by(stubs.nothing), why="imported by the RNG tracker"),
+    Redirect(target="torch.cuda:_lazy_init", make=by(stubs.NOTHING), why="imported by the RNG tracker"),
     Redirect(target="torch.cuda:_lazy_call", make=by(stubs.call_now), why="imported by the RNG tracker"),
-    Redirect(target="torch.cuda:is_initialized", make=lambda original: lambda: True, why="asked before RNG calls"),
+    Redirect(target="torch.cuda:is_initialized", make=by(stubs.giving(True)), why="asked before RNG calls"),
     Redirect(
         target="megatron.core.tensor_parallel.random:_set_cuda_rng_state",
         make=lambda original: lambda state, device=-1, graph_safe=False: stubs.set_rng_state(state),
@@ -144,7 +144,7 @@ CPU: tuple[Redirect, ...] = (
     ),
     Redirect(
         target="megatron.training.training:set_jit_fusion_options",
-        make=by(stubs.nothing),
+        make=by(stubs.NOTHING),
         why="compiles and warms up fused CUDA operations that no CPU layer uses",
     ),
     Redirect(

@@ -1,4 +1,4 @@
-"""Every place where a name of Megatron or torch is replaced at run time: the one list, and why each stands on it.
+"""Every place where a name of Megatron or torch is replaced at run time: the one list, and why.
 
 Nothing is written to site-packages and nothing is replaced on import: `install` is called once, by the entry point,
 before Megatron is imported. The list has four parts, by topic:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from meap_megatron.checkpoint.convert.chat_files import generation_ends, talk_of, write_talk
+from meap_megatron.checkpoint.convert.chat_files import chat_format_of, generation_ends, write_chat_format
 from meap_megatron.cli.main import main
 from meap_megatron.corpus.sft.templates import TEMPLATES
 from meap_megatron.indexed.pair import open_pair
@@ -51,10 +51,10 @@ def exported(root: Path, prefix: str, sidecar: Sidecar) -> tuple[Any, Any]:
     from transformers import AutoTokenizer
 
     folder = Path(f"{prefix}.tokenizer")
-    talk = talk_of(sidecar, prefix, folder)
+    chat = chat_format_of(sidecar, prefix, folder)
     shutil.copytree(folder, root / "out")
-    write_talk(root / "out", talk)
-    return AutoTokenizer.from_pretrained(root / "out"), talk
+    write_chat_format(root / "out", chat)
+    return AutoTokenizer.from_pretrained(root / "out"), chat
 
 
 @pytest.mark.parametrize("options", [[], ["--add-bos"], ["--system", "Answer in rhymes."], ["--system", ""]])
@@ -63,7 +63,7 @@ def test_the_chat_template_opens_an_answer_with_the_ids_of_the_data(
     tokenizer: Path, tmp_path: Path, template: str, options: list[str]
 ) -> None:
     prefix, sidecar = preprocess(tmp_path, tokenizer, template, *options)
-    loaded, talk = exported(tmp_path, prefix, sidecar)
+    loaded, chat = exported(tmp_path, prefix, sidecar)
     ids, roles = open_pair(prefix), open_pair(f"{prefix}.roles")
     for row, messages in enumerate(conversations(template)):
         start = int(roles[row].nonzero()[0][0])
@@ -74,7 +74,7 @@ def test_the_chat_template_opens_an_answer_with_the_ids_of_the_data(
         whole = loaded.apply_chat_template(messages, tokenize=False)
         assert whole == loaded.decode(ids[row], skip_special_tokens=False)
     end = int(ids[0][roles[0] == END][0])
-    assert talk.ends[0] == end == loaded.eos_token_id
+    assert chat.ends[0] == end == loaded.eos_token_id
 
 
 def test_the_tokenizers_own_template_is_kept_and_its_end_becomes_eos(tmp_path: Path) -> None:
@@ -84,33 +84,33 @@ def test_the_tokenizers_own_template_is_kept_and_its_end_becomes_eos(tmp_path: P
     )
     tokenizer = write_chat_tokenizer(tmp_path / "tokenizer", chat_template=source)
     prefix, sidecar = preprocess(tmp_path, tokenizer, "tokenizer")
-    loaded, talk = exported(tmp_path, prefix, sidecar)
-    assert talk.template is None and loaded.chat_template == source
+    loaded, chat = exported(tmp_path, prefix, sidecar)
+    assert chat.template is None and loaded.chat_template == source
     assert loaded.eos_token == "<|im_end|>" and loaded.pad_token == "<|end_of_text|>"
 
 
 def test_without_the_data_files_the_template_tells_the_end(tokenizer: Path, tmp_path: Path) -> None:
     prefix, sidecar = preprocess(tmp_path, tokenizer, "chatml")
-    there = talk_of(sidecar, prefix, Path(f"{prefix}.tokenizer"))
+    there = chat_format_of(sidecar, prefix, Path(f"{prefix}.tokenizer"))
     for name in ("data.bin", "data.roles.bin"):
         (tmp_path / name).unlink()
-    assert talk_of(sidecar, prefix, Path(f"{prefix}.tokenizer")) == there
+    assert chat_format_of(sidecar, prefix, Path(f"{prefix}.tokenizer")) == there
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, [6, 1]), ([1, 6], [6, 1]), (None, 6), (6, 6)])
 def test_generation_stops_where_an_answer_ends_and_where_the_model_stopped_before(before: Any, after: Any) -> None:
-    from meap_megatron.checkpoint.convert.chat_files import Talk
+    from meap_megatron.checkpoint.convert.chat_files import ChatFormat
 
-    assert generation_ends(Talk(ends=(6,), eos_token="<|im_end|>", template=None), before) == after
+    assert generation_ends(ChatFormat(ends=(6,), eos_token="<|im_end|>", template=None), before) == after
 
 
 def test_other_files_of_a_tokenizer_name_the_same_end(tmp_path: Path) -> None:
-    from meap_megatron.checkpoint.convert.chat_files import Talk
+    from meap_megatron.checkpoint.convert.chat_files import ChatFormat
 
     stated = {"eos_token": {"content": "</s>", "lstrip": False}, "pad_token": "<pad>", "chat_template": "old"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(stated))
     (tmp_path / "special_tokens_map.json").write_text(json.dumps({"eos_token": "</s>"}))
-    write_talk(tmp_path, Talk(ends=(6,), eos_token="<|im_end|>", template="new"))
+    write_chat_format(tmp_path, ChatFormat(ends=(6,), eos_token="<|im_end|>", template="new"))
     assert json.loads((tmp_path / "tokenizer_config.json").read_text()) == {
         "eos_token": "<|im_end|>",
         "pad_token": "<pad>",

@@ -57,7 +57,7 @@ def test_a_truncated_shard(broken: Path, capsys: pytest.CaptureFixture[str]) -> 
     os.truncate(victim, victim.stat().st_size - 1)
     assert f"{victim} is truncated" in refused(capsys, broken)
     os.truncate(victim, 4)
-    assert "truncated or no safetensors file" in refused(capsys, broken)
+    assert "truncated or not a safetensors file" in refused(capsys, broken)
 
 
 def test_another_family(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
