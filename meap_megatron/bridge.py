@@ -14,11 +14,10 @@ from megatron.bridge.data.base import DatasetBuildContext, DatasetProvider
 
 from meap_megatron.config import MaskConfig
 from meap_megatron.datasets.gpt import MEAPGPTDatasetConfig
+from meap_megatron.datasets.mask_stage import config_of_data
 from meap_megatron.datasets.provider import build_datasets
 from meap_megatron.datasets.sidecar_tokenizer import DatasetTokenizer
-from meap_megatron.indexed.ordinary_ids import ordinary_ids
 from meap_megatron.indexed.sidecar import check_prefix
-from meap_megatron.masking.corruption import Corruption
 
 
 @dataclass(kw_only=True)
@@ -38,9 +37,9 @@ class MEAPDataset(DatasetProvider):
     """Shares of train, validation and test."""
     random_seed: int = 1234
     """Of the order of the data."""
-    mask_ratio: float | str = 0.15
+    mask_ratio: float | str = MaskConfig.ratio
     """As `meap_mask_ratio`: docs/masked_inputs.md."""
-    corruption: str = "mask"
+    corruption: str = MaskConfig.corruption
     settings: dict[str, Any] = field(default_factory=dict)
     """Other fields of `MaskConfig`, such as strategy or skip_first."""
     path_to_cache: str | None = None
@@ -48,7 +47,6 @@ class MEAPDataset(DatasetProvider):
     def build_datasets(self, context: DatasetBuildContext) -> tuple[Any | None, Any | None, Any | None]:
         """Return the train, validation and test datasets, for the sample counts that Bridge asks for."""
         sidecar = check_prefix(self.prefixes[0])
-        draws = Corruption.parse(self.corruption).random > 0
         config = MEAPGPTDatasetConfig(
             random_seed=self.random_seed,
             sequence_length=self.seq_length,
@@ -56,15 +54,12 @@ class MEAPDataset(DatasetProvider):
             split=self.split,
             path_to_cache=self.path_to_cache,
             tokenizer=DatasetTokenizer(sidecar.tokenizer),
-            reset_position_ids=False,
-            reset_attention_mask=False,
-            eod_mask_loss=False,
             create_attention_mask=False,
-            meap=MaskConfig(
-                mask_id=sidecar.tokenizer.mask_id,
+            meap=config_of_data(
+                self.prefixes[0],
+                sidecar,
                 ratio=self.mask_ratio,
                 corruption=self.corruption,
-                ordinary=ordinary_ids(self.prefixes[0], sidecar) if draws else None,
                 **{"seed": self.random_seed} | self.settings,
             ),
         )

@@ -33,10 +33,6 @@ def choose(folder: Path, level: Level) -> Choice:
 
     The tracker is obeyed: who sets it back by hand means it, so newer checkpoints than the one it names are not used.
     Where it names none (missing, or torn by a kill), the newest good checkpoint counts.
-
-    Args:
-        folder: with iter_NNNNNNN folders.
-        level: see `check.inspect`.
     """
     tracker = read_tracker(folder)
     candidates = iterations(folder)

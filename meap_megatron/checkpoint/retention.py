@@ -17,7 +17,6 @@ def prune(folder: Path, *, newest: int, keep: int) -> list[int]:
     """Remove checkpoints older than the `keep` newest good ones, and return their steps.
 
     Args:
-        folder: with iter_NNNNNNN folders.
         newest: the step just saved; later ones (of a run that was set back) are neither counted nor removed.
         keep: how many good checkpoints stay, at least `LEAST_KEPT`.
 

@@ -8,31 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from meap_megatron.config import MaskConfig
+from meap_megatron.declared import add_flags, from_args
 from meap_megatron.errors import UserError, counted
-from meap_megatron.masking.strategies import STRATEGIES
 
 if TYPE_CHECKING:
     from meap_megatron.corpus.display import Position
     from meap_megatron.indexed.sidecar import Sidecar
 
 SPLITS = ("train", "valid", "test")
-# How a run makes samples of text, and what holds where nothing is said; a stored row of fine-tuning data has none of it.
-SAMPLE_OPTIONS: dict[str, Any] = {
-    "seq_length": 4096,
-    "mask_ratio": 0.15,
-    "corruption": "mask",
-    "clean_fraction": 0.0,
-    "skip_first": 0,
-    "min_document_tokens": 0,
-    "strategy": "random",
-    "span_length": 5,
-    "seed": 1234,
-    "mask_seed": None,
-    "global_batch_size": None,
-    "split": "100,0,0",
-    "of": "train",
-    "num_samples": None,
-}
 HELP = """Print what a dataset holds, or one sample of it as columns: position, input, id, label, masked?, loss?
 
 The sample is built by Megatron's own dataset builder, so it is the one that training reads when split, sequence
@@ -43,7 +27,7 @@ role, trained? Of the options only --index, --start, --rows and --color apply to
 
   meap show corpus/c4
   meap show corpus/c4 --index 0 --seq-length 256
-  meap show corpus/c4 --index 7 --mask-ratio 0.15 --strategy span --span-length 5 --rows 0 | less -R
+  meap show corpus/c4 --index 7 --mask-ratio 0.15 --mask-strategy span --span-length 5 --rows 0 | less -R
 """
 
 
@@ -53,22 +37,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--index", type=int, help="number of the sample in its split (SFT: of the row), from 0; without it a summary"
     )
-    parser.add_argument("--seq-length", type=int, help="tokens per sample (default: 4096)")
-    parser.add_argument(
-        "--mask-ratio", help="share of masked inputs: a number, a range or a schedule, as in a recipe (default: 0.15)"
-    )
-    parser.add_argument("--corruption", help="mask, random, mix, or mix:MASK,RANDOM,KEPT (default: mask)")
-    parser.add_argument("--clean-fraction", type=float, help="share of the samples left unmasked (default: 0)")
-    parser.add_argument("--skip-first", type=int, help="never mask the first N positions (default: 0)")
-    parser.add_argument("--min-document-tokens", type=int, help="never mask shorter documents (default: 0)")
-    parser.add_argument("--strategy", help="; ".join(f"{n}: {s.summary}" for n, s in STRATEGIES.items()))
-    parser.add_argument("--span-length", type=int, help="tokens per span, with strategy span (default: 5)")
-    parser.add_argument("--seed", type=int, help="the run's seed: data order and masks (default: 1234)")
-    parser.add_argument("--mask-seed", type=int, help="seed of the masks, if it is not --seed")
-    parser.add_argument("--global-batch-size", type=int, help="samples per step, with strategy official51")
-    parser.add_argument("--split", help="train, valid and test share, as the run has it (default: 100,0,0)")
-    parser.add_argument("--of", choices=SPLITS, help="which split (default: train)")
-    parser.add_argument("--num-samples", type=int, help="samples that the run draws, if more than one epoch")
+    samples = parser.add_argument_group("samples of text", "as a run makes them; not for fine-tuning data")
+    samples.add_argument("--seq-length", type=int, default=4096, help="tokens per sample (default: 4096)")
+    samples.add_argument("--seed", type=int, default=1234, help="the run's seed: data order and masks (default: 1234)")
+    samples.add_argument("--global-batch-size", type=int, help="samples per step, with strategy official51")
+    split = "train, valid and test share, as the run has it (default: 100,0,0)"
+    samples.add_argument("--split", default="100,0,0", help=split)
+    samples.add_argument("--split-name", "--of", choices=SPLITS, default="train", help="which split (default: train)")
+    samples.add_argument("--num-samples", type=int, help="samples that the run draws, if more than one epoch")
+    add_flags(samples, MaskConfig, prefix="")
+    samples.add_argument("--strategy", dest="mask_strategy", help=argparse.SUPPRESS)  # its name before 0.2
+    defaults = {one.dest: one.default for one in samples._group_actions} | {"mask_ratio": MaskConfig.ratio}
+    # None, so that what is given can be told from what is not.
+    parser.set_defaults(**dict.fromkeys(defaults), sample_defaults=defaults)
     parser.add_argument("--start", type=int, default=0, help="first position to print (default: 0)")
     parser.add_argument("--rows", type=int, default=64, help="positions to print, 0 for all (default: 64)")
     parser.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal")
@@ -97,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     masked = sum(row.masked for row in rows)
     trained = sum(row.loss > 0 for row in rows)
     print(
-        f"{prefix}: sample {args.index} of {num_samples:,} in {args.of} ({args.split}), seed {args.seed}\n"
+        f"{prefix}: sample {args.index} of {num_samples:,} in {args.split_name} ({args.split}), seed {args.seed}\n"
         f"{counted(len(rows), 'position')}, {masked} masked ({masked / len(rows):.1%}), loss on {trained}\n"
     )
     stop = len(rows) if args.rows == 0 else args.start + args.rows
@@ -151,27 +132,15 @@ def read_sample(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> tu
     Raises:
         UserError: the split has no such sample, or a masking option breaks its rule.
     """
-    from meap_megatron.config import MaskConfig
     from meap_megatron.corpus.display import rows
-    from meap_megatron.indexed.ordinary_ids import ordinary_ids
+    from meap_megatron.datasets.mask_stage import config_of_data
     from meap_megatron.launch import megatron_import, runtime
-    from meap_megatron.masking.corruption import Corruption
 
     _check_split(args, sidecar)
     info = sidecar.tokenizer
-    mask = MaskConfig(
-        mask_id=info.mask_id,
-        ratio=args.mask_ratio,
-        clean_fraction=args.clean_fraction,
-        skip_first=args.skip_first,
-        min_document_tokens=args.min_document_tokens,
-        corruption=args.corruption,
-        ordinary=ordinary_ids(prefix, sidecar) if Corruption.parse(args.corruption).random > 0 else None,
-        strategy=args.strategy,
-        span_length=args.span_length,
-        seed=args.seed if args.mask_seed is None else args.mask_seed,
-        global_batch_size=args.global_batch_size,
-    )
+    fields = from_args(MaskConfig, args, prefix="")
+    fields["seed"] = args.seed if fields["seed"] is None else fields["seed"]
+    mask = config_of_data(prefix, sidecar, **fields, global_batch_size=args.global_batch_size)
     runtime.set_thread_policy()
     megatron_import.quiet_imports()
     with megatron_import.triton_stub():
@@ -181,7 +150,7 @@ def read_sample(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> tu
         from meap_megatron.datasets.provider import build_datasets
         from meap_megatron.datasets.sidecar_tokenizer import DatasetTokenizer
     sizes: list[int | None] = [None, None, None]
-    sizes[SPLITS.index(args.of)] = args.num_samples
+    sizes[SPLITS.index(args.split_name)] = args.num_samples
     with tempfile.TemporaryDirectory(prefix="meap_show_") as cache:
         config = MEAPGPTDatasetConfig(
             random_seed=args.seed,
@@ -190,15 +159,12 @@ def read_sample(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> tu
             split=args.split,
             path_to_cache=cache,
             tokenizer=DatasetTokenizer(info),
-            reset_position_ids=False,
-            reset_attention_mask=False,
-            eod_mask_loss=False,
             create_attention_mask=False,
             meap=mask,
             mark_changes=True,
         )
         try:
-            dataset: Any = build_datasets(config, sizes=sizes)[SPLITS.index(args.of)]
+            dataset: Any = build_datasets(config, sizes=sizes)[SPLITS.index(args.split_name)]
         except (AssertionError, IndexError) as error:
             raise UserError(
                 f"{prefix} gives no sample of {args.seq_length} tokens in the split {args.split}: {error}"
@@ -206,8 +172,8 @@ def read_sample(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> tu
         if dataset is None or not 0 <= args.index < len(dataset):
             count = 0 if dataset is None else len(dataset)
             raise UserError(
-                f"--index {args.index}: {args.of} of {args.split} has {counted(count, 'sample')} of {args.seq_length} "
-                "tokens; take a smaller --index, --seq-length or another --of"
+                f"--index {args.index}: {args.split_name} of {args.split} has {counted(count, 'sample')} of "
+                f"{args.seq_length} tokens; take a smaller --index, --seq-length or another --split-name"
             )
         sample = {name: value.clone() for name, value in dataset[args.index].items()}
         unmasked = GPTDataset.__getitem__(dataset, args.index)["tokens"].tolist()
@@ -254,7 +220,7 @@ def _colour(args: argparse.Namespace) -> bool:
 
 
 def _refuse_sample_options(args: argparse.Namespace, prefix: str) -> None:
-    given = [f"--{name.replace('_', '-')}" for name in SAMPLE_OPTIONS if getattr(args, name) is not None]
+    given = [f"--{name.replace('_', '-')}" for name in args.sample_defaults if getattr(args, name) is not None]
     if given:
         raise UserError(
             f"{', '.join(given)}: {prefix} is fine-tuning data, of which stored rows are shown, before packing and "
@@ -263,7 +229,7 @@ def _refuse_sample_options(args: argparse.Namespace, prefix: str) -> None:
 
 
 def _fill_in(args: argparse.Namespace) -> None:
-    for name, value in SAMPLE_OPTIONS.items():
+    for name, value in args.sample_defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
 
@@ -276,12 +242,12 @@ def _check_split(args: argparse.Namespace, sidecar: "Sidecar") -> None:
 
     given = {"split": args.split, "skip_train": True}
     shares, _ = shares_of(Settings(table={name: Setting(value=value, origin="") for name, value in given.items()}))
-    place = SPLITS.index(args.of)
+    place = SPLITS.index(args.split_name)
     first, end = bounds(shares, sidecar.num_documents)[place] if shares[place] else (0, 0)
     if first == end:
         raise UserError(
-            f"--of {args.of}: no document of {sidecar.num_documents:,} is in that split (--split {args.split}); give it a "
-            "larger share, or take another --of"
+            f"--split-name {args.split_name}: no document of {sidecar.num_documents:,} is in that split (--split "
+            f"{args.split}); give it a larger share, or take another --split-name"
         )
 
 

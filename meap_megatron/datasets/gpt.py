@@ -42,6 +42,11 @@ class MEAPGPTDatasetConfig(GPTDatasetConfig):
     """Add to loss_mask which inputs are changed (`mask_stage.mark_changes`). For our trainer, whose batch takes it out
     again; any other would take the marks for loss weights."""
 
+    reset_position_ids: bool | None = False
+    reset_attention_mask: bool | None = False
+    eod_mask_loss: bool | None = False
+    """Off; Megatron wants each of the three given."""
+
     pairs: bool = False
     """Give each training sample as two rows, clean and masked (`pair.CleanMaskedPairs`); needs mark_changes."""
 
@@ -242,11 +247,7 @@ def check_matches(sidecar: Sidecar, prefix: str, config: MEAPGPTDatasetConfig) -
 def check_not_empty(
     dataset: IndexedDataset, prefix: str | None, documents: np.ndarray, split: Split, config: GPTDatasetConfig
 ) -> None:
-    """Refuse a split without a token, over which Megatron's index builder would loop for ever.
-
-    Raises:
-        UserError: `documents` hold no token.
-    """
+    """Refuse a split without a token, over which Megatron's index builder would loop for ever."""
     if np.any(dataset.sequence_lengths[documents] > 0):
         return
     count = len(dataset.sequence_lengths)

@@ -66,7 +66,6 @@ def read(path: Path, *, contents: bool) -> IndexEntry | None:
     """Return the entry of a folder, or None if there is no such folder.
 
     Args:
-        path: of the entry.
         contents: compare checksums too, which reads all files; else only their sizes.
 
     Raises:
@@ -98,10 +97,8 @@ def obtain(root: Path, key: str, build: Callable[[Path], dict[str, Any]], *, say
 
     Args:
         root: folder of the cache, made if it is not there.
-        key: name of the entry.
         build: writes all files of the entry into the folder it is given, and returns facts for the manifest; called
             again by another process it must write the same.
-        say: is told about damage.
 
     Raises:
         RunError: the disk is full or the folder cannot be written.

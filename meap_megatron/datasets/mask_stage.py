@@ -2,17 +2,31 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meap_megatron.config import MaskConfig
+from meap_megatron.indexed.ordinary_ids import ordinary_ids
+from meap_megatron.indexed.sidecar import Sidecar
 from meap_megatron.masking import STRATEGIES, mask_positions
-from meap_megatron.masking.corruption import KEPT, replacements
+from meap_megatron.masking.corruption import KEPT, Corruption, replacements
 from meap_megatron.masking.philox import REPLACE_STREAM, mask_key, sample_uniforms, word_stream
 
 CHANGED_INPUT, CHANGED_TARGET = 2.0, 4.0
 """What a changed input adds to the loss mask at its own position, and at the position that predicts it."""
+
+
+def config_of_data(prefix: str, sidecar: Sidecar, **fields: Any) -> MaskConfig:
+    """Return the masking of a dataset: fields of `MaskConfig`, with its [MASK] and the ids of which tokens are drawn.
+
+    Raises:
+        UserError: a field breaks its rule.
+    """
+    draws = Corruption.parse(fields.get("corruption", MaskConfig.corruption)).random > 0
+    ordinary = ordinary_ids(prefix, sidecar) if draws else None
+    return MaskConfig(**{"mask_id": sidecar.tokenizer.mask_id} | fields, ordinary=ordinary)
 
 
 def dataset_key(content_hash: str, split: str) -> int:

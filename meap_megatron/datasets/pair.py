@@ -17,7 +17,6 @@ class CleanMaskedPairs(torch.utils.data.Dataset):
     """The rows of a split.
 
     Args:
-        clean: the samples with clean inputs.
         masked: the same samples, masked, with marked changes.
     """
 

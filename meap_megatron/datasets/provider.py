@@ -139,7 +139,6 @@ def obtain_indices(
         config: with a blend.
         sizes: samples of the three splits.
         folders: caches to look in; what is missing is built in the first that can be written.
-        say: is told about damage.
 
     Raises:
         UserError: data that is missing, changed or not fit; no folder can be written.

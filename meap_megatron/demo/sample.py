@@ -64,9 +64,6 @@ def load(plan: DemoSizes, *, prefix: Path, mask_id: int, index: int) -> dict[str
         split=plan.split,
         path_to_cache=str(prefix.resolve().parent / "cache" / "meap_megatron"),
         tokenizer=DatasetTokenizer(read_sidecar(prefix).tokenizer),
-        reset_position_ids=False,
-        reset_attention_mask=False,
-        eod_mask_loss=False,
         create_attention_mask=False,
         meap=MaskConfig(mask_id=mask_id, ratio=MASK_RATIO, seed=plan.seed),
     )

@@ -59,7 +59,6 @@ def finding(folder: Path, *, task: Task, wait: float = WAIT) -> Finding:
 
     Args:
         folder: must be there already: a folder that is made where it should have been mounted hides the mistake.
-        task: this process.
         wait: seconds for the other tasks.
     """
     place = f"{folder} from {task.host}" + (f", task {task.rank} of {task.tasks}" if task.tasks > 1 else "")

@@ -29,11 +29,7 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what is out of range.
-
-        Raises:
-            UserError: names the option.
-        """
+        """Refuse what is out of range."""
         if self.max_tokens < 1:
             raise UserError(f"--max-tokens {self.max_tokens} must be at least 1")
         if not 0 <= self.temperature < float("inf"):
@@ -113,7 +109,6 @@ def chat_ids(opened: OpenModel, messages: list[dict[str, Any]], *, thinking: boo
     """Return the ids of a conversation in the chat template, up to where the next answer begins.
 
     Args:
-        opened: the model.
         messages: of roles system, user and assistant.
         thinking: the template's switch `enable_thinking`, where it has one; None: its default.
 
@@ -155,8 +150,6 @@ def answer(
     """Answer prompts, all at once.
 
     Args:
-        opened: the model.
-        prompts: ids of each.
         sampling: how tokens are chosen; draws depend on the seed and on the prompts that share the batch.
         on_text: gets the answer's text as it comes; for one prompt only.
         cache: keys and values of a beginning of the prompt, of transformers; it grows by what was read and said.

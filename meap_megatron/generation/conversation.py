@@ -31,7 +31,6 @@ class ChatSession:
         """Take the user's turn and return the model's; None: Ctrl+C ended it, and the history keeps what was shown.
 
         Args:
-            text: what the user says.
             on_text: gets the answer's text as it comes.
 
         Raises:

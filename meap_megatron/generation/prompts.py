@@ -30,8 +30,6 @@ def read_prompts(lines: Iterable[str], *, name: str, jsonl: bool | None = None) 
     """Yield the prompts of a file; empty lines are left out.
 
     Args:
-        lines: of the file.
-        name: of the file, for messages.
         jsonl: whether lines are JSON objects; None: if the first one is.
 
     Raises:

@@ -26,7 +26,6 @@ def replacement(prefix: Path, *, old: list[Path], last: Path) -> Iterator[Path]:
     """Yield a prefix to write a new dataset at, which replaces the one of `prefix` when the block ends.
 
     Args:
-        prefix: the final prefix.
         old: files and folders that the new ones replace; what the new dataset does not have of them goes.
         last: the file that is moved last.
 

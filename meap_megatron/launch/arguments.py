@@ -87,11 +87,7 @@ def add_meap_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentPars
 
 
 def check(args: Any) -> None:
-    """Refuse settings that would fail later or silently do something else.
-
-    Raises:
-        UserError: naming the flag, its value, the rule and the way out.
-    """
+    """Refuse settings that would fail later or silently do something else."""
     check_masked_inputs(args)
     precision.check(vars(args) | {"fp8_format": args.fp8, "device": args.meap_device})
     if args.meap_span_length < 1:
@@ -161,11 +157,7 @@ def check_recurrent_layers(args: Any) -> None:
 
 
 def check_masked_inputs(args: Any) -> None:
-    """Refuse settings of masked inputs that contradict each other.
-
-    Raises:
-        UserError: naming the setting, its value, the rule and the way out.
-    """
+    """Refuse settings of masked inputs that contradict each other."""
     Corruption.parse(args.meap_corruption)
     loss = LossOn.parse(args.meap_loss_on, pair_weight=args.meap_pair_weight)
     masks = MaskRatio.parse(args.meap_mask_ratio).highest > 0

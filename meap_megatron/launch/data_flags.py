@@ -83,11 +83,7 @@ def imported(settings: Settings) -> Iterator[tuple[str, ModelSpec]]:
 
 
 def check_shape(settings: Settings) -> None:
-    """Refuse a recipe whose model is not the imported one that its weights come from.
-
-    Raises:
-        UserError: with the first setting that differs.
-    """
+    """Refuse a recipe whose model is not the imported one that its weights come from."""
     from meap_megatron.checkpoint.convert.megatron_config import recipe_settings
 
     for folder, spec in imported(settings):
@@ -107,11 +103,7 @@ def check_shape(settings: Settings) -> None:
 
 
 def check_data(settings: Settings, sidecars: dict[str, Sidecar]) -> None:
-    """Refuse data of which a split that is read gives no row, or whose ids the embedding does not hold.
-
-    Raises:
-        UserError: naming data, split and numbers.
-    """
+    """Refuse data of which a split that is read gives no row, or whose ids the embedding does not hold."""
     row = settings.whole("seq_length") or settings.whole("encoder_seq_length")
     if row is not None and settings.get("data_path") is not None:
         evaluates = settings.on("full_validation") or settings.effective("eval_iters") not in (0, "0")

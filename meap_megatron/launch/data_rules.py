@@ -82,12 +82,7 @@ def check_kind(settings: Settings, prefixes: list[str], *, sft_data: bool) -> No
     a wrong `data_path` would show in the answers of the trained model only.
 
     Args:
-        settings: of the run.
-        prefixes: of the data.
         sft_data: whether it is data of `meap preprocess sft`.
-
-    Raises:
-        UserError: the two differ.
     """
     given = next((name for name in FINE_TUNING if settings.has(name)), None)
     if given is not None and not sft_data:

@@ -10,11 +10,7 @@ REFUSED = ("full_validation", "multiple_validation_sets", "hybrid_context_parall
 
 
 def check(args: Any) -> None:
-    """Refuse an external loader that is not installed, or that would read in another order than Megatron's.
-
-    Raises:
-        UserError: naming the setting.
-    """
+    """Refuse an external loader that is not installed, or that would read in another order than Megatron's."""
     for name in REFUSED:
         if getattr(args, name):
             raise UserError(

@@ -41,7 +41,6 @@ def fitted(recipe: Recipe, device: str | None) -> tuple[Recipe, list[str]]:
     """Return a recipe without what its run cannot use, and a sentence on what a user would want to know of it.
 
     Args:
-        recipe: the recipe with its overrides.
         device: "cpu" or "cuda"; None: not known yet, so only what holds on both is left out.
 
     Raises:

@@ -42,7 +42,6 @@ def settings_for(model: Any, given: Mapping[str, Any], *, origin: str) -> dict[s
     """Return what `model` changes in the settings that a recipe gives; None takes one out.
 
     Args:
-        model: a name of `MODELS`.
         given: the recipe's settings; a value of None counts as absent.
         origin: where the model stands, for the message.
 

@@ -106,7 +106,6 @@ def launch(argv: list[str], *, nproc: int, device: str, trainer: str) -> int:
     """Run the trainer with this command line and return its exit status.
 
     Args:
-        argv: words for the trainer.
         nproc: processes on this machine; ignored under `srun`, which starts one per task.
         device: "auto", "cpu" or "cuda".
         trainer: name of the module whose `main(argv)` trains and returns the exit status, whose `before_forks()` imports.

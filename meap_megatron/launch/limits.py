@@ -58,7 +58,6 @@ def broken(name: str, value: Any) -> str | None:
     """Return "NAME=VALUE must be ..." for a number out of its range, else None; also for what is not a number.
 
     Args:
-        name: of a setting.
         value: as written: YAML reads 1e3 as text.
     """
     limit = LIMITS.get(name)

@@ -84,11 +84,7 @@ def cached(name: str) -> Path | None:
 
 
 def check(named: Named, sidecar: Sidecar, prefix: str) -> None:
-    """Refuse a tokenizer that is not the one of the data, [MASK] apart.
-
-    Raises:
-        UserError: with the first tokens that have another id.
-    """
+    """Refuse a tokenizer that is not the one of the data, [MASK] apart."""
     info = sidecar.tokenizer
     if named.fingerprint == info.fingerprint:
         return

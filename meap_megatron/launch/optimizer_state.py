@@ -39,9 +39,6 @@ def require_same(checkpoint: Path, settings: Settings) -> None:
     """Refuse to continue from a state that this run cannot read. Imports torch, to read the checkpoint's index.
 
     Megatron gives a hybrid model the weights of a GPT, and no GPT those of a hybrid model.
-
-    Raises:
-        UserError: the forms differ; names both and the ways out.
     """
     if not (checkpoint / INDEX).is_file():
         return

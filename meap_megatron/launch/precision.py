@@ -50,7 +50,6 @@ def settings_for(precision: Any, given: Mapping[str, Any], *, origin: str) -> di
     """Return the settings that `precision` adds to those that a recipe gives.
 
     Args:
-        precision: a name of `PRECISIONS`.
         given: the recipe's settings; a value of None counts as absent.
         origin: where the precision is written, for messages.
 
@@ -75,9 +74,6 @@ def check(settings: Mapping[str, Any]) -> None:
 
     Args:
         settings: under Megatron's names in snake_case: a recipe's, or parsed ones.
-
-    Raises:
-        UserError: naming the settings, the rule and the way out.
     """
     if not settings.get("fp8_format"):
         for name in ("fp8_param_gather", "reuse_grad_buf_for_mxfp8_param_ag"):
@@ -91,11 +87,7 @@ def check(settings: Mapping[str, Any]) -> None:
 
 
 def check_pairs(settings: Mapping[str, Any], recipe: str) -> None:
-    """Refuse combinations with an FP8 recipe.
-
-    Raises:
-        UserError: see `check`.
-    """
+    """Refuse combinations with an FP8 recipe."""
     if settings.get("device") == "cpu" or settings.get("transformer_impl") == "local":
         # Without Transformer Engine, Megatron ignores the flags and trains in bfloat16 without a word.
         raise UserError(
@@ -129,11 +121,7 @@ def check_pairs(settings: Mapping[str, Any], recipe: str) -> None:
 
 
 def check_shapes(settings: Mapping[str, Any], recipe: str) -> None:
-    """Refuse shapes that the matrix products of an FP8 recipe cannot take.
-
-    Raises:
-        UserError: naming every dimension that does not fit.
-    """
+    """Refuse shapes that the matrix products of an FP8 recipe cannot take."""
     multiple = MULTIPLES[recipe]
     wrong = [
         text if text.endswith(f" {size}") else f"{text} = {size / ranks:g}"

@@ -17,10 +17,8 @@ def complete(
     """Return a command line that Megatron's validation accepts as far as settings alone can tell.
 
     Args:
-        argv: words of Megatron's command line.
         settings: the same as a recipe gave them, for messages with file and line; None: read from `argv`.
         world: processes of the job; None: not known here.
-        show: takes lines for people.
 
     Raises:
         UserError: everything that is wrong, each with key, value, rule and remedy.

@@ -150,7 +150,6 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """Read a recipe and what it extends, and apply overrides.
 
     Args:
-        path: of the YAML file.
         overrides: words of the form key=value; the value is read as YAML.
 
     Raises:
@@ -196,7 +195,6 @@ def read_settings(path: Path, via: tuple[tuple[Path, str], ...] = ()) -> tuple[d
     A file's own `layouts` take the place of those of the file it extends.
 
     Args:
-        path: of the file.
         via: the files that led here, outermost first, each with the "FILE:LINE" of the `extends` that names the next one.
 
     Raises:

@@ -38,11 +38,7 @@ def same_folder(first: str | None, second: str | None) -> bool:
 
 
 def check_flags(settings: Settings) -> None:
-    """Refuse options under which a damaged checkpoint could be loaded unseen, or the last good one deleted.
-
-    Raises:
-        UserError: naming the option, the reason and the way out.
-    """
+    """Refuse options under which a damaged checkpoint could be loaded unseen, or the last good one deleted."""
     if settings.has("non_persistent_save_interval", "non_persistent_ckpt_type"):
         raise UserError(
             "non_persistent_save_interval and non_persistent_ckpt_type: such checkpoints are loaded before all others and "
@@ -98,10 +94,6 @@ def prepare(settings: Settings, *, show: Callable[[str], None]) -> None:
     In the run's own folder (`load` is `save`) a damaged checkpoint is renamed to damaged-iter_NNNNNNN, an interrupted save
     stays until the same step is saved again, and the tracker is set to the newest good one. Any other folder is only read.
 
-    Args:
-        settings: of the run.
-        show: takes lines for people.
-
     Raises:
         UserError: there are checkpoints and none can be loaded; one cannot that is not this run's to replace; or its
             optimizer state is of another form than this run's.
@@ -121,11 +113,7 @@ def prepare(settings: Settings, *, show: Callable[[str], None]) -> None:
 
 
 def require_any(folder: Path) -> None:
-    """Refuse to load from a folder without checkpoints that is not this run's own, where its first start finds none.
-
-    Raises:
-        UserError: naming the folder that was meant, if its checkpoint was named instead.
-    """
+    """Refuse to load from a folder without checkpoints that is not this run's own, where its first start finds none."""
     if read_tracker(folder).text is not None or iterations(folder) or (folder / RELEASE).is_dir():
         return
     meant = "name the `save` folder of a run, or leave load out"
@@ -215,11 +203,7 @@ def restart(folder: Path, choice: Choice, show: Callable[[str], None]) -> None:
 
 
 def require_good(folder: Path, level: Level, setting: str) -> None:
-    """Refuse to read from a folder that is not this run's if what its tracker names is not whole.
-
-    Raises:
-        UserError: naming the fault, and the newest good checkpoint if there is one.
-    """
+    """Refuse to read from a folder that is not this run's if what its tracker names is not whole."""
     if read_tracker(folder).release:
         if (folder / RELEASE).is_dir():
             require(inspect(folder / RELEASE, level), f"{setting}={folder}")
@@ -244,10 +228,6 @@ def require_good(folder: Path, level: Level, setting: str) -> None:
 
 
 def require(found: Inspection, setting: str) -> None:
-    """Refuse one checkpoint if it cannot be loaded.
-
-    Raises:
-        UserError: naming the file, what was expected and what was found.
-    """
+    """Refuse one checkpoint if it cannot be loaded."""
     if not found.loadable:
         raise UserError(f"{setting}: {found.checkpoint.parent}: {found.explain()}; name another checkpoint")

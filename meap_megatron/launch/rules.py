@@ -54,7 +54,6 @@ def findings(settings: Settings, *, world: int | None) -> list[str]:
     """Return everything that is wrong with the settings alone, each with key, value, rule and remedy.
 
     Args:
-        settings: with `defaults`.
         world: processes of the job; None: not known here.
     """
     return [

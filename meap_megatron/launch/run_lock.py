@@ -203,7 +203,6 @@ def silence(descriptor: int, path: Path) -> float:
 
     Args:
         descriptor: of the lock; opening and closing the file once more would give up this process's lock on it.
-        path: of the lock.
     """
     probe = path.with_name(f".{NAME}.{socket.gethostname()}.{os.getpid()}")
     try:

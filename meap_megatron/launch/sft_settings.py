@@ -35,11 +35,7 @@ def sft_config(args: Any, sidecar: Sidecar) -> SFTConfig:
 
 
 def check(args: Any) -> None:
-    """Refuse what packed segments cannot be combined with.
-
-    Raises:
-        UserError: naming the flag, the rule and the way out.
-    """
+    """Refuse what packed segments cannot be combined with."""
     if args.context_parallel_size > 1:
         raise UserError(
             f"context_parallel_size={args.context_parallel_size}: packed fine-tuning rows are not cut for context "
@@ -86,8 +82,6 @@ def epoch_steps(args: Any, sidecar: Sidecar, prefix: str) -> int:
 
     Args:
         args: with the `meap_*` fields, `seq_length`, `global_batch_size`, `split`, `seed`.
-        sidecar: of `prefix`.
-        prefix: of the data.
     """
     import numpy as np
 

@@ -22,11 +22,7 @@ CERTAIN = 4
 
 
 def check_blend(settings: Settings) -> None:
-    """Refuse a blend that Megatron would misread or assert on.
-
-    Raises:
-        UserError: naming the key, the weight or the word, and the two forms.
-    """
+    """Refuse a blend that Megatron would misread or assert on."""
     for key in DATA_KEYS:
         if settings.get(key) is None:
             continue
@@ -103,15 +99,7 @@ class Need:
 
 
 def short_of(prefix: str, sidecar: Sidecar, first: int, end: int, need: Need) -> tuple[str, str] | None:
-    """Return why a split of a dataset gives no row, and the way out; None if it gives one.
-
-    Args:
-        prefix: of the dataset.
-        sidecar: of it.
-        first: document of the split.
-        end: behind its last document.
-        need: the run's.
-    """
+    """Return why a split of a dataset gives no row, and the way out; None if it gives one."""
     if end <= first:
         return f"is empty: {counted(sidecar.num_documents, 'document')}", MORE
     if sidecar.kind == "sft":
@@ -135,11 +123,7 @@ def short_of(prefix: str, sidecar: Sidecar, first: int, end: int, need: Need) ->
 
 
 def check_splits(settings: Settings, sidecars: dict[str, Sidecar], need: Need) -> None:
-    """Refuse conversations that do not fit, and a split of `data_path` that is read and gives no row.
-
-    Raises:
-        UserError: naming the split, the data, whose default the split is, and the ways out.
-    """
+    """Refuse conversations that do not fit, and a split of `data_path` that is read and gives no row."""
     shares, name = shares_of(settings)
     for prefix, sidecar in sidecars.items():
         if sidecar.kind == "sft":

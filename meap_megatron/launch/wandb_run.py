@@ -24,7 +24,6 @@ def environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str
     Only the last rank, on which Megatron logs, or the launcher of all ranks reads or makes the file.
 
     Args:
-        settings: of the run.
         environ: RANK and WORLD_SIZE, if this is a rank; a WANDB_RUN_ID in it is left alone.
 
     Raises:

@@ -113,8 +113,6 @@ def replacements(
 
     Args:
         words: of the sample's stream for replacements.
-        num_positions: chosen positions.
-        corruption: the shares.
         mask_id: id of [MASK].
         ordinary: what random tokens are drawn of; not needed without them.
     """

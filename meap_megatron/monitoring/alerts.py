@@ -41,7 +41,6 @@ def find_alerts(
     """Return what is wrong with a run now, worst first.
 
     Args:
-        history: of the run.
         silent_seconds: since its metrics file was last written.
         stalled_after: seconds of silence from which a run that has not ended is stalled.
         waiting: nothing is expected to run: the job is in the queue.

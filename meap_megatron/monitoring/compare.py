@@ -85,8 +85,6 @@ def compare(first: History, second: History, *, tolerance: float = 0.0) -> RunCo
     """Compare two runs.
 
     Args:
-        first: one run.
-        second: another.
         tolerance: relative difference up to which two values count as equal; 0: to the bit.
     """
     a, b = ({record["step"]: record for record in history.steps} for history in (first, second))

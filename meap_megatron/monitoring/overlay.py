@@ -19,8 +19,6 @@ def lines(found: RunComparison, names: Sequence[str], *, tolerance: float) -> li
     """Return the comparison as text.
 
     Args:
-        found: of two runs.
-        names: of both.
         tolerance: with which they were compared.
     """
     steps = [counted(last, "step") for last in found.last_steps]
@@ -83,8 +81,6 @@ def draw(path: Path, histories: Sequence[History], names: Sequence[str]) -> None
 
     Args:
         path: .png, .svg or .pdf.
-        histories: of both runs.
-        names: of both.
 
     Raises:
         RunError: the file cannot be written.

@@ -85,7 +85,6 @@ def read_job(job: str, text: str) -> SlurmJob:
     """Read the first job of scontrol's answer.
 
     Args:
-        job: its number.
         text: lines of `Key=value` pairs; a blank line ends a job.
 
     Raises:

@@ -84,7 +84,6 @@ def look(
         now: seconds since 1970.
         stalled_after: seconds of silence from which it is stalled; None: 600, or 20 steps if they take longer.
         waiting: its job is in the queue, nothing is expected to run.
-        ignore: alerts to leave out.
 
     Raises:
         UserError: it holds no metrics, or they cannot be read.

@@ -72,10 +72,8 @@ def write(plan: Plan, folder: Path, *, overrides: list[str], node: int, sizes: s
     """Write FOLDER/plan.yaml and FOLDER/plan.sbatch.
 
     Args:
-        plan: the chosen layout.
         folder: made if it is not there.
         overrides: key=value words that were given to the planner; they are in the script too.
-        node: GPUs per node.
         sizes: the layout in a few words, for the script's head.
         overwrite: replace files of an earlier plan.
 
@@ -98,11 +96,7 @@ def write(plan: Plan, folder: Path, *, overrides: list[str], node: int, sizes: s
 
 
 def check_overrides(words: list[str]) -> None:
-    """Refuse overrides of what a plan decides: in the batch script they would come after it.
-
-    Raises:
-        UserError: naming the word.
-    """
+    """Refuse overrides of what a plan decides: in the batch script they would come after it."""
     for word in words:
         name = word.partition("=")[0].replace("-", "_")
         if name == "layout" or (name in MANAGED and name != "use_distributed_optimizer"):

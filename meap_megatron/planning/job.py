@@ -135,8 +135,6 @@ def read(
     """Read a recipe.
 
     Args:
-        path: of the recipe.
-        overrides: key=value words.
         vocabulary: ids of the tokenizer, `[MASK]` included; None: the data's, the recipe's, or an assumption.
         tokens: to be trained in all; None: the recipe's.
 
@@ -196,11 +194,7 @@ def read(
 
 
 def check_pattern(path: str, pattern: Any) -> None:
-    """Refuse a hybrid model with layers of which the formulas know nothing.
-
-    Raises:
-        UserError: naming the first.
-    """
+    """Refuse a hybrid model with layers of which the formulas know nothing."""
     if pattern is None:
         return
     for symbol in layers_of(str(pattern)):

@@ -219,11 +219,7 @@ def better(plan: Plan, other: Plan) -> bool:
 
 
 def check_gpus(job: PlannedJob, gpu: Gpu, *, gpus: int, node: int) -> None:
-    """Refuse numbers of GPUs and formats that no layout can have.
-
-    Raises:
-        UserError: see `search`.
-    """
+    """Refuse numbers of GPUs and formats that no layout can have."""
     if gpus < 1:
         raise UserError(f"--gpus {gpus} must be at least 1")
     if gpus > node and gpus % node:

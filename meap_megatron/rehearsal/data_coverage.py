@@ -35,9 +35,7 @@ def rehearse(job: RehearsedJob, *, samples: int | None, log: Path | None, screen
     """Read the samples of every data-parallel rank, and the same samples as one process, and compare.
 
     Args:
-        job: the job.
         samples: how many of the first samples; None: as many as a minute or two allows, at most one pass of the run.
-        log: takes what Megatron prints.
         screen: is told about a sample index that had to be built.
 
     Raises:

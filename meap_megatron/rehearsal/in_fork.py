@@ -31,7 +31,6 @@ def in_fork(work: Callable[[], Any], *, environ: Mapping[str, str], log: Path | 
 
     Args:
         work: raises `UserError` or `RunError`; any other exception becomes a `RunError`.
-        environ: variables set in the fork.
         log: takes what it prints; None: the screen does.
 
     Raises:

@@ -64,10 +64,7 @@ def load(path: str | Path, overrides: list[str], *, world: int | None, flags: di
     """Read a recipe as a job of `world` processes.
 
     Args:
-        path: of the recipe.
-        overrides: words of the form key=value.
         world: processes of the job; None: those that layout=N names.
-        flags: of Megatron's parser.
 
     Raises:
         UserError: everything that shows before Megatron is imported, in one message.

@@ -46,11 +46,7 @@ def of_data(words: list[str]) -> list[str]:
 
 
 def check_end(prefix: str, sidecar: Sidecar) -> None:
-    """Refuse an index of other data, which may have the same size: its last document ends elsewhere.
-
-    Raises:
-        UserError: the last document of the index does not end where the data ends.
-    """
+    """Refuse an index of other data, which may have the same size: its last document ends elsewhere."""
     pair = open_pair(prefix)
     end = int(pair.pointers[-1]) + int(pair.lengths[-1]) * np.dtype(sidecar.dtype).itemsize if len(pair.lengths) else 0
     if end != sidecar.bin_bytes:

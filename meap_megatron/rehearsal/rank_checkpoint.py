@@ -77,14 +77,7 @@ def parameters_of_model(args: Any, tensors: list[Any]) -> int | None:
 
 
 def plan(args: Any, tensors: list[Any], optimizer: Any, *, step: int) -> dict[str, Any] | None:
-    """Return what this run would save: when, where, how much in all and by this rank; None without `save`.
-
-    Args:
-        args: Megatron's arguments.
-        tensors: see `sharded_tensors`.
-        optimizer: Megatron's.
-        step: steps already done.
-    """
+    """Return what this run would save: when, where, how much in all and by this rank; None without `save`."""
     if not args.save:
         return None
     ranks = args.data_parallel_size * args.context_parallel_size if args.ckpt_fully_parallel_save else 1
@@ -141,8 +134,6 @@ def compare(checkpoint: Path, tensors: list[Any], args: Any) -> int | None:
 
     Args:
         checkpoint: .../iter_0000100
-        tensors: see `sharded_tensors`.
-        args: Megatron's arguments.
 
     Raises:
         UserError: it lacks some, or has them in other shapes.

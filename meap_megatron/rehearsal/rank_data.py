@@ -16,7 +16,6 @@ def prepare(args: Any, sidecars: list[Sidecar], screen: TextIO) -> tuple[Callabl
     """Have the sample index in the cache, as the run would before it forms its process group.
 
     Args:
-        args: Megatron's validated arguments, its globals set.
         sidecars: one per prefix; empty with mock data.
         screen: is told about an index that had to be built.
 
@@ -40,10 +39,7 @@ def read(args: Any, provider: Callable[..., Any], *, parts: int, start: Start) -
     """Return the samples that this rank trains on in its first step, and its first micro-batch if it reads any data.
 
     Args:
-        args: Megatron's arguments; the process groups are made.
-        provider: see `prepare`.
         parts: parts of the model on this rank.
-        start: where the job begins.
     """
     from megatron.core import mpu
     from megatron.training.training import build_train_valid_test_data_loaders, update_train_iters

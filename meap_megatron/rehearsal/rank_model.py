@@ -10,9 +10,6 @@ DIMENSIONS = ("tensor", "context", "data", "pipeline")
 def build(args: Any) -> tuple[list[Any], Any]:
     """Initialise Megatron as this rank and build its part of the model on the meta device.
 
-    Args:
-        args: Megatron's validated arguments.
-
     Returns:
         (the parts of the model, wrapped for data parallel; one, or one per virtual stage), (the optimizer)
 

@@ -11,7 +11,6 @@ def rehearse(job: RehearsedJob, *, screen: TextIO) -> dict[str, Any]:
     """Be the rank that the environment names, in a process of its own, and return what it holds, reads and writes.
 
     Args:
-        job: the job.
         screen: is told about a sample index that had to be built.
 
     Raises:

@@ -75,7 +75,6 @@ def rehearse(job: RehearsedJob, steps: int, *, screen: TextIO) -> dict[str, Any]
     """Be the rank that the environment names, in a process of its own, for a few iterations.
 
     Args:
-        job: the job.
         steps: iterations, at least 1.
         screen: takes the progress lines of the last rank.
 

@@ -60,7 +60,6 @@ def load(path: str | Path, overrides: list[str]) -> Sweep:
     """Read a sweep file.
 
     Args:
-        path: of the YAML file.
         overrides: words key=value for all arms; `save=FOLDER` replaces the sweep's folder.
 
     Raises:
@@ -144,11 +143,7 @@ def is_finished(arm: Arm, recipe: Recipe) -> bool:
 
 
 def check_same_run(arm: Arm, recipe: Recipe) -> None:
-    """Refuse to continue a run whose recorded settings are not those of the arm.
-
-    Raises:
-        UserError: naming the setting, both values and the folder.
-    """
+    """Refuse to continue a run whose recorded settings are not those of the arm."""
     path = arm.save / "metrics.jsonl"
     starts = [record for record in read_metrics(path) if record["event"] == "start"] if path.exists() else []
     recorded = starts[-1].get("run", {}) if starts else {}

@@ -21,7 +21,6 @@ def run_arms(sweep: Sweep, *, finished: set[str]) -> int:
     """Run all arms that are not finished; an arm that fails does not keep the others from running.
 
     Args:
-        sweep: its arms are checked already.
         finished: names of the arms to skip.
 
     Returns:
@@ -76,8 +75,6 @@ def slurm_command(sweep: Sweep, arm: Arm, *, script: str, gpus: int) -> str:
     """Return the sbatch command that runs an arm as a job of its own, over as many starts as it takes.
 
     Args:
-        sweep: the sweep.
-        arm: one of its arms.
         script: the batch script, which takes the words of `meap train`.
         gpus: of the arm, 8 per node.
     """

@@ -103,7 +103,6 @@ def render(table: Table, scores: dict[str, Scores], losses: dict[str, float | No
     """Return a table as Markdown, once per metric where a column leaves it open.
 
     Args:
-        table: the layout.
         scores: arm -> its scores, in the order of the rows.
         losses: arm -> validation loss.
     """

@@ -26,7 +26,6 @@ def difference(ids: Mapping[str, int], others: Mapping[str, int], *, here: str, 
         ids: token -> id, all of which the second must have.
         others: token -> id of the second, which may have more.
         here: where the first is from, as in "in the model".
-        there: where the second is from.
     """
     moved = [text for text, index in sorted(ids.items(), key=itemgetter(1)) if others.get(text) != index]
     if not moved:

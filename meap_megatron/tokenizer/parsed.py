@@ -11,11 +11,7 @@ _kept: "OrderedDict[str, Tokenizer]" = OrderedDict()
 
 
 def parsed(definition: str) -> "Tokenizer":
-    """Return the tokenizer of a tokenizer.json that takes special tokens in a text as plain text; not to be changed.
-
-    Args:
-        definition: text of the tokenizer.json.
-    """
+    """Return the tokenizer of a tokenizer.json that takes special tokens in a text as plain text; not to be changed."""
     from tokenizers import Tokenizer
 
     if definition not in _kept:

@@ -25,7 +25,6 @@ def convert_sentencepiece(model: bytes, *, source: Path, add_bos: bool = True) -
     """Convert a model.
 
     Args:
-        model: content of the .model file.
         source: where it came from, for messages.
         add_bos: the tokenizer opens a text with BOS, if the model has one.
 

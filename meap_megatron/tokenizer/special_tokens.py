@@ -37,7 +37,6 @@ def complete(tokenizer: "Tokenizer", files: TokenizerFiles, *, source: Path) -> 
 
     Args:
         tokenizer: the parsed tokenizer.json; tokens are added to it.
-        files: where it came from.
         source: what the user named, for messages.
 
     Returns:
@@ -102,7 +101,6 @@ def add_mask(tokenizer: "Tokenizer", mask_token: str, *, reserved: frozenset[int
 
     Args:
         tokenizer: changed, unless its ids have holes.
-        mask_token: text of the mask token.
         reserved: ids that are in use though no token has them.
         source: what the user named, for messages.
 

@@ -151,10 +151,8 @@ def get_batch(
 
     Args:
         iterator: yields the collated samples; None on ranks that read no data.
-        args: Megatron's arguments.
         vp_stage: index of the virtual stage, None without interleaving.
         micro_batch_size: samples in this micro-batch (evaluation may have its own).
-        marked: whether samples may have marks.
         ends_text: bool[V], ids after which a text begins: labels that follow one are marked with `OPENS_TEXT`. The inputs,
             which tell, are only on the rank that reads; None: nothing is marked so.
     """

@@ -84,7 +84,6 @@ def make_room(checkpoint: Path, begun: Manifest, *, overwrite: bool) -> None:
 
     Args:
         checkpoint: .../iter_0000100
-        begun: the manifest.
         overwrite: this process saved the step before, from the same state.
     """
     if checkpoint.exists() and not overwrite:
@@ -108,7 +107,6 @@ def complete(checkpoint: Path, begun: Manifest, gathered: list[dict[str, FileEnt
 
     Args:
         checkpoint: .../iter_0000100
-        begun: the unfinished manifest.
         gathered: by rank, the entries of the files it read.
 
     Raises:

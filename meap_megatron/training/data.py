@@ -19,7 +19,6 @@ def make_provider(
     """Return Megatron's `train_valid_test_dataset_provider`; the indices of the run are put into the cache first.
 
     Args:
-        args: Megatron's arguments.
         sidecars: one per prefix of `data_prefixes(args)`; empty with mock data.
         on_first_call: called once, when the model is built and a checkpoint, if any, is loaded.
         screen: is told about an index that had to be built.

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from meap_megatron.config import MaskConfig
+from meap_megatron.datasets.mask_stage import config_of_data
 from meap_megatron.declared import from_args
 from meap_megatron.errors import UserError
-from meap_megatron.indexed.ordinary_ids import ordinary_ids
 from meap_megatron.indexed.sidecar import Sidecar
 from meap_megatron.launch.blend import data_prefixes
 from meap_megatron.launch.data_sidecars import is_sft
@@ -16,36 +16,23 @@ from meap_megatron.masking.corruption import Corruption
 
 def mask_config(args: Any, sidecars: list[Sidecar]) -> MaskConfig:
     """Return the masking settings of a run; without sidecars, those for mock data."""
-    special: tuple[int | None, ...] = ()
+    fields = from_args(MaskConfig, args) | {"global_batch_size": args.global_batch_size}
+    fields["seed"] = args.seed if fields["seed"] is None else fields["seed"]
+    if args.meap_mask_token_id is not None:
+        fields["mask_id"] = args.meap_mask_token_id
     if sidecars:
         tokenizer = sidecars[0].tokenizer
-        mask_id = tokenizer.mask_id
-        if args.meap_protect_special:
-            special = (tokenizer.bos_id, tokenizer.eos_id)
-    else:
-        # Mock data holds the ids of the placeholder vocabulary; the first row above them, if there is one, is free.
-        mask_id = min(args.vocab_size, args.padded_vocab_size - 1)
-    if args.meap_mask_token_id is not None:
-        mask_id = args.meap_mask_token_id
-    draws_tokens = Corruption.parse(args.meap_corruption).random > 0
-    if draws_tokens and not sidecars:
+        special = (tokenizer.bos_id, tokenizer.eos_id) if args.meap_protect_special else ()
+        fields["protected_ids"] = tuple(i for i in special if i is not None)
+        return config_of_data(data_prefixes(args)[0], sidecars[0], **fields)
+    if Corruption.parse(args.meap_corruption).random > 0:
         raise UserError(f"meap_corruption={args.meap_corruption} draws tokens of a tokenizer, and mock data has none")
-    given = from_args(MaskConfig, args)
-    return MaskConfig(
-        **given | {"seed": args.seed if given["seed"] is None else given["seed"]},
-        mask_id=mask_id,
-        ordinary=ordinary_ids(data_prefixes(args)[0], sidecars[0]) if draws_tokens else None,
-        protected_ids=tuple(i for i in special if i is not None),
-        global_batch_size=args.global_batch_size,
-    )
+    # Mock data holds the ids of the placeholder vocabulary; the first row above them, if there is one, is free.
+    return MaskConfig(**{"mask_id": min(args.vocab_size, args.padded_vocab_size - 1)} | fields)
 
 
 def check_vocabulary(args: Any, sidecars: list[Sidecar], prefixes: list[str]) -> None:
-    """Refuse data whose ids the embedding table does not hold.
-
-    Raises:
-        UserError: an id of the data, or `[MASK]`, lies outside the padded vocabulary.
-    """
+    """Refuse data whose ids the embedding table does not hold."""
     for prefix, sidecar in zip(prefixes, sidecars, strict=True):
         if sidecar.tokenizer.vocab_size > args.padded_vocab_size:
             raise UserError(

@@ -65,7 +65,6 @@ def stopped(args: Any, step: int) -> str:
     """Return the line for a run that Megatron ended before its last step.
 
     Args:
-        args: Megatron's.
         step: the last one that was done.
     """
     if was_signalled():
@@ -85,7 +84,6 @@ def last_line(args: Any, status: Any, step: int) -> str | None:
     """Return what to say at the end of a run that did not fail; None: its last step was shown and everything is saved.
 
     Args:
-        args: Megatron's.
         status: with which Megatron ended, 0 also for a run that is complete.
         step: the last one that was done.
     """
@@ -102,7 +100,6 @@ def not_finite(status: int, args: Any, step: int) -> str:
 
     Args:
         status: with which the run ends, one of the two above.
-        args: Megatron's.
         step: the last one that was done; the next one gave the value.
     """
     again = " again, so it is not an accident of the hardware" if status == FAILED_AGAIN else ""

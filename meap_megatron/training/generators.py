@@ -14,9 +14,6 @@ def of_another_device(args: Any) -> bool:
 
     Their states differ in size, so that Megatron could not load them. Nothing else depends on them than dropout: the order
     of the data and the masks follow from the seed.
-
-    Args:
-        args: Megatron's validated arguments.
     """
     if not args.load or args.finetune or args.no_load_rng:
         return False

@@ -34,7 +34,6 @@ def prepare(args: Any, sidecars: list[Sidecar], screen: TextIO) -> Ready | None:
     """Have the indices of a run in the cache; called on every rank before there is a process group.
 
     Args:
-        args: Megatron's arguments, its globals set.
         sidecars: one per prefix; empty with mock data, whose index is not cached.
         screen: is told about damage, and by rank 0 about an index that it had to build.
 

@@ -11,8 +11,6 @@ def external_loaders(args: Any, datasets: list, *, device: str) -> list:
     """Return the loaders of train, validation and test, None where there is no dataset on this rank.
 
     Args:
-        args: Megatron's arguments, once a checkpoint is read.
-        datasets: train, validation, test.
         device: "cpu" or "cuda".
     """
     import torch

@@ -77,7 +77,6 @@ class RunMetrics:
 
         Args:
             path: of metrics.jsonl; records after `start_step`, left by a run that was resumed, are dropped.
-            shape: sizes of the run.
             settings: what is worth knowing of the run, JSON values.
             start_step: number of steps already done.
             inner: the TensorBoard writer to pass scalars on to.

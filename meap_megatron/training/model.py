@@ -28,7 +28,6 @@ def model_config(args: Any, *, device: str) -> Any:
     """Build Megatron's `GPTModelConfig`, or with a layer pattern `HybridModelConfig`, from its arguments.
 
     Args:
-        args: Megatron's validated arguments with the `meap_*` fields.
         device: on "cpu", and with `transformer_impl=local`, the layers are those of `torch_layers`; else Transformer
             Engine's.
     """

@@ -111,9 +111,6 @@ def log_path(settings: Settings) -> Path | None:
 def configure(argv: list[str]) -> tuple[str, Any, list[Sidecar], Any]:
     """Make Megatron runnable on the device that the command line asks for, and let it read the command line.
 
-    Args:
-        argv: Megatron flags and `--meap-*` flags.
-
     Returns:
         (device, "cpu" or "cuda"; Megatron's validated arguments; sidecars of the data; Megatron's configuration)
 
@@ -145,12 +142,7 @@ def configure(argv: list[str]) -> tuple[str, Any, list[Sidecar], Any]:
 
 
 def run(argv: list[str], screen: TextIO) -> None:
-    """Train in this process as the rank that the environment names.
-
-    Args:
-        argv: Megatron flags and `--meap-*` flags.
-        screen: where progress lines go.
-    """
+    """Train in this process as the rank that the environment names."""
     device, args, sidecars, container = configure(argv)
 
     from megatron.core.enums import ModelType
@@ -208,7 +200,6 @@ def begin(settings: Settings, held: contextlib.ExitStack) -> str:
     """Take the lock of the `save` folder and see to the checkpoint; return what to say if nothing is left to train.
 
     Args:
-        settings: of the run.
         held: gives the lock up when it is closed.
 
     Raises:

@@ -19,7 +19,6 @@ def reason_of(error: BaseException, log: Path | None) -> str:
     """Return why a run failed: what is known of it, or the error's own words.
 
     Args:
-        error: what was raised.
         log: of this rank; its folder is on the disk that the run fills.
     """
     folder = log.parent if log is not None else Path.cwd()

@@ -19,11 +19,7 @@ def check_asked(args: Any, settings: Settings) -> None:
     """Refuse a run in which `--use-checkpoint-args` has replaced what the command line asks for.
 
     Args:
-        args: Megatron's arguments after parsing.
         settings: of the command line that they came from.
-
-    Raises:
-        UserError: naming the value that was given and the one of the checkpoint.
     """
     if not args.use_checkpoint_args:
         return

@@ -78,7 +78,6 @@ class RollCall:
 
         Args:
             topic: a name that no other call of the run has.
-            work: the same on every rank.
 
         Raises:
             UserError, RunError: on every rank, if a rank's work raised it or anything else; the message names rank and host.

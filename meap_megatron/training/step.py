@@ -37,7 +37,6 @@ def position_weights(marks: torch.Tensor, loss: LossOn) -> torch.Tensor:
 
     Args:
         marks: uint8[b, s], see `batch`.
-        loss: which positions weigh what.
     """
     changed = (marks & (CHANGED_TARGET if loss.of_target else CHANGED_INPUT)) > 0
     in_masked_row = (marks & MASKED_ROW) > 0
@@ -124,11 +123,7 @@ def bits_of(sizes: TextBytes, batch: Batch, losses: torch.Tensor) -> torch.Tenso
 
 
 def make_forward_step(args: Any) -> Callable[..., Any]:
-    """Return the `forward_step_func` for `pretrain`.
-
-    Args:
-        args: Megatron's arguments.
-    """
+    """Return the `forward_step_func` for `pretrain`."""
     masks_training = masks_anything(args.meap_mask_ratio)
     masks_evaluation = masks_training and args.meap_mask_validation
     # In fine-tuning a "masked" position is one that predicts a masked token: those are what the copy trains.

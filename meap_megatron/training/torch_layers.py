@@ -188,7 +188,6 @@ class TorchAttention(MegatronModule):
             key: [s, b, g, d] or [t, g, d]; h is a multiple of g.
             value: as `key`.
             attention_mask: bool [b, 1, s, s], true where attention is forbidden, or None for plain causal.
-            attn_mask_type: unused.
             attention_bias: must be None.
             packed_seq_params: `cu_seqlens_q` int32[segments + 1] bounds the segments, `max_seqlen_q` is the longest.
 

@@ -197,10 +197,10 @@ def test_show_prints_the_roles_of_a_row(folder: Path, capsys: pytest.CaptureFixt
     ("arguments", "named"),
     [
         (["--mask-ratio", "0.15"], "--mask-ratio"),
-        (["--seq-length", "64", "--strategy", "span"], "--seq-length, --strategy"),
+        (["--seq-length", "64", "--strategy", "span"], "--seq-length, --mask-strategy"),
         (["--span-length", "5"], "--span-length"),
         (["--seed", "1", "--mask-seed", "1"], "--seed, --mask-seed"),
-        (["--split", "1,0,0", "--of", "train", "--num-samples", "1"], "--split, --of, --num-samples"),
+        (["--split", "1,0,0", "--of", "train", "--num-samples", "1"], "--split, --split-name, --num-samples"),
         (["--global-batch-size", "4"], "--global-batch-size"),
     ],
 )

@@ -84,7 +84,7 @@ def test_colour_can_be_asked_for_and_rows_chosen(prefix: Path, capsys: pytest.Ca
     ("arguments", "message"),
     [
         (["--index", "100000"], "--index 100000: train of 80,20,0 has"),
-        (["--index", "0", "--of", "test"], "--of test: no document of "),
+        (["--index", "0", "--of", "test"], "--split-name test: no document of "),
         (["--index", "0", "--of", "train", "--split", "0,0,0"], "no document of "),
         (["--index", "-1"], "--index is -1"),
         (["--index", "0", "--strategy", "all"], "strategy is 'all'"),

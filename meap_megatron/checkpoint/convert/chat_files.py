@@ -39,9 +39,7 @@ def chat_format_of(sidecar: Sidecar, prefix: str, folder: Path) -> ChatFormat:
     """Find out how a model that was fine-tuned on some data is talked to.
 
     Args:
-        sidecar: of the data, whose kind is "sft".
         prefix: of the data; if only the sidecar is there, the template says what it can.
-        folder: the data's tokenizer.
 
     Raises:
         UserError: the template of the data is not one that this version knows.
@@ -97,7 +95,6 @@ def jinja(template: Template, *, bos: str, end: str, system: str) -> str:
     """Return one of our templates as a chat template of transformers.
 
     Args:
-        template: the template.
         bos: text of the token that opens a conversation, or "".
         end: text of the token that closes an answer.
         system: system prompt of conversations that have none, or "".

@@ -10,12 +10,7 @@ def check_free(target: Path, *, overwrite: bool, marker: str) -> None:
     """Refuse a target that exists, unless it is to be replaced and was made by the same command.
 
     Args:
-        target: the folder to be made.
-        overwrite: whether it may be replaced.
         marker: a file that the command leaves in every folder it makes.
-
-    Raises:
-        UserError: it exists, or is something else.
     """
     with disk_errors(target):
         restore_folder(target)

@@ -249,8 +249,6 @@ def unpack(path: Path, folder: Path, *, tokenizer: Path | None = None, allowed: 
     """Write a GGUF file as a Hugging Face folder, and return one line about how the weights were stored.
 
     Args:
-        path: of the file.
-        folder: an existing, empty folder.
         tokenizer: folder to take the tokenizer from; None: the file's metadata.
         allowed: unknown config fields that do not matter.
 
@@ -296,7 +294,6 @@ def hf_source(
     """Yield a Hugging Face folder: a folder itself, or a GGUF file unpacked into a temporary one.
 
     Args:
-        path: the folder, or the file.
         beside: the temporary folder is made on the same disk.
         tokenizer: folder to take the tokenizer of a GGUF file from.
         allowed: unknown config fields that do not matter.

@@ -79,8 +79,6 @@ def spec_from_config(config: dict[str, Any], *, source: str, allowed: tuple[str,
     """Return the model that a config.json describes.
 
     Args:
-        config: its content.
-        source: its path, for messages.
         allowed: unknown fields that the user says do not matter.
 
     Raises:
@@ -141,7 +139,6 @@ def config_from_spec(spec: ModelSpec, *, base: dict[str, Any], dtype: str) -> di
     """Return config.json for a model.
 
     Args:
-        spec: the model.
         base: the config of the model that this one was made from, or {}: what describes the model is replaced only where
             it differs, so that an unchanged model keeps every byte of it; the rest stays.
         dtype: "bfloat16", "float32" or "float16".

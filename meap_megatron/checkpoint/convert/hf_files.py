@@ -173,10 +173,8 @@ def write_shard(
     """Write one safetensors file, one tensor in memory at a time, and flush it to the disk.
 
     Args:
-        path: of the file.
         tensors: name -> (dtype, shape).
         make: returns the tensor of a name.
-        metadata: goes into the header.
     """
     # The library's order: wide types first, so that everything is aligned, then by name.
     order = sorted(tensors, key=lambda name: (-tensors[name][0].itemsize, name))

@@ -165,11 +165,7 @@ def check_tensors(hf: HfTensors, spec: ModelSpec, *, source: Path) -> None:
 
 
 def check_tied(hf: HfTensors, *, source: Path) -> None:
-    """Refuse a second head that is not the embedding although the config ties them.
-
-    Raises:
-        UserError: they differ: transformers then uses both, whatever the config says.
-    """
+    """Refuse a second head that is not the embedding although the config ties them."""
     head, table = HEAD.hf[0], EMBEDDING.hf[0]
     if table not in hf.places:
         return  # named as missing
@@ -186,11 +182,7 @@ def check_tied(hf: HfTensors, *, source: Path) -> None:
 
 
 def check_adapter(source: Path, *, ignore: bool) -> None:
-    """Refuse a LoRA adapter beside full weights, which transformers adds by itself and this converter does not.
-
-    Raises:
-        UserError: there is one.
-    """
+    """Refuse a LoRA adapter beside full weights, which transformers adds by itself and this converter does not."""
     if not ignore and (source / ADAPTER).is_file():
         raise UserError(
             f"{source} holds a LoRA adapter ({ADAPTER}) beside the weights, which transformers adds by itself: merge it "

@@ -42,8 +42,6 @@ def spec_from_args(args: argparse.Namespace, *, source: str, family: str | None 
     """Return the model that the arguments in a checkpoint describe.
 
     Args:
-        args: the `args` of the checkpoint.
-        source: its path, for messages.
         family: key of `families.FAMILIES`; None: the first that has the parts of the model.
 
     Raises:
@@ -168,7 +166,6 @@ def checkpoint_args(spec: ModelSpec, *, vocab_size: int) -> argparse.Namespace:
     """Return the `args` of a checkpoint without training: what Megatron compares, and what `--use-checkpoint-args` reads.
 
     Args:
-        spec: the model.
         vocab_size: ids in use; the rest of the rows is padding.
     """
     grouped = spec.num_query_groups != spec.num_attention_heads

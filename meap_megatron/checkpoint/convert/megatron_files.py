@@ -174,11 +174,7 @@ class Checkpoint:
         return torch.load(io.BytesIO(_read_bytes(self.path, place)), map_location="cpu", weights_only=True)
 
     def check_trusted(self) -> None:
-        """Refuse a checkpoint that names code which Megatron's own never name; needed before torch unpickles it.
-
-        Raises:
-            UserError: with the name.
-        """
+        """Refuse a checkpoint that names code which Megatron's own never name; needed before torch unpickles it."""
         if strange := untrusted(self.names):
             raise UserError(f"{self.path} names {strange[0]}, which no checkpoint of Megatron does; it is not loaded")
 
@@ -280,10 +276,8 @@ def write_checkpoint(path: Path, chunks: Iterable[Chunk], *, args: argparse.Name
     """Write a checkpoint folder that Megatron loads as a release: weights, and no state of any run.
 
     Args:
-        path: the folder; made.
         chunks: all pieces of all tensors, made one at a time.
         args: what `--use-checkpoint-args` reads.
-        num_layers: transformer layers.
     """
     import torch.distributed.checkpoint as dcp
 

@@ -88,7 +88,6 @@ def origin(checkpoint: Path, args: argparse.Namespace, *, named: Path | None) ->
     """Return the import that a checkpoint's weights started from, and its folder; None if it started from nothing.
 
     Args:
-        checkpoint: the iter_* or release folder.
         args: its arguments, whose `pretrained_checkpoint` and `load` name where the run started.
         named: the folder that the user names, which then must hold a record.
     """

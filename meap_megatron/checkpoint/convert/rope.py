@@ -35,8 +35,6 @@ def read(
     """Return (base, scaling or None) of a config.json.
 
     Args:
-        config: its content.
-        source: its path, for messages.
         base: what the family has where the config names none.
         allowed: unknown parameters that the user says do not matter.
 

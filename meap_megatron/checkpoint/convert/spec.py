@@ -127,11 +127,7 @@ def padded_rows(size: int, *, multiple: int, tensor_parallel: int) -> int:
 
 
 def check_layout(spec: ModelSpec, *, tensor_parallel: int, pipeline_parallel: int) -> None:
-    """Refuse a parallel layout that Megatron cannot build for this model.
-
-    Raises:
-        UserError: the number that does not divide, and the ones that would.
-    """
+    """Refuse a parallel layout that Megatron cannot build for this model."""
     heads, groups = spec.num_attention_heads, spec.num_query_groups
 
     def fits(ranks: int) -> bool:

@@ -19,11 +19,6 @@ def check_imports(folders: list[str], sidecars: list[Sidecar], prefixes: list[st
 
     Args:
         folders: where the weights of the run may come from; those that no import wrote are passed over.
-        sidecars: of the data.
-        prefixes: of the data.
-
-    Raises:
-        UserError: [MASK] has no row in the model, or its tokenizer is not that of the data.
     """
     for folder in map(Path, folders):
         if (record := read_record(folder)) is None:
@@ -39,11 +34,7 @@ def check_imports(folders: list[str], sidecars: list[Sidecar], prefixes: list[st
 
 
 def check_tokenizer(folder: Path, record: ImportRecord, sidecar: Sidecar, prefix: str) -> None:
-    """Refuse data of another tokenizer than an imported model has. One that only adds tokens to it is accepted.
-
-    Raises:
-        UserError: with the first tokens that have another id.
-    """
+    """Refuse data of another tokenizer than an imported model has. One that only adds tokens to it is accepted."""
     if record.tokenizer in (None, sidecar.tokenizer.fingerprint):
         return
     own, other = of_import(folder), of_data(sidecar, prefix)
@@ -77,7 +68,6 @@ def check_named(
     One that only adds tokens is accepted.
 
     Args:
-        given: folder or file.
         data: (prefix, sidecar) of the training data, if they are here.
         source: (folder, record) of the import that the weights started from.
         ids: the number that the run was trained with, if it is known.

@@ -94,9 +94,7 @@ def verify(
     """Compare a Hugging Face folder with a checkpoint: first every field of their configs, then their logits.
 
     Args:
-        hf: the folder.
         checkpoint: a save folder, an import, or one iter_* folder.
-        megatron: see `megatron_logits`.
         layers: run only the first so many layers; None: all, or as many as memory holds.
         allowed: unknown config fields that do not matter.
         ignore_adapter: compare the weights alone where a LoRA adapter is beside them.
@@ -178,7 +176,6 @@ def fixed_sequences(spec: ModelSpec, *, rows: int, replaced: int | None) -> list
     """Return the ids and positions that are run, the same for every call.
 
     Args:
-        spec: the model.
         rows: ids are below it.
         replaced: an id that must not occur, because the import gave [MASK] a row that was padding before; or None.
     """
@@ -265,7 +262,6 @@ def megatron_logits(request: dict[str, Any], *, program: str) -> Iterator[Callab
     """Start Megatron in a process of its own; yield a function that waits for its logits and hidden states.
 
     Args:
-        request: what is computed.
         program: name of the module that computes it: `python -m PROGRAM REQUEST.json`.
 
     Raises:

@@ -10,7 +10,6 @@ def check_lengths(lengths: NDArray, *, prefix: str, over_long: str, sequence_len
 
     Args:
         lengths: int32[conversations], tokens of each.
-        prefix: of the data.
         over_long: "error" or "drop".
         sequence_length: positions of a row, which holds one token more: the label of the last position.
 

@@ -77,7 +77,6 @@ def find_items(
     """Return the segments of one epoch, in arrays on the disk; see `reference.find_items`.
 
     Args:
-        data: the conversations.
         conversations: int32[n], those of the split.
         config: that of the split (`effective`).
         sequence_length: positions of a row.
@@ -113,7 +112,6 @@ def pack_epoch(
     """Add the rows of one epoch: a permutation of all items, packed window by window; return how many rows.
 
     Args:
-        found: the items.
         config: that of the split.
         sequence_length: positions of a row.
         generator: of this epoch alone.
@@ -170,12 +168,10 @@ def build_index(
     memory does not grow with the conversations (but for the positions of sampler `official`).
 
     Args:
-        data: all conversations of the prefix.
         conversations: int32[n], those of the split, ascending without gaps.
         config: that of the split (`effective`).
         sequence_length: positions of a row.
         num_rows: at least this many; None for one epoch.
-        order_seed: orders the data.
         folder: where the arrays are; None for the system's folder of temporary files.
 
     Raises:

@@ -69,7 +69,6 @@ def find_items(
     segment is left out if it trains nothing.
 
     Args:
-        data: the conversations.
         conversations: int32[n], those of the split.
         config: with the layout that this split has.
         sequence_length: positions of a row.
@@ -193,9 +192,7 @@ def make_row(
     """Return the row that holds these items.
 
     Args:
-        data: the conversations.
         items: uint32[num_segments]; together they take at most sequence_length positions.
-        config: of the run.
         sequence_length: positions of the row.
         positions: the masked tokens of a conversation, in the epoch of this row.
         ids_of: what takes their place; None for [MASK].

@@ -26,8 +26,6 @@ def follow(current: list[dict[str, Any]], saved: list[dict[str, Any]], *, overri
     """Put the schedule of the current groups into the saved ones, in place.
 
     Args:
-        current: parameter groups of the optimizer.
-        saved: those of the checkpoint.
         overrides: the settings go before the checkpoint.
 
     Raises:
