@@ -19,6 +19,7 @@ def setting(
     choices: Sequence[str] = (),
     besides: Sequence[str] = (),
     parse: Callable[[str], Any] | None = None,
+    metavar: str | None = None,
 ) -> Any:
     """Return a field of a dataclass that is a setting of a run too.
 
@@ -31,9 +32,10 @@ def setting(
         choices: what the value must be one of.
         besides: what the field takes too, and a command line does not.
         parse: reads the text of a command line; by the field's type if None.
+        metavar: what `--help` shows for the value.
     """
     known = {"text": text, "flag": flag, "given": given, "choices": choices, "besides": besides, "parse": parse}
-    return field(default=default, metadata=known)
+    return field(default=default, metadata=known | {"metavar": metavar})
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Declared:
             type=refusing_text(read) if read is not None else None if self.kind is str else self.kind,
             default=self.default,
             choices=choices or None,
+            metavar=self.field.metadata["metavar"],
             help=text,
         )
 

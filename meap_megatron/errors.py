@@ -25,7 +25,7 @@ def counted(number: int, noun: str) -> str:
     Given  1, "row"   or  1000, "row"
     then   "1 row"        "1,000 rows"
     """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun}{'' if number == 1 else 'es' if noun.endswith('ch') else 's'}"
 
 
 LFS_POINTER = b"version https://git-lfs"

@@ -1,4 +1,4 @@
-"""Times and tables as text, for everything that a person reads."""
+"""Times, sizes and tables as text, for everything that a person reads."""
 
 from collections.abc import Collection, Sequence
 
@@ -19,6 +19,15 @@ def duration(seconds: float, *, digits: int = 0) -> str:
         return f"{minutes} min {rest:02} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+def bytes_text(count: float) -> str:
+    """Return a number of bytes as people read it: 1,536 is "1.5 KiB"."""
+    units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+    power = 0
+    while count >= 1000 and power < len(units) - 1:
+        count, power = count / 1024, power + 1
+    return f"{count:.{1 if power and count < 99.95 else 0}f} {units[power]}"
 
 
 def aligned(rows: Sequence[Sequence[str]], *, left: Collection[int] = ()) -> list[str]:

@@ -1,9 +1,22 @@
 """The version, in a file that imports nothing of ours, so that setup.py can read it; and the commit."""
 
 import subprocess
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 __version__ = "0.2.0"
+
+
+def installed(names: Iterable[str]) -> dict[str, str]:
+    """Return the versions of packages; those that are not installed are left out."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def git_commit() -> str | None:

@@ -18,12 +18,10 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from meap_megatron.atomic import replace_text
-from meap_megatron.version import __version__
+from meap_megatron.version import __version__, installed
 
 NAME = "meap_manifest.json"
 FORMAT = 1
@@ -146,10 +144,4 @@ def now() -> str:
 
 def library_versions() -> dict[str, str]:
     """Return the versions that wrote a checkpoint."""
-    versions: dict[str, Any] = {"meap_megatron": __version__}
-    for name in ("megatron-core", "torch"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return versions
+    return {"meap_megatron": __version__} | installed(("megatron-core", "torch"))

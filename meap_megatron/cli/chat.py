@@ -5,7 +5,7 @@ from pathlib import Path
 
 from meap_megatron.cli.generate import add_generation, sampling_of, source_of
 
-HELP = """ChatFormat to a model: a run's folder, one checkpoint, or a Hugging Face folder.
+HELP = """Chat with a model: a run's folder, one checkpoint, or a Hugging Face folder.
 
   meap chat runs/sft
   meap chat hf/mine --temperature 0.7 --top-p 0.9
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--apply-chat-template",
         action="store_true",
-        help="talk to a base model through its tokenizer's chat template",
+        help="chat with a base model through its tokenizer's chat template",
     )
     add_generation(parser, max_tokens=1024)
 
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     if not opened.chat.apply:
         raise UserError(
             f"{args.model} was not trained on conversations ({opened.chat.source}); `meap generate` continues a text with it"
-            + ("; --apply-chat-template talks to it all the same" if opened.tokenizer.chat_template else "")
+            + ("; --apply-chat-template does so all the same" if opened.tokenizer.chat_template else "")
         )
     conversation = ChatSession(opened, sampling, system=args.system, thinking=args.thinking)
     print("/quit or Ctrl+D ends, /clear forgets, Ctrl+C ends an answer", file=sys.stderr)

@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from meap_megatron.checkpoint.convert.families import FAMILIES
+from meap_megatron.checkpoint.convert.convert_settings import ExportSettings
 from meap_megatron.cli.convert_import import MEGATRON_LOGITS, add_verification
+from meap_megatron.declared import add_flags, from_args
 
 HELP = """Turn a checkpoint of Megatron into a Hugging Face folder: config, safetensors, tokenizer.
 
@@ -20,21 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="save folder, import, or iter_* folder")
     parser.add_argument("output", metavar="OUT", type=Path, help="folder to write")
-    parser.add_argument("--tokenizer", type=Path, default=None, help="tokenizer folder (default: that of the data)")
-    parser.add_argument("--data", metavar="PREFIX", default=None, help="training data (default: as the run names it)")
-    parser.add_argument(
-        "--family", default=None, help=f"{', '.join(FAMILIES)} (default: that of the import, else by its parts)"
-    )
-    parser.add_argument(
-        "--rows",
-        choices=("tokenizer", "model"),
-        default="tokenizer",
-        help="rows of the vocabulary: those of the tokenizer and of the imported model (default), or all that are stored",
-    )
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default=None, help="default: as stored")
-    parser.add_argument(
-        "--like", type=Path, default=None, metavar="IMPORT", help="import whose config and files to restore"
-    )
+    add_flags(parser, ExportSettings, prefix="")
     add_verification(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if an export made it")
 
@@ -42,21 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check, write, compare."""
     from meap_megatron.atomic import replace_folder
-    from meap_megatron.checkpoint.convert.exporting import EVAL_RECORD, ExportSettings, plan_export, write_export
+    from meap_megatron.checkpoint.convert.exporting import EVAL_RECORD, plan_export, write_export
     from meap_megatron.checkpoint.convert.folders import check_free
 
     check_free(args.output, overwrite=args.overwrite, marker=EVAL_RECORD)
-    plan = plan_export(
-        ExportSettings(
-            checkpoint=args.checkpoint,
-            family=args.family,
-            tokenizer=args.tokenizer,
-            data=args.data,
-            rows=args.rows,
-            dtype=args.dtype,
-            like=args.like,
-        )
-    )
+    plan = plan_export(ExportSettings(checkpoint=args.checkpoint, **from_args(ExportSettings, args, prefix="")))
     with replace_folder(args.output) as folder:
         write_export(plan, folder)
         problem = None

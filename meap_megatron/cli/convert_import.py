@@ -3,6 +3,9 @@
 import argparse
 from pathlib import Path
 
+from meap_megatron.checkpoint.convert.convert_settings import ImportSettings
+from meap_megatron.declared import add_flags, from_args
+
 HELP = """Turn a Hugging Face folder (or a GGUF file; Llama, Mistral, Qwen2; safetensors) into a checkpoint of Megatron.
 
   meap convert import Llama-3-8B checkpoints/llama3_8b --add-mask-token
@@ -23,38 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "source", metavar="HF_DIR", type=Path, help="folder with config.json and safetensors files, or a .gguf file"
     )
     parser.add_argument("output", metavar="OUT", type=Path, help="folder to write")
-    parser.add_argument(
-        "--add-mask-token", action="store_true", help="add [MASK] to the tokenizer, the embedding and the head"
-    )
-    parser.add_argument("--mask-token", default="[MASK]", help="its text (default: [MASK])")
-    parser.add_argument(
-        "--mask-token-init",
-        default="mean",
-        metavar="mean|random|token:X",
-        help="its row: mean of all rows (default), random with their mean and deviation, or a copy of token X's",
-    )
-    parser.add_argument("--seed", type=int, default=1234, help="of a random row")
-    parser.add_argument("--tokenizer", type=Path, default=None, help="tokenizer folder (default: HF_DIR)")
-    parser.add_argument(
-        "--make-vocab-size-divisible-by",
-        type=int,
-        default=64,
-        metavar="N",
-        help="add rows until their number is a multiple of N (default: 64); rows are never taken away",
-    )
-    parser.add_argument(
-        "--tensor-model-parallel-size",
-        type=int,
-        default=1,
-        metavar="N",
-        help="refuse the model if N ranks cannot share it",
-    )
-    parser.add_argument(
-        "--pipeline-model-parallel-size", type=int, default=1, metavar="N", help="refuse the model if N stages cannot"
-    )
-    parser.add_argument(
-        "--ignore-adapter", action="store_true", help="convert the weights alone where a LoRA adapter is beside them"
-    )
+    add_flags(parser, ImportSettings, prefix="")
     add_verification(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if an import made it")
 
@@ -102,7 +74,7 @@ def _import(args: argparse.Namespace, source: Path) -> int:
     import shlex
 
     from meap_megatron.atomic import replace_folder
-    from meap_megatron.checkpoint.convert.importing import ImportSettings, plan_import, write_import
+    from meap_megatron.checkpoint.convert.importing import plan_import, write_import
     from meap_megatron.checkpoint.convert.megatron_config import command_words, recipe_settings
     from meap_megatron.checkpoint.convert.recipes import longest_row
     from meap_megatron.checkpoint.convert.record import HF_FOLDER, TOKENIZER_FOLDER
@@ -112,18 +84,10 @@ def _import(args: argparse.Namespace, source: Path) -> int:
 
     plan = plan_import(
         ImportSettings(
+            **from_args(ImportSettings, args, prefix=""),
             source=source,
             origin=args.source,
-            add_mask_token=args.add_mask_token,
-            mask_token=args.mask_token,
-            mask_token_init=args.mask_token_init,
-            seed=args.seed,
-            tokenizer=args.tokenizer,
-            multiple=args.make_vocab_size_divisible_by,
-            tensor_parallel=args.tensor_model_parallel_size,
-            pipeline_parallel=args.pipeline_model_parallel_size,
             allowed_fields=tuple(args.allow_config_field),
-            ignore_adapter=args.ignore_adapter,
         )
     )
     spec = plan.spec

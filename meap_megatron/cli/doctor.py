@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Examine this machine and print the report."""
     import json
+    import time
     from pathlib import Path
 
     from meap_megatron.doctor import report
@@ -40,10 +41,10 @@ def run(args: argparse.Namespace) -> int:
     if args.timeout <= 0:
         raise UserError(f"--timeout {args.timeout:g} must be more than 0 seconds")
     task = Task.of()
-    begun = report.clock()
+    begun = time.monotonic()
     folder = Path(args.shared) if args.shared else None
     findings = report.examine(quick=args.quick, timeout=args.timeout, folder=folder, task=task)
-    seconds = report.clock() - begun
+    seconds = time.monotonic() - begun
     if args.json:
         print(json.dumps(report.as_dict(findings, task=task, seconds=seconds), indent=None if task.tasks > 1 else 1))
     elif task.rank:

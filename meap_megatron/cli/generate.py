@@ -4,9 +4,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from meap_megatron.declared import add_flags, from_args
+from meap_megatron.generation.generation_settings import Sampling, Source
+
 if TYPE_CHECKING:
-    from meap_megatron.generation.answer import Sampling
-    from meap_megatron.generation.model import OpenModel, Source
+    from meap_megatron.generation.model import OpenModel
     from meap_megatron.generation.prompts import Prompt
 
 HELP = """Continue a text, or answer a question, with a model: a run's folder, one checkpoint, or a Hugging Face folder.
@@ -43,39 +45,19 @@ def add_generation(parser: argparse.ArgumentParser, *, max_tokens: int) -> None:
         action=argparse.BooleanOptionalAction,
         help="the chat template's switch enable_thinking (default: the template's)",
     )
-    parser.add_argument(
-        "--max-tokens", type=int, default=max_tokens, metavar="N", help=f"of an answer (default: {max_tokens})"
-    )
-    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0: greedy (default)")
-    parser.add_argument(
-        "--top-p", type=float, default=1.0, metavar="P", help="draw from the most probable tokens that make up P"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda if there is one)")
-    parser.add_argument(
-        "--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="default: as stored"
-    )
-    parser.add_argument("--tokenizer", type=Path, help="tokenizer folder of a checkpoint (default: that of its data)")
-    parser.add_argument("--data", metavar="PREFIX", help="a checkpoint's training data (default: as the run names it)")
+    add_flags(parser, Sampling, prefix="")
+    add_flags(parser, Source, prefix="")
+    parser.set_defaults(max_tokens=max_tokens)
 
 
-def source_of(args: argparse.Namespace, *, chat: bool | None) -> "Source":
+def source_of(args: argparse.Namespace, *, chat: bool | None) -> Source:
     """Return which model the options name."""
-    from meap_megatron.generation.model import Source
-
-    named = {name: getattr(args, name) for name in ("model", "device", "dtype", "tokenizer", "data")}
-    return Source(**named, chat=chat)
+    return Source(model=args.model, chat=chat, **from_args(Source, args, prefix=""))
 
 
-def sampling_of(args: argparse.Namespace) -> "Sampling":
-    """Return how the options let tokens be chosen.
-
-    Raises:
-        UserError: one is out of range.
-    """
-    from meap_megatron.generation.answer import Sampling
-
-    return Sampling(max_tokens=args.max_tokens, temperature=args.temperature, top_p=args.top_p, seed=args.seed)
+def sampling_of(args: argparse.Namespace) -> Sampling:
+    """Return how the options let tokens be chosen; see `Sampling`."""
+    return Sampling(**from_args(Sampling, args, prefix=""))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -109,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _many(args: argparse.Namespace, sampling: "Sampling") -> int:
+def _many(args: argparse.Namespace, sampling: Sampling) -> int:
     """Answer the prompts of a file, all of which are checked before the first answer."""
     import dataclasses
     import itertools

@@ -47,7 +47,7 @@ TASKS: dict[str, dict[str, str]] = {
     },
     "Use and evaluate a model": {
         "generate": "continue a text or answer prompts with a run, a checkpoint or a Hugging Face folder",
-        "chat": "talk to a run, a checkpoint or a Hugging Face folder in the terminal",
+        "chat": "chat with a run, a checkpoint or a Hugging Face folder in the terminal",
         "evaluate": "the paper's evaluation on a Hugging Face model folder: needle, multi-document QA, M-RS, commonsense",
         "report": "results and training curves of several runs on one page, beside the paper's numbers",
     },
@@ -80,16 +80,16 @@ def overview() -> str:
     )
 
 
-def find_verb(words: list[str]) -> tuple[str, list[str]]:
+def find_verb(arguments: list[str]) -> tuple[str, list[str]]:
     """Split the command line into the verb and the verb's own arguments.
 
     Raises:
         UserError: no verb has this name; the message names the nearest one.
     """
     for count in (2, 1):
-        if (verb := " ".join(words[:count])) in VERBS:
-            return verb, words[count:]
-    typed = " ".join(words[:2]) if any(v.startswith(words[0] + " ") for v in VERBS) else words[0]
+        if (verb := " ".join(arguments[:count])) in VERBS:
+            return verb, arguments[count:]
+    typed = " ".join(arguments[:2]) if any(v.startswith(arguments[0] + " ") for v in VERBS) else arguments[0]
     near = difflib.get_close_matches(typed, VERBS, n=1, cutoff=0.5)
     hint = f"; did you mean 'meap {near[0]}'?" if near else "."
     raise UserError(f"there is no verb '{typed}'{hint} Verbs: {', '.join(VERBS)}")
@@ -105,14 +105,14 @@ def parser_of(verb: str) -> tuple[ModuleType, argparse.ArgumentParser]:
     return module, parser
 
 
-def information(words: list[str]) -> str | None:
+def information(arguments: list[str]) -> str | None:
     """Return what is said without running a verb: the overview, a family of verbs, the version; None: nothing of these."""
-    if not words or words[0] in ("-h", "--help"):
+    if not arguments or arguments[0] in ("-h", "--help"):
         return overview()
-    if words[0] == "--version":
+    if arguments[0] == "--version":
         return f"meap_megatron {__version__}"
-    family = [verb for verb in VERBS if verb.startswith(words[0] + " ")]
-    if family and words[0] not in VERBS and words[1:] in (["-h"], ["--help"], []):
+    family = [verb for verb in VERBS if verb.startswith(arguments[0] + " ")]
+    if family and arguments[0] not in VERBS and arguments[1:] in (["-h"], ["--help"], []):
         return "\n".join(f"meap {verb}  {VERBS[verb]}" for verb in family)
     return None
 
@@ -134,17 +134,17 @@ def main(argv: list[str] | None = None) -> int:
     """Run one verb and return the exit status: 0 done, 1 the run failed, 2 the input was refused."""
     if argv is None:
         speak_utf8()
-    words = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in words or os.environ.get("MEAP_DEBUG", "") not in ("", "0")
-    words = [word for word in words if word != "--debug"]
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments or os.environ.get("MEAP_DEBUG", "") not in ("", "0")
+    arguments = [word for word in arguments if word != "--debug"]
     before = os.environ.get("MEAP_DEBUG")
     os.environ["MEAP_DEBUG"] = "1" if debug else "0"  # for the ranks that a verb starts
     try:
-        if (said := information(words)) is not None:
-            print(said, flush=True)  # here, where a reader that went away is known
-            asked = not words or words[-1].startswith("-")
+        if (text := information(arguments)) is not None:
+            print(text, flush=True)  # here, where a reader that went away is known
+            asked = not arguments or arguments[-1].startswith("-")
             return 0 if asked else 2
-        verb, rest = find_verb(words)
+        verb, rest = find_verb(arguments)
         module, parser = parser_of(verb)
         return int(module.run(parser.parse_intermixed_args(rest)) or 0)
     except (UserError, RunError) as error:

@@ -63,7 +63,11 @@ def run(args: argparse.Namespace) -> int:
     job = jobs.load(args.recipe, args.overrides, world=args.world_size, flags=read_flags())
     ranks = chosen.parse(args.ranks, job) if args.ranks else chosen.default(job)
     shapes = args.shapes or args.steps is None
-    say: Callable[[list[str]], None] = print_nothing if args.json else print_lines
+
+    def say(lines: list[str]) -> None:
+        if not args.json:  # stdout is then for the object alone
+            print("\n".join(lines), flush=True)  # at once: a rank may take a minute
+
     say(report.of_job(job))
     runtime.set_thread_policy()
     platform.prepare("cpu")
@@ -130,13 +134,3 @@ def of_ranks(
         found["steps"] = each(lambda: iterations.rehearse(job, steps, screen=sys.stderr), report.of_steps)
         say([""])
     return found
-
-
-def print_lines(lines: list[str]) -> None:
-    """Print lines at once: a rank may take a minute."""
-    print("\n".join(lines), flush=True)
-
-
-def print_nothing(lines: list[str]) -> None:
-    """Keep stdout for the JSON object."""
-    del lines

@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     samples.add_argument("--split-name", "--of", choices=SPLITS, default="train", help="which split (default: train)")
     samples.add_argument("--num-samples", type=int, help="samples that the run draws, if more than one epoch")
     add_flags(samples, MaskConfig, prefix="")
-    samples.add_argument("--strategy", dest="mask_strategy", help=argparse.SUPPRESS)  # its name before 0.2
     defaults = {one.dest: one.default for one in samples._group_actions} | {"mask_ratio": MaskConfig.ratio}
+    samples.add_argument("--strategy", dest="mask_strategy", help=argparse.SUPPRESS)  # its name before 0.2
     # None, so that what is given can be told from what is not.
     parser.set_defaults(**dict.fromkeys(defaults), sample_defaults=defaults)
     parser.add_argument("--start", type=int, default=0, help="first position to print (default: 0)")

@@ -21,7 +21,7 @@ Exit status: 0 nothing is wrong; 1 and 2 as for every verb (SLURM does not answe
   3  nan       a loss of the newest 100 steps, a gradient norm or the newest validation loss is not finite
   4  failed    the run, or its job, ended by an error
   5  stalled   it has not ended, and nothing was written for 10 minutes or 20 steps, whichever is longer
-  6  spike     the loss of one of the newest 100 steps leapt up
+  6  spike     a loss of the newest 100 steps spiked
 Reads DIR/metrics.jsonl and the names, sizes and manifests of the checkpoints; changes nothing."""
 
 

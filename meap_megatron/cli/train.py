@@ -49,37 +49,37 @@ def run(args: argparse.Namespace) -> int:
         overrides.append(f"nproc={args.nproc}")
     recipe = recipes.load(args.recipe, overrides)
     flags = read_flags()
-    words = recipe.command_line(flags)  # unknown keys and wrong values, before torch is asked for the device
+    argv = recipe.command_line(flags)  # unknown keys and wrong values, before torch is asked for the device
     settings = of_recipe(recipe.resolved(), flags)
     os.environ.update(environment.defaults(settings, os.environ))  # the answer starts the driver, which reads them
     nproc, device = int(recipe.get("nproc", 0) or 0), str(recipe.get("device", "auto"))
     world = known_world(nproc, device)
-    words = preflight.complete(words, settings, world=world, show=lambda line: None)
+    argv = preflight.complete(argv, settings, world=world, show=lambda line: None)
     if not args.dry_run and known_world(0, "cpu") == 1:  # ranks of a job look together, and then say it once
         check_named_data(settings)
     recipe, notes = fitted(recipe, device if device != "auto" else None if args.dry_run else resolve_device(device))
     settings = of_recipe(recipe.resolved(), flags)
-    words = preflight.complete(recipe.command_line(flags), settings, world=world, show=notes.append)
+    argv = preflight.complete(recipe.command_line(flags), settings, world=world, show=notes.append)
     save = recipe.get("save")
     if save:
         if recipe.get("load") is None:
             # Starting again continues where the run stopped.
-            words.append(f"--load={save}")
+            argv.append(f"--load={save}")
         if recipe.get("tensorboard_dir") is None:
-            words.append(f"--tensorboard-dir={Path(save) / 'tensorboard'}")
+            argv.append(f"--tensorboard-dir={Path(save) / 'tensorboard'}")
         if not args.verbose and recipe.get("meap_log") is None:
-            words.append(f"--meap-log={Path(save) / 'logs'}")
+            argv.append(f"--meap-log={Path(save) / 'logs'}")
     own_log = not (save or args.verbose or args.dry_run) and recipe.get("meap_log") is None
     if args.dry_run:
-        print(shlex.join(["python", "-m", TRAINER, *words]))
+        print(shlex.join(["python", "-m", TRAINER, *argv]))
         return 0
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
         for note in notes:
             print(f"note: {note}", flush=True)
     start = partial(launch, nproc=nproc, device=device, trainer=TRAINER)
     if own_log:
-        return with_temporary_log(lambda log: start([*words, f"--meap-log={log}"]))
-    return start(words)
+        return with_temporary_log(lambda log: start([*argv, f"--meap-log={log}"]))
+    return start(argv)
 
 
 def with_temporary_log(start: Callable[[str], int]) -> int:

@@ -21,7 +21,7 @@ from megatron.core.datasets.utils import Split
 
 from meap_megatron.config import MaskConfig
 from meap_megatron.datasets.assembly import Assembler, assembler
-from meap_megatron.datasets.mask_stage import MaskStage, dataset_key, mark_changes
+from meap_megatron.datasets.mask_stage import MaskStage, check_tokenizer, dataset_key, mark_changes
 from meap_megatron.errors import UserError
 from meap_megatron.indexed.sidecar import Sidecar, check_prefix, read_sidecar
 from meap_megatron.masking import STRATEGIES
@@ -219,21 +219,11 @@ def check_matches(sidecar: Sidecar, prefix: str, config: MEAPGPTDatasetConfig) -
     if sidecar.kind != "text":
         raise UserError(f"{prefix} holds {sidecar.kind!r} data; pre-training reads data of 'meap preprocess text'")
     tokenizer: Any = config.tokenizer
-    fingerprint = getattr(tokenizer, "fingerprint", sidecar.tokenizer.fingerprint)
-    if fingerprint != sidecar.tokenizer.fingerprint:
-        raise UserError(
-            f"{prefix} was made with tokenizer {sidecar.tokenizer.fingerprint[:12]}, this run uses "
-            f"{fingerprint[:12]}: its ids mean other tokens; make the data again with the run's tokenizer"
-        )
+    check_tokenizer(sidecar, prefix, tokenizer, mask_id=None if config.meap is None else config.meap.mask_id)
     if tokenizer.vocab_size < sidecar.tokenizer.vocab_size:
         raise UserError(
             f"{prefix} has ids up to {sidecar.tokenizer.vocab_size - 1}, the vocabulary of this run has "
             f"{tokenizer.vocab_size} rows; use the tokenizer saved beside the data"
-        )
-    if config.meap is not None and config.meap.mask_id != sidecar.tokenizer.mask_id:
-        raise UserError(
-            f"mask_id is {config.meap.mask_id}, but [MASK] of {prefix} is {sidecar.tokenizer.mask_id} "
-            f"({sidecar.tokenizer.mask_token}); another id may be a real token of the data"
         )
     if not sidecar.add_eos or sidecar.tokenizer.eos_id is None:
         for name in ("reset_position_ids", "reset_attention_mask", "eod_mask_loss"):

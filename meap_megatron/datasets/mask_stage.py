@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meap_megatron.config import MaskConfig
+from meap_megatron.errors import UserError
 from meap_megatron.indexed.ordinary_ids import ordinary_ids
 from meap_megatron.indexed.sidecar import Sidecar
 from meap_megatron.masking import STRATEGIES, mask_positions
@@ -27,6 +28,22 @@ def config_of_data(prefix: str, sidecar: Sidecar, **fields: Any) -> MaskConfig:
     draws = Corruption.parse(fields.get("corruption", MaskConfig.corruption)).random > 0
     ordinary = ordinary_ids(prefix, sidecar) if draws else None
     return MaskConfig(**{"mask_id": sidecar.tokenizer.mask_id} | fields, ordinary=ordinary)
+
+
+def check_tokenizer(sidecar: Sidecar, prefix: str, tokenizer: Any, *, mask_id: int | None) -> None:
+    """Refuse data of another tokenizer than a configuration has (one without a fingerprint is not compared)."""
+    info = sidecar.tokenizer
+    fingerprint = getattr(tokenizer, "fingerprint", info.fingerprint)
+    if fingerprint != info.fingerprint:
+        raise UserError(
+            f"{prefix} was made with tokenizer {info.fingerprint[:12]}, this run uses {fingerprint[:12]}: its ids mean "
+            "other tokens; make the data again with the run's tokenizer"
+        )
+    if mask_id not in (None, info.mask_id):
+        raise UserError(
+            f"mask_id is {mask_id}, but [MASK] of {prefix} is {info.mask_id} ({info.mask_token}); another id may be a real "
+            "token of the data"
+        )
 
 
 def dataset_key(content_hash: str, split: str) -> int:
@@ -138,24 +155,11 @@ class MaskStage:
         changed[positions[ids != KEPT]] = ids[ids != KEPT]
         return changed, positions[ids != KEPT]
 
-    def _choose(
-        self,
-        sample_index: int,
-        *,
-        ratio: float,
-        length: int,
-        span_length: int = 1,
-        step: int | None = None,
-        eligible: NDArray[np.int64] | None = None,
-    ) -> NDArray[np.int64]:
+    def _choose(self, sample_index: int, **arguments: Any) -> NDArray[np.int64]:
         return mask_positions(
             seed=self.mask.seed,
             dataset_key=self.dataset_key,
             sample_index=sample_index,
-            length=length,
-            ratio=ratio,
             strategy=self.mask.strategy,
-            span_length=span_length,
-            step=step,
-            eligible=eligible,
+            **arguments,
         )

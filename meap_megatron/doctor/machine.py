@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from meap_megatron.doctor.finding import BROKEN, DIFFERS, FASTER, NEEDED, OPTIONAL, Finding
-from meap_megatron.memory import group_folders
+from meap_megatron.formats import bytes_text
+from meap_megatron.launch.runtime import cpus_available
+from meap_megatron.memory import free_memory, group_folders
 
 GIB = 2**30
 LEAST_DISK = 1 * GIB
@@ -29,11 +31,6 @@ def findings(environment: Mapping[str, str] = os.environ) -> list[Finding]:
     ]
 
 
-def size(num_bytes: float) -> str:
-    """Return a number of bytes as text."""
-    return f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB / 10 else f"{num_bytes / 2**20:.0f} MiB"
-
-
 def disk_finding(folder: Path) -> Finding:
     """Return the free space of the file system in which a folder lies."""
     free = shutil.disk_usage(folder).free
@@ -41,40 +38,29 @@ def disk_finding(folder: Path) -> Finding:
         name="free disk",
         group=NEEDED,
         state="ok" if free >= LEAST_DISK else BROKEN,
-        detail=f"{size(free)} in {folder}",
+        detail=f"{bytes_text(free)} in {folder}",
         cost="" if free >= LEAST_DISK else "a run ends when it saves; a checkpoint takes 12 to 14 bytes per parameter",
         fix="" if free >= LEAST_DISK else f"du -xh -d1 {folder} | sort -h    then free space, or set save= elsewhere",
     )
 
 
 def memory_finding(root: Path = Path("/")) -> Finding:
-    """Return the memory that is free, within the limit of the control group."""
-    facts = {}
-    try:
-        for line in (root / "proc/meminfo").read_text().splitlines():
-            name, _, rest = line.partition(":")
-            facts[name] = int(rest.split()[0]) * 1024
-    except (OSError, ValueError, IndexError):
-        return Finding(name="memory", group=NEEDED, state=DIFFERS, detail="the system does not tell")
-    available, total = facts.get("MemAvailable", 0), facts.get("MemTotal", 0)
-    limit = group_limit(root, v2="memory.max", v1="memory/memory.limit_in_bytes")
-    bounded = limit is not None and limit < total
-    usable = min(available, limit) if bounded and limit is not None else available
-    enough = usable >= LEAST_MEMORY
+    """Return the memory that is free, within the limits of the control group."""
+    free = free_memory(root)
+    enough = free is not None and free >= LEAST_MEMORY
     return Finding(
         name="memory",
         group=NEEDED,
         state="ok" if enough else DIFFERS,
-        detail=f"{size(available)} free of {size(total)}"
-        + (f"; the control group allows {size(limit or 0)}" if bounded else ""),
-        cost="" if enough else f"a training process takes about {size(LEAST_MEMORY)} before it has a model",
+        detail="the system does not tell" if free is None else f"{bytes_text(free)} free",
+        cost="" if enough else f"a training process takes about {bytes_text(LEAST_MEMORY)} before it has a model",
         fix="" if enough else "docker run --memory=..., sbatch --mem=..., or nproc=1",
     )
 
 
 def processors_finding(environment: Mapping[str, str], root: Path = Path("/")) -> Finding:
     """Return the processors this process may use, and whether a quota or a variable makes threads useless."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = cpus_available()
     quota = processor_quota(root)
     threads = environment.get("MEAP_THREADS") or environment.get("OMP_NUM_THREADS")
     notes = [f"{allowed} of {os.cpu_count()}"]
@@ -104,7 +90,7 @@ def shared_memory_finding(folder: Path) -> Finding:
         name="shared memory",
         group=FASTER,
         state="ok" if enough else DIFFERS,
-        detail=f"{size(total)} in {folder}",
+        detail=f"{bytes_text(total)} in {folder}",
         cost="" if enough else "loader workers and NCCL may end with a bus error",
         fix="" if enough else "docker run --ipc=host    (or --shm-size=16g)",
     )
@@ -146,16 +132,3 @@ def processor_quota(root: Path) -> float | None:
         except (OSError, ValueError):
             pass
     return None
-
-
-def group_limit(root: Path, *, v2: str, v1: str) -> int | None:
-    """Return the smallest limit in bytes of the control groups around this process, or None."""
-    limits = []
-    controller, name = v1.split("/")
-    for folder in group_folders(root, controller=controller):
-        for file in (v2, name):
-            try:
-                limits.append(int((folder / file).read_text()))
-            except (OSError, ValueError):
-                continue
-    return min(limits, default=None)

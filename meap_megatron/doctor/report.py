@@ -1,7 +1,6 @@
 """All findings of one process, as text and as JSON."""
 
 import socket
-import time
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +68,3 @@ def as_line(findings: list[Finding], *, task: shared.Task) -> str:
     """Return one line, for a task that task 0 reports for: its host and what does not work there."""
     failed = [f"{f.name}: {f.detail}" for f in findings if f.fails]
     return f"task {task.rank} on {task.host}: {'; '.join(failed) or 'everything needed works'}"
-
-
-def clock() -> float:
-    """Return a moment in seconds, of which only differences mean anything."""
-    return time.monotonic()

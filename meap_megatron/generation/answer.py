@@ -6,46 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from meap_megatron.errors import UserError, first_line
+from meap_megatron.generation.generation_settings import Sampling
 from meap_megatron.generation.model import OpenModel, full_memory_named
 
 CONTEXT = 8
 """Ids of the prompt before an answer that decide how its first token is written (a space or none)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How tokens are chosen.
-
-    Attributes:
-        max_tokens: of an answer, at most.
-        temperature: 0: the most probable token, always; above: probabilities are those of logits / temperature.
-        top_p: draw from the most probable tokens whose probabilities add up to it.
-        seed: of the draws.
-    """
-
-    max_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse what is out of range."""
-        if self.max_tokens < 1:
-            raise UserError(f"--max-tokens {self.max_tokens} must be at least 1")
-        if not 0 <= self.temperature < float("inf"):
-            raise UserError(f"--temperature {self.temperature} must be 0 (greedy) or above")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"--top-p {self.top_p} must be above 0 and at most 1")
-        if self.top_p < 1 and self.temperature == 0:
-            raise UserError(
-                f"--top-p {self.top_p} has no effect without --temperature above 0: greedy decoding does not draw"
-            )
-
-    def options(self) -> dict[str, Any]:
-        """Return the options of transformers' `generate`."""
-        if self.temperature == 0:
-            return {"do_sample": False}
-        return {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,29 +16,9 @@ from meap_megatron.errors import RunError, UserError, first_line
 from meap_megatron.evaluation import bos, identity
 from meap_megatron.evaluation.prompt_format import ChatPolicy, decide, own_decoding
 from meap_megatron.evaluation.prompt_length import load_tokenizer
+from meap_megatron.generation.generation_settings import Source
 
 MASK = "[MASK]"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """What the user named.
-
-    Attributes:
-        model: a Hugging Face folder, a save folder of a run, an import, or one iter_* folder.
-        device: of torch; None: the first GPU if there is one.
-        dtype: "auto" (as stored) or the name of one of torch's types.
-        chat: ask through the chat template; None: models that were trained on conversations.
-        tokenizer: tokenizer folder of a checkpoint; None: that of its data.
-        data: prefix of a checkpoint's training data; None: as the run names it.
-    """
-
-    model: Path
-    device: str | None = None
-    dtype: str = "auto"
-    chat: bool | None = None
-    tokenizer: Path | None = None
-    data: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,6 +34,11 @@ def words_of(value: Any) -> list[str]:
     return [prefix_of(word) for word in words]
 
 
+def prefixes_of(value: Any) -> list[str]:
+    """Return the prefixes of a `data_path`, without the weights of a blend."""
+    return [word for word in words_of(value) if not is_number(word)]
+
+
 def is_dataset(prefix: str) -> bool:
     """Tell whether a prefix has a dataset."""
     return idx_path(prefix).exists() or idx_path(prefix_of(prefix)).exists()

@@ -69,9 +69,14 @@ def of_world(layout: Layout) -> list[str]:
     ]
 
 
-def divisors(*numbers: int) -> str:
-    """Return the numbers that divide all of `numbers`, as people read them."""
-    return ", ".join(str(n) for n in range(1, min(numbers) + 1) if all(number % n == 0 for number in numbers))
+def divisors(*numbers: int) -> list[int]:
+    """Return the numbers that divide all of `numbers`, ascending."""
+    return [n for n in range(1, min(numbers) + 1) if all(number % n == 0 for number in numbers)]
+
+
+def choices(*numbers: int) -> str:
+    """Return the same as people read them."""
+    return ", ".join(map(str, divisors(*numbers)))
 
 
 def of_attention(settings: Settings, layout: Layout) -> list[str]:
@@ -85,12 +90,12 @@ def of_attention(settings: Settings, layout: Layout) -> list[str]:
     if heads % tensor:
         found.append(
             f"{settings.where('num_attention_heads')}num_attention_heads={heads} is not divisible by "
-            f"tensor_model_parallel_size={tensor}; it can be one of {divisors(heads)}"
+            f"tensor_model_parallel_size={tensor}; it can be one of {choices(heads)}"
         )
     if groups != heads and groups % tensor and tensor % groups:
         found.append(
             f"{settings.where('num_query_groups')}num_query_groups={groups} is neither a multiple nor a divisor of "
-            f"tensor_model_parallel_size={tensor}; with {heads} heads it can be one of {divisors(heads, groups)}"
+            f"tensor_model_parallel_size={tensor}; with {heads} heads it can be one of {choices(heads, groups)}"
         )
     if heads % groups:
         found.append(
@@ -119,7 +124,7 @@ def of_layers(settings: Settings, layout: Layout) -> list[str]:
     if layers % pipeline:
         return [
             f"{settings.where('num_layers')}num_layers={layers} is not divisible by "
-            f"pipeline_model_parallel_size={pipeline}; it can be one of {divisors(layers)}"
+            f"pipeline_model_parallel_size={pipeline}; it can be one of {choices(layers)}"
         ]
     stage, found = layers // pipeline, []
     interleaved = ("num_layers_per_virtual_pipeline_stage", "num_virtual_stages_per_pipeline_rank")
@@ -133,7 +138,7 @@ def of_layers(settings: Settings, layout: Layout) -> list[str]:
         if size is not None and stage % size:
             found.append(
                 f"{settings.where(name)}{name}={size} does not divide the {stage} layers of a pipeline stage "
-                f"({layers} / {pipeline}); it can be one of {divisors(stage)}"
+                f"({layers} / {pipeline}); it can be one of {choices(stage)}"
             )
     return found
 
@@ -157,7 +162,12 @@ def feed_forward_width(settings: Settings) -> int | None:
     hidden = settings.whole("hidden_size")
     if hidden is None:
         return None
-    return int((4 * hidden * 2 / 3) / 64) * 64 if settings.on("swiglu") else 4 * hidden
+    return default_ffn(hidden, gated=settings.on("swiglu"))
+
+
+def default_ffn(hidden: int, *, gated: bool) -> int:
+    """Return Megatron's width of the feed-forward layer where none is given: 4 h, or 8/3 h to a multiple of 64."""
+    return int((4 * hidden * 2 / 3) / 64) * 64 if gated else 4 * hidden
 
 
 def of_widths(settings: Settings, layout: Layout) -> list[str]:
@@ -178,7 +188,7 @@ def of_widths(settings: Settings, layout: Layout) -> list[str]:
     if over > 1 and (experts is None or experts % over):
         found.append(
             f"{settings.where('expert_model_parallel_size')}expert_model_parallel_size={over} does not divide "
-            f"num_experts={experts}; " + (f"it can be one of {divisors(experts)}" if experts else "leave it out")
+            f"num_experts={experts}; " + (f"it can be one of {choices(experts)}" if experts else "leave it out")
         )
     return found
 
@@ -229,7 +239,7 @@ def of_batch(settings: Settings, layout: Layout) -> list[str]:
         elif batch % data:
             text += f"use {-(-batch // (data * size)) * data * size:,}, or another layout"
         else:
-            text += f"with this layout {size_name} can be one of {divisors(batch // data)}"
+            text += f"with this layout {size_name} can be one of {choices(batch // data)}"
         found.append(text)
     batch, parts = settings.whole("global_batch_size"), virtual_stages(settings, layout)
     grouped = settings.has("microbatch_group_size_per_virtual_pipeline_stage")

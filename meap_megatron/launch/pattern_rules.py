@@ -61,18 +61,18 @@ def of_mamba(settings: Settings) -> Iterator[str]:
     if why := no_engine(settings):
         for name in ("mamba_training_ssm_states_dtype", "disable_mamba_mem_eff_path"):
             if settings.has(name):
-                yield f"{settings.said(name)} is an option of mamba-ssm's kernels, and {why}; leave it out"
+                yield f"{settings.quoted(name)} is an option of mamba-ssm's kernels, and {why}; leave it out"
 
 
 def of_delta_net(settings: Settings) -> Iterator[str]:
     """Yield heads of gated delta nets that cannot be shared out."""
     keys, values = (settings.whole(f"linear_num_{name}_heads") or 1 for name in ("key", "value"))
     if values % keys:
-        yield f"{settings.said('linear_num_value_heads')} must be a multiple of linear_num_key_heads={keys}"
+        yield f"{settings.quoted('linear_num_value_heads')} must be a multiple of linear_num_key_heads={keys}"
     over = {name: settings.whole(name, 1) or 1 for name in ("tensor_model_parallel_size", "context_parallel_size")}
     if keys % math.prod(over.values()):
         parts = " x ".join(f"{name}={size}" for name, size in over.items())
-        yield f"{settings.said('linear_num_key_heads')} is not divisible by {parts}, which split heads; change one of them"
+        yield f"{settings.quoted('linear_num_key_heads')} is not divisible by {parts}, which split heads; change one of them"
 
 
 def refused_on_cpu(pattern: str, why: str) -> Iterator[str]:

@@ -119,7 +119,7 @@ def without_evaluation(settings: Settings) -> tuple[dict[str, Any], list[str]]:
 
 def is_fine_tuning(settings: Settings) -> bool:
     """Tell whether the data is of `meap preprocess sft`; what cannot be read is refused later."""
-    prefixes = [word for word in blend.words_of(settings.get("data_path")) if not blend.is_number(word)]
+    prefixes = blend.prefixes_of(settings.get("data_path"))
     try:
         return any(read_sidecar(prefix).kind == "sft" for prefix in prefixes if sidecar_path(prefix).exists())
     except UserError:

@@ -94,7 +94,7 @@ def ended_badly(history: History) -> list[Alert]:
 
 
 def spikes(steps: Sequence[Record], *, newest: int) -> list[Alert]:
-    """Return an alert if the loss leapt up in the `newest` steps.
+    """Return an alert if the loss spiked in the `newest` steps.
 
     A step is in a spike if its loss lies above the median of the up to `SPIKE_BEFORE` steps before it by more than
     `SPIKE_DEVIATIONS` standard deviations and by more than `SPIKE_SHARE` of the median. Median and median absolute
@@ -113,7 +113,7 @@ def spikes(steps: Sequence[Record], *, newest: int) -> list[Alert]:
         return []
     step, loss, middle = max(found, key=lambda one: one[1])
     back = "and it is back" if found[-1][0] != losses[-1][0] else "and it is not back"
-    text = f"the loss leapt from about {middle:.4f} to {loss:.4f} at step {step:,} ({counted(len(found), 'step')}), {back}"
+    text = f"the loss spiked from {middle:.4f} to {loss:.4f} at step {step:,} ({counted(len(found), 'step')}), {back}"
     return [Alert(name="spike", step=step, message=text)]
 
 

@@ -95,9 +95,9 @@ def write(plan: Plan, folder: Path, *, overrides: list[str], node: int, sizes: s
     return list(texts)
 
 
-def check_overrides(words: list[str]) -> None:
+def check_overrides(overrides: list[str]) -> None:
     """Refuse overrides of what a plan decides: in the batch script they would come after it."""
-    for word in words:
+    for word in overrides:
         name = word.partition("=")[0].replace("-", "_")
         if name == "layout" or (name in MANAGED and name != "use_distributed_optimizer"):
             raise UserError(

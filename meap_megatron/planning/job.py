@@ -8,9 +8,10 @@ from typing import Any
 
 from meap_megatron.errors import UserError
 from meap_megatron.indexed.sidecar import read_sidecar, sidecar_path
-from meap_megatron.launch.blend import is_number, words_of
+from meap_megatron.launch.blend import prefixes_of
 from meap_megatron.launch.data_rules import FINE_TUNING
 from meap_megatron.launch.fitted import fitted
+from meap_megatron.launch.parallelism import default_ffn
 from meap_megatron.launch.recipe import Recipe, load
 from meap_megatron.layer_pattern import BLOCK, DELTA_NET, LAYERS, MAMBA, RECURRENT, layers_of, period_of
 from meap_megatron.planning.layout import FULL, NONE, SELECTIVE, PlannedLayout
@@ -112,11 +113,6 @@ def recurrents(settings: Mapping[str, Any], layers: str, *, hidden: int) -> tupl
     return tuple(kinds[symbol] for symbol in layers if symbol in kinds)
 
 
-def default_ffn(hidden: int, *, gated: bool) -> int:
-    """Return Megatron's width of the feed-forward layer where none is given: 4 h, or 8/3 h to a multiple of 64."""
-    return int(4 * hidden * 2 / 3 / 64) * 64 if gated else 4 * hidden
-
-
 def whole(settings: Mapping[str, Any], name: str) -> int:
     """Return a setting that a plan cannot do without.
 
@@ -206,9 +202,8 @@ def check_pattern(path: str, pattern: Any) -> None:
 
 
 def prefixes(settings: Mapping[str, Any]) -> list[str]:
-    """Return the datasets that a recipe names, without the weights of a blend."""
-    value = settings.get("data_path") or settings.get("train_data_path") or []
-    return [word for word in words_of(value) if not is_number(word)]
+    """Return the datasets that a recipe names."""
+    return prefixes_of(settings.get("data_path") or settings.get("train_data_path") or [])
 
 
 def tokens_of(settings: Mapping[str, Any], *, seq_length: int, batch: int) -> int | None:

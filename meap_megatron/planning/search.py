@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from meap_megatron.errors import UserError, counted
 from meap_megatron.launch import precision
+from meap_megatron.launch.parallelism import divisors
 from meap_megatron.planning.gpus import GB, Gpu
 from meap_megatron.planning.job import PlannedJob, own_layout
 from meap_megatron.planning.layout import RECOMPUTE, PlannedLayout
@@ -83,11 +84,6 @@ class Result:
     """Layouts that Megatron would accept."""
     fit: int
     """Of those, how many fit into memory."""
-
-
-def divisors(number: int) -> list[int]:
-    """Return the divisors of a number, ascending."""
-    return [n for n in range(1, number + 1) if number % n == 0]
 
 
 def powers(most: int) -> list[int]:
@@ -235,11 +231,12 @@ def nothing_fits(job: PlannedJob, gpu: Gpu, smallest: Plan | None, *, gpus: int,
         works = [count for count in steps if any(True for _ in layouts(job, gpus=count, node=node))]
         near = sorted(sorted(works, key=lambda count: abs(count - gpus))[:4])
         shape = job.model(1)
+        fp8 = ", and FP8 asks for multiples of its block sizes (examples/recipes)" if job.fp8 else ""
         return (
             f"no TP x PP x CP x DP of {counted(gpus, 'GPU')} divides this model and its batch: DP must divide the "
             f"global_batch_size of {job.global_batch}, TP {counted(shape.num_attention_heads, 'head')} and "
             f"{counted(shape.num_query_groups, 'group')}, PP "
-            f"{counted(shape.num_layers, 'layer')}{fp8_rule(job)}; these numbers of GPUs work: "
+            f"{counted(shape.num_layers, 'layer')}{fp8}; these numbers of GPUs work: "
             f"{', '.join(map(str, near)) or 'none'}. "
             "Take one of them, or change global_batch_size"
         )
@@ -250,8 +247,3 @@ def nothing_fits(job: PlannedJob, gpu: Gpu, smallest: Plan | None, *, gpus: int,
         f"{layout.micro_batch}, recomputation {layout.recompute}). More GPUs (--gpus), larger ones (--gpu, --memory) or "
         "shorter sequences would help"
     )
-
-
-def fp8_rule(job: PlannedJob) -> str:
-    """Return the rule that FP8 adds, for a message."""
-    return ", and FP8 asks for multiples of its block sizes (examples/recipes)" if job.fp8 else ""

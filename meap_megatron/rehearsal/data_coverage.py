@@ -46,26 +46,26 @@ def rehearse(job: RehearsedJob, *, samples: int | None, log: Path | None, screen
         raise UserError("dataloader_type: only the order of 'single', Megatron's default, is the same for all layouts")
     world = job.layout.world
     here = partial(in_fork.in_fork, log=log)
-    job_words = fakes.words(job)
+    job_argv = fakes.argv_of(job)
     uncut = {name: value.replace(CUT, "") for name in ("hybrid_layer_pattern",) if (value := job.settings.get(name))}
-    one_words = fakes.words(job.with_settings(ONE_PROCESS | uncut))
+    one_argv = fakes.argv_of(job.with_settings(ONE_PROCESS | uncut))
     environment = in_fork.rank_environment(0, world=world)
-    found: dict[str, Any] = here(lambda: of_job(job_words, samples=samples, screen=screen), environ=environment)
+    found: dict[str, Any] = here(lambda: of_job(job_argv, samples=samples, screen=screen), environ=environment)
     alone: list[int] = here(
-        lambda: of_one_process(one_words, count=found["samples"], screen=screen),
+        lambda: of_one_process(one_argv, count=found["samples"], screen=screen),
         environ=in_fork.rank_environment(0, world=1),
     )
     compare(found.pop("digests"), alone)
     return {"world": world, **found, "equal_to_one_process": len(alone)}
 
 
-def of_job(words: list[str], *, samples: int | None, screen: TextIO) -> dict[str, Any]:
+def of_job(argv: list[str], *, samples: int | None, screen: TextIO) -> dict[str, Any]:
     """Read what every data-parallel rank reads, in its order.
 
     Returns:
         data_parallel, steps, steps_of_run, samples, masked (fraction of the inputs), sources, epochs_checked, digests
     """
-    args, train, index = open_train(words, screen=screen)
+    args, train, index = open_train(argv, screen=screen)
     ranks, batch = args.data_parallel_size, args.global_batch_size
     steps_of_run = len(train) // batch
     wanted = samples or min(MOST_TOKENS // args.seq_length, MOST_TURNS // ranks)
@@ -97,19 +97,19 @@ def of_job(words: list[str], *, samples: int | None, screen: TextIO) -> dict[str
     }
 
 
-def of_one_process(words: list[str], *, count: int, screen: TextIO) -> list[int]:
+def of_one_process(argv: list[str], *, count: int, screen: TextIO) -> list[int]:
     """Return the digests of the first samples as one process reads them, one after the other."""
-    _, train, _ = open_train(words, screen=screen)
+    _, train, _ = open_train(argv, screen=screen)
     return [digest(train[number])[0] for number in range(count)]
 
 
-def open_train(words: list[str], *, screen: TextIO) -> tuple[Any, Any, dict[str, Any] | None]:
+def open_train(argv: list[str], *, screen: TextIO) -> tuple[Any, Any, dict[str, Any] | None]:
     """Return Megatron's arguments, the training set as its builder makes it, and its index."""
     from meap_megatron.datasets.provider import build_datasets
     from meap_megatron.training import data, index_cache
     from meap_megatron.training.parsing import settle
 
-    args, sidecars = settle(words)
+    args, sidecars = settle(argv)
     _, index = rank_data.prepare(args, sidecars, screen)
     config = data.dataset_config(args, sidecars)
     if index is not None:

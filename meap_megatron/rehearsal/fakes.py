@@ -24,9 +24,9 @@ def left_out(job: RehearsedJob) -> list[str]:
     return [name for name in ENGINE_ONLY if job.settings.has(name)]
 
 
-def words(job: RehearsedJob) -> list[str]:
+def argv_of(job: RehearsedJob) -> list[str]:
     """Return the command line of a rank at its true sizes, without GPU and neighbours."""
-    given = job.words
+    given = job.argv
     if job.device == "cpu":
         return [*given, *platform.flags_for("cpu", given), *ALONE, "--init-model-with-meta-device"]
     options = {job.flags[name].option for name in left_out(job)}

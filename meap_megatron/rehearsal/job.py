@@ -32,9 +32,9 @@ class RehearsedJob:
     layout: Layout
     device: str
     """Where the job is to run: "cuda", or "cpu" if the recipe says so."""
-    words: list[str]
+    argv: list[str]
     """Megatron's command line of every rank, without `WRITERS`."""
-    own_words: list[str]
+    own_argv: list[str]
     """Those of them that are in no recipe: what follows from the data, and the device."""
     flags: dict[str, Flag]
     start: Start
@@ -42,7 +42,7 @@ class RehearsedJob:
     @property
     def prefixes(self) -> list[str]:
         """The dataset prefixes; none with mock data."""
-        return list(dict.fromkeys(named_prefixes(of_command_line(self.words))))
+        return list(dict.fromkeys(named_prefixes(of_command_line(self.argv))))
 
     @property
     def is_sft(self) -> bool:
@@ -57,7 +57,7 @@ class RehearsedJob:
 
     def with_settings(self, changes: dict[str, Any]) -> "RehearsedJob":
         """Return the same job with some settings changed (None: left out)."""
-        return replace(self, words=[*self.command_line(changes), *self.own_words])
+        return replace(self, argv=[*self.command_line(changes), *self.own_argv])
 
 
 def load(path: str | Path, overrides: list[str], *, world: int | None, flags: dict[str, Flag]) -> RehearsedJob:
@@ -81,10 +81,10 @@ def load(path: str | Path, overrides: list[str], *, world: int | None, flags: di
     sizes = parallelism.of_settings(settings, world=world or named_world(overrides))
     recipe = replace(recipe, settings=dict(settings.table))
     bare = {name: setting for name, setting in settings.table.items() if name not in WRITERS}
-    words = replace(recipe, settings=bare).command_line(flags)
+    argv = replace(recipe, settings=bare).command_line(flags)
     found = preflight.problems(settings, world=sizes.world)
     more: list[str] = []
-    found += preflight.refusal(lambda: more.extend(inputs.of_data(words)))
+    found += preflight.refusal(lambda: more.extend(inputs.of_data(argv)))
     found += inputs.of_tokenizer(settings) + inputs.of_folders(settings)
     start = inputs.of_checkpoints(settings, found)
     if found:
@@ -95,8 +95,8 @@ def load(path: str | Path, overrides: list[str], *, world: int | None, flags: di
         settings=settings,
         layout=sizes,
         device=device,
-        words=[*words, *own],
-        own_words=own,
+        argv=[*argv, *own],
+        own_argv=own,
         flags=flags,
         start=start,
     )

@@ -33,14 +33,14 @@ class Start:
     """What is loaded; None: the weights are drawn at random."""
 
 
-def of_data(words: list[str]) -> list[str]:
+def of_data(argv: list[str]) -> list[str]:
     """Return the flags that follow from the data.
 
     Raises:
         UserError: data is missing, not what its sidecar says, or does not fit the settings.
     """
-    flags = data_flags(words)
-    for prefix in named_prefixes(of_command_line(words)):
+    flags = data_flags(argv)
+    for prefix in named_prefixes(of_command_line(argv)):
         check_end(prefix, check_prefix(prefix))
     return flags
 

@@ -20,7 +20,7 @@ def rehearse(job: RehearsedJob, *, screen: TextIO) -> dict[str, Any]:
     from meap_megatron.training.parsing import settle
 
     began = time.perf_counter()
-    args, sidecars = settle(fakes.words(job))
+    args, sidecars = settle(fakes.argv_of(job))
     provider, index = rank_data.prepare(args, sidecars, screen)
     parts, optimizer = rank_model.build(args)
     tensors = rank_checkpoint.sharded_tensors(parts)

@@ -5,17 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from meap_megatron.errors import counted
+from meap_megatron.formats import bytes_text
 from meap_megatron.rehearsal.job import RehearsedJob
-
-UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-
-
-def size(count: float) -> str:
-    """Return a number of bytes as people read it: 1,536 is "1.5 KiB"."""
-    power = 0
-    while count >= 1000 and power < len(UNITS) - 1:
-        count, power = count / 1024, power + 1
-    return f"{count:.{1 if power and count < 99.95 else 0}f} {UNITS[power]}"
 
 
 def spans(numbers: Sequence[int]) -> str:
@@ -27,11 +18,6 @@ def spans(numbers: Sequence[int]) -> str:
         else:
             parts.append([number])
     return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
-
-
-def several(count: int, noun: str, plural: str) -> str:
-    """Return "1 time" or "1,024 times"."""
-    return f"{count:,} {noun if count == 1 else plural}"
 
 
 def short(path: str) -> str:
@@ -52,10 +38,10 @@ def of_rank(found: dict[str, Any]) -> list[str]:
     where = "  ".join(f"{name} {at['rank']} of {at['size']:,}" for name, at in place.items() if at["size"] > 1)
     lines = [f"rank {found['rank']:<7,} {where or 'alone'}", f"  model      {model_line(found['model'])}"]
     memory = found["memory"]
-    parts = " + ".join(f"{size(memory[name])} {name}" for name in ("weights", "gradients", "optimizer"))
-    lines += [f"  memory     {size(sum(memory.values()))} before activations: {parts}", *data_lines(found)]
+    parts = " + ".join(f"{bytes_text(memory[name])} {name}" for name in ("weights", "gradients", "optimizer"))
+    lines += [f"  memory     {bytes_text(sum(memory.values()))} before activations: {parts}", *data_lines(found)]
     if (saves := found["saves"]) is not None:
-        text = f"about {size(saves['bytes_of_rank'])} of every checkpoint, in {saves['files_of_rank']}"
+        text = f"about {bytes_text(saves['bytes_of_rank'])} of every checkpoint, in {saves['files_of_rank']}"
         lines.append(f"  writes     {text if saves['bytes_of_rank'] else 'nothing'}")
     return lines
 
@@ -76,7 +62,7 @@ def data_lines(found: dict[str, Any]) -> list[str]:
     batches = " | ".join(spans(batch) for batch in data["first_step"])
     more = " | ..." if data["micro_batches"] > len(data["first_step"]) else ""
     which = f"samples {batches}{more}" if batches else "shuffled samples"
-    text = f"{which} in step {step:,}, {several(data['micro_batches'], 'micro-batch', 'micro-batches')}"
+    text = f"{which} in step {step:,}, {counted(data['micro_batches'], 'micro-batch')}"
     if not data["needs"]:
         return [f"  data       none: a middle stage, which gets activations of {text}"]
     if not data["reads"]:
@@ -103,15 +89,15 @@ def of_run(found: dict[str, Any]) -> list[str]:
     else:
         fits = begins["tensors_compared"]
         how = f"{counted(fits, 'tensor')} compared, all fit" if fits is not None else "not compared with the model"
-        goes_on = f"after step {begins['step']:,}, from" if begins["step"] else "with the weights of"
-        lines.append(f"begins       {goes_on} {short(begins['checkpoint'])} ({how})")
+        where = f"after step {begins['step']:,}, from" if begins["step"] else "with the weights of"
+        lines.append(f"begins       {where} {short(begins['checkpoint'])} ({how})")
     if (saves := found["saves"]) is not None:
-        each = size(saves["bytes"]) if saves["bytes"] else "a checkpoint"
+        each = bytes_text(saves["bytes"]) if saves["bytes"] else "a checkpoint"
         kept = f" and {saves['keep']} are kept" if saves["keep"] else ""
-        times = several(saves["checkpoints"], "time", "times")
+        times = counted(saves["checkpoints"], "time")
         lines += [
             f"saves        {each} every {counted(saves['every'], 'step')}, {times} to step {found['steps']:,}{kept}; "
-            f"{size(saves['free_bytes'])} free",
+            f"{bytes_text(saves['free_bytes'])} free",
             f"             first {saves['first']}",
         ]
     return lines
@@ -128,15 +114,16 @@ def warnings(found: dict[str, Any]) -> list[str]:
         return []
     fitting = saves["free_bytes"] // saves["bytes"]
     return [
-        f"{saves['folder']} has {size(saves['free_bytes'])} free here, enough for {fitting:,} of the {held:,} checkpoints "
-        f"of {size(saves['bytes'])} that are kept at a time; meap_keep_checkpoints=N, at least 2, removes old ones"
+        f"{saves['folder']} has {bytes_text(saves['free_bytes'])} free here, enough for {fitting:,} of the {held:,} "
+        f"checkpoints of {bytes_text(saves['bytes'])} that are kept at a time; meap_keep_checkpoints=N, at least 2, "
+        "removes old ones"
     ]
 
 
 def of_steps(found: dict[str, Any]) -> list[str]:
     """Return the line for one rank's iterations."""
-    batches = f"{several(found['micro_batches'], 'micro-batch', 'micro-batches')} forward and backward"
-    steps = several(found["steps"], "step", "steps")
+    batches = f"{counted(found['micro_batches'], 'micro-batch')} forward and backward"
+    steps = counted(found["steps"], "step")
     return [f"rank {found['rank']:<7,} {steps} of the trainer, {batches} ({found['seconds']:.1f} s)"]
 
 

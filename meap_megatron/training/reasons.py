@@ -24,10 +24,20 @@ def reason_of(error: BaseException, log: Path | None) -> str:
     folder = log.parent if log is not None else Path.cwd()
     if folder.name == "logs":
         folder = folder.parent  # what is large is beside it
-    for reason in (open_files, shared_memory, quota, file_size):
-        if (found := reason(error, folder)) is not None:
-            return found
-    return full_disk(folder) or other_schedule(error) or other_shape(error) or lost_rank(error) or own_words(error)
+    numbers = numbers_of(error, folder)
+    known = (
+        open_files() if errno.EMFILE in numbers else None,
+        shared_memory(error),
+        f"disk quota exceeded in {folder}; make room or save elsewhere, then start the same command again"
+        if errno.EDQUOT in numbers
+        else None,
+        file_size(folder) if errno.EFBIG in numbers else None,
+        full_disk(folder),
+        other_schedule(error),
+        other_shape(error),
+        lost_rank(error),
+    )
+    return next(filter(None, known), None) or own_words(error)
 
 
 def own_words(error: BaseException) -> str:
@@ -72,10 +82,8 @@ PROBE_BYTES = 2**22
 NAMED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE)
 
 
-def open_files(error: BaseException, folder: Path) -> str | None:
+def open_files() -> str:
     """Return what to say if this process may open no more files."""
-    if errno.EMFILE not in numbers_of(error, folder):
-        return None
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return (
         f"too many open files: this process may have {soft:,} (hard limit {hard:,}); raise it with "
@@ -83,7 +91,7 @@ def open_files(error: BaseException, folder: Path) -> str | None:
     )
 
 
-def shared_memory(error: BaseException, folder: Path) -> str | None:
+def shared_memory(error: BaseException) -> str | None:
     """Return what to say if loader workers find no room for a batch in shared memory."""
     words = str(error)
     asked = "/torch_" in words or "Bus error" in words or "shared memory" in words or "DataLoader worker" in words
@@ -98,20 +106,10 @@ def shared_memory(error: BaseException, folder: Path) -> str | None:
     )
 
 
-def quota(error: BaseException, folder: Path) -> str | None:
-    """Return what to say if the user's quota is used up."""
-    if errno.EDQUOT not in numbers_of(error, folder):
-        return None
-    return f"disk quota exceeded in {folder}; make room or save elsewhere, then start the same command again"
-
-
-def file_size(error: BaseException, folder: Path) -> str | None:
+def file_size(folder: Path) -> str:
     """Return what to say if a file would be larger than this process may write."""
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    limited = limit != resource.RLIM_INFINITY
-    if errno.EFBIG not in numbers_of(error, folder):
-        return None
-    size = f"{limit:,} bytes" if limited else "what the file system takes"
+    size = f"{limit:,} bytes" if limit != resource.RLIM_INFINITY else "what the file system takes"
     return f"a file in {folder} would be larger than the limit of {size}; raise it with `ulimit -f unlimited` before the run"
 
 

@@ -88,7 +88,6 @@ def test_colour_can_be_asked_for_and_rows_chosen(prefix: Path, capsys: pytest.Ca
         (["--index", "0", "--of", "train", "--split", "0,0,0"], "no document of "),
         (["--index", "-1"], "--index is -1"),
         (["--index", "0", "--strategy", "all"], "strategy is 'all'"),
-        (["--index", "0", "--mask-ratio", "1.5"], "ratio"),
         (["--index", "0", "--strategy", "official51"], "global_batch_size"),
         (["--index", "0", "--seq-length", "100000"], "100000 tokens"),
     ],
@@ -99,6 +98,12 @@ def test_a_sample_that_does_not_exist_is_refused(
     assert show(prefix, *arguments) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
+
+
+def test_a_ratio_above_one_is_refused_when_it_is_read(prefix: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        show(prefix, "--index", "0", "--mask-ratio", "1.5")
+    assert "argument --mask-ratio: ratio is 1.5" in capsys.readouterr().err
 
 
 def test_a_truncated_dataset_is_refused(prefix: Path, capsys: pytest.CaptureFixture[str]) -> None:

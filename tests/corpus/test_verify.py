@@ -102,7 +102,7 @@ LENGTHS, POINTERS, INDICES = 34, 34 + 4 * 4, 34 + 12 * 4
 @pytest.mark.parametrize(
     ("change", "check", "detail"),
     [
-        (poke(0, "B", 0), "index header", "no Megatron index"),
+        (poke(0, "B", 0), "index header", "not a Megatron index"),
         (poke(9, "<Q", 2), "index header", "version 2"),
         (poke(17, "B", 7), "index header", "type code 7"),
         (poke(17, "B", 4), "sidecar counts", "found int32, sidecar says uint16"),

@@ -38,23 +38,24 @@ def test_the_quota_of_version_1_is_read(tmp_path: Path) -> None:
 
 def test_without_a_control_group_there_is_no_limit(tmp_path: Path) -> None:
     assert machine.processor_quota(tmp_path) is None
-    assert machine.group_limit(tmp_path, v2="memory.max", v1="memory/memory.limit_in_bytes") is None
 
 
 def test_memory_is_what_the_control_group_leaves(tmp_path: Path) -> None:
     write(tmp_path, "proc/meminfo", "MemTotal: 67108864 kB\nMemAvailable: 33554432 kB\n")
-    assert machine.memory_finding(tmp_path).detail == "32.0 GiB free of 64.0 GiB"
+    assert machine.memory_finding(tmp_path).detail == "32.0 GiB free"
     write(tmp_path, "proc/self/cgroup", "0::/small\n")
     write(tmp_path, "sys/fs/cgroup/small/memory.max", str(2**30))
+    write(tmp_path, "sys/fs/cgroup/small/memory.current", "0")
+    write(tmp_path, "sys/fs/cgroup/small/memory.stat", "")
     found = machine.memory_finding(tmp_path)
-    assert found.state == "differs" and found.detail.endswith("the control group allows 1.0 GiB") and found.fix
+    assert found.state == "differs" and found.detail == "1.0 GiB free" and found.fix
 
 
 def test_a_full_disk_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert not machine.disk_finding(tmp_path).fails
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(2**40, 2**40, 2**20))
     found = machine.disk_finding(tmp_path)
-    assert found.fails and found.detail.startswith("1 MiB in") and found.fix
+    assert found.fails and found.detail.startswith("1.0 MiB in") and found.fix
 
 
 def test_dockers_64_mib_of_shared_memory_are_too_few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

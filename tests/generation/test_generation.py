@@ -175,7 +175,7 @@ def test_ctrl_c_ends_an_answer_and_not_the_conversation(opened: OpenModel, ctrl_
             signal.raise_signal(signal.SIGINT)
 
     conversation = ChatSession(opened, Sampling(max_tokens=30))
-    assert conversation.ask("ChatFormat.", interrupt) is None
+    assert conversation.ask("Talk.", interrupt) is None
     assert conversation.messages[-1] == {"role": "assistant", "content": "".join(shown)}
     second = conversation.ask("Again.", lambda new: None)
     assert second is not None

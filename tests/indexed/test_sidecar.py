@@ -83,7 +83,7 @@ def test_the_cheap_check_sees_a_file_of_another_size(prefix: Path, suffix: str, 
 
 @pytest.mark.parametrize(
     ("offset", "byte", "message"),
-    [(0, 0, "no Megatron index"), (9, 2, "version 2"), (17, 4, "int32"), (18, 3, "bytes")],
+    [(0, 0, "not a Megatron index"), (9, 2, "version 2"), (17, 4, "int32"), (18, 3, "bytes")],
 )
 def test_the_cheap_check_sees_a_changed_header(prefix: Path, offset: int, byte: int, message: str) -> None:
     path = Path(f"{prefix}.idx")

@@ -86,7 +86,7 @@ CASES: dict[str, tuple[str, str, str]] = {
     "num_workers=-1": ("num_workers=-1", "at least 0", ""),
     "num_dataset_builder_threads=0": ("num_dataset_builder_threads=0", "at least 1", ""),
     "bf16=true fp16=true": ("bf16=true and fp16=true are both given", "one precision", "leave one out"),
-    "fp32_residual_connection=true": ("fp32_residual_connection=true", "needs bf16 or fp16", "leave"),
+    "fp32_residual_connection=true": ("fp32_residual_connection=true", "needs bf16=true or fp16=true", "leave"),
     "overlap_param_gather=true": ("overlap_param_gather=true", "use_distributed_optimizer", "set it"),
     "use_distributed_optimizer=true overlap_param_gather=true": (
         "overlap_param_gather=true",

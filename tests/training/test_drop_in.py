@@ -67,7 +67,7 @@ def run(*words: str | Path) -> list[str]:
         ("--data-path 0.5 msc://a/b 0.5 data", "--data-path msc://a/b: datasets are read from a file system"),
         ("--bf16 --fp16", "--bf16 and --fp16 are both given: one precision"),
         ("--lr-warmup-iters 3", "--lr-warmup-iters=3 must be below --train-iters=1"),
-        ("--overlap-param-gather", "--overlap-param-gather needs --use-distributed-optimizer or --use-megatron-fsdp"),
+        ("--overlap-param-gather", "--overlap-param-gather needs --use-distributed-optimizer"),
         (
             "--tokenizer-type HuggingFaceTokenizer --tokenizer-model no/where",
             "no/where is not a file or a folder, nor in",

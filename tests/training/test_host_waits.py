@@ -48,6 +48,7 @@ def arguments(*, packed: bool) -> SimpleNamespace:
         pipeline_model_parallel_size=1,
         create_attention_mask_in_dataloader=False,
         seq_length=LENGTH,
+        hybrid_layer_pattern=None,
     )
 
 

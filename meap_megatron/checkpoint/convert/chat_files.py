@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from meap_megatron.checkpoint.convert.hf_files import write_json
 from meap_megatron.corpus.sft import templates
 from meap_megatron.corpus.sft.templates import TEMPLATES, TOKENIZER, Template, template_for
 from meap_megatron.errors import UserError
@@ -167,7 +168,7 @@ def write_chat_format(folder: Path, chat: ChatFormat) -> None:
             if content.get("pad_token") is None:
                 content["pad_token"] = content.get("eos_token")
             content["eos_token"] = chat.eos_token
-        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(path, content)
 
 
 def generation_ends(chat: ChatFormat, before: Any) -> int | list[int]:

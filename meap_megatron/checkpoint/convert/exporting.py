@@ -11,6 +11,7 @@ import torch
 
 from meap_megatron.checkpoint.convert import tensors as ops
 from meap_megatron.checkpoint.convert.chat_files import ChatFormat, chat_format_of, generation_ends, write_chat_format
+from meap_megatron.checkpoint.convert.convert_settings import ExportSettings
 from meap_megatron.checkpoint.convert.families import (
     FAMILIES,
     QKV,
@@ -21,7 +22,7 @@ from meap_megatron.checkpoint.convert.families import (
     top_entries,
 )
 from meap_megatron.checkpoint.convert.hf_config import config_from_spec, read_config
-from meap_megatron.checkpoint.convert.hf_files import INDEX, SINGLE, plan_shards, write_shard
+from meap_megatron.checkpoint.convert.hf_files import INDEX, SINGLE, plan_shards, write_json, write_shard
 from meap_megatron.checkpoint.convert.megatron_config import spec_from_args
 from meap_megatron.checkpoint.convert.megatron_files import LAYERS, Checkpoint, open_checkpoint
 from meap_megatron.checkpoint.convert.provenance import DataInfo, evaluation_record, tokenizer_of
@@ -34,35 +35,9 @@ from meap_megatron.tokenizer.load import load_tokenizer
 
 EVAL_RECORD = "meap_eval.json"
 GENERATION = "generation_config.json"
-SHARD_BYTES = 5 * 10**9
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CHANGEABLE = ("family", "vocab_rows", "rotary_base", "scaling", "max_positions")
 """What training may change in an imported model: rows for [MASK], and positions for longer contexts."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportSettings:
-    """What the user asked for.
-
-    Attributes:
-        checkpoint: a save folder, an import, or one iter_* folder.
-        family: key of `FAMILIES`; None: that of the import, else by the arguments.
-        tokenizer: tokenizer folder; None: that of the data.
-        data: prefix of the training data, whose sidecar names tokenizer and BOS policy; None: from the arguments.
-        rows: "tokenizer" or "model".
-        dtype: key of `DTYPES`; None: as stored.
-        like: the import whose config, files and rows are to be restored; None: found by the arguments.
-        shard_bytes: size of one file where the original division is not known.
-    """
-
-    checkpoint: Path
-    family: str | None = None
-    tokenizer: Path | None = None
-    data: str | None = None
-    rows: str = "tokenizer"
-    dtype: str | None = None
-    like: Path | None = None
-    shard_bytes: int = SHARD_BYTES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -258,8 +233,7 @@ def write_index(folder: Path, files: dict[str, list[str]], sizes: dict[str, int]
         if content["weight_map"] == weight_map and content.get("metadata", {}).get("total_size") in (None, total):
             shutil.copyfile(original, folder / INDEX)
             return
-    content = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-    (folder / INDEX).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
 
 
 def write_side_files(plan: ExportPlan, folder: Path, *, dtype: str) -> None:
@@ -294,17 +268,17 @@ def write_side_files(plan: ExportPlan, folder: Path, *, dtype: str) -> None:
         assert plan.source is not None
         shutil.copyfile(plan.source[0] / HF_FOLDER / "config.json", folder / "config.json")
     else:
-        _write_json(folder / "config.json", config)
+        write_json(folder / "config.json", config)
     if suppressed := _suppressed(plan):
         known = generation.get("suppress_tokens") or []
         generation["suppress_tokens"] = sorted({*known, *suppressed})
     if suppressed or plan.chat is not None:
-        _write_json(folder / GENERATION, generation)
+        write_json(folder / GENERATION, generation)
     record = evaluation_record(plan.checkpoint, plan.spec, plan.data)
     if plan.chat is not None and plan.chat.eos_token is not None:
         written = load_tokenizer(folder).info
         record |= {"tokenizer_fingerprint": written.fingerprint, "eos_token_id": written.eos_id}
-    _write_json(folder / EVAL_RECORD, record)
+    write_json(folder / EVAL_RECORD, record)
 
 
 def _suppressed(plan: ExportPlan) -> list[int]:
@@ -314,7 +288,3 @@ def _suppressed(plan: ExportPlan) -> list[int]:
         return mask
     own = max(plan.data.vocab_size, plan.source[1].hf_rows if plan.source else 0)
     return mask + list(range(own, plan.spec.vocab_rows))
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -6,7 +6,6 @@ scaled rotary frequencies of Llama 3, which it stores as a tensor.
 """
 
 import contextlib
-import json
 import shutil
 import sys
 import tempfile
@@ -18,10 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from meap_megatron.checkpoint.convert.convert_settings import SHARD_BYTES
 from meap_megatron.checkpoint.convert.families import FAMILIES, hf_shapes
 from meap_megatron.checkpoint.convert.gguf_tokenizer import write_tokenizer
 from meap_megatron.checkpoint.convert.hf_config import spec_from_config
-from meap_megatron.checkpoint.convert.hf_files import INDEX, plan_shards, write_shard
+from meap_megatron.checkpoint.convert.hf_files import INDEX, plan_shards, write_json, write_shard
 from meap_megatron.checkpoint.convert.record import side_files
 from meap_megatron.checkpoint.convert.rope import LLAMA3
 from meap_megatron.errors import UserError, first_line
@@ -54,7 +54,6 @@ SCALING = {
 }
 """Likewise of the scaling of rotary frequencies; other names are the same."""
 HARMLESS = {"vocab_size", "rope.dimension_count", "attention.value_length", "tensor_data_layout", "expert_used_count"}
-SHARD_BYTES = 5 * 10**9
 
 
 class GgufFile:
@@ -263,9 +262,9 @@ def unpack(path: Path, folder: Path, *, tokenizer: Path | None = None, allowed: 
     elif tokenizer.is_dir():
         for file in side_files(tokenizer):
             shutil.copyfile(file, folder / file.name)
-    ends = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in config}
+    ends = {name: value for name, value in config.items() if name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     for name, content in (("config.json", config), ("generation_config.json", ends)):
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / name, content)
     shapes = {hf: tuple(int(size) for size in reversed(opened.tensors[name].shape)) for hf, name in names.items()}
     sizes = {hf: torch.Size(shape).numel() * opened.dtype.itemsize for hf, shape in shapes.items()}
     files = plan_shards(sizes, limit=SHARD_BYTES)
@@ -278,8 +277,7 @@ def unpack(path: Path, folder: Path, *, tokenizer: Path | None = None, allowed: 
         )
     if len(files) > 1:
         index = {hf: shard for shard, tensors in files.items() for hf in tensors}
-        content = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": index}
-        (folder / INDEX).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": index})
     stored, dtype = ", ".join(opened.kinds), config["dtype"]
     exact = {"F32", "F16", "BF16"} >= set(opened.kinds)
     return f"{path.name}: {stored} unpacked to {dtype}" + (

@@ -4,10 +4,10 @@ llama.cpp stores the vocabulary, the merges or scores, and a name for the way in
 splits that are known here are taken: a wrong one gives other ids without any error.
 """
 
-import json
 from pathlib import Path
 from typing import Any, Protocol
 
+from meap_megatron.checkpoint.convert.hf_files import write_json
 from meap_megatron.errors import UserError
 from meap_megatron.tokenizer.sentencepiece import convert_sentencepiece
 
@@ -66,9 +66,7 @@ def write_tokenizer(metadata: Metadata, folder: Path) -> None:
         if number is not None and 0 <= number < len(tokens):
             config[role] = tokens[number]
     (folder / "tokenizer.json").write_text(definition, encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    write_json(folder / "tokenizer_config.json", config)
     if template := metadata.get("tokenizer.chat_template"):
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
 

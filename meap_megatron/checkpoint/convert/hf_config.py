@@ -19,13 +19,19 @@ SIZES = {
     "max_positions": "max_position_embeddings",
 }
 """Field of `ModelSpec` -> field of config.json."""
+WRITTEN = SIZES | {
+    "num_query_groups": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "norm_epsilon": "rms_norm_eps",
+    "tied": "tie_word_embeddings",
+}
+"""All that a config says of a model but its rotation."""
 
 SKIPPING = ("no_rope_layers", "no_rope_layer_interval")
 READ = {
-    *SIZES.values(),
+    *WRITTEN.values(),
     *rope.FIELDS,
-    *"num_key_value_heads head_dim rms_norm_eps tie_word_embeddings sliding_window layer_types".split(),
-    "original_max_position_embeddings",
+    *"sliding_window layer_types original_max_position_embeddings".split(),
 }
 
 
@@ -147,16 +153,8 @@ def config_from_spec(spec: ModelSpec, *, base: dict[str, Any], dtype: str) -> di
     if base and base.get("model_type") == spec.family:
         before = spec_from_config(base, source="config.json", allowed=tuple(base))
         config = dict(base)
-        changed = {ours: theirs for ours, theirs in SIZES.items() if getattr(spec, ours) != getattr(before, ours)}
+        changed = {ours: theirs for ours, theirs in WRITTEN.items() if getattr(spec, ours) != getattr(before, ours)}
         rotation = (spec.rotary_base, spec.scaling) != (before.rotary_base, before.scaling)
-        if spec.norm_epsilon != before.norm_epsilon:
-            config["rms_norm_eps"] = spec.norm_epsilon
-        if spec.tied != before.tied:
-            config["tie_word_embeddings"] = spec.tied
-        if spec.num_query_groups != before.num_query_groups:
-            config["num_key_value_heads"] = spec.num_query_groups
-        if spec.head_dim != before.head_dim:
-            config["head_dim"] = spec.head_dim
         key = "torch_dtype" if "torch_dtype" in base else "dtype"
         if base.get(key, dtype) != dtype:
             config[key] = dtype
@@ -165,10 +163,6 @@ def config_from_spec(spec: ModelSpec, *, base: dict[str, Any], dtype: str) -> di
             "architectures": [family.architecture],
             "model_type": spec.family,
             "hidden_act": "silu",
-            "num_key_value_heads": spec.num_query_groups,
-            "head_dim": spec.head_dim,
-            "rms_norm_eps": spec.norm_epsilon,
-            "tie_word_embeddings": spec.tied,
             "attention_dropout": 0.0,
             "initializer_range": 0.02,
             "use_cache": True,
@@ -178,7 +172,7 @@ def config_from_spec(spec: ModelSpec, *, base: dict[str, Any], dtype: str) -> di
         config |= family.written
         if family.skips_rope:
             config["no_rope_layers"] = [int(layer not in spec.no_rope) for layer in range(spec.num_layers)]
-        changed, rotation = SIZES, True
+        changed, rotation = WRITTEN, True
     config |= {theirs: getattr(spec, ours) for ours, theirs in changed.items()}
     if rotation:
         config |= rope.config_fields(spec.rotary_base, spec.scaling)

@@ -199,6 +199,11 @@ def write_shard(
         os.fsync(stream.fileno())
 
 
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write an object as Hugging Face's files have it."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def plan_shards(sizes: dict[str, int], *, limit: int) -> dict[str, list[str]]:
     """Divide tensors over files of at most `limit` bytes (a larger tensor has a file of its own), in order.
 

@@ -11,6 +11,7 @@ import torch
 
 from meap_megatron.checkpoint.convert import recipes
 from meap_megatron.checkpoint.convert import tensors as ops
+from meap_megatron.checkpoint.convert.convert_settings import ImportSettings
 from meap_megatron.checkpoint.convert.families import (
     EMBEDDING,
     GATE_UP,
@@ -44,39 +45,6 @@ from meap_megatron.tokenizer.load import CorpusTokenizer, load_tokenizer, save_t
 
 TABLE_BYTES = 64 * 2**20  # of one chunk of the embedding or the head
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ImportSettings:
-    """What the user asked for.
-
-    Attributes:
-        source: the Hugging Face folder.
-        origin: the GGUF file that it was unpacked from; None: itself.
-        add_mask_token: add [MASK] to tokenizer, embedding and head.
-        mask_token: its text.
-        mask_token_init: "mean", "random" or "token:X".
-        seed: of "random".
-        tokenizer: tokenizer folder; None: the one in `source`.
-        multiple: the rows become a multiple of it (`--make-vocab-size-divisible-by`).
-        tensor_parallel: a layout that must be possible, and whose number divides the rows.
-        pipeline_parallel: likewise.
-        allowed_fields: unknown config fields that do not matter.
-        ignore_adapter: convert the weights alone where a LoRA adapter is beside them.
-    """
-
-    source: Path
-    origin: Path | None = None
-    add_mask_token: bool = False
-    mask_token: str = "[MASK]"
-    mask_token_init: str = "mean"
-    seed: int = 1234
-    tokenizer: Path | None = None
-    multiple: int = 64
-    tensor_parallel: int = 1
-    pipeline_parallel: int = 1
-    allowed_fields: tuple[str, ...] = ()
-    ignore_adapter: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

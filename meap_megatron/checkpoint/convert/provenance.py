@@ -1,7 +1,6 @@
 """Which tokenizer and which BOS policy belong to a checkpoint, and what an evaluation has to know about its training."""
 
 import dataclasses
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from meap_megatron.checkpoint.manifest import library_versions
 from meap_megatron.errors import UserError
 from meap_megatron.indexed.sidecar import Sidecar, TokenizerInfo, read_sidecar, sidecar_path
 from meap_megatron.tokenizer.load import load_tokenizer
-from meap_megatron.version import git_commit
+from meap_megatron.version import git_commit, installed
 
 FORMAT_VERSION = 1
 
@@ -129,7 +128,7 @@ def evaluation_record(checkpoint: Checkpoint, spec: ModelSpec, data: DataInfo) -
         "iteration": checkpoint.iteration,
         "parameters": spec.num_parameters,
         "checkpoint": str(checkpoint.path),
-        "versions": {**library_versions(), **_more_versions()},
+        "versions": library_versions() | installed(("transformers", "safetensors", "tokenizers")),
         "commit": git_commit(),
     }
 
@@ -149,13 +148,3 @@ def tokenizer_adds_bos(folder: Path | None) -> bool | None:
         return load_tokenizer(folder).adds_bos
     except UserError:
         return None
-
-
-def _more_versions() -> dict[str, str]:
-    found = {}
-    for name in ("transformers", "safetensors", "tokenizers"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

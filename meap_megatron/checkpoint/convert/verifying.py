@@ -277,10 +277,9 @@ def megatron_logits(request: dict[str, Any], *, program: str) -> Iterator[Callab
 
             def wait() -> list[dict[str, Any]]:
                 if process.wait() != 0:
-                    output = [
-                        line for line in (folder / "log").read_text(errors="replace").splitlines() if line.strip()
-                    ]
-                    raise RunError(f"Megatron cannot run {request['checkpoint']}: {(output or ['no output'])[-1]}")
+                    text = (folder / "log").read_text(errors="replace").strip()
+                    last = text.splitlines()[-1] if text else "no output"
+                    raise RunError(f"Megatron cannot run {request['checkpoint']}: {last}")
                 return torch.load(output, weights_only=True)
 
             try:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from meap_megatron import _C
 from meap_megatron.atomic import disk_errors
-from meap_megatron.datasets.mask_stage import dataset_key
+from meap_megatron.datasets.mask_stage import check_tokenizer, dataset_key
 from meap_megatron.datasets.sft import array_cache
 from meap_megatron.datasets.sft.config import SFTConfig
 from meap_megatron.datasets.sft.data import SFTData, open_sft
@@ -204,18 +204,8 @@ def check_matches_sft(sidecar: Sidecar, prefix: str, config: MEAPSFTDatasetConfi
     Raises:
         UserError: the data is of another tokenizer, or an id of the configuration is not one of it.
     """
-    sft, info, tokenizer = config.sft, sidecar.tokenizer, config.tokenizer
+    sft, info = config.sft, sidecar.tokenizer
     assert sft is not None, "MEAPSFTDatasetConfig requires it"
-    fingerprint = getattr(tokenizer, "fingerprint", info.fingerprint)
-    if fingerprint != info.fingerprint:
-        raise UserError(
-            f"{prefix} was made with tokenizer {info.fingerprint[:12]}, this run uses {fingerprint[:12]}: its ids mean "
-            "other tokens; make the data again with the run's tokenizer"
-        )
-    if sft.mask_id != info.mask_id:
-        raise UserError(
-            f"mask_id is {sft.mask_id}, but [MASK] of {prefix} is {info.mask_id} ({info.mask_token}); another id may "
-            "stand for a real token of the data"
-        )
+    check_tokenizer(sidecar, prefix, config.tokenizer, mask_id=sft.mask_id)
     if sft.pad_id >= info.vocab_size:
         raise UserError(f"pad_id is {sft.pad_id}, the vocabulary of {prefix} has {info.vocab_size} ids")
