@@ -18,7 +18,11 @@ from tests.support.runs import RECIPES, python
 from tests.training.test_model_sizes import COUNTS
 
 ROWS = {"llama3": 128256, "mistr": 32000, "qwen2": 152064, "qwen3": 151936}
-PLAIN = sorted(str(path.relative_to(RECIPES)).removesuffix(".yaml") for path in RECIPES.rglob("*_ntp.yaml"))
+PLAIN = sorted(
+    str(path.relative_to(RECIPES)).removesuffix(".yaml")
+    for path in RECIPES.rglob("*_ntp.yaml")
+    if path.with_name(path.name.replace("_ntp", "_meap")).exists()  # those of an experiment may be overrides
+)
 WITHOUT_LAYOUTS = {"tiny_cpu_ntp": 4, "tiny_cpu_sft_ntp": 4, "experiments/retrieval_small_ntp": 1}
 """Recipes for a CPU, and a number of GPUs that their batch divides over."""
 FFN_4_75 = ["pretrain/llama_0.5b_ntp"]
