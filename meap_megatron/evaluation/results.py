@@ -179,6 +179,8 @@ def finished(path: Path, *, session: Session, settings: Mapping[str, Any]) -> di
             content["format"] == FORMAT
             and content["model"]["fingerprint"] == session.model["fingerprint"]
             and content["tokenizer"]["fingerprint"] == session.tokenizer["fingerprint"]
+            and all(content["model"].get(name) == session.model.get(name) for name in ("dtype", "backend"))
+            and content["model"]["max_length"] == session.limit
             and all(_same(content, now, name) for name in ("bos", "chat_template", "decoding"))
             and content["settings"] == json.loads(json.dumps(settings))
         )
