@@ -275,7 +275,7 @@ def test_a_suite_that_cannot_run_keeps_no_other_from_running_and_hides_no_score(
     def suite(request: Any, session: Any, name: str) -> dict[str, Any]:
         if name == "mdqa":
             raise UserError("its data are not there")
-        return {"suite": name, "samples": 7, "seconds": 1.0, "tasks": []}
+        return {"suite": name, "samples": 7, "seconds": 1.0, "tasks": [], "headline": {}}
 
     monkeypatch.setattr(run, "open_session", lambda request: None)
     monkeypatch.setattr(run, "evaluate_suite", suite)
