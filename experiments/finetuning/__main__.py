@@ -106,8 +106,9 @@ def run(chosen: Plan, args: argparse.Namespace, record: Path) -> int:
                 train(one.folder.name, args.out / "base" / "sft_meap.yaml", words, save=checkpoint, lock=lock)
                 steps = sum(record["event"] == "step" for record in read_metrics(checkpoint / "metrics.jsonl"))
             exported = one.folder / "hf"
-            # Over all 30 layers, rounding at far positions can exceed what the comparison of logits tolerates.
-            meap("convert", "export", checkpoint, exported, "--overwrite", "--verify-layers", "8")
+            if not (exported / "config.json").is_file():
+                # Over all 30 layers, rounding at far positions can exceed what the comparison of logits tolerates.
+                meap("convert", "export", checkpoint, exported, "--verify-layers", "8")
             for suite, options in chosen.suites.items():
                 data_words = ["--data", args.questions, "--out", one.folder / "evaluation"]
                 meap("evaluate", suite, "--model", exported, *data_words, "--dtype", "float32", *options)

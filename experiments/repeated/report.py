@@ -155,7 +155,7 @@ def draw(path: Path, found: Mapping[str, Any], runs: Sequence[Scores]) -> None:
         curves = [scores["bits_per_byte"] for scores in runs if scores["arm"] == arm]
         steps = [step for step, _ in curves[0]]
         values = np.array([[bits for _, bits in curve] for curve in curves])
-        label = f"{TITLES[arm]} ({len(curves)} seeds)"
+        label = f"{TITLES[arm]} ({len(curves)} seed{'s' if len(curves) != 1 else ''})"
         axes.plot(steps, values.T, color=COLOURS[arm], alpha=0.3, linewidth=0.8)
         axes.plot(steps, values.mean(axis=0), color=COLOURS[arm], linewidth=2.2, label=label)
     least = min(summary["best"][0] for summary in found["summary"].values())
