@@ -26,8 +26,8 @@ inline std::uint64_t pack_bytes(const std::uint8_t* bytes) {
 
 }  // namespace detail
 
-// How many of `length` input positions, or tokens of an answer, are masked; ratio is in (0, 1). One IEEE product, as in
-// the official code.
+// How many of `length` input positions, or tokens of an answer, are masked; ratio is in (0, 1). One IEEE product, as
+// in the official code.
 inline std::int64_t num_masked(std::int64_t length, double ratio) {
     return std::max<std::int64_t>(1, static_cast<std::int64_t>(std::floor(static_cast<double>(length) * ratio)));
 }

@@ -49,8 +49,8 @@ inline Items find_items(const Source& source, const std::int32_t* numbers, std::
             });
         }
         // The first token is not a label.
-        const bool trains =
-            length > 0 && (conversation.roles[1] != kPrompt || run_end(conversation.roles, 1, conversation.length) < conversation.length);
+        const bool trains = length > 0 && (conversation.roles[1] != kPrompt ||
+                                           run_end(conversation.roles, 1, conversation.length) < conversation.length);
         const bool is_joined = has_copy && rules.is_joined && 2 * length + 1 <= rules.sequence_length;
         if (has_copy && rules.is_joined && !is_joined) ++found.num_unjoined;
         const std::size_t before = found.items.size();

@@ -52,13 +52,14 @@ struct RowOut {
 
 // Call `mask(token)` for every masked token of a conversation.
 template <typename Mask>
-inline void for_each_masked(const Conversation& conversation, std::int64_t number, std::uint64_t epoch, const RowRules& rules,
-                            const DrawnMasks& drawn, Mask mask) {
+inline void for_each_masked(const Conversation& conversation, std::int64_t number, std::uint64_t epoch,
+                            const RowRules& rules, const DrawnMasks& drawn, Mask mask) {
     if (drawn.offsets != nullptr) {
         const std::int64_t place = number - drawn.first_conversation;
         if (place < 0 || place >= drawn.num_conversations) throw std::out_of_range("no masks for this conversation");
         for (std::int64_t i = drawn.offsets[place]; i < drawn.offsets[place + 1]; ++i) {
-            if (drawn.positions[i] < 0 || drawn.positions[i] >= conversation.length) throw std::out_of_range("masked token");
+            if (drawn.positions[i] < 0 || drawn.positions[i] >= conversation.length)
+                throw std::out_of_range("masked token");
             mask(drawn.positions[i]);
         }
         return;
@@ -90,7 +91,8 @@ inline void write_half(const Conversation& conversation, bool is_copy, std::int6
     float* const loss_mask = out.loss_mask + first - 1;
     for (std::int64_t i = skipped; i < conversation.length; ++i) labels[i] = ids[i];
     if (!is_copy && rules.train_original) {
-        for (std::int64_t i = skipped; i < conversation.length; ++i) loss_mask[i] = conversation.roles[i] != kPrompt ? 1.0f : 0.0f;
+        for (std::int64_t i = skipped; i < conversation.length; ++i)
+            loss_mask[i] = conversation.roles[i] != kPrompt ? 1.0f : 0.0f;
     } else if (is_copy && rules.copy_loss != CopyLoss::kMasked) {
         const bool has_end = rules.copy_loss == CopyLoss::kAnswerAndEnd;
         for (std::int64_t i = skipped; i < conversation.length; ++i) {
