@@ -13,14 +13,11 @@ from meap_megatron.layer_pattern import of_blocks
 MODELS = ("gpt", "hybrid")
 
 COUNTS = ("num_layers", "encoder_num_layers")
-CUTS = (
-    "decoder_first_pipeline_num_layers",
-    "decoder_last_pipeline_num_layers",
-    "num_virtual_stages_per_pipeline_rank",
-    "num_layers_per_virtual_pipeline_stage",
-    "account_for_embedding_in_pipeline_split",
-    "account_for_loss_in_pipeline_split",
-)
+FIRST_AND_LAST = ("decoder_first_pipeline_num_layers", "decoder_last_pipeline_num_layers")
+TABLES = ("account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split")
+UNEVEN = FIRST_AND_LAST + TABLES
+"""Settings that give some stages other layers than the rest."""
+CUTS = (*FIRST_AND_LAST, "num_virtual_stages_per_pipeline_rank", "num_layers_per_virtual_pipeline_stage", *TABLES)
 """Settings that say how layers are cut into stages; Megatron refuses them beside a pattern with `|`."""
 DOUBLED = ("recompute_num_layers", "num_layers_at_start_in_bf16", "num_layers_at_end_in_bf16")
 """Settings that count layers."""
@@ -119,5 +116,5 @@ def number(given: Mapping[str, Any], name: str, *, origin: str, default: int = 1
     except (TypeError, ValueError, OverflowError):
         found = 0
     if isinstance(value, bool) or found < 1 or found != float(value):
-        raise UserError(f"{origin}: model=hybrid needs a whole number above 0 for {name}, got {value!r}")
+        raise UserError(f"{origin}: {name}={value!r} must be a whole number above 0")
     return found

@@ -6,6 +6,8 @@ first step. Here all that is wrong is said at once.
 
 from dataclasses import dataclass
 
+from meap_megatron.errors import UserError
+from meap_megatron.launch.hybrid import CUTS, UNEVEN, segments
 from meap_megatron.launch.named_settings import Settings
 from meap_megatron.layer_pattern import segments_of
 
@@ -112,15 +114,15 @@ def of_attention(settings: Settings, layout: Layout) -> list[str]:
 def of_layers(settings: Settings, layout: Layout) -> list[str]:
     """Return why the layers cannot be dealt out to the pipeline stages."""
     layers, pipeline = settings.whole("num_layers"), layout.pipeline
-    own_rules = (
-        "pipeline_model_parallel_layout",
-        "decoder_first_pipeline_num_layers",
-        "decoder_last_pipeline_num_layers",
-        "account_for_embedding_in_pipeline_split",
-        "account_for_loss_in_pipeline_split",
-    )
-    if layers is None or settings.has(*own_rules):
-        return []  # Megatron's own checks have the numbers there
+    if layers is None or settings.has("pipeline_model_parallel_layout"):
+        return []
+    if uneven := [name for name in UNEVEN if settings.has(name)]:
+        given = {name: settings.get(name) for name in ("num_layers", "pipeline_model_parallel_size", *CUTS)}
+        try:
+            segments(given, origin=settings.where(uneven[0]).removesuffix(": "))
+        except UserError as error:
+            return [str(error).removeprefix(": ")]
+        return []
     if layers % pipeline:
         return [
             f"{settings.where('num_layers')}num_layers={layers} is not divisible by "

@@ -6,6 +6,7 @@ setting that is given and not off, `name`, or its values, `name=value,value`.
 
 from collections.abc import Iterator
 
+from meap_megatron.launch import config_rules
 from meap_megatron.launch.named_settings import Settings
 
 NEVER_RUN = "it was never run with this trainer"
@@ -38,6 +39,7 @@ REFUSED: tuple[tuple[str, str, str], ...] = (
     ("batch_size", "it is an old name", "use micro_batch_size"),
     ("warmup", "it is an old name", "use lr_warmup_fraction"),
     ("model_parallel_size", "it is an old name", "use tensor_model_parallel_size"),
+    ("experimental_attention_variant", NEVER_RUN, "a gated delta net is the layer G of hybrid_layer_pattern"),
     ("qk_clip", NEVER_RUN, "leave it out"),
     ("tensor_parallel_num_weight_shards", NEVER_RUN, "leave it out"),
     ("expert_tensor_parallel_num_weight_shards", NEVER_RUN, "leave it out"),
@@ -62,6 +64,7 @@ REFUSED: tuple[tuple[str, str, str], ...] = (
 """Term, why it is refused, and what to do."""
 
 NEEDED: tuple[tuple[str, str, str], ...] = (
+    *config_rules.NEEDED,
     ("fp8_param_gather=true", "use_distributed_optimizer=true", "it gathers the shards of that optimizer"),
     ("fp4_param_gather=true", "fp4_format", "it gathers parameters of that format"),
     ("overlap_param_gather=true", "use_distributed_optimizer=true", "it gathers the shards of that optimizer"),
@@ -108,6 +111,7 @@ OF_LAYOUT = "the layout has the stages"
 BY_STAGE = "with it, give num_virtual_stages_per_pipeline_rank"
 
 FORBIDDEN: tuple[tuple[str, str, str], ...] = (
+    *config_rules.FORBIDDEN,
     ("bf16", "fp16", "one precision at a time"),
     ("fp4_format", "fp8_format", "one format of 8 or 4 bits at a time"),
     ("global_batch_size", "step_batch_size_schedule", "the schedule is the batch size"),
@@ -143,6 +147,7 @@ def findings(settings: Settings) -> Iterator[str]:
         if holds(settings, term) and holds(settings, other):
             both = f"{settings.quoted(name_of(term))} and {settings.named(name_of(other))}"
             yield f"{both} are both given: {why}; leave one out"
+    yield from config_rules.findings(settings)
 
 
 def name_of(term: str) -> str:

@@ -17,7 +17,9 @@ from meap_megatron.generation.answer import Sampling, TextStream, answer, chat_i
 from meap_megatron.generation.conversation import ChatSession
 from meap_megatron.generation.model import OpenModel, Source, open_model
 from meap_megatron.generation.prompts import read_prompts
-from tests.generation.conftest import MASK_ID
+from tests.generation.conftest import MASK_ID, TEMPLATE
+from tests.support.conversations import write_chat_tokenizer
+from tests.support.hf_models import write_model
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
@@ -218,6 +220,25 @@ def test_prompts_of_a_file_are_answered_in_order_with_their_own_keys(
     assert texts[0]["answer"] == found[0]["answer"]
     monkeypatch.setattr("sys.stdin", io.StringIO("Say something."))
     assert said(capsys, *words).rstrip("\n") == found[0]["answer"].rstrip("\n")
+
+
+@pytest.mark.parametrize("family", ["qwen3", "smollm3"])
+def test_an_imported_model_generates_by_the_logits_of_its_source(family: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    source = write_model(tmp_path / "hf", family, vocab_size=1024)
+    write_chat_tokenizer(source, chat_template=TEMPLATE)
+    assert main(["convert", "import", str(source), str(tmp_path / "mc"), "--skip-verification"]) == 0
+    ours = open_model(Source(model=tmp_path / "mc", device="cpu"))
+    ids = chat_ids(ours, [{"role": "user", "content": "Say something."}])
+    [found] = answer(ours, [ids], Sampling(max_tokens=16))
+    theirs = AutoModelForCausalLM.from_pretrained(source)
+    with torch.no_grad():
+        both = [
+            model(torch.tensor([[*ids, *found.ids]])).logits[0, len(ids) - 1 : -1] for model in (ours.model, theirs)
+        ]
+    torch.testing.assert_close(both[0][:, :1024], both[1], rtol=1e-5, atol=1e-5)
+    assert len(found.ids) > 4 and found.ids == tuple(both[1].argmax(1).tolist())
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_settings_that_count_layers_count_two_per_block() -> None:
         ("mamba", {"num_layers": 4}, "model='mamba' is not one of gpt, hybrid"),
         ("gpt", {"hybrid_layer_pattern": "*-"}, "model=gpt contradicts hybrid_layer_pattern"),
         ("hybrid", {}, "num_layers, which is not given"),
-        ("hybrid", {"num_layers": 4.5}, "a whole number above 0 for num_layers, got 4.5"),
+        ("hybrid", {"num_layers": 4.5}, "num_layers=4.5 must be a whole number above 0"),
         ("hybrid", {"num_layers": 5, PP: 2}, f"num_layers=5 cannot be cut into whole blocks by {PP}=2"),
         ("hybrid", {"num_layers": 4, VIRTUAL: 2}, f"cannot be cut into whole blocks by {VIRTUAL}=2"),
         ("hybrid", {"num_layers": 8, PP: 2, SIZE: 3}, f"{PP}=2, {SIZE}=3"),

@@ -1,6 +1,7 @@
 """Switches that Megatron refuses by an assert after half a minute, or that nothing refuses, are named at once."""
 
 import ast
+import hashlib
 import importlib.util
 import re
 from pathlib import Path
@@ -65,28 +66,57 @@ def test_the_rules_of_switches_are_among_those_of_every_run() -> None:
     assert any("mtp_num_layers=1 is refused" in said for said in rules.findings(settings(mtp_num_layers=1), world=1))
 
 
-def asserted() -> dict[int, set[str]]:
-    """Return line -> settings, for every assert and raise of the installed Megatron's `validate_args`."""
+VALIDATED = {
+    "training/arguments.py:validate_args": "3e84cf595e56",
+    "core/transformer/transformer_config.py:TransformerConfig": "abe98358ddea",
+    "core/transformer/transformer_config.py:MLATransformerConfig": "1654971ab010",
+    "core/model_parallel_config.py:ModelParallelConfig": "94ea5c4ae090",
+    "core/optimizer/optimizer_config.py:OptimizerConfig": "91554a4f570b",
+    "core/distributed/distributed_data_parallel_config.py:DistributedDataParallelConfig": "b13809680d06",
+}
+"""Where Megatron checks settings, and a digest of the conditions of all its asserts and raises there."""
+
+
+def conditions(place: str) -> dict[int, list[ast.expr]]:
+    """Return line -> the tests around and in it, for every assert and raise of a function or a class's `__post_init__`."""
     spec = importlib.util.find_spec("megatron")
     assert spec is not None and spec.submodule_search_locations
-    path = Path(next(iter(spec.submodule_search_locations))) / "training" / "arguments.py"
-    body = next(node for node in ast.parse(path.read_text()).body if getattr(node, "name", "") == "validate_args")
-    found: dict[int, set[str]] = {}
+    file, _, name = place.partition(":")
+    tree = ast.parse((Path(next(iter(spec.submodule_search_locations))) / file).read_text())
+    node: Any = next(node for node in tree.body if getattr(node, "name", "") == name)
+    if isinstance(node, ast.ClassDef):
+        node = next(one for one in node.body if getattr(one, "name", "") == "__post_init__")
+    found: dict[int, list[ast.expr]] = {}
 
-    def names(node: ast.AST) -> set[str]:
-        return {
-            one.attr for one in ast.walk(node) if isinstance(one, ast.Attribute) and ast.unparse(one.value) == "args"
-        }
-
-    def visit(node: ast.AST, conditions: set[str]) -> None:
+    def visit(node: ast.AST, tests: list[ast.expr]) -> None:
         if isinstance(node, ast.Assert | ast.Raise):
-            found[node.lineno] = names(node) | conditions
-        inner = conditions | names(node.test) if isinstance(node, ast.If) else conditions
+            found[node.lineno] = [*tests, *([node.test] if isinstance(node, ast.Assert) else [])]
+        inner = [*tests, node.test] if isinstance(node, ast.If) else tests
         for child in ast.iter_child_nodes(node):
             visit(child, inner)
 
-    visit(body, set())
+    visit(node, [])
     return found
+
+
+@pytest.mark.parametrize("place", VALIDATED)
+def test_megatron_checks_what_it_checked_when_the_rules_here_were_read(place: str) -> None:
+    """Where this fails after an upgrade: compare the place in both versions, add rules, and write the new digest here."""
+    text = "\n".join(" & ".join(map(ast.unparse, tests)) for tests in conditions(place).values())
+    assert hashlib.sha256(text.encode()).hexdigest()[:12] == VALIDATED[place]
+
+
+def asserted() -> dict[int, set[str]]:
+    """Return line -> settings, for every assert and raise of the installed Megatron's `validate_args`."""
+    return {
+        line: {
+            one.attr
+            for test in tests
+            for one in ast.walk(test)
+            if isinstance(one, ast.Attribute) and ast.unparse(one.value) == "args"
+        }
+        for line, tests in conditions("training/arguments.py:validate_args").items()
+    }
 
 
 def test_no_rule_of_megatrons_validation_is_unknown_here() -> None:

@@ -45,6 +45,23 @@ CASES: dict[str, tuple[str, str, str]] = {
     "nproc=3 tensor_model_parallel_size=3": ("num_attention_heads=4", "tensor_model_parallel_size=3", "1, 2, 4"),
     "nproc=2 tensor_model_parallel_size=4": ("2 processes cannot", "tensor 4", "start 4"),
     "nproc=2 pipeline_model_parallel_size=2 num_layers=3": ("num_layers=3", "pipeline_model_parallel_size=2", "1, 3"),
+    "nproc=2 pipeline_model_parallel_size=2 decoder_first_pipeline_num_layers=9": (
+        "num_layers=4 cannot be cut into whole blocks by pipeline_model_parallel_size=2",
+        "decoder_first_pipeline_num_layers=9",
+        "change num_layers",
+    ),
+    "account_for_loss_in_pipeline_split=true nproc=2 pipeline_model_parallel_size=2": (
+        "num_layers=4 cannot be cut",
+        "account_for_loss_in_pipeline_split=True",
+        "layout",
+    ),
+    "recompute_granularity=selective recompute_modules=[attn]": (
+        "recompute_modules=attn contains attn",
+        "core_attn",
+        "",
+    ),
+    "swiglu=false squared_relu=true disable_bias_linear=false": ("squared_relu=true", "a bias", "no_bias_gelu_fusion"),
+    "moe_router_topk=1": ("moe_router_topk=1", "always 1", "moe_router_pre_softmax=true"),
     "num_virtual_stages_per_pipeline_rank=2": ("num_virtual_stages_per_pipeline_rank=2", "above 1", "leave it out"),
     "nproc=2 context_parallel_size=2": ("context_parallel_size=2", "needs GPUs", ""),
     "expert_model_parallel_size=2": ("expert_model_parallel_size=2", "num_experts", "leave it out"),

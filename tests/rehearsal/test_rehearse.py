@@ -193,7 +193,7 @@ def test_a_checkpoint_is_compared_with_the_model_that_would_load_it(corpora: Pat
 def test_what_only_megatron_refuses_is_said_with_the_rank_and_without_a_traceback(
     corpora: Path, tmp_path: Path
 ) -> None:
-    words = [*job(corpora, tmp_path), "recompute_granularity=selective", "recompute_modules=[moe_act]"]
+    words = [*job(corpora, tmp_path), "moe_router_padding_for_quantization=true"]
     done = rehearse("pretrain/llama_1.1b_meap.yaml", *words, "--ranks=3")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.startswith("meap: error: rank 3 of 1,024: Megatron refuses the settings: ")
