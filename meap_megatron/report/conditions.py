@@ -32,7 +32,8 @@ def described(run: ReportedRun) -> str:
     ][:1]
     ratio = read_results(run.metrics).settings.get("meap_mask_ratio") if run.metrics else None
     if ratio is not None:
-        known.append(f"mask ratio {ratio}" if ratio else "nothing masked")
+        shown = f"{ratio:g}" if isinstance(ratio, (int, float)) else ratio
+        known.append(f"mask ratio {shown}" if ratio else "nothing masked")
     return f"{run.label} ({', '.join(known)})" if known else run.label
 
 
