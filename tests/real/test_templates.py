@@ -13,9 +13,8 @@ pytestmark = pytest.mark.real
 
 
 @pytest.fixture(scope="module", params=["qwen3", "llama3"])
-def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Chat]:
-    folder = tmp_path_factory.mktemp(request.param)
-    return request.param, Chat(package(request.param), folder / "extended")
+def real(request: pytest.FixtureRequest) -> tuple[str, Chat]:
+    return request.param, Chat(package(request.param))
 
 
 def spans(chat: Chat, shape: dict[str, Any]) -> list[tuple[int, str]]:
