@@ -63,15 +63,7 @@ def open_arms(request: Request, session: Session) -> tuple[ComparedModel, Compar
 
     folder = baseline_folder(request)
     check_order(request.model, folder)
-    meap = ComparedModel(
-        name="meap",
-        folder=request.model,
-        model=session.lm.model,
-        tokenizer=session.lm.tokenizer,
-        add_bos=session.policy.add_bos,
-        info={},
-        limit=session.limit,
-    )
+    meap = asked_model(request, session, name="meap")
     ntp = _load(request, folder, device=session.model["device"])
     for arm in (meap, ntp):
         check_observable(arm.model, name=str(arm.folder))
@@ -90,6 +82,19 @@ def check_order(model: Path, baseline: Path) -> None:
             f"--model {model} was trained with mask ratio {ratios[0]}, --baseline {baseline} with {ratios[1]} "
             f"({bos.FILE_NAME}): the baseline is the model without masks; exchange the two"
         )
+
+
+def asked_model(request: Request, session: Session, *, name: str) -> ComparedModel:
+    """Return the model that a run evaluates, as the session has it."""
+    return ComparedModel(
+        name=name,
+        folder=request.model,
+        model=session.lm.model,
+        tokenizer=session.lm.tokenizer,
+        add_bos=session.policy.add_bos,
+        info={},
+        limit=session.limit,
+    )
 
 
 def _load(request: Request, folder: Path, *, device: str) -> ComparedModel:

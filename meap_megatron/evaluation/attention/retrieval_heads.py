@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from meap_megatron.errors import UserError
 from meap_megatron.evaluation.attention.model_pair import (
     ComparedModel,
+    asked_model,
     baseline_folder,
     fingerprints,
     open_arms,
@@ -161,15 +162,7 @@ def models(request: Request, session: Session) -> tuple[tuple[ComparedModel, ...
         return arms, info.mask_id, cells, notes
     from meap_megatron.evaluation.attention.observe import check_observable
 
-    alone = ComparedModel(
-        name="model",
-        folder=request.model,
-        model=session.lm.model,
-        tokenizer=session.lm.tokenizer,
-        add_bos=session.policy.add_bos,
-        info={},
-        limit=session.limit,
-    )
+    alone = asked_model(request, session, name="model")
     check_observable(alone.model, name=str(alone.folder))
     mask_id = alone.tokenizer.get_vocab().get(alone.tokenizer.mask_token or MASK_TOKEN)
     if mask_id is None or mask_id >= alone.model.get_input_embeddings().num_embeddings:
