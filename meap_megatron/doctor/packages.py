@@ -115,7 +115,7 @@ PARTS: tuple[Package, ...] = (
         distributions=("lm_eval",),
         group=OPTIONAL,
         cost="no `meap evaluate`",
-        fix=f"{INSTALL} 'lm-eval[hf,ruler]>=0.4.13' 'needlehaystack>=2.0' 'rouge-score>=0.1.2'",
+        fix=f"{INSTALL} 'lm-eval[hf,ruler]>=0.4.13' 'needlehaystack>=2.0' 'rouge-score>=0.1.2' 'httpx>=0.27'",
     ),
 )
 

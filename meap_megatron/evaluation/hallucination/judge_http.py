@@ -6,16 +6,13 @@ one header and nowhere else; redirects are refused, since they could carry it to
 """
 
 import email.utils
-import http.client
 import json
 import os
 import random
+import ssl
 import threading
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
-from typing import Any
 
 from meap_megatron.errors import RunError, UserError
 
@@ -33,10 +30,14 @@ def check_url(url: str) -> str:
     """Return the address of an endpoint without a slash at its end.
 
     Raises:
-        UserError: it is no http(s) address, or holds a password.
+        UserError: it is not an http(s) address, or holds a password.
     """
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number, a bracket without its fellow
+        known = False
+    if not known:
         raise UserError(f"judge endpoint {url!r} is not an address; example: https://api.openai.com/v1")
     if parts.username or parts.password or parts.query:
         raise UserError(
@@ -55,7 +56,7 @@ def find_key(url: str, variable: str | None) -> str | None:
     """Return the API key from the environment; None for an endpoint on this machine without one.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or a header cannot hold it.
     """
     names = (variable,) if variable else KEY_VARIABLES
     found = next((value for name in names if (value := os.environ.get(name, "").strip())), None)
@@ -64,12 +65,11 @@ def find_key(url: str, variable: str | None) -> str | None:
             f"judge endpoint {url} needs an API key in the environment variable {' or '.join(names)} "
             f"(any text if the endpoint asks for none)"
         )
+    if found and not (found.isascii() and found.isprintable()):
+        raise UserError(
+            f"the API key in the environment has a character that a header cannot hold ({' or '.join(names)})"
+        )
     return found
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
 
 
 class HttpJudge:
@@ -89,15 +89,22 @@ class HttpJudge:
         """Take the address and the name of the model there.
 
         Raises:
-            UserError: the key is missing.
+            UserError: the key is missing, or a proxy of the environment cannot be used.
         """
+        import httpx
+
         self.url, self.model, self.concurrency = url, model, concurrency
-        self.timeout, self.first_pause, self.tries = timeout, first_pause, tries
+        self.first_pause, self.tries = first_pause, tries
         self._key = find_key(url, key_variable)
-        handlers: list[Any] = [_NoRedirects()]
-        if is_loopback(url):
-            handlers.append(urllib.request.ProxyHandler({}))
-        self._opener = urllib.request.build_opener(*handlers)
+        try:
+            self._client = httpx.Client(
+                headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+                timeout=httpx.Timeout(timeout, pool=None),
+                verify=ssl.create_default_context(),  # the system's certificates, to which a site adds its own
+                trust_env=not is_loopback(url),  # proxies
+            )
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            raise UserError(f"a proxy of the environment cannot be used for judge endpoint {url}: {error}") from None
 
     def ask(self, text: str, stop: threading.Event) -> str:
         """Return the answer to one message.
@@ -106,39 +113,32 @@ class HttpJudge:
             UserError: key, address or model are refused.
             RunError: no answer after all tries, or `stop` was set while waiting.
         """
-        problem = "no answer"
-        for attempt in range(self.tries):
-            try:
-                return self._once(text)
-            except urllib.error.HTTPError as error:
-                problem = self._describe(error)
-                if error.code not in PASSING and error.code < 500:
-                    raise self._final(error.code, problem) from None
-                asked = retry_after(error.headers.get("Retry-After"))
-            except (OSError, http.client.HTTPException, _Malformed) as error:
-                problem, asked = self._hide(str(getattr(error, "reason", "") or error or type(error).__name__)), None
-            if attempt + 1 < self.tries and stop.wait(self._pause(attempt, asked)):
-                break
-        raise RunError(
-            f"judge {self.model} at {self.url} gives no answer after {attempt + 1} tries: {problem}; judgements so far "
-            f"are kept, the same command goes on with the rest"
-        )
+        import httpx
 
-    def _once(self, text: str) -> str:
         body = {
             "model": self.model,
             "messages": [{"role": "user", "content": text}],
             "temperature": 0,
             "max_tokens": MAX_TOKENS,
         }
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if self._key is not None:
-            headers["Authorization"] = f"Bearer {self._key}"
-        request = urllib.request.Request(
-            f"{self.url}/chat/completions", data=json.dumps(body).encode(), headers=headers, method="POST"
+        for attempt in range(self.tries):
+            asked = None
+            try:
+                answer = self._client.post(f"{self.url}/chat/completions", json=body)
+                if answer.is_success:
+                    return read_answer(answer.content)
+                problem = self._hide(f"status {answer.status_code} {answer.reason_phrase} {answer.text[:2000]}")
+                if answer.status_code not in PASSING and answer.status_code < 500:
+                    raise self._final(answer.status_code, problem)
+                asked = retry_after(answer.headers.get("Retry-After"))
+            except (httpx.HTTPError, _Malformed) as error:
+                problem = self._hide(str(error) or type(error).__name__)
+            if attempt + 1 < self.tries and stop.wait(self._pause(attempt, asked)):
+                break
+        raise RunError(
+            f"judge {self.model} at {self.url} gives no answer after {attempt + 1} tries: {problem}; judgements so far "
+            f"are kept, the same command continues with the rest"
         )
-        with self._opener.open(request, timeout=self.timeout) as answer:
-            return read_answer(answer.read())
 
     def _pause(self, attempt: int, asked: float | None) -> float:
         """Return seconds to wait: what the server asked for, else doubling with chance, so that threads spread."""
@@ -150,13 +150,6 @@ class HttpJudge:
         """Return a server's text without the key, on one short line."""
         return " ".join((text.replace(self._key, "***") if self._key else text).split())[:200]
 
-    def _describe(self, error: urllib.error.HTTPError) -> str:
-        try:
-            said = error.read(2000).decode("utf-8", errors="replace")
-        except (OSError, http.client.HTTPException):
-            said = ""
-        return self._hide(f"status {error.code} {error.reason} {said}")
-
     def _final(self, code: int, problem: str) -> UserError:
         advice = {
             401: "check the API key in the environment",
@@ -167,21 +160,21 @@ class HttpJudge:
 
 
 class _Malformed(ValueError):
-    """An answer that is no chat completion."""
+    """An answer that is not a chat completion."""
 
 
 def read_answer(body: bytes) -> str:
     """Return the text of a chat completion; "" where the model gave none.
 
     Raises:
-        ValueError: it is no such document.
+        ValueError: it is not one.
     """
     try:
         content = json.loads(body)["choices"][0]["message"]["content"]
     except (ValueError, KeyError, IndexError, TypeError):
-        raise _Malformed(f"the answer is no chat completion: {body[:100]!r}") from None
+        raise _Malformed(f"the answer is not a chat completion: {body[:100]!r}") from None
     if not isinstance(content, str | None):
-        raise _Malformed(f"the answer's content is no text: {body[:100]!r}")
+        raise _Malformed(f"the answer's content is not a text: {body[:100]!r}")
     return content or ""
 
 
