@@ -90,8 +90,6 @@ def check(args: Any) -> None:
     """Refuse settings that would fail later or silently do something else."""
     check_masked_inputs(args)
     precision.check(vars(args) | {"fp8_format": args.fp8, "device": args.meap_device})
-    if args.meap_span_length < 1:
-        raise UserError(f"--meap-span-length {args.meap_span_length} must be at least 1 token")
     if STRATEGIES[args.meap_mask_strategy].follows_step:
         if args.step_batch_size_schedule is not None:
             raise UserError(

@@ -110,10 +110,6 @@ def check_pairs(settings: Mapping[str, Any], recipe: str) -> None:
             f"cuda_graph_impl={settings['cuda_graph_impl']} keeps FP8 inside the graphs of validation, which has to run in "
             "bfloat16; use cuda_graph_impl=transformer_engine, which draws graphs for training only"
         )
-    if settings.get("fp8_param_gather") and settings.get("use_distributed_optimizer") is False:
-        raise UserError(
-            "fp8_param_gather gathers the shards of the distributed optimizer; set use_distributed_optimizer"
-        )
     if settings.get("reuse_grad_buf_for_mxfp8_param_ag") and not (
         recipe == "mxfp8" and settings.get("fp8_param_gather")
     ):

@@ -52,8 +52,8 @@ def check_flags(settings: Settings) -> None:
     Raises:
         UserError: see `arguments.check`.
     """
-    if not settings.flags:
-        return
+    if not settings.flags or any(rules.of_masked_inputs(settings)):
+        return  # what cannot be read is named with its place already
     args = settings.namespace()
     args.transformer_impl = ""  # the device decides it, later
     arguments.check(args)

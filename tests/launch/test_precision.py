@@ -93,10 +93,6 @@ def test_details_may_be_given_beside_a_precision(tmp_path: Path) -> None:
         (["precision=fp8-delayed", "cuda_graph_impl=full_iteration"], "use cuda_graph_impl=transformer_engine"),
         (["precision=bf16", "fp8_param_gather=true"], "fp8_param_gather needs FP8 training"),
         (["reuse_grad_buf_for_mxfp8_param_ag=true"], "reuse_grad_buf_for_mxfp8_param_ag needs FP8 training"),
-        (
-            ["precision=mxfp8", "fp8_param_gather=true", "use_distributed_optimizer=false"],
-            "gathers the shards of the distributed optimizer",
-        ),
         (["precision=mxfp8", "reuse_grad_buf_for_mxfp8_param_ag=true"], "needs precision=mxfp8 and fp8_param_gather"),
         (
             ["precision=fp8-tensorwise", "reuse_grad_buf_for_mxfp8_param_ag=true", "fp8_param_gather=true"],

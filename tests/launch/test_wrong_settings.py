@@ -1,6 +1,7 @@
 """Wrong settings are refused by key, value, rule and remedy before Megatron or torch is imported, by `train` and `cache`."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from meap_megatron.launch import preflight
+from meap_megatron.launch.named_settings import of_command_line
 from tests.support.corpus import library_texts, write_byte_tokenizer, write_jsonl
 from tests.support.runs import RECIPES, ROOT, meap
 
@@ -263,6 +266,16 @@ def refusals(names: dict[str, str]) -> dict[str, dict[str, list[Any]]]:
     return {case: {"train": next(results), "cache": next(results)} for case in CASES}
 
 
+SEVERAL = {
+    "lr_warmup_samples=50": 2,
+    "nproc=3 tensor_model_parallel_size=3": 3,
+    "overlap_param_gather=true": 2,
+    "tp_comm_overlap=true": 2,
+    "mock_data=true": 2,
+}
+"""Cases that break several rules, and how many; all others break one."""
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_a_wrong_setting_is_named_before_megatron_is_imported(
     names: dict[str, str], refusals: dict[str, dict[str, list[Any]]], case: str
@@ -272,6 +285,7 @@ def test_a_wrong_setting_is_named_before_megatron_is_imported(
     for part in CASES[case]:
         assert part.format(**names) in said
     assert said.startswith("meap: error: ") and "Traceback" not in said
+    assert len(re.findall(r"^  \d+\. ", said, re.MULTILINE)) == SEVERAL.get(case, 0), "each problem once"
     assert not Path(names["run"]).exists()
 
 
@@ -287,3 +301,29 @@ OF_THE_JOB = {
 @pytest.mark.parametrize("case", sorted(set(CASES) - OF_THE_JOB))
 def test_the_cache_is_refused_for_the_same_reason(refusals: dict[str, dict[str, list[Any]]], case: str) -> None:
     assert refusals[case]["cache"] == refusals[case]["train"]
+
+
+WHOLE = (
+    "--num-layers=2 --hidden-size=64 --num-attention-heads=4 --seq-length=64 --train-iters=10 --lr=0.1 --micro-batch-size=1 "
+    "--global-batch-size=2 --mock-data --vocab-size=100 --meap-device=cpu"
+).split()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--meap-span-length=0",
+        "--meap-mask-ratio=2",
+        "--meap-mask-ratio=0.1 --meap-corruption=noise",
+        "--meap-mask-ratio=0.1 --meap-loss-on=masked=x",
+        "--meap-mask-ratio=0.1 --meap-pair=clean+masked --meap-pair-weight=0",
+        "--meap-mask-ratio=0.1 --meap-pair=clean+masked --meap-pair-weight=3",
+        "--bf16 --fp8-format=e4m3 --fp8-recipe=mxfp8 --meap-device=cuda --fp8-param-gather",
+        "--context-parallel-size=2",
+    ],
+)
+def test_a_flag_that_breaks_one_rule_is_one_problem(words: str) -> None:
+    settings = of_command_line([*WHOLE, *words.split()])
+    world = settings.whole("context_parallel_size")
+    assert len(preflight.problems(settings, world=world)) == 1
+    assert not preflight.problems(of_command_line(WHOLE), world=1)
