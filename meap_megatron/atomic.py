@@ -39,6 +39,12 @@ def disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
+def existing_parent(path: Path) -> Path:
+    """Return a path if something is there, else the nearest folder above it that exists."""
+    absolute = path.absolute()
+    return next(place for place in (absolute, *absolute.parents) if place.exists())
+
+
 def sync(path: Path) -> None:
     """Flush a file to the disk; of a folder, the names in it, so that renames are durable."""
     descriptor = os.open(path, os.O_RDONLY)

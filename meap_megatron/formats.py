@@ -1,6 +1,8 @@
-"""Times, sizes and tables as text, for everything that a person reads."""
+"""Times, sizes and tables as text, for everything that a person reads; and values as JSON has them."""
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 
 def clock_time(seconds: float) -> str:
@@ -40,3 +42,12 @@ def aligned(rows: Sequence[Sequence[str]], *, left: Collection[int] = ()) -> lis
         ).rstrip()
         for row in rows
     ]
+
+
+def finite(value: Any) -> Any:
+    """Return a value with None for what JSON has no number for: infinity, and what is not a number."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(inner) for key, inner in value.items()}
+    return [finite(inner) for inner in value] if isinstance(value, (list, tuple)) else value

@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"evaluation", "monitoring"},
     "generation": {"checkpoint", "evaluation"},
     "sweep": {"launch", "training"},
-    "demo": {"indexed", "tokenizer", "corpus", "datasets", "launch", "training", "report"},
+    "demo": {"indexed", "tokenizer", "corpus", "datasets", "launch", "training", "report", "starter"},
     "doctor": {"launch", "training"},
     "starter": {"corpus", "doctor"},
     "rehearsal": {"indexed", "datasets", "checkpoint", "launch", "training"},

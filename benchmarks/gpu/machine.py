@@ -6,13 +6,13 @@ import shutil
 import subprocess
 import sysconfig
 import time
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu import process
 from benchmarks.gpu.session import Session, read_json, tail, write_json
+from meap_megatron.version import installed
 
 PACKAGES = "torch megatron-core transformer-engine transformers triton numpy meap-megatron".split()
 NOT_INSTALLED, BROKEN = "not installed", "does not"
@@ -51,7 +51,11 @@ def look(report: str, device: str, quick: bool) -> None:
     """Write what is found as JSON."""
     import torch
 
-    found: dict[str, Any] = {"python": platform.python_version(), **versions()}
+    found: dict[str, Any] = {
+        "python": platform.python_version(),
+        **dict.fromkeys(PACKAGES, "none"),
+        **installed(PACKAGES),
+    }
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)
         found |= {
@@ -67,17 +71,6 @@ def look(report: str, device: str, quick: bool) -> None:
     found |= engine(device)
     found["rates"] = rates(device, quick=quick)
     write_json(Path(report), found)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the packages that matter, "none" for one that is not installed."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "none"
-    return found
 
 
 def driver() -> str:

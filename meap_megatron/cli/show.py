@@ -4,8 +4,6 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meap_megatron.config import MaskConfig
@@ -95,6 +93,7 @@ def show_row(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> None:
     Raises:
         UserError: there is no such row.
     """
+    from meap_megatron.corpus.display import text_of_ids
     from meap_megatron.corpus.sft.display import row_table
     from meap_megatron.indexed.pair import open_pair
     from meap_megatron.indexed.sidecar import roles_prefix
@@ -132,7 +131,7 @@ def read_sample(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> tu
     Raises:
         UserError: the split has no such sample, or a masking option breaks its rule.
     """
-    from meap_megatron.corpus.display import rows
+    from meap_megatron.corpus.display import rows, text_of_ids
     from meap_megatron.datasets.mask_stage import config_of_data
     from meap_megatron.launch import megatron_import, runtime
 
@@ -146,21 +145,17 @@ def read_sample(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> tu
     with megatron_import.triton_stub():
         from megatron.core.datasets.gpt_dataset import GPTDataset
 
-        from meap_megatron.datasets.gpt import MEAPGPTDatasetConfig
-        from meap_megatron.datasets.provider import build_datasets
-        from meap_megatron.datasets.sidecar_tokenizer import DatasetTokenizer
+        from meap_megatron.datasets.provider import build_datasets, config_of_text
     sizes: list[int | None] = [None, None, None]
     sizes[SPLITS.index(args.split_name)] = args.num_samples
     with tempfile.TemporaryDirectory(prefix="meap_show_") as cache:
-        config = MEAPGPTDatasetConfig(
-            random_seed=args.seed,
-            sequence_length=args.seq_length,
-            blend=([prefix], None),
+        config = config_of_text(
+            prefix,
+            seq_length=args.seq_length,
+            seed=args.seed,
             split=args.split,
-            path_to_cache=cache,
-            tokenizer=DatasetTokenizer(info),
-            create_attention_mask=False,
-            meap=mask,
+            cache=cache,
+            mask=mask,
             mark_changes=True,
         )
         try:
@@ -189,29 +184,6 @@ def read_sample(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> tu
         text_of=text_of_ids(prefix, sidecar),
     )
     return lines, len(dataset)
-
-
-def text_of_ids(prefix: str, sidecar: "Sidecar") -> Callable[[int], str]:
-    """Return a function from a token id to its visible text; without the tokenizer's folder there is no text."""
-    from meap_megatron.corpus.terminal import visible
-
-    folder = sidecar.tokenizer.folder
-    path = None if folder is None else Path(prefix).parent / folder / "tokenizer.json"
-    if path is None or not path.is_file():
-        return lambda token_id: "?"
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(path))
-
-    def text_of(token_id: int) -> str:
-        piece = tokenizer.id_to_token(token_id) or "?"
-        if piece.startswith("\u2581"):  # SentencePiece's space, which the decoder drops at the start
-            return visible(piece.replace("\u2581", " "))
-        text = tokenizer.decode([token_id], skip_special_tokens=False)
-        # Part of a character has no text of its own.
-        return piece if not text or "\ufffd" in text else visible(text)
-
-    return text_of
 
 
 def _colour(args: argparse.Namespace) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meap_megatron.corpus.sft.display import sft_summary
-from meap_megatron.corpus.terminal import BAR, EDGE, MASKED, OFF, QUIET, fit
+from meap_megatron.corpus.terminal import BAR, EDGE, MASKED, OFF, QUIET, fit, visible
 from meap_megatron.corpus.upsample.selection import report_lines
 from meap_megatron.errors import counted
 from meap_megatron.indexed.pair import BLOCK, open_pair
@@ -85,6 +85,26 @@ def histogram(lengths: NDArray[np.int32]) -> Iterator[str]:
         yield f"  {span:>21}  {counts[e]:>12,}  {tokens[e] / max(1, tokens.sum()):>9.1%}  {bar}".rstrip()
 
 
+def text_of_ids(prefix: str | Path, sidecar: Sidecar) -> Callable[[int], str]:
+    """Return a function from a token id to its text, "?" for all where the tokenizer's folder is not there."""
+    path = Path(prefix).parent / (sidecar.tokenizer.folder or "") / "tokenizer.json"
+    if sidecar.tokenizer.folder is None or not path.is_file():
+        return lambda token_id: "?"
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(path))
+
+    def text_of(token_id: int) -> str:
+        piece: str = tokenizer.id_to_token(token_id) or "?"
+        if piece.startswith("\u2581"):  # SentencePiece's space, which the decoder drops at the start
+            return piece.replace("\u2581", " ")
+        text: str = tokenizer.decode([token_id], skip_special_tokens=False)
+        # A part of a character has no text of its own.
+        return piece if not text or "\ufffd" in text else text
+
+    return text_of
+
+
 def rows(
     *,
     inputs: Sequence[int],
@@ -106,15 +126,15 @@ def rows(
         loss: weight of each label.
         edges: ids of BOS and EOS.
         mask: id and text of [MASK].
-        text_of: id to visible text.
+        text_of: id to text.
     """
     return [
         Position(
             position=position,
-            token=text_of(before),
+            token=visible(text_of(before)),
             token_id=after,
-            read=mask[1] if after == mask[0] else text_of(after),
-            label=text_of(label),
+            read=mask[1] if after == mask[0] else visible(text_of(after)),
+            label=visible(text_of(label)),
             label_id=label,
             masked=is_changed,
             loss=weight,

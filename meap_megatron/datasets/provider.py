@@ -14,6 +14,8 @@ from megatron.core.datasets.blended_dataset import BlendedDataset
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.datasets.utils import Split
 
+from meap_megatron.atomic import existing_parent
+from meap_megatron.config import MaskConfig
 from meap_megatron.datasets import index_folder
 from meap_megatron.datasets.gpt import MEAPGPTDataset, MEAPGPTDatasetConfig, check_matches, prefixes_per_blend
 from meap_megatron.datasets.mock import MockMEAPGPTDataset
@@ -21,10 +23,38 @@ from meap_megatron.datasets.pair import CleanMaskedPairs
 from meap_megatron.datasets.sft.data import check_sft
 from meap_megatron.datasets.sft.dataset import MEAPSFTDataset, MEAPSFTDatasetConfig, check_matches_sft
 from meap_megatron.datasets.sft.packing import effective, packing_key
+from meap_megatron.datasets.sidecar_tokenizer import DatasetTokenizer
 from meap_megatron.errors import UserError
 from meap_megatron.indexed.sidecar import check_prefix, read_sidecar
 
 Config = MEAPGPTDatasetConfig | MEAPSFTDatasetConfig
+
+
+def config_of_text(
+    prefix: str, *, seq_length: int, seed: int, split: str, cache: str, mask: MaskConfig, mark_changes: bool = False
+) -> MEAPGPTDatasetConfig:
+    """Return the configuration of a run on one dataset, as far as it decides the samples, for those who look at them.
+
+    Args:
+        prefix: the dataset.
+        seq_length: positions of a sample.
+        seed: of the order of the data.
+        split: shares of train, valid and test.
+        cache: folder of the sample index.
+        mask: of the inputs.
+        mark_changes: `loss_mask` says in bit 1 which inputs are changed.
+    """
+    return MEAPGPTDatasetConfig(
+        random_seed=seed,
+        sequence_length=seq_length,
+        blend=([prefix], None),
+        split=split,
+        path_to_cache=cache,
+        tokenizer=DatasetTokenizer(read_sidecar(prefix).tokenizer),
+        create_attention_mask=False,
+        meap=mask,
+        mark_changes=mark_changes,
+    )
 
 
 def build_datasets(
@@ -167,7 +197,7 @@ def obtain_indices(
 
 def is_writable(folder: Path) -> bool:
     """Tell whether a folder can be written, or made."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    existing = existing_parent(folder)
     return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
 
 

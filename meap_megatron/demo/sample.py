@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from meap_megatron.config import MaskConfig
 from meap_megatron.demo.sizes import MASK_RATIO, DemoSizes
 
 
@@ -25,51 +26,28 @@ def read_sample(plan: DemoSizes, *, prefix: Path, index: int) -> list[Cell]:
     The arguments are those of the arm, so that Megatron's index cache, data order and masks are the arm's.
     Imports torch and Megatron.
     """
-    from tokenizers import Tokenizer
-
+    from meap_megatron.corpus.display import text_of_ids
     from meap_megatron.indexed.sidecar import read_sidecar
     from meap_megatron.launch import megatron_import, runtime
 
     runtime.set_thread_policy()
     megatron_import.quiet_imports()
-    sidecar = read_sidecar(prefix)
-    sample = load(plan, prefix=prefix, mask_id=sidecar.tokenizer.mask_id, index=index)
-    assert sidecar.tokenizer.folder is not None, "the demo's own data have a tokenizer"
-    tokenizer = Tokenizer.from_file(str(prefix.parent / sidecar.tokenizer.folder / "tokenizer.json"))
-
-    def text_of(token_id: int) -> str:
-        text: str = tokenizer.decode([token_id], skip_special_tokens=False)
-        # A part of a character has no text of its own.
-        return str(tokenizer.id_to_token(token_id)) if "\ufffd" in text else text
-
-    tokens, labels = sample["tokens"].tolist(), sample["labels"].tolist()
-    return cells(tokens, labels, mask_id=sidecar.tokenizer.mask_id, text_of=text_of)
-
-
-def load(plan: DemoSizes, *, prefix: Path, mask_id: int, index: int) -> dict[str, Any]:
-    """Return the tensors of one training sample."""
-    from meap_megatron.config import MaskConfig
-    from meap_megatron.indexed.sidecar import read_sidecar
-    from meap_megatron.launch import megatron_import
-
     with megatron_import.triton_stub():
-        from meap_megatron.datasets.gpt import MEAPGPTDatasetConfig
-        from meap_megatron.datasets.provider import build_datasets
-        from meap_megatron.datasets.sidecar_tokenizer import DatasetTokenizer
+        from meap_megatron.datasets.provider import build_datasets, config_of_text
 
-    config = MEAPGPTDatasetConfig(
-        random_seed=plan.seed,
-        sequence_length=plan.seq_length,
-        blend=([str(prefix)], None),
+    sidecar = read_sidecar(prefix)
+    mask_id = sidecar.tokenizer.mask_id
+    config = config_of_text(
+        str(prefix),
+        seq_length=plan.seq_length,
+        seed=plan.seed,
         split=plan.split,
-        path_to_cache=str(prefix.resolve().parent / "cache" / "meap_megatron"),
-        tokenizer=DatasetTokenizer(read_sidecar(prefix).tokenizer),
-        create_attention_mask=False,
-        meap=MaskConfig(mask_id=mask_id, ratio=MASK_RATIO, seed=plan.seed),
+        cache=str(prefix.resolve().parent / "cache" / "meap_megatron"),
+        mask=MaskConfig(mask_id=mask_id, ratio=MASK_RATIO, seed=plan.seed),
     )
     train, _, _ = build_datasets(config, sizes=[plan.train_iters * plan.batch_size, None, None])
-    sample: dict[str, Any] = train[index]
-    return sample
+    tokens, labels = (train[index][name].tolist() for name in ("tokens", "labels"))
+    return cells(tokens, labels, mask_id=mask_id, text_of=text_of_ids(prefix, sidecar))
 
 
 def cells(tokens: list[int], labels: list[int], *, mask_id: int, text_of: Callable[[int], str]) -> list[Cell]:

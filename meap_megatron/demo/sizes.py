@@ -1,15 +1,17 @@
 """What the demo trains: sizes of its corpus, model and run, and the recipes of its two arms as text.
 
-The two recipes are complete: they name nothing outside the demo's folder, and `meap train` runs them again or goes on
-with them. The MEAP arm extends the NTP arm and changes the mask ratio only, so that data order and initial weights
+The two recipes are complete: they name nothing outside the demo's folder, and `meap train` runs them again or continues
+them. The MEAP arm extends the NTP arm and changes the mask ratio only, so that data order and initial weights
 are the same.
 """
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from meap_megatron.errors import UserError
+from meap_megatron.starter.written import LAYERS
 
 ARMS = ("ntp", "meap")
 MASK_RATIO = 0.15
@@ -119,19 +121,9 @@ model:
   hidden_size: {plan.hidden_size}
   ffn_hidden_size: {plan.ffn_hidden_size}
   num_attention_heads: {plan.num_attention_heads}
-  group_query_attention: true
   num_query_groups: {plan.num_query_groups}
-  swiglu: true
-  disable_bias_linear: true
-  normalization: RMSNorm
-  norm_epsilon: 1.0e-5
-  position_embedding_type: rope
-  untie_embeddings_and_output_weights: true
-  hidden_dropout: 0.0
-  attention_dropout: 0.0
-  make_vocab_size_divisible_by: 64
-data:
-  data_path: [{quoted(prefix)}]
+{LAYERS}data:
+  data_path: [{json.dumps(str(prefix))}]
   split: {plan.split}
   seq_length: {plan.seq_length}
   max_position_embeddings: {plan.seq_length}
@@ -150,7 +142,7 @@ optimizer:
   seed: {plan.seed}
 run:
   device: cpu
-  save: {quoted(save)}
+  save: {json.dumps(str(save))}
   save_interval: {plan.train_iters}
   eval_interval: {plan.eval_interval}
   eval_iters: {plan.eval_iters}
@@ -161,17 +153,12 @@ objective:
 """
 
 
-def meap_recipe(*, base: str, save: Path) -> str:
-    """Return the recipe of the MEAP arm: that of the NTP arm, named `base` in the same folder, with masked inputs."""
+def meap_recipe(*, save: Path) -> str:
+    """Return the recipe of the MEAP arm: that of the NTP arm in the same folder, with masked inputs."""
     return f"""description: demo, MEAP with {MASK_RATIO:.0%} of the input tokens masked (made by `meap demo`)
-extends: {base}
+extends: ntp.yaml
 run:
-  save: {quoted(save)}
+  save: {json.dumps(str(save))}
 objective:
   meap_mask_ratio: {MASK_RATIO}
 """
-
-
-def quoted(path: Path) -> str:
-    """Return a path as a YAML string."""
-    return "'" + str(path).replace("'", "''") + "'"

@@ -2,7 +2,6 @@
 
 import json
 import platform as machine
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from meap_megatron.report.collect import ReportedRun, collect
 from meap_megatron.report.history import Results, read_results
 from meap_megatron.report.page import default_baseline, write
 from meap_megatron.tokenizer.train import train_tokenizer
+from meap_megatron.version import installed
 
 STAGES = 10
 SAMPLE_INDEX = 0
@@ -78,7 +78,7 @@ def make(out: Path, plan: DemoSizes) -> Record:
             "bytes_per_token": corpus.num_bytes / sidecar.num_tokens,
         },
         "machine": {"cores": cores, "processor": processor_name(), "threads_per_arm": threads},
-        "versions": {"Python": machine.python_version(), **installed_versions()},
+        "versions": {"Python": machine.python_version(), **installed(PACKAGES)},
         "stages": screen.stages,
         "sample_index": SAMPLE_INDEX,
         "sample": as_record(sample),
@@ -188,14 +188,14 @@ def write_recipes(out: Path, plan: DemoSizes, *, prefix: Path, peak_tflops: floa
     folder.mkdir(exist_ok=True)
     ntp = ntp_recipe(plan, prefix=prefix, save=out / "runs" / "ntp", peak_tflops=peak_tflops)
     replace_text(folder / "ntp.yaml", ntp)
-    replace_text(folder / "meap.yaml", meap_recipe(base="ntp.yaml", save=out / "runs" / "meap"))
+    replace_text(folder / "meap.yaml", meap_recipe(save=out / "runs" / "meap"))
 
 
 def train(screen: Screen, out: Path, *, threads: int) -> dict[str, Results]:
     """Run both recipes through `meap train` and return their results by arm."""
     from meap_megatron.training.metrics import read_metrics
 
-    with screen.stage(f"train: both arms through meap train, {threads} thread{'s' * (threads > 1)} each") as stage:
+    with screen.stage(f"train: both arms through meap train, {counted(threads, 'thread')} each") as stage:
         arms = [
             DemoArm(
                 name=name,
@@ -307,14 +307,3 @@ def processor_name() -> str:
     except OSError:
         return machine.machine()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), machine.machine())
-
-
-def installed_versions() -> dict[str, str]:
-    """Return the versions of the packages that matter."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -2,12 +2,11 @@
 
 import hashlib
 import platform
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from meap_megatron.errors import UserError, refuse_pointer
-from meap_megatron.version import __version__
+from meap_megatron.version import __version__, installed
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.index.json")
 CONFIGS = ("config.json", "generation_config.json")
@@ -23,7 +22,7 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "lm_eval", "datasets", "nump
 
 
 def check_model(folder: Path) -> None:
-    """Refuse a folder that is no Hugging Face model.
+    """Refuse a folder that is not a Hugging Face model.
 
     Raises:
         UserError: it does not exist, or config.json, weights or tokenizer are missing.
@@ -42,14 +41,16 @@ def check_model(folder: Path) -> None:
         refuse_pointer(path)
 
 
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def hash_files(folder: Path, patterns: tuple[str, ...]) -> dict[str, str]:
     """Return file name -> SHA-256 of the files of a folder that match, in the order of their names."""
     found = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
-    hashes = {}
-    for path in found:
-        with path.open("rb") as stream:
-            hashes[path.name] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return hashes
+    return {path.name: hash_file(path) for path in found}
 
 
 def fingerprint(hashes: dict[str, str]) -> str:
@@ -80,10 +81,4 @@ def tokenizer_identity(folder: Path) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, of this package and of the libraries that decide a score."""
-    found = {"python": platform.python_version(), "meap_megatron": __version__}
-    for library in LIBRARIES:
-        try:
-            found[library] = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return {"python": platform.python_version(), "meap_megatron": __version__} | installed(LIBRARIES)

@@ -1,7 +1,6 @@
 """The results document: one JSON file for every suite and run, and a line for every sample beside it."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +13,7 @@ from meap_megatron.evaluation.effective_length import effective_length
 from meap_megatron.evaluation.session import Session
 from meap_megatron.evaluation.statistics import average, by_cell, by_metric
 from meap_megatron.evaluation.suites import SUITES, Request
+from meap_megatron.formats import finite
 from meap_megatron.version import git_commit
 
 FORMAT = 1
@@ -153,15 +153,6 @@ def write(out: Path, name: str, content: Mapping[str, Any], records: Sequence[Ma
     text = json.dumps(finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     replace_text(out / f"{name}.json", text)
     return out / f"{name}.json"
-
-
-def finite(value: Any) -> Any:
-    """Return a value with None for what JSON has no number for: infinity, and what is not a number."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: finite(inner) for key, inner in value.items()}
-    return [finite(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def finished(path: Path, *, session: Session, settings: Mapping[str, Any]) -> dict[str, Any] | None:

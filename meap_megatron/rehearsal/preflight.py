@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from meap_megatron.atomic import existing_parent
 from meap_megatron.checkpoint.choose import choose
 from meap_megatron.checkpoint.folder import RELEASE, iteration_folder, read_tracker
 from meap_megatron.errors import UserError
@@ -88,7 +89,7 @@ def why_not_writable(folder: Path) -> str | None:
     It is tried: permission bits say nothing about read-only file systems, quotas and root.
     """
     try:
-        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        existing = existing_parent(folder)
         if not existing.is_dir():
             return f"{existing} is a file"
         os.rmdir(tempfile.mkdtemp(prefix=".meap-rehearsal-", dir=existing))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from meap_megatron.atomic import existing_parent
 from meap_megatron.checkpoint.folder import iteration_folder
 from meap_megatron.checkpoint.index import INDEX
 from meap_megatron.errors import UserError
@@ -108,8 +109,7 @@ def replica(tensor: Any) -> tuple[int, ...]:
 
 def free_bytes(folder: Path) -> int:
     """Return the free space of the file system on which a folder lies or would be made."""
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    return shutil.disk_usage(existing).free
+    return shutil.disk_usage(existing_parent(folder)).free
 
 
 def as_of_gpt(tensors: list[Any], pattern: str, checkpoint: Path) -> list[Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from meap_megatron.atomic import replace_text
-from meap_megatron.formats import clock_time
+from meap_megatron.formats import clock_time, finite
 
 STEP_FIELDS = {
     "lm loss": "lm_loss",
@@ -202,7 +202,7 @@ class RunMetrics:
     def write(self, record: dict[str, Any]) -> None:
         """Append one record and flush it, so that a killed run keeps all its lines."""
         if self.file is not None:
-            self.file.write(json.dumps(plain(record) | {"time": round(self.wall(), 2)}, allow_nan=False) + "\n")
+            self.file.write(json.dumps(finite(record) | {"time": round(self.wall(), 2)}, allow_nan=False) + "\n")
             self.file.flush()
 
     def flush(self) -> None:
@@ -244,15 +244,6 @@ def number(value: Any) -> float | None:
     """Return a scalar (tensor or number) as a float, None if it is not finite: JSON has neither NaN nor Infinity."""
     result = float(value)
     return result if math.isfinite(result) else None
-
-
-def plain(value: Any) -> Any:
-    """Return a value with every number in it that JSON does not have as None."""
-    if isinstance(value, dict):
-        return {key: plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def progress_line(record: dict[str, Any], shape: RunShape, recent: list[float], *, flops: float) -> str:

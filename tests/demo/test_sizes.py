@@ -13,7 +13,7 @@ from meap_megatron.launch.flags import read_flags
 def write_recipes(folder):
     prefix = Path("demo it's") / "data" / "stdlib"
     (folder / "ntp.yaml").write_text(ntp_recipe(FULL, prefix=prefix, save=Path("runs/ntp"), peak_tflops=0.1))
-    (folder / "meap.yaml").write_text(meap_recipe(base="ntp.yaml", save=Path("runs/meap")))
+    (folder / "meap.yaml").write_text(meap_recipe(save=Path("runs/meap")))
     return [recipes.load(folder / name) for name in ("ntp.yaml", "meap.yaml")]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from meap_megatron.corpus.terminal import BAR, EDGE, MASKED, OFF, QUIET, fit
+from meap_megatron.corpus.terminal import BAR, EDGE, MASKED, OFF, QUIET, fit, visible
 from meap_megatron.errors import counted
 from meap_megatron.indexed.roles import ANSWER, CUT, END, PROMPT, UNMASKED
 
@@ -53,7 +53,7 @@ def row_table(
     Args:
         ids: token ids.
         roles: their roles.
-        text_of: id to visible text.
+        text_of: id to text.
         start: position of the first token.
         colour: mark roles by colour.
     """
@@ -61,7 +61,13 @@ def row_table(
     for position, (token_id, role) in enumerate(zip(ids, roles, strict=True), start):
         kind = min(role, CUT)
         name = ROLE_NAMES.get(kind, f"{role}, unknown")
-        cells = (f"{position:>8}", text_of(token_id), f"{token_id:>7}", name, "." if role == PROMPT else "trained")
+        cells = (
+            f"{position:>8}",
+            visible(text_of(token_id)),
+            f"{token_id:>7}",
+            name,
+            "." if role == PROMPT else "trained",
+        )
         fitted = [fit(cell, width) for cell, width in zip(cells, WIDTHS, strict=True)]
         if colour:
             fitted[0] = QUIET + fitted[0] + OFF

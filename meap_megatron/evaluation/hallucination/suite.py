@@ -10,6 +10,7 @@ from meap_megatron.evaluation.hallucination import summaries
 from meap_megatron.evaluation.hallucination.judge import Judge, JudgeSpec, judge_all, question, read_specs
 from meap_megatron.evaluation.hallucination.judge_http import HttpJudge, find_key
 from meap_megatron.evaluation.hallucination.judge_local import LocalJudge
+from meap_megatron.evaluation.identity import hash_file
 from meap_megatron.evaluation.prompt_length import Measure
 from meap_megatron.evaluation.response_cache import Ledger, RecordingLM, responses_file
 from meap_megatron.evaluation.session import Session
@@ -28,7 +29,7 @@ def settings(request: Request, suite: Suite) -> dict[str, Any]:
     specs = judges(request)
     found = summaries.find_articles(request.data)
     return {
-        "datasets": {name: summaries.hash_file(path) for name, path in found.items()},
+        "datasets": {name: hash_file(path) for name, path in found.items()},
         "judges": [spec.identity() for spec in specs],
         "template": request.extra.get("template"),
         "limit": request.limit or summaries.SAMPLES,

@@ -5,7 +5,6 @@ One JSON-lines file for each data set, `xsum.jsonl`, `multi_news.jsonl` and `wik
 same ones.
 """
 
-import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 from meap_megatron.corpus.sft.templates import TEMPLATES
 from meap_megatron.errors import UserError
 from meap_megatron.evaluation.data_files import ENVIRONMENT, data_folder, find, read_records
+from meap_megatron.evaluation.identity import hash_file
 from meap_megatron.evaluation.prompt_length import Measure
 
 DATASETS = {"xsum": "XSum", "multi_news": "MultiNews", "wikisum": "WikiSum"}
@@ -84,12 +84,6 @@ def read_articles(name: str, path: Path) -> Articles:
     if not documents:
         raise UserError(f"{path}: all {empty} records are empty; copy the file again")
     return Articles(name=name, sha256=hash_file(path), documents=documents, summaries=summaries, empty=empty)
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 (hex) of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def choose_template(requested: str | None, vocabulary: dict[str, int], *, chat: bool = False) -> str:
