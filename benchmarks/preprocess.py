@@ -170,15 +170,15 @@ def raw(work: str, tokenizer: Path, source: Path) -> Cost:
 
 def ours(tokenizer: Path, source: Path, prefix: Path) -> Cost:
     """Preprocess, from the start of the interpreter to its end."""
-    words = ["-t", str(tokenizer), "-o", str(prefix), "--workers", str(WORKERS), "--overwrite"]
-    return measured([sys.executable, "-m", "meap_megatron.cli.main", "preprocess", "text", str(source), *words])
+    argv = ["-t", str(tokenizer), "-o", str(prefix), "--workers", str(WORKERS), "--overwrite"]
+    return measured([sys.executable, "-m", "meap_megatron.cli.main", "preprocess", "text", str(source), *argv])
 
 
 def megatron(script: Path, tokenizer: Path, source: Path, prefix: Path) -> Cost:
     """Run Megatron's script with its own SentencePiece tokenizer."""
-    words = ["--tokenizer-type", "Llama2Tokenizer", "--tokenizer-model", str(tokenizer), "--append-eod"]
-    words += ["--input", str(source), "--output-prefix", str(prefix), "--workers", str(WORKERS)]
-    return measured([sys.executable, str(script), *words])
+    argv = ["--tokenizer-type", "Llama2Tokenizer", "--tokenizer-model", str(tokenizer), "--append-eod"]
+    argv += ["--input", str(source), "--output-prefix", str(prefix), "--workers", str(WORKERS)]
+    return measured([sys.executable, str(script), *argv])
 
 
 def read_files(paths: list[Path]) -> None:

@@ -49,15 +49,15 @@ def scripts(folder: Path) -> dict[str, Path]:
     return {name: path for name, path in found.items() if name not in NO_BENCHMARKS}
 
 
-def run_script(path: Path, words: list[str], *, limit: float) -> tuple[dict[str, Any] | None, str]:
+def run_script(path: Path, argv: list[str], *, limit: float) -> tuple[dict[str, Any] | None, str]:
     """Run one benchmark, show what it prints, and return its document, or None and what went wrong.
 
     Args:
         path: of the script.
-        words: its arguments.
+        argv: its arguments.
         limit: seconds after which it is ended, with the processes it has started.
     """
-    command = [sys.executable, str(path), *words]
+    command = [sys.executable, str(path), *argv]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     timer = threading.Timer(limit, os.killpg, (process.pid, signal.SIGKILL))
     timer.start()
@@ -105,15 +105,15 @@ def run_all(
         if time.monotonic() - began > total:
             failed[name] = f"not started: the others took more than {total:.0f} s"
             continue
-        words = ["--quick"] if quick else ARGUMENTS.get(name, [])
-        print(f"\n== {' '.join([path.name, *words])}", flush=True)
+        argv = ["--quick"] if quick else ARGUMENTS.get(name, [])
+        print(f"\n== {' '.join([path.name, *argv])}", flush=True)
         started = time.monotonic()
-        document, reason = run_script(path, words, limit=limit)
+        document, reason = run_script(path, argv, limit=limit)
         if document is None:
             failed[name] = reason
         else:
             records[name] = {
-                "arguments": words,
+                "arguments": argv,
                 "seconds": round(time.monotonic() - started, 1),
                 "document": document,
             }

@@ -67,14 +67,14 @@ def write_data(folder: Path, *, byte_limit: int) -> Path:
 
     corpus = write_corpus(folder / "corpus.jsonl", folder=standard_library(), byte_limit=byte_limit)
     train_tokenizer(read_texts(corpus.path), folder / "tokenizer", vocab_size=512)
-    words = ["preprocess", "text", corpus.path, "--tokenizer", folder / "tokenizer", "--output", folder / "data"]
-    subprocess.run(meap(*map(str, words)), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    argv = ["preprocess", "text", corpus.path, "--tokenizer", folder / "tokenizer", "--output", folder / "data"]
+    subprocess.run(meap(*map(str, argv)), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return folder / "data"
 
 
-def meap(*words: str) -> list[str]:
+def meap(*argv: str) -> list[str]:
     """Return the command line of a verb."""
-    return [sys.executable, "-m", "meap_megatron.cli.main", *words]
+    return [sys.executable, "-m", "meap_megatron.cli.main", *argv]
 
 
 def is_loader(process: int) -> bool:
@@ -137,13 +137,13 @@ def sample(trainer: int, metrics: Path) -> Sample | None:
 
 def run(prefix: Path, save: Path, *, steps: int, workers: int, every: float, save_every: int) -> list[Sample]:
     """Train and watch; return the samples taken after the first step."""
-    words = [
+    argv = [
         *("train", str(RECIPE), *TINY, f"data_path={prefix}", f"save={save}", f"train_iters={steps}"),
         *(f"num_workers={workers}", f"save_interval={save_every}", f"eval_interval={max(1, steps // 20)}"),
     ]
     log = save.with_suffix(".log")
     with log.open("w") as stream:
-        process = subprocess.Popen(meap(*words), stdout=stream, stderr=stream, start_new_session=True)
+        process = subprocess.Popen(meap(*argv), stdout=stream, stderr=stream, start_new_session=True)
         samples = []
         try:
             while process.poll() is None:

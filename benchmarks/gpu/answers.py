@@ -22,8 +22,8 @@ def run(session: Session) -> None:
     if not session.on_gpu:  # once for all commands; on a GPU the libraries might start CUDA before the forks
         importlib.import_module("lm_eval")
     length = 320  # tokens of the haystack, question and answer
-    words = [*settings(session), data.text(session), f"seq_length={length}", f"max_position_embeddings={length}"]
-    run = train(session, "run", *words, f"train_iters={4 if session.quick else STEPS}", "eval_iters=0").wait()
+    options = [*settings(session), data.text(session), f"seq_length={length}", f"max_position_embeddings={length}"]
+    run = train(session, "run", *options, f"train_iters={4 if session.quick else STEPS}", "eval_iters=0").wait()
     folder = session.work / "hf"
     command(session, "export", "convert", "export", run.folder, folder)
     devices = ["cpu", session.device]
@@ -41,15 +41,15 @@ def run(session: Session) -> None:
     session.add("equal answers", same, equals=len(answers[0]))
 
 
-def command(session: Session, name: str, *words: str | Path, device: str | None = None) -> None:
+def command(session: Session, name: str, *options: str | Path, device: str | None = None) -> None:
     """Run a `meap` command.
 
     Raises:
         RuntimeError: it failed.
     """
-    status = run_meap(session, name, *words, device=device)
+    status = run_meap(session, name, *options, device=device)
     if status != 0:
-        raise RuntimeError(f"meap {words[0]} ended with {status}\n{tail(session.work / f'{name}.log')}")
+        raise RuntimeError(f"meap {options[0]} ended with {status}\n{tail(session.work / f'{name}.log')}")
 
 
 def samples(path: Path) -> list[dict[str, Any]]:

@@ -30,12 +30,12 @@ def prepare(work: Path) -> None:
     rows = tuple(row for row in docstring_rows(CONVERSATIONS) if len(row["output"]) < LONGEST_ANSWER)
     alpaca = write_alpaca(folder / "conversations.json", rows)
     common = ["--tokenizer", str(tokenizer), "--workers", "1", "--overwrite"]
-    for words in (
+    for options in (
         ["preprocess", "text", str(corpus.path), "--output", str(folder / "text"), *common],
         ["preprocess", "sft", str(alpaca), "--output", str(folder / "sft"), "--template", "alpaca",
          "--max-length", str(ROW + 1), *common],
     ):  # fmt: skip
-        if status := main(words):
+        if status := main(options):
             raise SystemExit(status)
     (folder / "done").touch()
 

@@ -24,14 +24,14 @@ def run(session: Session) -> None:
         "--max-length", str(length + 1), "--output", prefix, "--overwrite",
     )  # fmt: skip
     steps = 2 if session.quick else STEPS
-    words = [
+    options = [
         f"data_path={prefix}", f"pretrained_checkpoint={imported}", f"seq_length={length}", f"train_iters={steps}",
         f"max_position_embeddings={length}", f"global_batch_size={2 * micro_batches}", "micro_batch_size=2",
         "lr=1e-4", "min_lr=1e-5", "eval_iters=1", "split=90,10,0", "nproc=1", "log_interval=1",
         "meap_mask_ratio=0.10", f"meap_sft_min_answer={MIN_ANSWER}", f"save_interval={steps}",
         f"precision={'bf16' if session.on_gpu else 'fp32'}",
     ]  # fmt: skip
-    run = train(session, "run", *words, recipe=imported / "model.yaml", micro_batches=micro_batches).wait()
+    run = train(session, "run", *options, recipe=imported / "model.yaml", micro_batches=micro_batches).wait()
     losses = run.field("lm_loss")
     session.add("steps", len(losses), equals=steps)
     masked = [loss for loss in run.field("masked_loss") if loss is not None]

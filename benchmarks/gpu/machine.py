@@ -16,7 +16,7 @@ from meap_megatron.version import installed
 
 PACKAGES = "torch megatron-core transformer-engine transformers triton numpy meap-megatron".split()
 NOT_INSTALLED, BROKEN = "not installed", "does not"
-"""How the words on a Transformer Engine begin that is absent, and that is there but cannot be used."""
+"""How the remark on a Transformer Engine begins that is absent, and that is there but cannot be used."""
 LEAST_BF16 = 600.0
 """TFLOP/s of an 8,192^3 product on an H100; below, the card is throttled or shared, and no other figure means anything."""
 

@@ -160,9 +160,9 @@ def shown(figure: dict[str, Any]) -> str:
     return cell(f"{text(figure['value'])} {figure['unit']}".strip())
 
 
-def cell(words: str) -> str:
+def cell(text: str) -> str:
     """Return text that a table takes."""
-    return words.replace("|", "\\|").replace("\n", " ")
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def markdown(head: list[str], rows: Table) -> str:

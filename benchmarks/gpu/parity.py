@@ -15,7 +15,7 @@ FIELDS = ("lm_loss", "masked_loss", "other_loss")
 class Way:
     """One way to compute, and how far its losses may be from float32 on a CPU, relatively, at any of the steps."""
 
-    words: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
     device: str = "cuda"
     environ: dict[str, str] = field(default_factory=dict)
     tolerance: float
@@ -27,32 +27,32 @@ DISTRIBUTED = "use_distributed_optimizer=true"
 def ways(session: Session) -> dict[str, Way]:
     """Return the ways that this machine has."""
     if not session.on_gpu:
-        return {"CPU bf16": Way(words=("precision=bf16",), device="cpu", tolerance=2e-3)}
+        return {"CPU bf16": Way(options=("precision=bf16",), device="cpu", tolerance=2e-3)}
     machine = session.machine()
     found = {
-        "GPU fp32, torch only": Way(words=("precision=fp32",), environ=NO_TF32 | TORCH_ALONE, tolerance=1e-5),
-        "GPU bf16, torch only": Way(words=("precision=bf16", DISTRIBUTED), environ=TORCH_ALONE, tolerance=2e-3),
+        "GPU fp32, torch only": Way(options=("precision=fp32",), environ=NO_TF32 | TORCH_ALONE, tolerance=1e-5),
+        "GPU bf16, torch only": Way(options=("precision=bf16", DISTRIBUTED), environ=TORCH_ALONE, tolerance=2e-3),
     }
     if machine.get("engine") == "loads":
         found |= {
-            "GPU fp32": Way(words=("precision=fp32",), environ=NO_TF32, tolerance=1e-4),
-            "GPU fp32, TF32 allowed": Way(words=("precision=fp32",), tolerance=1e-3),
-            "GPU bf16": Way(words=("precision=bf16", DISTRIBUTED), tolerance=2e-3),
+            "GPU fp32": Way(options=("precision=fp32",), environ=NO_TF32, tolerance=1e-4),
+            "GPU fp32, TF32 allowed": Way(options=("precision=fp32",), tolerance=1e-3),
+            "GPU bf16": Way(options=("precision=bf16", DISTRIBUTED), tolerance=2e-3),
         }
         for precision in machine.get("fp8_recipes", []):
-            found[f"GPU {precision}"] = Way(words=(f"precision={precision}", DISTRIBUTED), tolerance=2e-2)
+            found[f"GPU {precision}"] = Way(options=(f"precision={precision}", DISTRIBUTED), tolerance=2e-2)
     return found
 
 
 def run(session: Session) -> None:
     """Make the checkpoint on a CPU, then train 20 steps in every way at the same time."""
-    words = [*settings(session), data.text(session)]
-    start = train(session, "start", *words, "train_iters=1", "save_interval=1", device="cpu").wait()
-    common = [*words, f"train_iters={STEPS}", f"pretrained_checkpoint={start.folder}", NO_COMPILER]
+    options = [*settings(session), data.text(session)]
+    start = train(session, "start", *options, "train_iters=1", "save_interval=1", device="cpu").wait()
+    common = [*options, f"train_iters={STEPS}", f"pretrained_checkpoint={start.folder}", NO_COMPILER]
     reference = train(session, "CPU fp32", *common, device="cpu", save=False)
     runs: dict[str, tuple[Way, Run]] = {}
     for name, way in ways(session).items():
-        started = train(session, name, *common, *way.words, device=way.device, environ=way.environ, save=False)
+        started = train(session, name, *common, *way.options, device=way.device, environ=way.environ, save=False)
         runs[name] = (way, started)
     reference.wait()
     failures = []

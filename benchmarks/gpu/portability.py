@@ -12,12 +12,12 @@ TOLERANCE = 1e-4
 def run(session: Session) -> None:
     """Train on each device, and continue each from its middle on the other, in float32."""
     half = STEPS // 2
-    words = [*settings(session), data.text(session), f"train_iters={STEPS}", "precision=fp32", NO_COMPILER]
+    options = [*settings(session), data.text(session), f"train_iters={STEPS}", "precision=fp32", NO_COMPILER]
     # The state of the optimizer must move too, which Megatron keeps in one form with the distributed optimizer only.
-    words += ["use_distributed_optimizer=true", "dist_ckpt_optim_fully_reshardable=true"]
+    options += ["use_distributed_optimizer=true", "dist_ckpt_optim_fully_reshardable=true"]
     pairs = {"CPU": "cpu", "GPU": "cuda"} if session.on_gpu else {"CPU": "cpu"}
     wholes = {
-        name: train(session, f"{name} whole", *words, f"save_interval={half}", device=device, environ=NO_TF32)
+        name: train(session, f"{name} whole", *options, f"save_interval={half}", device=device, environ=NO_TF32)
         for name, device in pairs.items()
     }
     for one in wholes.values():
@@ -25,7 +25,7 @@ def run(session: Session) -> None:
     ways = [(a, b) for a in pairs for b in pairs if a != b] or [("CPU", "CPU")]
     continued = {
         (origin, target): train(
-            session, f"{origin} to {target}", *words, f"load={wholes[origin].folder}", f"ckpt_step={half}",
+            session, f"{origin} to {target}", *options, f"load={wholes[origin].folder}", f"ckpt_step={half}",
             device=pairs[target], environ=NO_TF32,
         )
         for origin, target in ways

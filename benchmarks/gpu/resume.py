@@ -13,18 +13,19 @@ def run(session: Session) -> None:
     """Compare in every format that the machine has."""
     formats = ["bf16"] if session.on_gpu else ["fp32"]
     formats += [name for name in session.machine().get("fp8_recipes", []) if session.on_gpu]
-    words = [*settings(session), data.text(session), f"train_iters={STEPS}", "deterministic_mode=true", NO_COMPILER]
+    options = [*settings(session), data.text(session), f"train_iters={STEPS}", "deterministic_mode=true", NO_COMPILER]
     if session.on_gpu:
-        words.append("use_distributed_optimizer=true")
+        options.append("use_distributed_optimizer=true")
     half = STEPS // 2
     whole = {
-        name: train(session, f"{name} whole", *words, f"precision={name}", f"save_interval={half}") for name in formats
+        name: train(session, f"{name} whole", *options, f"precision={name}", f"save_interval={half}")
+        for name in formats
     }
     for one in whole.values():
         one.wait()
     resumed = {
         name: train(
-            session, f"{name} resumed", *words, f"precision={name}", f"load={one.folder}", f"ckpt_step={half}",
+            session, f"{name} resumed", *options, f"precision={name}", f"load={one.folder}", f"ckpt_step={half}",
             environ={SCALING_HISTORY: "1"},
         )
         for name, one in whole.items()

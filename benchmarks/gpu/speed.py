@@ -48,7 +48,7 @@ def start(
     session: Session,
     name: str,
     size: str,
-    *words: str,
+    *options: str,
     arm: str = "meap",
     halved: bool = False,
     steps: int = STEPS,
@@ -61,7 +61,7 @@ def start(
         session: of the check.
         name: of the run.
         size: of `SIZES`.
-        words: more overrides.
+        options: more overrides.
         arm: "meap" or "ntp".
         halved: micro-batches of half the size and twice as many, so that two runs fit on a card.
         steps: to run.
@@ -70,10 +70,17 @@ def start(
     """
     if session.quick:
         ratio = "meap_mask_ratio=0.15" if arm == "meap" else "meap_mask_ratio=0.0"
-        tiny = [*trainer.settings(session), data.text(session), ratio, f"train_iters={steps}", "eval_iters=0", *words]
+        tiny = [
+            *trainer.settings(session),
+            data.text(session),
+            ratio,
+            f"train_iters={steps}",
+            "eval_iters=0",
+            *options,
+        ]
         watched = {"micro_batches": 2, "gate": gate, "profile_step": steps - 2 if profile else None}
         return train(session, name, *tiny, save=False, **watched)
-    settings = [data.random_ids(session), *overrides(size, halved=halved, steps=steps), *words]
+    settings = [data.random_ids(session), *overrides(size, halved=halved, steps=steps), *options]
     return train(
         session, name, *settings, recipe=recipe(size, arm), save=False, micro_batches=batch(size, halved=halved)[1],
         gate=gate, profile_step=steps - 2 if profile else None,
@@ -160,8 +167,8 @@ def planned(session: Session, size: str, precision: str, *, seconds: float, peak
     names = [kind for kind in ("h200", "h100", "a100", "b200") if kind in str(session.machine().get("gpu")).lower()]
     gpu = gpus.find(names[0] if names else "h100")
     micro, count = batch(size)
-    words = [f"precision={precision}", f"global_batch_size={micro * count}"]
-    work = job.read(recipe(size, "meap"), words, vocabulary=data.RANDOM_VOCABULARY + 1)
+    options = [f"precision={precision}", f"global_batch_size={micro * count}"]
+    work = job.read(recipe(size, "meap"), options, vocabulary=data.RANDOM_VOCABULARY + 1)
     layout = next(one for one in search.layouts(work, gpus=1, node=1) if one.micro_batch == micro)
     plan = search.price(work, gpu, layout)
     applies = bool(names) and not session.quick
@@ -207,8 +214,8 @@ def fusions(session: Session) -> None:
         "neither fused": [unfused_loss, unfused_gradients],
     }
     steps = {}
-    for name, words in ways.items():
-        run = start(session, name, size, *words, steps=STEPS).wait()
+    for name, options in ways.items():
+        run = start(session, name, size, *options, steps=STEPS).wait()
         steps[name] = median_late(run.watched["step_seconds"], skip=WARM)
         session.add(f"step, {name}", steps[name], "s")
         session.add(f"peak memory, {name}", run.watched["peak_allocated_bytes"] / 1e9, "GB")

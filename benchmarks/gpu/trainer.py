@@ -106,7 +106,7 @@ def settings(session: Session) -> list[str]:
 def train(
     session: Session,
     name: str,
-    *words: str | Path,
+    *options: str | Path,
     recipe: Path = TINY_RECIPE,
     device: str | None = None,
     fresh: bool = False,
@@ -121,7 +121,7 @@ def train(
     Args:
         session: of the check.
         name: of the run, a folder in the check's.
-        words: key=value.
+        options: key=value.
         recipe: to start from.
         device: other than the session's.
         fresh: an interpreter of its own, as a user starts it.
@@ -134,11 +134,11 @@ def train(
     folder = session.work / name.replace(",", "").replace(" ", "_")
     device = device or session.device
     kept = [f"save={folder}"] if save else ["save=null", f"meap_metrics={folder}/metrics.jsonl"]
-    if device == "cuda" and session.machine().get("compiler") == "none" and NO_COMPILER not in words:
-        words = (*words, NO_COMPILER)
+    if device == "cuda" and session.machine().get("compiler") == "none" and NO_COMPILER not in options:
+        options = (*options, NO_COMPILER)
     # The process that forks has imported the engine, and its libraries may have read the variable when they were loaded.
     fresh = fresh or device == "cuda" and bool({"NVIDIA_TF32_OVERRIDE", process.NO_ENGINE} & set(environ or {}))
-    argv = ["train", str(recipe), f"device={device}", *kept, f"meap_log={folder}/logs", *map(str, words)]
+    argv = ["train", str(recipe), f"device={device}", *kept, f"meap_log={folder}/logs", *map(str, options)]
     threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}
     watch = None if micro_batches is None else (micro_batches, gate, profile_step)
     started = process.start(
@@ -154,9 +154,11 @@ def train(
     return Run(folder, started)
 
 
-def run_meap(session: Session, name: str, *words: str | Path, device: str | None = None, limit: float = LIMIT) -> int:
+def run_meap(
+    session: Session, name: str, *options: str | Path, device: str | None = None, limit: float = LIMIT
+) -> int:
     """Run another `meap` command to its end and return its status; its output is in the check's folder, NAME.log."""
-    argv = [str(word) for word in words]
+    argv = [str(option) for option in options]
     log = session.work / f"{name}.log"
     started = process.start(_meap, argv, device=device or session.device, log=log)
     status = process.wait(started, limit)

@@ -11,12 +11,12 @@ STEPS = 4
 
 def run(session: Session) -> None:
     """Take the path."""
-    words = [*settings(session), data.text(session), f"save_interval={STEPS}"]
+    options = [*settings(session), data.text(session), f"save_interval={STEPS}"]
     if session.on_gpu:
-        words += ["precision=bf16", "use_distributed_optimizer=true"]
+        options += ["precision=bf16", "use_distributed_optimizer=true"]
     debug = {"NVTE_DEBUG": "1", "NVTE_DEBUG_LEVEL": "2"}
     fresh = not session.quick
-    first = train(session, "run", *words, f"train_iters={STEPS}", fresh=fresh, environ=debug).wait()
+    first = train(session, "run", *options, f"train_iters={STEPS}", fresh=fresh, environ=debug).wait()
     losses = first.field("lm_loss")
     session.add("steps", len(losses), equals=STEPS)
     session.add("losses are finite", all(map(math.isfinite, losses)), equals=True)
@@ -27,7 +27,9 @@ def run(session: Session) -> None:
     session.add(
         "`meap checkpoint verify`", run_meap(session, "verify", "checkpoint", "verify", first.folder), equals=0
     )
-    again = train(session, "run", *words, f"train_iters={STEPS + 2}", "override_opt_param_scheduler=true", fresh=fresh)
+    again = train(
+        session, "run", *options, f"train_iters={STEPS + 2}", "override_opt_param_scheduler=true", fresh=fresh
+    )
     again.wait()
     session.add("resumed after step", again.records("start")[-1]["step"], equals=STEPS)
     session.add("steps after the resume", len(again.field("lm_loss")), equals=STEPS + 2)

@@ -36,19 +36,19 @@ def run(args: argparse.Namespace) -> int:
     flags = read_flags()
     recipe = recipes.load(args.recipe, args.overrides)
     settings = of_recipe(recipe.resolved(), flags)
-    words = preflight.complete(
+    argv = preflight.complete(
         recipe.command_line(flags), settings, world=None, show=lambda line: print(f"note: {line}", file=sys.stderr)
     )
     check_named_data(settings)
-    words += data_flags(words)
-    if "--mock-data" in words:
+    argv += data_flags(argv)
+    if "--mock-data" in argv:
         print("mock data needs no index")
         return 0
     from meap_megatron.training import index_cache, platform
 
     platform.prepare("cpu")
     logging.getLogger("megatron").setLevel(logging.WARNING)
-    settings = index_cache.data_settings(words)
+    settings = index_cache.data_settings(argv)
     sidecars = read_sidecars(data_prefixes(settings))
     entry = index_cache.obtain(settings, sidecars, sizes=index_cache.num_samples(settings), screen=sys.stderr)
     print("\n".join(report(entry)))

@@ -75,7 +75,7 @@ def _import(args: argparse.Namespace, source: Path) -> int:
 
     from meap_megatron.atomic import replace_folder
     from meap_megatron.checkpoint.convert.importing import plan_import, write_import
-    from meap_megatron.checkpoint.convert.megatron_config import command_words, recipe_settings
+    from meap_megatron.checkpoint.convert.megatron_config import argv_of, recipe_settings
     from meap_megatron.checkpoint.convert.recipes import longest_row
     from meap_megatron.checkpoint.convert.record import HF_FOLDER, TOKENIZER_FOLDER
 
@@ -110,7 +110,7 @@ def _import(args: argparse.Namespace, source: Path) -> int:
     if plan.mask is not None:
         print(f"{args.mask_token} is id {plan.mask.mask_id}; the tokenizer with it: {args.output / 'tokenizer'}")
     print(f"recipe keys of the model: {args.output / 'model.yaml'}; as Megatron's flags:")
-    print(shlex.join(command_words(recipe_settings(spec))))
+    print(shlex.join(argv_of(recipe_settings(spec))))
     tokenizer = args.output / TOKENIZER_FOLDER if plan.mask is not None else args.tokenizer or args.source
     if source != args.source and plan.mask is None and args.tokenizer is None:
         tokenizer = args.output / HF_FOLDER

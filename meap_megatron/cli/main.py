@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
         speak_utf8()
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments or os.environ.get("MEAP_DEBUG", "") not in ("", "0")
-    arguments = [word for word in arguments if word != "--debug"]
+    arguments = [argument for argument in arguments if argument != "--debug"]
     before = os.environ.get("MEAP_DEBUG")
     os.environ["MEAP_DEBUG"] = "1" if debug else "0"  # for the ranks that a verb starts
     try:

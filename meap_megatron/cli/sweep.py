@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         recipe.command_line(flags)
     finished = {arm.name for arm in sweep.arms if plan.is_finished(arm, loaded[arm.name])}
     if args.slurm:
-        layouts = [word.removeprefix("layout=") for word in args.overrides if word.startswith("layout=")]
+        layouts = [override.removeprefix("layout=") for override in args.overrides if override.startswith("layout=")]
         gpus = int(layouts[-1]) if layouts and layouts[-1].isdecimal() else run.GPUS_PER_NODE
         for arm in sweep.arms:
             script = "sft" if loaded[arm.name].get("meap_epochs") else "pretrain"

@@ -37,7 +37,7 @@ class DemoArm:
 
 
 def command(arm: DemoArm) -> list[str]:
-    """Return the words that start an arm."""
+    """Return the command that starts an arm."""
     return [sys.executable, "-u", "-m", "meap_megatron.cli.main", *arm.arguments]
 
 
@@ -137,9 +137,9 @@ def sigterm_as_interrupt() -> Iterator[None]:
 
 
 def failure_message(arm: DemoArm, status: int) -> str:
-    """Return what to say of an arm that failed: how it ended, its last words, and its log."""
+    """Return what to say of an arm that failed: how it ended, its last error, and its log."""
     how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-    words = [line for line in arm.said if "error" in line.lower()][-1:] or arm.said[-1:]
-    last = f": {words[0].removeprefix('meap: error: ')}" if words else ""
+    lines = [line for line in arm.said if "error" in line.lower()][-1:] or arm.said[-1:]
+    last = f": {lines[0].removeprefix('meap: error: ')}" if lines else ""
     where = f"full log: {arm.log}" if arm.log is not None and arm.log.exists() else "it wrote no log"
     return f"the {arm.name} run {how}{last}\n{where}"

@@ -31,25 +31,25 @@ def skipped(missing: Sequence[str]) -> str:
     return f"retrieval evaluation skipped, {', '.join(missing)} not installed: pip install 'meap-megatron[eval]'"
 
 
-def export_words(out: Path, name: str) -> list[str]:
-    """Return the words that make a Hugging Face folder of an arm."""
+def export_arguments(out: Path, name: str) -> list[str]:
+    """Return the arguments of `meap` that make a Hugging Face folder of an arm."""
     return ["convert", "export", str(out / "runs" / name), str(out / "hf" / name)]
 
 
-def evaluate_words(out: Path, name: str, plan: DemoSizes) -> list[str]:
-    """Return the words that run the needle test on an arm's Hugging Face folder, results in its subfolder."""
-    words = ["evaluate", SUITE, "--model", str(out / "hf" / name), "--lengths", str(plan.seq_length)]
-    return [*words, "--depths", DEPTHS, "--device", "cpu"]
+def evaluate_arguments(out: Path, name: str, plan: DemoSizes) -> list[str]:
+    """Return the arguments of `meap` that run the needle test on an arm's Hugging Face folder, results in its subfolder."""
+    arguments = ["evaluate", SUITE, "--model", str(out / "hf" / name), "--lengths", str(plan.seq_length)]
+    return [*arguments, "--depths", DEPTHS, "--device", "cpu"]
 
 
 def exports(out: Path) -> list[DemoArm]:
     """Return the exports of both arms."""
-    return [DemoArm(name=name, arguments=export_words(out, name)) for name in ARMS]
+    return [DemoArm(name=name, arguments=export_arguments(out, name)) for name in ARMS]
 
 
 def evaluations(out: Path, plan: DemoSizes) -> list[DemoArm]:
     """Return the evaluations of both arms."""
-    return [DemoArm(name=name, arguments=evaluate_words(out, name, plan)) for name in ARMS]
+    return [DemoArm(name=name, arguments=evaluate_arguments(out, name, plan)) for name in ARMS]
 
 
 def result_folders(out: Path, *, evaluated: bool) -> list[str]:

@@ -28,7 +28,7 @@ class Finding:
     cost: str = ""
     """What is lost while the part is as it is."""
     fix: str = ""
-    """The command, or else the words, that put it right."""
+    """The command, or else the advice, that puts it right."""
 
     @property
     def fails(self) -> bool:

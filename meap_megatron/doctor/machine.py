@@ -120,15 +120,15 @@ def processor_quota(root: Path) -> float | None:
     """Return the processors' worth of time that the control group allows, or None without a limit."""
     for folder in group_folders(root, controller="cpu"):
         try:
-            words = (folder / "cpu.max").read_text().split()
-            if words[0] != "max":
-                return int(words[0]) / int(words[1])
+            quota, period = (folder / "cpu.max").read_text().split()
+            if quota != "max":
+                return int(quota) / int(period)
         except (OSError, ValueError, IndexError):
             pass
         try:
-            quota = int((folder / "cpu.cfs_quota_us").read_text())
-            if quota > 0:
-                return quota / int((folder / "cpu.cfs_period_us").read_text())
+            microseconds = int((folder / "cpu.cfs_quota_us").read_text())
+            if microseconds > 0:
+                return microseconds / int((folder / "cpu.cfs_period_us").read_text())
         except (OSError, ValueError):
             pass
     return None

@@ -43,13 +43,13 @@ class Task:
     @classmethod
     def of(cls, environment: Mapping[str, str] = os.environ) -> "Task":
         """Read the task from SLURM's variables."""
-        words = [environment.get(f"SLURM_{name}", "0") for name in ("JOB_ID", "STEP_ID", "RESTART_COUNT")]
+        numbers = [environment.get(f"SLURM_{name}", "0") for name in ("JOB_ID", "STEP_ID", "RESTART_COUNT")]
         # Only srun sets it; an sbatch script has SLURM_NTASKS and SLURM_PROCID too.
         in_step = "SLURM_STEP_NUM_TASKS" in environment
         return cls(
             rank=int(environment.get("SLURM_PROCID", "0")) if in_step else 0,
             tasks=int(environment.get("SLURM_STEP_NUM_TASKS", "1")),
-            meeting=".meap-doctor-" + ("-".join(words) if in_step else f"{socket.gethostname()}-{os.getpid()}"),
+            meeting=".meap-doctor-" + ("-".join(numbers) if in_step else f"{socket.gethostname()}-{os.getpid()}"),
             host=socket.gethostname(),
         )
 

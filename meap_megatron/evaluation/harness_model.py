@@ -54,13 +54,13 @@ class SharedPrefixLM(HFLM):
         room = self.max_length - chosen["max_gen_toks"]
         end = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
         until = handle_stop_sequences(chosen["until"], eos=end)
-        words = [word for word in until if word and word != end]
+        stops = [one for one in until if one and one != end]
         ends = self.model.generation_config.eos_token_id or []
         ends = {*(ends if isinstance(ends, list) else [ends]), self.eot_token_id}
 
-        def stop(said: list[int]) -> bool:
-            text = self.tok_decode(said, skip_special_tokens=False) if words else ""
-            return any(word in text for word in words)
+        def stop(ids: list[int]) -> bool:
+            text = self.tok_decode(ids, skip_special_tokens=False) if stops else ""
+            return any(one in text for one in stops)
 
         grown = shared_prefix.answers(
             self.model,
@@ -71,8 +71,8 @@ class SharedPrefixLM(HFLM):
             stop=stop,
             rows=None if self.batch_size == "auto" else self.batch_size,
         )
-        for place, said in grown:
-            text = postprocess_generated_text(self.tok_decode(said), stop=until, think_end_token=None)
+        for place, ids in grown:
+            text = postprocess_generated_text(self.tok_decode(ids), stop=until, think_end_token=None)
             found[numbers[place]] = text
             self.cache_hook.add_partial("generate_until", asked[place], text)
 

@@ -11,32 +11,32 @@ DATA_KEYS = ("data_path", "train_data_path", "valid_data_path", "test_data_path"
 ENDINGS = (".bin", ".idx", ".meap.json")
 
 
-def is_number(word: str) -> bool:
-    """Tell whether a word of a blend is a weight."""
+def is_number(entry: str) -> bool:
+    """Tell whether an entry of a blend is a weight."""
     try:
-        float(word)
+        float(entry)
     except ValueError:
         return False
     return True
 
 
-def words_of(value: Any) -> list[str]:
-    """Return the words of a `data_path`: a list, one prefix, or Megatron's string of weights and prefixes.
+def entries_of(value: Any) -> list[str]:
+    """Return the entries of a `data_path`: a list, one prefix, or Megatron's string of weights and prefixes.
 
     Given  "0.3 data/a 0.7 data/b"   or  [data/a.bin]
     then   [0.3, data/a, 0.7, data/b]    [data/a]
 
     A path with spaces that names a dataset stays whole; `.bin`, `.idx` and `.meap.json` of a dataset name the dataset.
     """
-    words = [str(word) for word in (value if isinstance(value, list) else [value])]
-    if len(words) == 1 and not is_dataset(words[0]) and len(words[0].split()) > 1:
-        words = words[0].split()
-    return [prefix_of(word) for word in words]
+    entries = [str(entry) for entry in (value if isinstance(value, list) else [value])]
+    if len(entries) == 1 and not is_dataset(entries[0]) and len(entries[0].split()) > 1:
+        entries = entries[0].split()
+    return [prefix_of(entry) for entry in entries]
 
 
 def prefixes_of(value: Any) -> list[str]:
     """Return the prefixes of a `data_path`, without the weights of a blend."""
-    return [word for word in words_of(value) if not is_number(word)]
+    return [entry for entry in entries_of(value) if not is_number(entry)]
 
 
 def is_dataset(prefix: str) -> bool:
@@ -44,17 +44,17 @@ def is_dataset(prefix: str) -> bool:
     return idx_path(prefix).exists() or idx_path(prefix_of(prefix)).exists()
 
 
-def prefix_of(word: str) -> str:
-    """Return the prefix that a file of a dataset belongs to; other words as they are."""
+def prefix_of(entry: str) -> str:
+    """Return the prefix that a file of a dataset belongs to; other entries as they are."""
     for ending in ENDINGS:
-        stem = word.removesuffix(ending)
-        if stem != word and not idx_path(word).exists() and idx_path(stem).exists():
+        stem = entry.removesuffix(ending)
+        if stem != entry and not idx_path(entry).exists() and idx_path(stem).exists():
             return stem
-    return word
+    return entry
 
 
 def spelled_out(argv: list[str]) -> list[str]:
-    """Return a command line with every dataset flag in the form that Megatron reads, prefixes and weights as words."""
+    """Return a command line with every dataset flag as Megatron reads it: each prefix and weight is one argument."""
     result: list[str] = []
     position = 0
     while position < len(argv):
@@ -67,12 +67,12 @@ def spelled_out(argv: list[str]) -> list[str]:
         while position < len(argv) and not argv[position].startswith("--"):
             values.append(argv[position])
             position += 1
-        result += [option, *words_of(values)]
+        result += [option, *entries_of(values)]
     return result
 
 
-def words_in_file(path: str, *, per_split: bool) -> list[str]:
-    """Return the words of the file of `data_args_path`, or of all splits in that of `per_split_data_args_path`.
+def entries_in_file(path: str, *, per_split: bool) -> list[str]:
+    """Return the entries of the file of `data_args_path`, or of all splits in that of `per_split_data_args_path`.
 
     Raises:
         UserError: it cannot be read, or is not of Megatron's form.
@@ -92,7 +92,7 @@ def words_in_file(path: str, *, per_split: bool) -> list[str]:
         raise UserError(
             f"{flag} {path} must be a JSON object with the keys train, valid and test, each a blend ({error!r})"
         ) from None
-    return [word for part in parts if part is not None for word in (part.split() if isinstance(part, str) else part)]
+    return [entry for part in parts if part is not None for entry in (part.split() if isinstance(part, str) else part)]
 
 
 def folder_hint(prefix: str) -> str | None:

@@ -110,7 +110,7 @@ def check_data(settings: Settings, sidecars: dict[str, Sidecar]) -> None:
         need = Need(
             row=row,
             evaluates=evaluates,
-            whole_rows=len(blend.words_of(settings.get("data_path"))) == len(sidecars) > 1,
+            whole_rows=len(blend.entries_of(settings.get("data_path"))) == len(sidecars) > 1,
             over_long=settings.get("meap_sft_over_long") or "error",
         )
         check_splits(settings, sidecars, need)

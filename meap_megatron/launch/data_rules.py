@@ -32,10 +32,10 @@ def of_data(settings: Settings) -> Iterator[str]:
         yield f"{settings.where('mock_data')}mock_data=true needs vocab_size, the number of ids that it draws; set it"
     for name in PATHS:
         value = settings.get(name)
-        for word in value if isinstance(value, list) else [value]:
-            if isinstance(word, str) and word.startswith(REMOTE):
+        for entry in value if isinstance(value, list) else [value]:
+            if isinstance(entry, str) and entry.startswith(REMOTE):
                 yield (
-                    f"{settings.where(name)}{flag(name)} {word}: datasets are read from a file system that all nodes see, "
+                    f"{settings.where(name)}{flag(name)} {entry}: datasets are read from a file system that all nodes see, "
                     "not from an object store; copy or mount the data"
                 )
     if settings.on("dataloader_fast_cache_load"):

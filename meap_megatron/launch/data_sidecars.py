@@ -2,7 +2,7 @@
 
 from meap_megatron.errors import UserError
 from meap_megatron.indexed.sidecar import Sidecar, check_prefix
-from meap_megatron.launch.blend import DATA_KEYS, is_number, words_in_file, words_of
+from meap_megatron.launch.blend import DATA_KEYS, entries_in_file, entries_of, is_number
 from meap_megatron.launch.named_settings import Settings
 
 
@@ -40,8 +40,8 @@ def named_prefixes(settings: Settings) -> list[str]:
     Raises:
         UserError: such a file cannot be read.
     """
-    words = [word for key in DATA_KEYS if settings.has(key) for word in words_of(settings.get(key))]
+    entries = [entry for key in DATA_KEYS if settings.has(key) for entry in entries_of(settings.get(key))]
     for key, per_split in (("data_args_path", False), ("per_split_data_args_path", True)):
         if settings.has(key):
-            words += words_in_file(str(settings.get(key)), per_split=per_split)
-    return [word for word in words if not is_number(word)]
+            entries += entries_in_file(str(settings.get(key)), per_split=per_split)
+    return [entry for entry in entries if not is_number(entry)]

@@ -73,4 +73,4 @@ def without_fused_loss(argv: list[str], *, device: str) -> list[str]:
     given = {"bf16": "--bf16" in argv, "deterministic_mode": "--deterministic-mode" in argv}
     if against_fused_loss(given, device) is None:
         return argv
-    return [word for word in argv if word != "--cross-entropy-loss-fusion"]
+    return [argument for argument in argv if argument != "--cross-entropy-loss-fusion"]

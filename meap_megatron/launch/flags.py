@@ -44,8 +44,8 @@ class Flag:
     count: int | None = None
     """How many values it takes, where that is a fixed number above 1."""
 
-    def words(self, value: Any, *, origin: str) -> list[str]:
-        """Return the command-line words that set this option to `value`; none for None and for a switch that is off.
+    def arguments(self, value: Any, *, origin: str) -> list[str]:
+        """Return the command-line arguments that set this option to `value`; none for None and for a switch that is off.
 
         Raises:
             UserError: the value's type does not fit, or it is not among the choices; `origin` says where it is written.

@@ -61,8 +61,8 @@ class Settings:
         value = self.get(name)
         if isinstance(value, bool):
             return f"{name}={str(value).lower()}"
-        words = isinstance(value, list) and all(isinstance(word, str) for word in value)
-        return f"{name}={' '.join(value) if words else value}"
+        texts = isinstance(value, list) and all(isinstance(item, str) for item in value)
+        return f"{name}={' '.join(value) if texts else value}"
 
     def quoted(self, name: str) -> str:
         """Return "FILE:LINE: NAME=VALUE"."""
@@ -93,7 +93,7 @@ class Settings:
 def typed(value: Any, flag: Flag) -> Any:
     """Return a value as Megatron's parser would hold it."""
     if flag.kind == "many":
-        return [str(word) for word in value] if isinstance(value, list) else [str(value)]
+        return [str(item) for item in value] if isinstance(value, list) else [str(value)]
     if flag.type in ("int", "float"):
         try:
             return int(float(value)) if flag.type == "int" else float(value)
@@ -116,13 +116,13 @@ def of_command_line(argv: list[str]) -> Settings:
 def of_argv(argv: list[str], flags: Mapping[str, Flag]) -> Settings:
     """Return the settings of a command line, as Megatron's parser reads it: the last of a repeated flag counts.
 
-    Words that belong to no flag of the table are left out; Megatron's parser names them.
+    Arguments that belong to no flag of the table are left out; Megatron's parser names them.
     """
     table: dict[str, Setting] = {}
-    for position, word in enumerate(argv):
-        if not word.startswith("--"):
+    for position, argument in enumerate(argv):
+        if not argument.startswith("--"):
             continue
-        option, equals, text = word.partition("=")
+        option, equals, text = argument.partition("=")
         name = option.removeprefix("--").replace("-", "_")
         off = name.startswith("no_") and name not in flags
         flag = flags.get(name.removeprefix("no_") if off else name)
@@ -141,10 +141,10 @@ def of_argv(argv: list[str], flags: Mapping[str, Flag]) -> Settings:
 
 
 def values_after(argv: list[str], position: int) -> list[str]:
-    """Return the words between a flag and the next one; a negative number is a value."""
+    """Return the arguments between a flag and the next one; a negative number is a value."""
     values = []
-    for word in argv[position + 1 :]:
-        if word.startswith("--"):
+    for argument in argv[position + 1 :]:
+        if argument.startswith("--"):
             break
-        values.append(word)
+        values.append(argument)
     return values

@@ -15,7 +15,7 @@
       64: {tensor_model_parallel_size: 2, micro_batch_size: 4}
 
 `load` flattens the groups and applies the layout and `key=value` overrides; `Recipe.command_line` checks every key against
-the flags that Megatron's own parser declares (`flags`) and returns the words of the command line.
+the flags that Megatron's own parser declares (`flags`) and returns the arguments of the command line.
 """
 
 import difflib
@@ -27,7 +27,7 @@ import yaml
 
 from meap_megatron.errors import UserError
 from meap_megatron.launch import hybrid, limits, precision
-from meap_megatron.launch.blend import DATA_KEYS, words_of
+from meap_megatron.launch.blend import DATA_KEYS, entries_of
 from meap_megatron.launch.flags import Flag
 
 LAUNCH_KEYS = {"device": "auto, cpu or cuda", "nproc": "processes on this machine (0: one per GPU, 1 on a CPU)"}
@@ -102,24 +102,24 @@ class Recipe:
         Raises:
             UserError: an unknown key (the nearest name is given), a value of the wrong type, or one that breaks a rule.
         """
-        words: list[str] = []
+        argv: list[str] = []
         settings = self.resolved()
         for key, setting in settings.items():
             if key in LAUNCH_KEYS:
                 check_rule(key, setting)
                 continue
             if key not in flags:
-                # Words of other trainers first: none of them resembles Megatron's name.
-                words_of_others = difflib.get_close_matches(key, OTHER_NAMES, n=1, cutoff=0.8)
-                near = [OTHER_NAMES[found] for found in words_of_others]
+                # Names of other trainers first: none of them resembles Megatron's name.
+                names_of_others = difflib.get_close_matches(key, OTHER_NAMES, n=1, cutoff=0.8)
+                near = [OTHER_NAMES[found] for found in names_of_others]
                 near = near or difflib.get_close_matches(key, [*flags, *LAUNCH_KEYS, *SHORT_KEYS], n=1)
                 hint = f"; did you mean '{near[0]}'?" if near else ""
                 raise UserError(f"{setting.origin}: unknown key '{key}'{hint}")
             check_rule(key, setting)
-            value = words_of(setting.value) if key in DATA_KEYS and setting.value is not None else setting.value
-            words += flags[key].words(value, origin=setting.origin)
+            value = entries_of(setting.value) if key in DATA_KEYS and setting.value is not None else setting.value
+            argv += flags[key].arguments(value, origin=setting.origin)
         precision.check({key: setting.value for key, setting in settings.items()})
-        return words
+        return argv
 
     def resolved(self) -> dict[str, Setting]:
         """Return all settings under Megatron's names, with what `precision` and `model` mean in their place.
@@ -150,25 +150,25 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """Read a recipe and what it extends, and apply overrides.
 
     Args:
-        overrides: words of the form key=value; the value is read as YAML.
+        overrides: of the form key=value; the value is read as YAML.
 
     Raises:
         UserError: the file is missing or is not a recipe; an override is not key=value.
     """
     settings, layouts = read_settings(Path(path))
     given: dict[str, Setting] = {}
-    for word in overrides or []:
-        key, equals, text = word.partition("=")
+    for override in overrides or []:
+        key, equals, text = override.partition("=")
         if not equals or not key.replace("-", "_").isidentifier():
-            raise UserError(f"override '{word}' is not of the form key=value, for example train_iters=100")
+            raise UserError(f"override '{override}' is not of the form key=value, for example train_iters=100")
         try:
             # A layer pattern begins with the sign of a YAML alias, which no override can have.
             value = text if text.startswith("*") else yaml.load(text, Loader)
         except yaml.reader.ReaderError:
             value = text  # a path that is not UTF-8
         except yaml.YAMLError as error:
-            raise UserError(f"override '{word}': {text!r} is not a YAML value ({error})") from None
-        given[key.replace("-", "_")] = Setting(value=value, origin=f"override {word}")
+            raise UserError(f"override '{override}': {text!r} is not a YAML value ({error})") from None
+        given[key.replace("-", "_")] = Setting(value=value, origin=f"override {override}")
     layout = (settings | given).get("layout", Setting(value=None, origin=""))
     chosen = settings_of_layout(layout, layouts, path=Path(path))
     settings = {key: setting for key, setting in (settings | chosen | given).items() if key != "layout"}

@@ -46,7 +46,7 @@ def defaults(settings: Settings) -> dict[str, Any]:
 
 
 def flags_of(added: dict[str, Any]) -> list[str]:
-    """Return settings, switches that are on or with one value each, as words of the command line."""
+    """Return settings, switches that are on or with one value each, as arguments of a command line."""
     return [f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in added.items()]
 
 

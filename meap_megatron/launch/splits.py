@@ -11,7 +11,7 @@ from meap_megatron.errors import UserError, counted
 from meap_megatron.indexed.idx_header import read_header
 from meap_megatron.indexed.pair import open_pair
 from meap_megatron.indexed.sidecar import Sidecar, idx_path
-from meap_megatron.launch.blend import DATA_KEYS, is_dataset, is_number, words_of
+from meap_megatron.launch.blend import DATA_KEYS, entries_of, is_dataset, is_number
 from meap_megatron.launch.named_settings import Settings
 
 MEGATRONS_SPLIT = "969,30,1"
@@ -26,17 +26,17 @@ def check_blend(settings: Settings) -> None:
     for key in DATA_KEYS:
         if settings.get(key) is None:
             continue
-        words = words_of(settings.get(key))
-        weights = [is_number(word) and not is_dataset(word) for word in words]
-        where = f"{settings.where(key)}{key}={' '.join(words)}"
+        entries = entries_of(settings.get(key))
+        weights = [is_number(entry) and not is_dataset(entry) for entry in entries]
+        where = f"{settings.where(key)}{key}={' '.join(entries)}"
         if not any(weights):
             continue
-        if len(words) % 2 or weights != [True, False] * (len(words) // 2):
+        if len(entries) % 2 or weights != [True, False] * (len(entries) // 2):
             raise UserError(
                 f"{where}: weights and prefixes must alternate, as in {key}='0.3 data/a 0.7 data/b'; or give prefixes "
                 "alone, which are then read in proportion to their size"
             )
-        for weight, prefix in zip(words[::2], words[1::2], strict=True):
+        for weight, prefix in zip(entries[::2], entries[1::2], strict=True):
             if not (math.isfinite(float(weight)) and float(weight) > 0):
                 raise UserError(
                     f"{where}: the weight {weight} of {prefix} must be above 0; leave {prefix} out to read none of it"
@@ -55,9 +55,9 @@ def shares_of(settings: Settings) -> tuple[list[float], str]:
         if value is not None
         else f"split={MEGATRONS_SPLIT}, Megatron's default, since split is not given"
     )
-    words = str(MEGATRONS_SPLIT if value is None else value).split(",")
+    parts = str(MEGATRONS_SPLIT if value is None else value).split(",")
     try:
-        shares = [float(word) for word in words]
+        shares = [float(part) for part in parts]
     except ValueError:
         shares = []
     where = settings.where("split")

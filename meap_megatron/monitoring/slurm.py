@@ -96,7 +96,7 @@ def read_job(job: str, text: str) -> SlurmJob:
         if first in WHOLE_LINE:
             fields[first] = rest
         else:
-            fields |= {word.partition("=")[0]: word.partition("=")[2] for word in line.split() if "=" in word}
+            fields |= {field.partition("=")[0]: field.partition("=")[2] for field in line.split() if "=" in field}
     if "JobState" not in fields:
         raise RunError(f"scontrol show job {job} answered {text.strip()[:200]!r}, in which there is no JobState")
     return SlurmJob(
@@ -115,8 +115,8 @@ def read_job(job: str, text: str) -> SlurmJob:
 def save_folder(command: str, workdir: str) -> str | None:
     """Return the folder that the last `save=` of a job's command names; a relative one is in its working folder."""
     try:
-        words = shlex.split(command)
-    except ValueError:  # scontrol prints words without their quotes
-        words = command.split()
-    saves = [word.removeprefix("save=") for word in words if word.startswith("save=")]
+        arguments = shlex.split(command)
+    except ValueError:  # scontrol prints arguments without their quotes
+        arguments = command.split()
+    saves = [argument.removeprefix("save=") for argument in arguments if argument.startswith("save=")]
     return str(Path(workdir) / saves[-1]) if saves else None

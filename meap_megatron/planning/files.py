@@ -41,7 +41,7 @@ SCRIPT = """#!/bin/bash
 #
 #   sbatch {script} [key=value ...]
 #
-# The words are those of `meap train`. What the environment says is listed in examples/slurm/common.sh, the rest in
+# The arguments are those of `meap train`. What the environment says is listed in examples/slurm/common.sh, the rest in
 # docs/slurm.md.
 #SBATCH --job-name={name}
 #SBATCH --nodes={nodes}
@@ -64,7 +64,7 @@ for part in common.sh training.sh; do
     }}
 done
 
-train_until_done {words} "$@"
+train_until_done {arguments} "$@"
 """
 
 
@@ -73,8 +73,8 @@ def write(plan: Plan, folder: Path, *, overrides: list[str], node: int, sizes: s
 
     Args:
         folder: made if it is not there.
-        overrides: key=value words that were given to the planner; they are in the script too.
-        sizes: the layout in a few words, for the script's head.
+        overrides: key=value that were given to the planner; they are in the script too.
+        sizes: the layout on one line, for the script's head.
         overwrite: replace files of an earlier plan.
 
     Raises:
@@ -97,11 +97,11 @@ def write(plan: Plan, folder: Path, *, overrides: list[str], node: int, sizes: s
 
 def check_overrides(overrides: list[str]) -> None:
     """Refuse overrides of what a plan decides: in the batch script they would come after it."""
-    for word in overrides:
-        name = word.partition("=")[0].replace("-", "_")
+    for override in overrides:
+        name = override.partition("=")[0].replace("-", "_")
         if name == "layout" or (name in MANAGED and name != "use_distributed_optimizer"):
             raise UserError(
-                f"{word}: a plan chooses this itself, leave it out; the recipe's own layout is listed beside it"
+                f"{override}: a plan chooses this itself, leave it out; the recipe's own layout is listed beside it"
             )
 
 
@@ -146,9 +146,9 @@ def script_text(plan: Plan, folder: Path, *, overrides: list[str], node: int, si
     """
     recipe = plan.job.recipe
     save = recipe.get("save")
-    words = [str(folder / "plan.yaml"), *overrides]
-    if save and not any(word.startswith("save=") for word in overrides):
-        words.append(f"save={save}")
+    arguments = [str(folder / "plan.yaml"), *overrides]
+    if save and not any(override.startswith("save=") for override in overrides):
+        arguments.append(f"save={save}")
     hours = LONGEST if plan.days is None else min(LONGEST, max(1, math.ceil(plan.days * 24 * 1.25)))
     estimate = "unknown length" if plan.days is None else f"{plan.days * 24:.1f} h"
     return SCRIPT.format(
@@ -160,5 +160,5 @@ def script_text(plan: Plan, folder: Path, *, overrides: list[str], node: int, si
         nodes=max(1, plan.layout.gpus // node),
         tasks=min(node, plan.layout.gpus),
         hours=hours,
-        words=shlex.join(words),
+        arguments=shlex.join(arguments),
     )

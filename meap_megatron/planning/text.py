@@ -25,12 +25,12 @@ RECOMPUTED = {NONE: "-", SELECTIVE: "mlp", FULL: "layers"}
 
 
 def sizes(plan: Plan) -> str:
-    """Return the layout in a few words."""
+    """Return the layout on one line."""
     layout = plan.layout
-    words = [f"TP {layout.tensor}", f"PP {layout.pipeline}", f"CP {layout.context}", f"DP {layout.data}"]
+    parts = [f"TP {layout.tensor}", f"PP {layout.pipeline}", f"CP {layout.context}", f"DP {layout.data}"]
     if layout.virtual > 1:
-        words.append(f"{layout.virtual} chunks per stage")
-    return ", ".join(words)
+        parts.append(f"{layout.virtual} chunks per stage")
+    return ", ".join(parts)
 
 
 def columns(plan: Plan) -> list[str]:

@@ -32,11 +32,11 @@ def argv_of(job: RehearsedJob) -> list[str]:
     options = {job.flags[name].option for name in left_out(job)}
     options |= {option.replace("--", "--no-", 1) for option in options}
     kept, skipping = [], False
-    for word in given:
-        if word.startswith("--"):
-            skipping = word.split("=", 1)[0] in options
+    for argument in given:
+        if argument.startswith("--"):
+            skipping = argument.split("=", 1)[0] in options
         if not skipping:
-            kept.append(word)
+            kept.append(argument)
     # Megatron refuses these two kernels where Transformer Engine and Apex are not installed.
     own = ["--no-rope-fusion", "--no-gradient-accumulation-fusion"]
     if not job.settings.on("reset_attention_mask"):

@@ -108,7 +108,7 @@ def named_world(overrides: list[str]) -> int:
     Raises:
         UserError: there is none.
     """
-    named = [word.partition("=")[2] for word in overrides if word.startswith("layout=")]
+    named = [override.partition("=")[2] for override in overrides if override.startswith("layout=")]
     if not named or not named[-1].isdecimal():
         raise UserError("how many processes does the job have? Give --world-size N, or layout=N of the recipe")
     return int(named[-1])

@@ -20,10 +20,10 @@ def parse(text: str, job: RehearsedJob) -> list[int]:
     Raises:
         UserError: it is not such a list, or a rank is not one of the job's.
     """
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() for word in words):
+    numbers = [number.strip() for number in text.split(",")]
+    if not all(number.isdecimal() for number in numbers):
         raise UserError(f"--ranks {text} is not a list of numbers such as 0,5,{job.layout.world - 1}")
-    ranks = list(dict.fromkeys(int(word) for word in words))
+    ranks = list(dict.fromkeys(int(number) for number in numbers))
     if max(ranks) >= job.layout.world:
         raise UserError(f"--ranks {text}: the job has ranks 0 to {job.layout.world - 1:,}")
     return ranks

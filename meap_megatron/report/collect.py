@@ -28,7 +28,7 @@ class ReportedRun:
     """Suite or metrics.jsonl -> file."""
 
 
-def collect(words: Sequence[str]) -> list[ReportedRun]:
+def collect(arguments: Sequence[str]) -> list[ReportedRun]:
     """Return the runs below folders, in the order in which they were named.
 
     Args:
@@ -38,8 +38,8 @@ def collect(words: Sequence[str]) -> list[ReportedRun]:
         UserError: a folder does not exist or holds nothing, or a file cannot be used.
     """
     runs: dict[str, ReportedRun] = {}
-    for word in words:
-        label, folder = split(word)
+    for argument in arguments:
+        label, folder = split(argument)
         for name, files in groups(folder, label):
             run = runs.setdefault(name, ReportedRun(label=name))
             for path in files:
@@ -47,15 +47,15 @@ def collect(words: Sequence[str]) -> list[ReportedRun]:
     return list(runs.values())
 
 
-def split(word: str) -> tuple[str, Path]:
+def split(argument: str) -> tuple[str, Path]:
     """Split `LABEL=DIR`; the label of a plain folder is its name.
 
     Raises:
         UserError: it is no folder.
     """
-    label, equals, rest = word.partition("=")
-    if not equals or Path(word).is_dir():
-        label, rest = "", word
+    label, equals, rest = argument.partition("=")
+    if not equals or Path(argument).is_dir():
+        label, rest = "", argument
     folder = Path(rest)
     if not folder.is_dir():
         raise UserError(f"{rest} is not a folder; give folders of results or training runs, as DIR or LABEL=DIR")

@@ -60,7 +60,7 @@ def load(path: str | Path, overrides: list[str]) -> Sweep:
     """Read a sweep file.
 
     Args:
-        overrides: words key=value for all arms; `save=FOLDER` replaces the sweep's folder.
+        overrides: key=value for all arms; `save=FOLDER` replaces the sweep's folder.
 
     Raises:
         UserError: the file cannot be read or is not a sweep; the message names the file and the key.
@@ -77,10 +77,10 @@ def load(path: str | Path, overrides: list[str]) -> Sweep:
     if not isinstance(arms, dict) or not arms or not isinstance(common, dict):
         raise UserError(f"{path}: 'arms' maps names to settings, for example 'ntp: {{meap_mask_ratio: 0.0}}'")
     save = Path(root["save"])
-    for word in overrides:
-        if word.startswith("save="):
-            save = Path(word.removeprefix("save="))
-    rest = [word for word in overrides if not word.startswith("save=")]
+    for override in overrides:
+        if override.startswith("save="):
+            save = Path(override.removeprefix("save="))
+    rest = [override for override in overrides if not override.startswith("save=")]
     return Sweep(
         path=path,
         recipe=path.parent / root["recipe"],
@@ -107,7 +107,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def read_arm(path: Path, name: str, common: dict[str, Any], settings: Any, *, save: Path, rest: list[str]) -> Arm:
-    """Return one arm; later words win, so those of the command line come last.
+    """Return one arm; later settings win, so those of the command line come last.
 
     Raises:
         UserError: its name is not a folder name, or its settings are not a mapping.
@@ -116,8 +116,8 @@ def read_arm(path: Path, name: str, common: dict[str, Any], settings: Any, *, sa
         raise UserError(f"{path}: arm '{name}' must be a folder name of letters, digits, '.', '_' and '-'")
     if not isinstance(settings, dict) or "save" in settings:
         raise UserError(f"{path}: arm '{name}' is a mapping of settings, without save, which the sweep gives")
-    words = [f"{key}={json.dumps(value)}" for key, value in (common | settings).items()]
-    return Arm(name=name, save=save / name, overrides=[*words, *rest, f"save={save / name}"])
+    own = [f"{key}={json.dumps(value)}" for key, value in (common | settings).items()]
+    return Arm(name=name, save=save / name, overrides=[*own, *rest, f"save={save / name}"])
 
 
 def steps_done(save: Path) -> tuple[int, bool]:

@@ -13,7 +13,7 @@ GPUS_PER_NODE = 8
 
 
 def train_command(sweep: Sweep, arm: Arm) -> list[str]:
-    """Return the words after `meap` that run an arm."""
+    """Return the arguments of `meap` that run an arm."""
     return ["train", str(sweep.recipe), *arm.overrides]
 
 
@@ -75,7 +75,7 @@ def slurm_command(sweep: Sweep, arm: Arm, *, script: str, gpus: int) -> str:
     """Return the sbatch command that runs an arm as a job of its own, over as many starts as it takes.
 
     Args:
-        script: the batch script, which takes the words of `meap train`.
+        script: the batch script, which takes the arguments of `meap train`.
         gpus: of the arm, 8 per node.
     """
     name = f"{sweep.path.stem}-{arm.name}"

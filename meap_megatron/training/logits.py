@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from meap_megatron.checkpoint.convert.megatron_config import command_words
+from meap_megatron.checkpoint.convert.megatron_config import argv_of
 from meap_megatron.errors import RunError, UserError
 from meap_megatron.launch import runtime
 from meap_megatron.training import platform
@@ -41,10 +41,10 @@ def compute(request: dict[str, Any]) -> list[dict[str, Any]]:
     platform.prepare("cpu")
     settings = dict(request["settings"])
     longest = max(len(sequence["ids"]) for sequence in request["sequences"])
-    words = [f"--seq-length={longest}", f"--vocab-size={settings['padded_vocab_size'] - 1}", *ONE_STEP]
+    argv = [f"--seq-length={longest}", f"--vocab-size={settings['padded_vocab_size'] - 1}", *ONE_STEP]
     settings["max_position_embeddings"] = max(settings["max_position_embeddings"], longest)
-    words += command_words(settings)
-    args = parse([*words, *platform.flags_for("cpu", words)])
+    argv += argv_of(settings)
+    args = parse([*argv, *platform.flags_for("cpu", argv)])
 
     import torch
     from megatron.core import dist_checkpointing

@@ -143,7 +143,7 @@ def flags_for(device: str, given: list[str]) -> list[str]:
         device: "cpu" or "cuda".
         given: the command line, in which a flag is written as `--name value` or `--name=value`.
     """
-    present = {word.split("=", 1)[0] for word in given if word.startswith("--")}
+    present = {argument.split("=", 1)[0] for argument in given if argument.startswith("--")}
     if device == "cpu":
         wanted = list(CPU_FLAGS)
     else:

@@ -54,7 +54,7 @@ def numbers_of(error: BaseException, folder: Path) -> set[int]:
     What writes checkpoints hands on that it failed, not why: then a file is written in the folder.
     """
     found: set[int] = set()
-    if any(words in str(error) for words in UNEXPLAINED):
+    if any(text in str(error) for text in UNEXPLAINED):
         found |= {number for number in [probed(folder)] if number}
     current: BaseException | None = error
     while current is not None:
@@ -93,12 +93,12 @@ def open_files() -> str:
 
 def shared_memory(error: BaseException) -> str | None:
     """Return what to say if loader workers find no room for a batch in shared memory."""
-    words = str(error)
-    asked = "/torch_" in words or "Bus error" in words or "shared memory" in words or "DataLoader worker" in words
+    text = str(error)
+    asked = "/torch_" in text or "Bus error" in text or "shared memory" in text or "DataLoader worker" in text
     if not asked or not SHARED_MEMORY.is_dir():
         return None
     usage = shutil.disk_usage(SHARED_MEMORY)
-    if usage.free > LITTLE_SHARED_MEMORY and "shared memory" not in words and "Bus error" not in words:
+    if usage.free > LITTLE_SHARED_MEMORY and "shared memory" not in text and "Bus error" not in text:
         return None
     return (
         f"{SHARED_MEMORY} is full: {usage.free:,} of {usage.total:,} bytes are free, and loader workers hand over batches "
@@ -122,8 +122,8 @@ def other_schedule(error: BaseException) -> str | None:
 
 def other_shape(error: BaseException) -> str | None:
     """Return what to say if the tensors of a checkpoint have other shapes than the model."""
-    words = str(error)
-    found = re.search(r"Global shape mismatch for loaded \((.*?)\) and expected \((.*?)\) tensor for key (\S+)", words)
+    text = str(error)
+    found = re.search(r"Global shape mismatch for loaded \((.*?)\) and expected \((.*?)\) tensor for key (\S+)", text)
     if found is None:
         return None
     key = found.group(3)
@@ -136,8 +136,8 @@ def other_shape(error: BaseException) -> str | None:
 
 def lost_rank(error: BaseException) -> str | None:
     """Return what to say if a rank fails because another one is gone; gloo's own words send people to the wrong rank."""
-    words = str(error)
-    if not ("gloo/transport" in words and ("Connection reset" in words or "Connection closed" in words)):
+    text = str(error)
+    if not ("gloo/transport" in text and ("Connection reset" in text or "Connection closed" in text)):
         return None
     return (
         "the connection to another rank was lost because that rank has ended; its log, or what follows, has the reason"

@@ -312,7 +312,7 @@ def test_on_a_card_torch_alone_means_that_transformer_engine_is_hidden(tmp_path,
     ways = parity.ways(session)
     assert set(ways) == {"GPU fp32, torch only", "GPU bf16, torch only"}, "without an engine nothing else"
     for way in ways.values():
-        trainer.train(session, "run", *way.words, environ=way.environ)
+        trainer.train(session, "run", *way.options, environ=way.environ)
     assert all(one["fresh"] and one["environ"][process.NO_ENGINE] for one in started)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from meap_megatron.launch.blend import spelled_out, words_of
+from meap_megatron.launch.blend import entries_of, spelled_out
 from meap_megatron.launch.recipe import load
 
 
@@ -34,7 +34,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_every_spelling_gives_prefixes_and_weights(here: Path, given: object, words: list[str]) -> None:
-    assert words_of(given) == words
+    assert entries_of(given) == words
 
 
 def test_a_command_line_is_spelled_out_too(here: Path) -> None:

@@ -153,13 +153,13 @@ def recipe_settings(spec: ModelSpec) -> dict[str, Any]:
     return settings
 
 
-def command_words(settings: dict[str, Any]) -> list[str]:
-    """Return recipe settings as words of Megatron's command line."""
-    words = []
+def argv_of(settings: dict[str, Any]) -> list[str]:
+    """Return recipe settings as arguments of Megatron's command line."""
+    argv = []
     for key, value in settings.items():
         flag = "--" + key.replace("_", "-")
-        words.append(flag if value is True else f"{flag}={value}")
-    return words
+        argv.append(flag if value is True else f"{flag}={value}")
+    return argv
 
 
 def checkpoint_args(spec: ModelSpec, *, vocab_size: int) -> argparse.Namespace:

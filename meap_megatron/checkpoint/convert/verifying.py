@@ -273,7 +273,7 @@ def megatron_logits(request: dict[str, Any], *, program: str) -> Iterator[Callab
         program: name of the module that computes it: `python -m PROGRAM REQUEST.json`.
 
     Raises:
-        RunError: Megatron fails; with its last words.
+        RunError: Megatron fails; with the end of what it printed.
     """
     with tempfile.TemporaryDirectory(prefix="meap-verify-") as name:
         folder = Path(name)

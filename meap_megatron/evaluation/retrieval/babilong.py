@@ -66,9 +66,9 @@ def published(folder: Path | None, question: str) -> dict[int, list[Path]]:
     found: dict[int, list[Path]] = {}
     for path in sorted(place.rglob("*.*")) if place else []:
         # Of a file both folder and name are read, in either order.
-        words = f"{path.parent.name} {path.name}"
-        length = re.search(r"\b(\d+)k\b", words)
-        if path.suffix in (".parquet", ".json", ".jsonl") and length and re.search(rf"\b{question}\b", words):
+        names = f"{path.parent.name} {path.name}"
+        length = re.search(r"\b(\d+)k\b", names)
+        if path.suffix in (".parquet", ".json", ".jsonl") and length and re.search(rf"\b{question}\b", names):
             found.setdefault(1024 * int(length[1]), []).append(path)
     if not found:
         raise UserError(
