@@ -163,6 +163,15 @@ def main(argv: list[str] | None = None) -> int:
         # The reader of our output (`| head`) went away: nothing is wrong with the run.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except ModuleNotFoundError as error:
+        if debug:
+            raise
+        print(
+            f"meap: error: the Python package {error.name} is not installed for {sys.executable}\n"
+            "fix: `meap doctor` lists what is missing, with the commands that install it",
+            file=sys.stderr,
+        )
+        return 2
     except Exception as error:
         if debug:
             raise

@@ -223,7 +223,7 @@ def fix_of(part: Package) -> str:
 def requirements_finding() -> Finding:
     """Return whether the other packages that ours requires are there and new enough."""
     shown = {name for part in PARTS for name in part.distributions}
-    names = [name for name in (_requirement_names() or []) if name not in shown]
+    names = [need.name for need in _needs() if need.name not in shown]
     wrong = {name: problem for name in names if (problem := unmet(name))}
     if wrong:
         return Finding(
@@ -245,31 +245,26 @@ def requirements_finding() -> Finding:
 
 def unmet(name: str) -> str:
     """Return our requirement on a distribution if the installed one does not fulfil it, else ""."""
-    from packaging.requirements import Requirement
-    from packaging.utils import canonicalize_name
-
-    for text in _requirements():
-        need = Requirement(text)
-        if canonicalize_name(need.name) != canonicalize_name(name) or (need.marker and not need.marker.evaluate()):
-            continue
+    for need in _needs():
         # prereleases: NVIDIA's image names its torch 2.13.0a0+hash.
-        if not _has(name) or not need.specifier.contains(version(name), prereleases=True):
+        if need.name.replace("_", "-") == name.replace("_", "-") and not (
+            _has(name) and need.specifier.contains(version(name), prereleases=True)
+        ):
             return f"{need.name}{need.specifier}"
     return ""
 
 
-def _requirements() -> list[str]:
+def _needs() -> list[Any]:
+    """Return our requirements that hold here; none in a checkout that was never installed."""
     try:
-        return requires(OWN) or []
-    except PackageNotFoundError:  # run from a checkout that was never installed
+        from packaging.requirements import Requirement
+    except ModuleNotFoundError:  # an environment without our requirements, which is what the doctor is for
+        from pip._vendor.packaging.requirements import Requirement  # type: ignore[assignment]
+    try:
+        needs = [Requirement(text) for text in requires(OWN) or []]
+    except PackageNotFoundError:
         return []
-
-
-def _requirement_names() -> list[str]:
-    from packaging.requirements import Requirement
-
-    needs = [Requirement(text) for text in _requirements()]
-    return [need.name for need in needs if not need.marker or need.marker.evaluate()]
+    return [need for need in needs if need.marker is None or need.marker.evaluate()]
 
 
 def _has(name: str) -> bool:

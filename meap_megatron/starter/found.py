@@ -96,7 +96,9 @@ def look(folder: Path, *, model: Path | None, tokenizer: Path | None, data: list
     model = model or _one_of(models, "model")
     tokenizers = [path for path in folders if path not in models and _has_tokenizer(path)]
     if model is None or not _has_tokenizer(model if model.is_dir() else model.parent):
-        tokenizer = tokenizer or _one_of(tokenizers, "tokenizer")
+        # PREFIX.tokenizer beside a dataset is a copy of one, most likely of one in this folder.
+        own = [path for path in tokenizers if not _is_copy(path)]
+        tokenizer = tokenizer or _one_of(own or tokenizers, "tokenizer")
     places = data or [path for path in _shallow(folder) if path.resolve() != out.resolve()]
     apart = {path.resolve() for path in (*models, *tokenizers)}
     chosen, beside = _data(places, apart=apart if not data else set(), tunes=model is not None)
@@ -138,6 +140,10 @@ def _has_weights(folder: Path) -> bool:
 
 def _has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in TOKENIZER_FILES)
+
+
+def _is_copy(folder: Path) -> bool:
+    return folder.suffix == ".tokenizer" and folder.with_suffix(".meap.json").exists()
 
 
 def _one_of(paths: list[Path], what: str) -> Path | None:

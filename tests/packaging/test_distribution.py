@@ -33,7 +33,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not (ROOT / ".git").exists() or shutil.which("git") is None:
         pytest.skip("only a checkout knows which files belong to the project")
     copy, out = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("dist")
-    for name in (*tracked("meap_megatron", "csrc"), *TOP_FILES):
+    for name in (*tracked("meap_megatron", "csrc", "tests/test_imports.py"), *TOP_FILES):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, copy / name)
     setup(copy, "sdist", "--dist-dir", str(out))
@@ -58,9 +58,11 @@ def setup(folder: Path, *words: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_source_distribution_has_all_that_the_native_module_is_built_from(sources: Path) -> None:
+def test_the_source_distribution_has_what_the_package_is_built_from_and_no_other_file(sources: Path) -> None:
     wanted = tracked("csrc") | set(TOP_FILES)
-    assert wanted - {str(path.relative_to(sources)) for path in sources.rglob("*")} == set()
+    found = {str(path.relative_to(sources)) for path in sources.rglob("*") if path.is_file()}
+    made = {name for name in found if name in ("PKG-INFO", "setup.cfg") or name.startswith("meap_megatron.egg-info/")}
+    assert found - made == wanted | tracked("meap_megatron")
 
 
 def test_an_installation_has_every_file_of_the_package_and_no_other(installed: Path) -> None:
@@ -79,6 +81,7 @@ def test_the_installed_package_runs_without_torch_and_from_its_own_files(install
         "from meap_megatron.report.tables import paper\n"
         "from meap_megatron.cli.main import main\n"
         "assert paper() and main(['--version']) == 0\n"
+        "assert main(['chat', 'nothing']) == 2\n"
         "print(meap_megatron.masking.__file__)"
     )
     environment = os.environ | {"PYTHONPATH": str(installed)}
@@ -87,6 +90,7 @@ def test_the_installed_package_runs_without_torch_and_from_its_own_files(install
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith(str(installed))
+    assert "the Python package torch is not installed" in done.stderr and "fix: `meap doctor`" in done.stderr
 
 
 def test_the_extras_are_those_of_the_documentation() -> None:

@@ -142,6 +142,15 @@ def test_what_cannot_be_started_from_is_refused_and_nothing_is_written(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_the_tokenizer_of_a_dataset_made_before_is_not_a_second_choice(tmp_path: Path) -> None:
+    for name in ("own/tokenizer.json", "data/mine.tokenizer/tokenizer.json", "data/mine.meap.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "t.txt").write_text("x")
+    assert main(["init", str(tmp_path)]) == 0
+    assert "--tokenizer own " in script_of(tmp_path)
+
+
 def test_a_tokenizer_is_trained_on_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_texts(tmp_path / "texts", 3)
     write_alpaca(tmp_path / "rows.json", docstring_rows(3))
