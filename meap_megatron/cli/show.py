@@ -1,4 +1,4 @@
-"""`meap show`: the summary of a dataset, or one training sample as training reads it."""
+"""`meap show`: the summary of a dataset, one training sample as training reads it, or one stored conversation."""
 
 import argparse
 import os
@@ -7,91 +7,92 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 
 from meap_megatron.config import MaskConfig
-from meap_megatron.declared import add_flags, from_args
+from meap_megatron.datasets.sft.config import SFTConfig
+from meap_megatron.declared import add_flags, declared, from_args
 from meap_megatron.errors import UserError, counted
 
 if TYPE_CHECKING:
-    from meap_megatron.corpus.display import Position
+    from meap_megatron.corpus.display import ShownSample
     from meap_megatron.indexed.sidecar import Sidecar
 
 SPLITS = ("train", "valid", "test")
+SFT = "sft_"
+"""Before the name of every option that only fine-tuning data has; its recipe key is `meap_` and that name."""
+BEFORE_MASK = 8
+"""Positions that are shown before the first masked token of a row."""
+OF_BOTH = {"mask_ratio", "corruption", "mask_seed", "mask_validation"}
+"""Masking options that fine-tuning data has too."""
 HELP = """Print what a dataset holds, or one sample of it as columns: position, input, id, label, masked?, loss?
 
 The sample is built by Megatron's own dataset builder, so it is the one that training reads when split, sequence
 length, seed, masking and (beyond one epoch) the number of samples are those of the run.
 
-Of fine-tuning data a row is shown as it is stored, one conversation before packing and masking: position, token, id,
-role, trained? Of the options only --index, --start, --rows and --color apply to it.
+Of fine-tuning data, --index alone shows a conversation as it is stored, before packing and masking: position, token,
+id, role, trained? With --seq-length it shows a row as training reads it: whole conversations and masked copies.
 
   meap show corpus/c4
   meap show corpus/c4 --index 0 --seq-length 256
   meap show corpus/c4 --index 7 --mask-ratio 0.15 --mask-strategy span --span-length 5 --rows 0 | less -R
+  meap show corpus/chats --index 0
+  meap show corpus/chats --index 0 --seq-length 4096
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("prefix", metavar="PREFIX", help="dataset, without .bin or .idx")
-    parser.add_argument(
-        "--index", type=int, help="number of the sample in its split (SFT: of the row), from 0; without it a summary"
-    )
-    samples = parser.add_argument_group("samples of text", "as a run makes them; not for fine-tuning data")
+    parser.add_argument("--index", type=int, help="number of the sample in its split, from 0; without it a summary")
+    samples = parser.add_argument_group("samples, as a run makes them")
     samples.add_argument("--seq-length", type=int, default=4096, help="tokens per sample (default: 4096)")
     samples.add_argument("--seed", type=int, default=1234, help="the run's seed: data order and masks (default: 1234)")
-    samples.add_argument("--global-batch-size", type=int, help="samples per step, with strategy official51")
     split = "train, valid and test share, as the run has it (default: 100,0,0)"
     samples.add_argument("--split", default="100,0,0", help=split)
     samples.add_argument("--split-name", "--of", choices=SPLITS, default="train", help="which split (default: train)")
     samples.add_argument("--num-samples", type=int, help="samples that the run draws, if more than one epoch")
-    add_flags(samples, MaskConfig, prefix="")
-    defaults = {one.dest: one.default for one in samples._group_actions} | {"mask_ratio": MaskConfig.ratio}
-    samples.add_argument("--strategy", dest="mask_strategy", help=argparse.SUPPRESS)  # its name before 0.2
+    text = parser.add_argument_group(
+        "masking", "of fine-tuning data only ratio, corruption, seed and validation apply"
+    )
+    text.add_argument("--global-batch-size", type=int, help="samples per step, with strategy official51")
+    add_flags(text, MaskConfig, prefix="")
+    rows = parser.add_argument_group("rows of fine-tuning data", "recipe keys: meap_sft_...")
+    add_flags(rows, SFTConfig, prefix=SFT)
+    defaults = {one.dest: one.default for group in (samples, text, rows) for one in group._group_actions}
+    text.add_argument("--strategy", dest="mask_strategy", help=argparse.SUPPRESS)  # its name before 0.2
     # None, so that what is given can be told from what is not.
     parser.set_defaults(**dict.fromkeys(defaults), sample_defaults=defaults)
-    parser.add_argument("--start", type=int, default=0, help="first position to print (default: 0)")
+    start = "first position to print (default: 0; of a row of fine-tuning data, just before its first masked token)"
+    parser.add_argument("--start", type=int, help=start)
     parser.add_argument("--rows", type=int, default=64, help="positions to print, 0 for all (default: 64)")
     parser.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="default: on a terminal")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the summary or the sample."""
-    from meap_megatron.corpus.display import summary, table
+    """Print the summary, the sample or the conversation."""
+    from meap_megatron.corpus.display import summary
     from meap_megatron.corpus.merge import as_prefix
     from meap_megatron.indexed.sidecar import check_prefix
 
     prefix = as_prefix(args.prefix)
     sidecar = check_prefix(prefix)
-    if sidecar.kind == "sft":
-        _refuse_sample_options(args, prefix)
-    _fill_in(args)
+    is_stored = sidecar.kind == "sft" and not _given(args)
+    _refuse_options_of_another_kind(args, prefix, sidecar)
+    args.sample_defaults["mask_ratio"] = SFTConfig.ratio if sidecar.kind == "sft" else MaskConfig.ratio
+    for name, value in args.sample_defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
     if args.index is None:
         print("\n".join(summary(prefix, sidecar)))
         return 0
     _check(args)
-    if sidecar.kind == "sft":
-        show_row(args, prefix, sidecar)
-        return 0
-    rows, num_samples = read_sample(args, prefix, sidecar)
-    colour = _colour(args)
-    masked = sum(row.masked for row in rows)
-    trained = sum(row.loss > 0 for row in rows)
-    print(
-        f"{prefix}: sample {args.index} of {num_samples:,} in {args.split_name} ({args.split}), seed {args.seed}\n"
-        f"{counted(len(rows), 'position')}, {masked} masked ({masked / len(rows):.1%}), loss on {trained}\n"
-    )
-    stop = len(rows) if args.rows == 0 else args.start + args.rows
-    for line in table(rows[args.start : stop], colour=colour):
-        print(line)
-    if args.start > 0 or stop < len(rows):
-        print(f"\npositions {args.start} to {min(stop, len(rows)) - 1} of {len(rows)}; --rows 0 prints all")
+    (show_conversation if is_stored else show_sample)(args, prefix, sidecar)
     return 0
 
 
-def show_row(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> None:
-    """Print one row of fine-tuning data as it is stored: one conversation (or turn), before packing and masking.
+def show_conversation(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> None:
+    """Print one conversation (or turn) as it is stored, before packing and masking.
 
     Raises:
-        UserError: there is no such row.
+        UserError: there is no such conversation.
     """
     from meap_megatron.corpus.display import text_of_ids
     from meap_megatron.corpus.sft.display import row_table
@@ -103,59 +104,85 @@ def show_row(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> None:
         raise UserError(f"--index {args.index}: {prefix} has {there}; take a smaller --index")
     ids = open_pair(prefix)[args.index].tolist()
     roles = open_pair(roles_prefix(prefix))[args.index].tolist()
-    stop = len(ids) if args.rows == 0 else min(len(ids), args.start + args.rows)
+    start = args.start or 0
+    stop = len(ids) if args.rows == 0 else min(len(ids), start + args.rows)
     what = "turn" if (sidecar.sft or {}).get("multi_turn") == "split" else "conversation"
     print(
-        f"{prefix}: row {args.index} of {sidecar.num_documents:,}, the stored {what}, before packing and masking\n"
+        f"{prefix}: row {args.index} of {sidecar.num_documents:,}, the stored {what}, before packing and masking "
+        f"(--seq-length N shows a row of training)\n"
         f"{counted(len(ids), 'token')}, {sum(role > 0 for role in roles)} of them trained\n"
     )
-    lines = row_table(
-        ids[args.start : stop],
-        roles[args.start : stop],
+    text_of = text_of_ids(prefix, sidecar)
+    for line in row_table(ids[start:stop], roles[start:stop], text_of=text_of, start=start, colour=_colour(args)):
+        print(line)
+    _say_what_is_left(start, stop, len(ids))
+
+
+def show_sample(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> None:
+    """Print one sample as training reads it.
+
+    Raises:
+        UserError: the split has no such sample, or an option breaks its rule.
+    """
+    from meap_megatron.corpus.display import table, text_of_ids
+
+    sample, num_samples = read_sample(args, prefix, sidecar)
+    length, masked = len(sample.tokens), sum(sample.changed)
+    start = args.start or 0
+    if args.start is None and sample.segments and masked:
+        start = max(0, sample.changed.index(True) - BEFORE_MASK)
+    stop = length if args.rows == 0 else min(length, start + args.rows)
+    padding = f" and {args.seq_length - length} of padding" if length < args.seq_length else ""
+    print(
+        f"{prefix}: sample {args.index} of {num_samples:,} in {args.split_name} ({args.split}), seed {args.seed}\n"
+        f"{counted(length, 'position')}{padding}, {masked} masked ({masked / length:.1%}), "
+        f"loss on {sum(sample.trained)}"
+    )
+    for position, what in sample.segments.items():
+        print(f"  from {position}: {what}")
+    print()
+    info = sidecar.tokenizer
+    lines = table(
+        sample,
         text_of=text_of_ids(prefix, sidecar),
-        start=args.start,
+        mask=(info.mask_id, info.mask_token),
+        edges={token for token in (info.bos_id, info.eos_id) if token is not None},
+        start=start,
+        stop=stop,
         colour=_colour(args),
     )
     for line in lines:
         print(line)
-    if args.start > 0 or stop < len(ids):
-        print(f"\npositions {args.start} to {stop - 1} of {len(ids)}; --rows 0 prints all")
+    _say_what_is_left(start, stop, length)
 
 
-def read_sample(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> tuple[list["Position"], int]:
+def read_sample(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> tuple["ShownSample", int]:
     """Build the split with Megatron's builder and read one sample of it.
 
     Returns:
-        The rows, and the number of samples of the split.
+        The sample, and the number of samples of the split.
 
     Raises:
-        UserError: the split has no such sample, or a masking option breaks its rule.
+        UserError: the split has no such sample, or an option breaks its rule.
     """
-    from meap_megatron.corpus.display import rows, text_of_ids
-    from meap_megatron.datasets.mask_stage import config_of_data
     from meap_megatron.launch import megatron_import, runtime
 
     _check_split(args, sidecar)
-    info = sidecar.tokenizer
-    fields = from_args(MaskConfig, args, prefix="")
-    fields["seed"] = args.seed if fields["seed"] is None else fields["seed"]
-    mask = config_of_data(prefix, sidecar, **fields, global_batch_size=args.global_batch_size)
+    masking = masking_of(args, prefix, sidecar)
     runtime.set_thread_policy()
     megatron_import.quiet_imports()
     with megatron_import.triton_stub():
-        from megatron.core.datasets.gpt_dataset import GPTDataset
-
-        from meap_megatron.datasets.provider import build_datasets, config_of_text
+        from meap_megatron.datasets.provider import build_datasets, config_of_samples
     sizes: list[int | None] = [None, None, None]
     sizes[SPLITS.index(args.split_name)] = args.num_samples
     with tempfile.TemporaryDirectory(prefix="meap_show_") as cache:
-        config = config_of_text(
+        config = config_of_samples(
             prefix,
             seq_length=args.seq_length,
             seed=args.seed,
             split=args.split,
             cache=cache,
-            mask=mask,
+            masking=masking,
             mark_changes=True,
         )
         try:
@@ -170,20 +197,56 @@ def read_sample(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> tu
                 f"--index {args.index}: {args.split_name} of {args.split} has {counted(count, 'sample')} of "
                 f"{args.seq_length} tokens; take a smaller --index, --seq-length or another --split-name"
             )
-        sample = {name: value.clone() for name, value in dataset[args.index].items()}
-        unmasked = GPTDataset.__getitem__(dataset, args.index)["tokens"].tolist()
-    marks = sample["loss_mask"].long().tolist()
-    lines = rows(
-        inputs=sample["tokens"].tolist(),
-        unmasked=unmasked,
-        labels=sample["labels"].tolist(),
-        changed=[bool(mark & 2) for mark in marks],
-        loss=[float(mark & 1) for mark in marks],
-        mask=(info.mask_id, info.mask_token),
-        edges={token for token in (info.bos_id, info.eos_id) if token is not None},
-        text_of=text_of_ids(prefix, sidecar),
+        return as_read(dataset, args.index), len(dataset)
+
+
+def masking_of(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> MaskConfig | SFTConfig:
+    """Return the masking that the options describe."""
+    from meap_megatron.datasets.mask_stage import config_of_data
+    from meap_megatron.datasets.sft.config import config_of_data as rows_of_data
+
+    masking = from_args(MaskConfig, args, prefix="")
+    masking["seed"] = args.seed if masking["seed"] is None else masking["seed"]
+    if sidecar.kind != "sft":
+        return config_of_data(prefix, sidecar, **masking, global_batch_size=args.global_batch_size)
+    rows = from_args(SFTConfig, args, prefix=SFT)
+    rows |= {name: masking[name] for name in ("ratio", "corruption", "seed", "mask_validation")}
+    if not rows["ratio"]:
+        rows |= {"ratio": SFTConfig.ratio, "layout": "ntp"}
+    return rows_of_data(prefix, sidecar, **rows)
+
+
+def as_read(dataset: Any, index: int) -> "ShownSample":
+    """Return a sample of a dataset that was built with `mark_changes`, without the padding at its end."""
+    from megatron.core.datasets.gpt_dataset import GPTDataset
+
+    from meap_megatron.corpus.display import ShownSample
+    from meap_megatron.datasets.mask_stage import CHANGED_INPUT
+    from meap_megatron.datasets.sft.dataset import MEAPSFTDataset
+    from meap_megatron.datasets.sft.reference import COPY, JOINED, ORIGINAL
+
+    found = {name: value.clone().tolist() for name, value in dataset[index].items()}
+    tokens, labels, marks = found["tokens"], found["labels"], [int(weight) for weight in found["loss_mask"]]
+    changed = [bool(mark & int(CHANGED_INPUT)) for mark in marks]
+    segments: dict[int, str] = {}
+    if isinstance(dataset, MEAPSFTDataset):
+        kinds = {ORIGINAL: "original", COPY: "masked copy", JOINED: "original and masked copy"}
+        items = dataset.index.row(index)[0].tolist()
+        names = [f"conversation {item // 4}, {kinds[item % 4]}" for item in items]
+        segments = dict(zip(found["cu_seqlens"], names, strict=False))
+        end = found["cu_seqlens"][len(items)]
+        # A masked token belongs to an answer, so the label before it is of the same segment.
+        unmasked = [labels[at - 1] if hidden else tokens[at] for at, hidden in enumerate(changed)]
+    else:
+        unmasked, end = GPTDataset.__getitem__(dataset, index)["tokens"].tolist(), len(tokens)
+    return ShownSample(
+        tokens=tokens[:end],
+        unmasked=unmasked[:end],
+        labels=labels[:end],
+        changed=changed[:end],
+        trained=[bool(mark & 1) for mark in marks[:end]],
+        segments=segments,
     )
-    return lines, len(dataset)
 
 
 def _colour(args: argparse.Namespace) -> bool:
@@ -191,19 +254,23 @@ def _colour(args: argparse.Namespace) -> bool:
     return args.color == "always" or (args.color == "auto" and terminal)
 
 
-def _refuse_sample_options(args: argparse.Namespace, prefix: str) -> None:
-    given = [f"--{name.replace('_', '-')}" for name in args.sample_defaults if getattr(args, name) is not None]
-    if given:
-        raise UserError(
-            f"{', '.join(given)}: {prefix} is fine-tuning data, of which stored rows are shown, before packing and "
-            f"masking; leave out what makes samples (--index, --start, --rows and --color apply)"
-        )
+def _say_what_is_left(start: int, stop: int, length: int) -> None:
+    if start > 0 or stop < length:
+        print(f"\npositions {start} to {stop - 1} of {length}; --rows 0 prints all")
 
 
-def _fill_in(args: argparse.Namespace) -> None:
-    for name, value in args.sample_defaults.items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
+def _given(args: argparse.Namespace) -> list[str]:
+    """Return the options of samples that are on the command line."""
+    return [name for name in args.sample_defaults if getattr(args, name) is not None]
+
+
+def _refuse_options_of_another_kind(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> None:
+    text = {one.name for one in declared(MaskConfig)} - OF_BOTH | {"global_batch_size"}
+    rows = {f"{SFT}{one.name}" for one in declared(SFTConfig)}
+    kind, wrong = ("fine-tuning data", text) if sidecar.kind == "sft" else ("text", rows)
+    if wrong := wrong & set(_given(args)):
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(wrong))
+        raise UserError(f"{named}: {prefix} is {kind}, which has no such setting; leave it out")
 
 
 def _check_split(args: argparse.Namespace, sidecar: "Sidecar") -> None:

@@ -1,7 +1,7 @@
 """Text for a terminal: the summary of a dataset, and one sample as columns. Pure functions from data to lines."""
 
-import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,19 +19,22 @@ COLUMNS = ("position", "input", "     id", "  label", "masked", "loss")
 WIDTHS = (8, 22, 7, 30, 6, 4)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Position:
-    """One position of a sample."""
+@dataclass(frozen=True, kw_only=True)
+class ShownSample:
+    """The positions of one sample as training reads it; of fine-tuning data without the padding at its end."""
 
-    position: int
-    token: str  # text of the unmasked input
-    token_id: int  # id that the model reads
-    read: str  # its text
-    label: str
-    label_id: int
-    masked: bool
-    loss: float
-    edge: bool  # BOS or EOS in the unmasked input
+    tokens: list[int]
+    """Ids that the model reads."""
+    unmasked: list[int]
+    """The same before masking."""
+    labels: list[int]
+    """Ids to predict."""
+    changed: list[bool]
+    """Whether the input was masked or replaced; a drawn token may be the one it replaces."""
+    trained: list[bool]
+    """Whether the label has a loss."""
+    segments: dict[int, str] = field(default_factory=dict)
+    """Of fine-tuning data: first position of each segment, and what it is."""
 
 
 def summary(prefix: str | Path, sidecar: Sidecar) -> Iterator[str]:
@@ -105,69 +108,54 @@ def text_of_ids(prefix: str | Path, sidecar: Sidecar) -> Callable[[int], str]:
     return text_of
 
 
-def rows(
+def table(
+    sample: ShownSample,
     *,
-    inputs: Sequence[int],
-    unmasked: Sequence[int],
-    changed: Sequence[bool],
-    labels: Sequence[int],
-    loss: Sequence[float],
-    edges: set[int],
-    mask: tuple[int, str],
     text_of: Callable[[int], str],
-) -> list[Position]:
-    """Pair the fields of a sample.
+    mask: tuple[int, str],
+    edges: Set[int] = frozenset(),
+    start: int = 0,
+    stop: int | None = None,
+    colour: bool,
+) -> Iterator[str]:
+    """Give the header, a line for each position, and one before each segment.
+
+    A changed input shows what is read and the text that it hides.
 
     Args:
-        inputs: ids that the model reads.
-        unmasked: the same before masking.
-        changed: which inputs are not the unmasked ones; a drawn token may be the same.
-        labels: ids to predict.
-        loss: weight of each label.
-        edges: ids of BOS and EOS.
-        mask: id and text of [MASK].
+        sample: its positions.
         text_of: id to text.
+        mask: id and text of [MASK].
+        edges: ids of BOS and EOS.
+        start: first position.
+        stop: position behind the last; None for all.
+        colour: mark inputs by colour.
     """
-    return [
-        Position(
-            position=position,
-            token=visible(text_of(before)),
-            token_id=after,
-            read=mask[1] if after == mask[0] else visible(text_of(after)),
-            label=visible(text_of(label)),
-            label_id=label,
-            masked=is_changed,
-            loss=weight,
-            edge=before in edges,
-        )
-        for position, (after, before, is_changed, label, weight) in enumerate(
-            zip(inputs, unmasked, changed, labels, loss, strict=True)
-        )
-    ]
-
-
-def table(lines: Sequence[Position], *, colour: bool) -> Iterator[str]:
-    """Give the header and a line per row; a changed input shows what is read and the text that it hides."""
     yield "  ".join(fit(name, width) for name, width in zip(COLUMNS, WIDTHS, strict=True)).rstrip()
-    for row in lines:
-        token = f"{row.read} ({row.token})" if row.masked else row.token
-        label = f"{row.label_id:>7} {row.label}"
+    for position in range(len(sample.tokens))[start:stop]:
+        if position in sample.segments:
+            yield f"          -- {sample.segments[position]}"
+        read, before, label = sample.tokens[position], sample.unmasked[position], sample.labels[position]
+        is_changed, is_trained = sample.changed[position], sample.trained[position]
+        token = visible(text_of(before))
+        if is_changed:
+            token = f"{mask[1] if read == mask[0] else visible(text_of(read))} ({token})"
         cells = (
-            f"{row.position:>8}",
+            f"{position:>8}",
             token,
-            f"{row.token_id:>7}",
-            label,
-            "masked" if row.masked else ".",
-            f"{row.loss:g}",
+            f"{read:>7}",
+            f"{label:>7} {visible(text_of(label))}",
+            "masked" if is_changed else ".",
+            "1" if is_trained else "0",
         )
         fitted = [fit(cell, width) for cell, width in zip(cells, WIDTHS, strict=True)]
         if colour:
             fitted[0] = QUIET + fitted[0] + OFF
-            if row.masked:
+            if is_changed:
                 fitted[1] = MASKED + fitted[1] + OFF
                 fitted[4] = MASKED + fitted[4] + OFF
-            elif row.edge:
+            elif before in edges:
                 fitted[1] = EDGE + fitted[1] + OFF
-            if not row.loss:
+            if not is_trained:
                 fitted[3] = QUIET + fitted[3] + OFF
         yield "  ".join(fitted).rstrip()

@@ -20,6 +20,7 @@ from meap_megatron.datasets import index_folder
 from meap_megatron.datasets.gpt import MEAPGPTDataset, MEAPGPTDatasetConfig, check_matches, prefixes_per_blend
 from meap_megatron.datasets.mock import MockMEAPGPTDataset
 from meap_megatron.datasets.pair import CleanMaskedPairs
+from meap_megatron.datasets.sft.config import SFTConfig
 from meap_megatron.datasets.sft.data import check_sft
 from meap_megatron.datasets.sft.dataset import MEAPSFTDataset, MEAPSFTDatasetConfig, check_matches_sft
 from meap_megatron.datasets.sft.packing import effective, packing_key
@@ -30,9 +31,16 @@ from meap_megatron.indexed.sidecar import check_prefix, read_sidecar
 Config = MEAPGPTDatasetConfig | MEAPSFTDatasetConfig
 
 
-def config_of_text(
-    prefix: str, *, seq_length: int, seed: int, split: str, cache: str, mask: MaskConfig, mark_changes: bool = False
-) -> MEAPGPTDatasetConfig:
+def config_of_samples(
+    prefix: str,
+    *,
+    seq_length: int,
+    seed: int,
+    split: str,
+    cache: str,
+    masking: MaskConfig | SFTConfig,
+    mark_changes: bool = False,
+) -> Config:
     """Return the configuration of a run on one dataset, as far as it decides the samples, for those who look at them.
 
     Args:
@@ -41,20 +49,21 @@ def config_of_text(
         seed: of the order of the data.
         split: shares of train, valid and test.
         cache: folder of the sample index.
-        mask: of the inputs.
+        masking: of text, or the rows of fine-tuning data.
         mark_changes: `loss_mask` says in bit 1 which inputs are changed.
     """
-    return MEAPGPTDatasetConfig(
-        random_seed=seed,
-        sequence_length=seq_length,
-        blend=([prefix], None),
-        split=split,
-        path_to_cache=cache,
-        tokenizer=DatasetTokenizer(read_sidecar(prefix).tokenizer),
-        create_attention_mask=False,
-        meap=mask,
-        mark_changes=mark_changes,
-    )
+    shared: dict[str, Any] = {
+        "random_seed": seed,
+        "sequence_length": seq_length,
+        "blend": ([prefix], None),
+        "split": split,
+        "path_to_cache": cache,
+        "tokenizer": DatasetTokenizer(read_sidecar(prefix).tokenizer),
+        "mark_changes": mark_changes,
+    }
+    if isinstance(masking, SFTConfig):
+        return MEAPSFTDatasetConfig(**shared, sft=masking)
+    return MEAPGPTDatasetConfig(**shared, meap=masking, create_attention_mask=False)
 
 
 def build_datasets(

@@ -33,17 +33,17 @@ def read_sample(plan: DemoSizes, *, prefix: Path, index: int) -> list[Cell]:
     runtime.set_thread_policy()
     megatron_import.quiet_imports()
     with megatron_import.triton_stub():
-        from meap_megatron.datasets.provider import build_datasets, config_of_text
+        from meap_megatron.datasets.provider import build_datasets, config_of_samples
 
     sidecar = read_sidecar(prefix)
     mask_id = sidecar.tokenizer.mask_id
-    config = config_of_text(
+    config = config_of_samples(
         str(prefix),
         seq_length=plan.seq_length,
         seed=plan.seed,
         split=plan.split,
         cache=str(prefix.resolve().parent / "cache" / "meap_megatron"),
-        mask=MaskConfig(mask_id=mask_id, ratio=MASK_RATIO, seed=plan.seed),
+        masking=MaskConfig(mask_id=mask_id, ratio=MASK_RATIO, seed=plan.seed),
     )
     train, _, _ = build_datasets(config, sizes=[plan.train_iters * plan.batch_size, None, None])
     tokens, labels = (train[index][name].tolist() for name in ("tokens", "labels"))

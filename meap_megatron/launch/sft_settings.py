@@ -3,32 +3,26 @@
 import math
 from typing import Any
 
-from meap_megatron.datasets.sft.config import SFTConfig
+from meap_megatron.datasets.sft.config import SFTConfig, config_of_data
 from meap_megatron.declared import from_args
 from meap_megatron.errors import UserError
-from meap_megatron.indexed.ordinary_ids import ordinary_ids
 from meap_megatron.indexed.sidecar import Sidecar
 from meap_megatron.launch.arguments import SFT_PREFIX
 from meap_megatron.launch.blend import data_prefixes
-from meap_megatron.masking.corruption import Corruption
 from meap_megatron.masking.ratio import MaskRatio
 
 
 def sft_config(args: Any, sidecar: Sidecar) -> SFTConfig:
     """Return the settings of the rows; with mask ratio 0, originals only."""
     ratio = MaskRatio.parse(args.meap_mask_ratio).highest
-    fields = from_args(SFTConfig, args, prefix=SFT_PREFIX)
-    if not ratio:
-        fields["layout"] = "ntp"
-    else:
-        fields["ratio"] = ratio
-    draws_tokens = Corruption.parse(args.meap_corruption).random > 0
-    return SFTConfig(
+    fields = from_args(SFTConfig, args, prefix=SFT_PREFIX) | ({"ratio": ratio} if ratio else {"layout": "ntp"})
+    if args.meap_mask_token_id is not None:
+        fields["mask_id"] = args.meap_mask_token_id
+    return config_of_data(
+        data_prefixes(args)[0],
+        sidecar,
         **fields,
-        mask_id=sidecar.tokenizer.mask_id if args.meap_mask_token_id is None else args.meap_mask_token_id,
-        pad_id=sidecar.tokenizer.pad_id or 0,
         corruption=args.meap_corruption,
-        ordinary=ordinary_ids(data_prefixes(args)[0], sidecar) if draws_tokens else None,
         seed=args.seed if args.meap_mask_seed is None else args.meap_mask_seed,
         mask_validation=args.meap_mask_validation,
     )

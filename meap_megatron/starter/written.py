@@ -175,7 +175,8 @@ def steps_of(found: Findings, *, start: Path, out: str) -> list[ScriptStep]:
             makes=f"{place}/data/train.meap.json",
         ),
         ScriptStep(
-            why="What training sees: look at the masked positions", command=f"meap show {place}/data/train --index 0"
+            why="One sample as training reads it: masked inputs, labels, and which of them have a loss",
+            command=f"meap show {place}/data/train --index 0 --seq-length {row_of(found)}",
         ),
         ScriptStep(
             why="Training; the same command continues an interrupted run, and ends at once when it is finished",

@@ -178,7 +178,8 @@ def test_show_prints_the_roles_of_a_row(folder: Path, capsys: pytest.CaptureFixt
     capsys.readouterr()
     assert main(["show", str(folder / "out"), "--index", "0", "--start", "13"]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == f"{folder / 'out'}: row 0 of 2, the stored conversation, before packing and masking"
+    what = "the stored conversation, before packing and masking (--seq-length N shows a row of training)"
+    assert said[0] == f"{folder / 'out'}: row 0 of 2, {what}"
     lines = [line.split() for line in said]
     assert lines[3] == ["position", "token", "id", "role", "trained"]
     assert lines[4:] == [
@@ -193,18 +194,48 @@ def test_show_prints_the_roles_of_a_row(folder: Path, capsys: pytest.CaptureFixt
     assert "has 2 rows" in capsys.readouterr().err
 
 
+def test_show_prints_a_row_as_training_reads_it_from_its_first_masked_token_on(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(folder / "a.jsonl", [alpaca("q", "a b c a b c")])
+    assert preprocess(folder, "--system", "be", inputs="a.jsonl") == 0
+    capsys.readouterr()
+    row = ["show", str(folder / "out"), "--index", "0", "--seq-length", "48", "--rows", "0", "--sft-min-answer", "5"]
+    assert main([*row, "--mask-ratio", "0.5", "--seed", "3"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    what = "the stored conversation, before packing and masking (--seq-length N shows a row of training)"
+    assert said[0] == f"{folder / 'out'}: row 0 of 2, {what}"
+    assert said[0] == f"{folder / 'out'}: sample 0 of 1 in train (100,0,0), seed 3"
+    assert said[1] == "40 positions and 8 of padding, 3 masked (7.5%), loss on 10"
+    assert sorted(line.split(": ")[1] for line in said[2:4]) == [
+        "conversation 0, masked copy",
+        "conversation 0, original",
+    ]
+    first = int(said[6].split()[0])
+    assert main([*row, "--mask-ratio", "0.5", "--seed", "3", "--start", "0"]) == 0
+    whole = [line.split() for line in capsys.readouterr().out.splitlines()]
+    begin = whole.index(["--", "conversation", "0,", "masked", "copy"])
+    copy = whole[begin + 1 : begin + 21]
+    answer = copy[14:]
+    assert [line[2].strip("()") if line[1] == "[MASK]" else line[1] for line in answer] == list("abcabc")
+    hidden = [int(line[0]) for line in answer if line[-2] == "masked"]
+    assert len(hidden) == 3 and first == hidden[0] - 8, "it starts just before the first masked token"
+    trained = [int(line[0]) for line in copy if line[-1] == "1"]
+    assert trained == [at - 1 for at in hidden], "of the copy only masked tokens are trained, each from before it"
+    assert main([*row, "--start", "0", "--mask-ratio", "0"]) == 0
+    assert "20 positions and 28 of padding, 0 masked (0.0%), loss on 7" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--mask-ratio", "0.15"], "--mask-ratio"),
-        (["--seq-length", "64", "--strategy", "span"], "--seq-length, --mask-strategy"),
+        (["--seq-length", "64", "--strategy", "span"], "--mask-strategy"),
         (["--span-length", "5"], "--span-length"),
-        (["--seed", "1", "--mask-seed", "1"], "--seed, --mask-seed"),
-        (["--split", "1,0,0", "--of", "train", "--num-samples", "1"], "--split, --split-name, --num-samples"),
+        (["--skip-first", "1", "--clean-fraction", "0.5"], "--clean-fraction, --skip-first"),
         (["--global-batch-size", "4"], "--global-batch-size"),
     ],
 )
-def test_show_refuses_what_does_not_apply_to_a_stored_row(
+def test_show_refuses_what_fine_tuning_data_does_not_have(
     folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], named: str
 ) -> None:
     """Also values that are the defaults for text: what is typed and has no effect must not look as if it had one."""
@@ -212,7 +243,7 @@ def test_show_refuses_what_does_not_apply_to_a_stored_row(
     capsys.readouterr()
     assert main(["show", str(folder / "out"), "--index", "0", *arguments]) == 2
     said = capsys.readouterr()
-    assert f"meap: error: {named}: " in said.err and "before packing and masking" in said.err
+    assert f"meap: error: {named}: " in said.err and "is fine-tuning data" in said.err
     assert said.out == ""
 
 

@@ -89,6 +89,7 @@ def test_colour_can_be_asked_for_and_rows_chosen(prefix: Path, capsys: pytest.Ca
         (["--index", "-1"], "--index is -1"),
         (["--index", "0", "--strategy", "all"], "strategy is 'all'"),
         (["--index", "0", "--strategy", "official51"], "global_batch_size"),
+        (["--index", "0", "--sft-layout", "concat", "--sft-no-pack"], "--sft-layout, --sft-no-pack: "),
         (["--index", "0", "--seq-length", "100000"], "100000 tokens"),
     ],
 )

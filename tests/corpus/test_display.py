@@ -1,22 +1,20 @@
 import numpy as np
 
-from meap_megatron.corpus.display import histogram, rows, table
+from meap_megatron.corpus.display import ShownSample, histogram, table
 from meap_megatron.corpus.terminal import visible
 
-SAMPLE = {
-    "inputs": [1, 3, 9, 2],
-    "unmasked": [1, 3, 4, 2],
-    "changed": [False, False, True, False],
-    "labels": [3, 4, 2, 1],
-    "loss": [1.0, 1.0, 1.0, 0.0],
-    "edges": {1, 2},
-    "mask": (9, "[MASK]"),
-    "text_of": {1: "<s>", 2: "</s>", 3: "a", 4: "漢"}.__getitem__,
-}
+SAMPLE = ShownSample(
+    tokens=[1, 3, 9, 2],
+    unmasked=[1, 3, 4, 2],
+    labels=[3, 4, 2, 1],
+    changed=[False, False, True, False],
+    trained=[True, True, True, False],
+)
+TEXTS = {"text_of": {1: "<s>", 2: "</s>", 3: "a", 4: "漢"}.__getitem__, "mask": (9, "[MASK]"), "edges": {1, 2}}
 
 
 def test_a_sample_is_drawn_as_columns() -> None:
-    assert list(table(rows(**SAMPLE), colour=False)) == [
+    assert list(table(SAMPLE, **TEXTS, colour=False)) == [
         "position  input                        id    label                         masked  loss",
         "       0  <s>                           1        3 a                       .       1",
         "       1  a                             3        4 漢                      .       1",
@@ -28,8 +26,8 @@ def test_a_sample_is_drawn_as_columns() -> None:
 def test_colour_marks_what_is_masked_and_changes_no_text() -> None:
     import re
 
-    plain = list(table(rows(**SAMPLE), colour=False))
-    coloured = list(table(rows(**SAMPLE), colour=True))
+    plain = list(table(SAMPLE, **TEXTS, colour=False))
+    coloured = list(table(SAMPLE, **TEXTS, colour=True))
     assert [re.sub(r"\x1b\[[\d;]*m", "", line).rstrip() for line in coloured] == plain
     assert "\x1b[30;43m[MASK]" in coloured[3] and "\x1b[30;43m" not in coloured[2]
 

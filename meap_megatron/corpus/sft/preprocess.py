@@ -62,7 +62,7 @@ class SftWork(PreprocessingWork[SftResult]):
         )
         if config.template is None:
             why = DEFAULTS[self.fitted.name]
-            print(f"meap: note: template {self.fitted.name} is used: {why}; --template names another", file=sys.stderr)
+            print(f"meap: note: using template {self.fitted.name}: {why}; --template selects another", file=sys.stderr)
         if self.fitted.date is not None and config.date is None:
             if config.shard is not None:
                 raise UserError(

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from meap_megatron.declared import check_choices, setting
 from meap_megatron.errors import UserError
+from meap_megatron.indexed.ordinary_ids import ordinary_ids
+from meap_megatron.indexed.sidecar import Sidecar
 from meap_megatron.masking.corruption import Corruption, OrdinaryIds
 
 
@@ -108,3 +111,14 @@ class SFTConfig:
     def shares(self) -> Corruption:
         """The corruption, read."""
         return Corruption.parse(self.corruption)
+
+
+def config_of_data(prefix: str, sidecar: Sidecar, **fields: Any) -> SFTConfig:
+    """Return the rows of a dataset: fields of `SFTConfig`, with its ids and those of which tokens are drawn.
+
+    Raises:
+        UserError: a field breaks its rule.
+    """
+    draws = Corruption.parse(fields.get("corruption", SFTConfig.corruption)).random > 0
+    ids = {"mask_id": sidecar.tokenizer.mask_id, "pad_id": sidecar.tokenizer.pad_id or 0}
+    return SFTConfig(**ids | fields, ordinary=ordinary_ids(prefix, sidecar) if draws else None)
