@@ -16,9 +16,9 @@ from meap_megatron.errors import UserError
 from meap_megatron.indexed.sidecar import Sidecar
 from meap_megatron.training.startup_sync import roll_call
 
-VISIBLE_SECONDS = float(os.environ.get("MEAP_VISIBLE_SECONDS", "30"))
-"""How long a node may take to see what rank 0 has written; network file systems remember for some seconds what was not
-there."""
+VISIBLE_SECONDS = 30.0
+"""How long a node may take to see what rank 0 has written, unless MEAP_VISIBLE_SECONDS says it; network file systems
+remember for some seconds what was not there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ def wait_until_visible(path: Path, files: dict[str, dict[str, int]], *, builder:
     """
     from meap_megatron.datasets.index_folder import Damaged, read
 
-    deadline = time.monotonic() + VISIBLE_SECONDS
+    deadline = time.monotonic() + float(os.environ.get("MEAP_VISIBLE_SECONDS", VISIBLE_SECONDS))
     while True:
         try:
             entry = read(path, contents=False)

@@ -6,6 +6,7 @@ takes Megatron's own command line. On a machine without a GPU the flags that a C
 sidecar, tokenizer and vocabulary size need not be given. `main` is what `meap train` calls.
 """
 
+import argparse
 import contextlib
 import importlib
 import os
@@ -46,9 +47,12 @@ def import_once() -> None:
 
 
 def before_forks() -> None:
-    """Import in the launcher, on a CPU, what every forked rank would import for itself."""
+    """Import in the launcher, on a CPU, what every forked rank would import for itself, and read what its parser reads."""
     platform.prepare("cpu")
     import_once()
+    from megatron.training.arguments import add_megatron_arguments
+
+    add_megatron_arguments(argparse.ArgumentParser())
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from tests.support.conversations import docstring_rows, write_alpaca, write_chat
 from tests.support.corpus import library_texts, write_byte_tokenizer
 from tests.support.hf_models import write_model
 from tests.support.runs import ROOT
+from tests.support.warm import server
 
 TALK = [{"role": "user", "content": "Say it."}, {"role": "assistant", "content": "Here it is."}]
 
@@ -46,7 +47,7 @@ def test_text_alone_becomes_a_small_model_and_the_script_runs_twice(tmp_path: Pa
     recipe.write_text(small.replace("train_iters:", "train_iters: 2 #").replace("seq_length: 256", "seq_length: 64"))
     program = tmp_path / "bin" / "meap"
     program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m meap_megatron.cli.main "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m tests.support.warm "{server()[1:]}" "$@"\n')
     program.chmod(0o755)
     environ = os.environ | {"PATH": f"{program.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     for _ in range(2):

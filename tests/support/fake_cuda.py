@@ -24,6 +24,10 @@ SHOWN = (
 ).split()
 
 
+TORCHS: list[Any] = []
+"""Names of torch that a run on a CPU replaces, as they were at first."""
+
+
 class Package(types.ModuleType):
     """A module that has every name: a class for a capital letter, a module that can be called for any other."""
 
@@ -77,6 +81,9 @@ def main(engine: str, argv: list[str]) -> None:
     if engine != "absent":
         sys.meta_path.insert(0, Engine(broken=engine == "broken"))
     answer_for_cuda()
+    import torch
+
+    TORCHS.extend((torch.cuda.current_device, torch.tensor, torch.cuda.Stream))
     environ = dict(os.environ)
     for is_line, line in itertools.groupby(argv, "::".__ne__):
         if is_line:
@@ -91,6 +98,7 @@ def show(argv: list[str]) -> None:
     """Print one configuration."""
     from meap_megatron.errors import UserError
     from meap_megatron.training import pretrain
+    from meap_megatron.training.patches import redirect
 
     if "megatron.training.global_vars" in sys.modules:
         sys.modules["megatron.training.global_vars"].unset_global_variables()
@@ -102,6 +110,10 @@ def show(argv: list[str]) -> None:
     model = container.model.transformer
     shown = {name: getattr(model, name, getattr(args, name, None)) for name in SHOWN}
     layers = container.model.transformer_layer_spec
+    import torch
+
+    shown["kept"] = [torch.cuda.current_device, torch.tensor, torch.cuda.Stream] == TORCHS
+    shown["replaced"] = len(redirect.installed())
     if args.disable_jit_fuser:
         shown["compiled"] = compiles()
     print(json.dumps(shown | {"layers": getattr(layers, "__module__", None)}))

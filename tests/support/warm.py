@@ -1,7 +1,8 @@
 """A process that has imported Megatron and runs each `meap` command in a fork of itself: seconds instead of ten.
 
 The command does what it would do in a process of its own (environment, folder, streams, signals, exit status are its
-own); only the imports are shared. `python -m tests.support.warm` is the server, `WarmProcess` the client's side.
+own); only the imports are shared. `python -m tests.support.warm ADDRESS DESCRIPTOR` is the server, `WarmProcess` the
+client's side; `python -m tests.support.warm ADDRESS VERB ...` is the `meap` of a script.
 With "python" as its first word it is not `meap` but the interpreter: `python -m MODULE`, `python -c CODE`, `python SCRIPT`.
 The processes that a verb of `STARTING` starts are such forks too: `start_warm`.
 """
@@ -261,5 +262,16 @@ def status_of(command: Callable[[], int]) -> int:
     return status
 
 
+def ask(address: str, words: list[str]) -> int:
+    """Run a `meap` command in a fork of another process's server, for scripts; return its exit status."""
+    forked_from.append(address)
+    environ = dict(os.environ)
+    return WarmProcess(words, environ=environ, stdout=sys.stdout, stderr=sys.stderr, cwd=Path.cwd()).wait()
+
+
 if __name__ == "__main__":
-    serve("\0" + sys.argv[1], int(sys.argv[2]))
+    address, first, *others = "\0" + sys.argv[1], *sys.argv[2:]
+    if first.isdecimal():
+        serve(address, int(first))
+    else:
+        sys.exit(ask(address, [first, *others]))

@@ -16,6 +16,7 @@ from meap_megatron.launch.flags import read_flags
 from meap_megatron.launch.named_settings import of_command_line
 from meap_megatron.launch.recipe import load
 from meap_megatron.training import platform
+from meap_megatron.training.patches import everywhere
 from tests.support.fake_cuda import Engine
 from tests.support.runs import ROOT
 
@@ -43,14 +44,17 @@ def configurations(engine: str, *lines: list[str]) -> list[dict]:
 
 def test_without_transformer_engine_no_fused_kernel_of_it_is_asked_for_and_what_only_it_can_do_is_refused() -> None:
     rank = ["WORLD_SIZE=2", "RANK=0", *FLAGS, "--bf16"]
-    built, fp8, context, packed = configurations(
+    built, fp8, context, packed, eager = configurations(
         "absent",
         # SLURM's --gpus-per-task=1: the fourth task of a node sees one GPU.
         ["LOCAL_RANK=3", *FLAGS, "--bf16"],
         [*rank, "--fp8-format=hybrid", "--fp8-recipe=tensorwise"],
         [*rank, "--context-parallel-size=2"],
         [*rank, "--dataloader-inter-document-masking", "--tensor-model-parallel-size=2", "--sequence-parallel"],
+        [*FLAGS, "--bf16", "--disable-jit-fuser"],
     )
+    assert built.pop("kept") and built.pop("replaced") == len(everywhere.ALWAYS), "nothing of CUDA is replaced"
+    assert eager["compiled"] is False, "nothing of Megatron with the jit fuser disabled"
     assert built == {
         "transformer_impl": "local",
         "apply_rope_fusion": False,
@@ -93,10 +97,6 @@ def test_with_transformer_engine_its_kernels_are_used_and_every_cell_of_gpu_chec
         assert one["fp8"] == {"bf16": None, "fp8-blockwise": "e4m3"}.get(precision, "hybrid")
         assert precision == "bf16" or one["fp8_recipe"] == recipes[precision]
         assert one["gradient_accumulation_fusion"] and one["cross_entropy_loss_fusion"], (size, precision)
-
-
-def test_with_the_jit_fuser_disabled_nothing_of_megatron_is_compiled() -> None:
-    assert configurations("absent", [*FLAGS, "--bf16", "--disable-jit-fuser"])[0]["compiled"] is False
 
 
 def test_an_engine_that_cannot_be_loaded_is_refused_in_its_own_words() -> None:
@@ -202,7 +202,7 @@ def test_transformer_engine_may_load_the_scaling_history_of_the_runs_own_folder_
 STARTS = """
 import os, sys, torch
 def asked():
-    print(os.environ.get("CUDA_DEVICE_MAX_CONNECTIONS"), os.environ.get("PYTORCH_ALLOC_CONF"))
+    print(who, os.environ.get("CUDA_DEVICE_MAX_CONNECTIONS"), os.environ.get("PYTORCH_ALLOC_CONF"), flush=True)
     os._exit(0)
 torch.cuda.is_available = asked
 from meap_megatron.launch import launch
@@ -212,19 +212,24 @@ recipe = ["train", "examples/recipes/tiny_cpu_ntp.yaml", "mock_data=true", "data
 starts = {
     "verb": lambda: main([*recipe, "tokenizer_type=NullTokenizer", "nproc=2", "tensor_model_parallel_size=2"]),
     "launcher": lambda: launch.launch(["--tensor-model-parallel-size=2"], nproc=0, device="auto", trainer=pretrain.__name__),
-    "rank": lambda: pretrain.main(sys.argv[2:]),
+    "rank": lambda: pretrain.main(sys.argv[1:]),
 }
-starts[sys.argv[1]]()
+for name, begin in starts.items():
+    if os.fork() == 0:
+        who = name
+        begin()
+    os.wait()
 """
 
 
-@pytest.mark.parametrize(("who", "queues"), [("verb", 1), ("launcher", 1), ("rank", 8)])
-def test_the_environment_is_complete_before_the_driver_is_asked_anything(who: str, queues: int) -> None:
+def test_the_environment_is_complete_before_the_driver_is_asked_anything() -> None:
     clean = {k: v for k, v in os.environ.items() if k not in ("CUDA_DEVICE_MAX_CONNECTIONS", "PYTORCH_ALLOC_CONF")}
     done = subprocess.run(
-        [sys.executable, "-c", STARTS, who, *FLAGS], capture_output=True, text=True, cwd=ROOT, env=clean, timeout=120
+        [sys.executable, "-c", STARTS, *FLAGS], capture_output=True, text=True, cwd=ROOT, env=clean, timeout=120
     )
-    assert done.stdout.splitlines()[-1:] == [f"{queues} expandable_segments:True"], done.stderr
+    said = [line for line in done.stdout.splitlines() if "expandable" in line]
+    queues = {"verb": 1, "launcher": 1, "rank": 8}
+    assert said == [f"{who} {number} expandable_segments:True" for who, number in queues.items()], done.stderr
 
 
 @pytest.mark.parametrize(

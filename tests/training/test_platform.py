@@ -33,33 +33,51 @@ class Hide:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Hide())
 if __name__ == "__main__":
+    import torch
+    torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1
+    assert torch.accelerator.is_available()  # what torch's loader asks before it pins memory
+    from meap_megatron.training import platform
     from meap_megatron.training.pretrain import before_forks, main
+    platform.prepare("cpu")
+    print("sees", torch.cuda.is_available(), torch.accelerator.is_available())
     before_forks()
     there = set(sys.modules)
     status = main(sys.argv[1:])
     heavy = ("torch._dynamo", "megatron.core.datasets.gpt_dataset", "meap_megatron.datasets.provider")
     again = [name for name in set(sys.modules) - there if name.startswith(heavy)]
-    print("triton" in sys.modules, again)
+    print("imports", "triton" in sys.modules, again)
     sys.exit(status)
 """
 
 
-def test_a_run_on_a_cpu_needs_neither_triton_nor_an_engine_and_imports_once(tmp_path: Path) -> None:
-    script, package = tmp_path / "run.py", tmp_path / "site" / "transformer_engine"
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return what a run says in a process of its own, beside a GPU and an engine; first word of a line -> the others."""
+    root = tmp_path_factory.mktemp("first")
+    script, package = root / "run.py", root / "site" / "transformer_engine"
     script.write_text(RUN)
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("raise RuntimeError('Transformer Engine was imported')\n")
+    environ = {"PYTHONPATH": f"{package.parent}:{ROOT}", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
     done = subprocess.run(
-        [sys.executable, str(script), *FLAGS, "--meap-metrics", str(tmp_path / "metrics.jsonl")],
+        [sys.executable, str(script), *FLAGS, "--meap-metrics", str(root / "metrics.jsonl")],
         capture_output=True,
         text=True,
         timeout=300,
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": f"{package.parent}:{ROOT}"},
+        env=os.environ | environ,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "False []", "nothing of torch's compiler or of the datasets comes later"
-    assert '"step": 2' in (tmp_path / "metrics.jsonl").read_text()
+    assert '"step": 2' in (root / "metrics.jsonl").read_text()
+    return dict(line.partition(" ")[::2] for line in done.stdout.splitlines())
+
+
+def test_a_run_on_a_cpu_needs_neither_triton_nor_an_engine_and_imports_once(first: dict[str, str]) -> None:
+    assert first["imports"] == "False []", "nothing of torch's compiler or of the datasets comes later"
+
+
+def test_a_gpu_beside_a_run_on_a_cpu_is_not_seen_by_torch_or_megatron(first: dict[str, str]) -> None:
+    assert first["sees"] == "False False"
 
 
 @pytest.mark.parametrize("bundled", [True, False])
@@ -95,6 +113,14 @@ def test_the_helpers_are_used_without_make_and_their_absence_is_explained(monkey
         helpers()
 
 
+def test_the_source_of_a_configuration_is_read_once_for_all_parsers() -> None:
+    asked: list[type] = []
+    read = everywhere.read_once(lambda parser, kind: asked.append(kind) or {"lr": f"rate of {kind.__name__}"})
+    read("first parser", int)["lr"] = "changed"
+    assert read("second parser", int) == {"lr": "rate of int"} and read("second parser", str) == {"lr": "rate of str"}
+    assert asked == [int, str]
+
+
 def test_without_apex_and_transformer_engine_a_gpu_gets_the_flags_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "is_importable", lambda name: False)
     assert {"--no-gradient-accumulation-fusion", "--transformer-impl=local"} <= set(platform.flags_for("cuda", []))
@@ -118,35 +144,6 @@ def test_every_name_that_is_replaced_still_exists_upstream() -> None:
 
 def test_a_name_that_upstream_dropped_is_reported() -> None:
     assert missing(["torch.cuda:no_such_name", "torch.cuda:Stream"]) == ["torch.cuda:no_such_name"]
-
-
-def test_nothing_of_cuda_is_replaced_when_a_gpu_is_used() -> None:
-    code = (
-        "from meap_megatron.training import platform\n"
-        "from meap_megatron.training.patches import redirect\n"
-        "import torch; before = (torch.cuda.current_device, torch.tensor, torch.cuda.Stream)\n"
-        "redirect.install(device='cuda')\n"
-        "assert before == (torch.cuda.current_device, torch.tensor, torch.cuda.Stream)\n"
-        "print(len(redirect.installed()))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(len(everywhere.ALWAYS))
-
-
-def test_a_gpu_beside_a_run_on_a_cpu_is_not_seen_by_torch_or_megatron() -> None:
-    code = (
-        "import torch; torch.cuda.is_available = lambda: True; torch.cuda.device_count = lambda: 1\n"
-        "assert torch.accelerator.is_available()  # what torch's loader asks before it pins memory\n"
-        "from meap_megatron.training.patches import redirect\n"
-        "redirect.install(device='cpu')\n"
-        "print(torch.cuda.is_available(), torch.accelerator.is_available())\n"
-    )
-    environ = os.environ | {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=200, cwd=ROOT, env=environ
-    )
-    assert done.stdout.split() == ["False", "False"], done.stderr
 
 
 @pytest.mark.parametrize(("device", "message"), [("cuda", "no GPU"), ("tpu", "not one of auto, cpu, cuda")])

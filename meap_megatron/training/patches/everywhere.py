@@ -28,6 +28,19 @@ def skip_make(original: Callable[[], None]) -> Callable[[], None]:
     return compile_helpers
 
 
+def read_once(original: Callable[[Any, type], dict[str, str]]) -> Callable[[Any, type], dict[str, str]]:
+    """Keep the texts of help that Megatron's parser reads from the source of its configurations."""
+    known: dict[type, dict[str, str]] = {}
+
+    @functools.wraps(original)
+    def _get_field_docstrings(self: Any, src_cfg_class: type) -> dict[str, str]:
+        if src_cfg_class not in known:
+            known[src_cfg_class] = original(self, src_cfg_class)
+        return dict(known[src_cfg_class])
+
+    return _get_field_docstrings
+
+
 def decay_everything(original: Callable[..., Any]) -> Callable[..., Any]:
     """Let `--meap-decay-norms` put weight decay on norm gains too, as the official code does (protocol 1.5)."""
 
@@ -46,6 +59,11 @@ ALWAYS: tuple[Redirect, ...] = (
         target="megatron.core.datasets.utils:compile_helpers",
         make=skip_make,
         why="initialize_megatron always runs make; the wheel has the compiled helpers but no Makefile",
+    ),
+    Redirect(
+        target="megatron.training.argument_utils:ArgumentGroupFactory._get_field_docstrings",
+        make=read_once,
+        why="every rank makes the parser twice, and each time source is parsed for texts of help: a quarter of its start",
     ),
     Redirect(
         target="megatron.training.training:get_megatron_optimizer_config",
