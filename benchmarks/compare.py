@@ -4,10 +4,10 @@
 
 Only ratios are compared, never times: a ratio has both of its sides from one run, so that a slow machine slows both. A
 document says which of its `ratios` are good when high (as a rule, the peer's time over ours), which are good when low
-(`lower_is_better`), and which are no judgement of ours (`not_judged`). A ratio is slower when it is worse than before by
+(`lower_is_better`), and which do not judge our code (`not_judged`). A ratio is slower when it is worse than before by
 more than the threshold. Of several NEW files, runs of the same code, each ratio's best counts: noise rarely strikes twice.
 
-Exit status: 0 nothing is slower, 1 something is slower or gone, 2 the input is no pair of results.
+Exit status: 0 nothing is slower, 1 something is slower or gone, 2 the input is not a pair of results.
 """
 
 import argparse

@@ -228,7 +228,7 @@ def measure(work: Callable[[], None]) -> dict[str, float]:
     with os.fdopen(reading) as stream:
         said = stream.read()
     if status != 0:
-        raise SystemExit("a measurement failed; its traceback stands above")
+        raise SystemExit("a measurement failed; see its traceback above")
     return {"seconds": float(said), "mib": max(0.0, peak - began_at)}
 
 

@@ -10,7 +10,7 @@ Three tables:
 3. `meap verify` against reading the files, and against reading and hashing them, all in the page cache.
 
 Contestants take turns; figures are medians over rounds. Other programs take their share of the clock, so CPU seconds of all
-processes of a contestant stand beside it. Megatron's script is not part of its package:
+processes of a contestant are beside it. Megatron's script is not part of its package:
 
     git clone https://github.com/NVIDIA/Megatron-LM
     python benchmarks/preprocess.py --megatron Megatron-LM/tools/preprocess_data.py

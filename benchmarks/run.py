@@ -83,7 +83,7 @@ def run_script(path: Path, argv: list[str], *, limit: float) -> tuple[dict[str, 
     except ValueError:
         document = None
     if not isinstance(document, dict):
-        return None, f"its last line is no JSON document: {last[:80]!r}"
+        return None, f"its last line is not a JSON document: {last[:80]!r}"
     return document, ""
 
 
@@ -135,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 2
     paths = {name: path for name, path in paths.items() if args.only is None or name in args.only}
-    # Seconds since the start of the epoch are no help to people, and two runs of one minute are rare.
+    # Seconds since the start of the epoch do not help people, and two runs of one minute are rare.
     now, version = datetime.now(UTC), git_commit() or "unknown"
     out: Path = args.out or HERE.parent / "build" / "bench" / f"{now:%Y%m%d-%H%M}-{version[:9]}.json"
     began = time.monotonic()

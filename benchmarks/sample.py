@@ -10,7 +10,7 @@ Four questions, each a table:
 3. Samples per second with one and with two threads, each reading micro-batches.
 4. The choice of 614 of 4095 positions alone.
 
-The floor beside them is copying the bytes that leave: all fields of a sample, those that are written anew (Megatron
+The floor beside them is copying the bytes that leave: all fields of a sample, those that are written again (Megatron
 and we hand out one `position_ids` for all samples), and all fields of a micro-batch, per sample.
 
 One process, one thread but for table 3. Contestants take turns; figures are medians over rounds. Each is CPU time of
@@ -46,7 +46,7 @@ DOCUMENT_TOKENS = 600  # mean length of a document
 BATCH = 8  # samples per micro-batch
 GPT_BATCH = f"GPTDataset, micro-batch of {BATCH}"
 OUR_BATCH = f"MEAPGPTDataset, micro-batch of {BATCH}"
-COPY = {"all": "copy of all bytes that leave", "new": "copy of the bytes written anew"}
+COPY = {"all": "copy of all bytes that leave", "new": "copy of the bytes written again"}
 COPY_BATCH = f"copy of all bytes of a batch of {BATCH}"
 FAMILY: dict[str, dict[str, object]] = {
     "masked and marked": {},
@@ -108,7 +108,7 @@ def build(
 
 
 def sample_contestants(prefix: Path, *, length: int) -> tuple[dict[str, Callable[[int], object]], dict[str, int]]:
-    """Return the whole-sample contestants, and the bytes of all fields and of those written anew."""
+    """Return the whole-sample contestants, and the bytes of all fields and of those written again."""
     import torch
     from torch.utils.data import default_collate
 

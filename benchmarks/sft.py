@@ -107,8 +107,8 @@ def write_data(prefix: Path, data: list[Tokenised], *, mask_id: int) -> None:
 
     for path, column, dtype in ((f"{prefix}", 0, np.uint16), (f"{prefix}.roles", 1, np.uint8)):
         builder = IndexedDatasetBuilder(f"{path}.bin", dtype=dtype)
-        for talk in data:
-            builder.add_document(talk[column], [len(talk[column])])
+        for conversation in data:
+            builder.add_document(conversation[column], [len(conversation[column])])
         builder.finalize(f"{path}.idx")
     info = random_data.tokenizer_info(mask_id=mask_id, vocab_size=VOCABULARY, bos_id=0, eos_id=1)
     random_data.describe(prefix, num_documents=len(data), num_tokens=sum(len(ids) for ids, _ in data), tokenizer=info)
@@ -220,7 +220,7 @@ def make_contestants(folder: Path, num_conversations: int) -> tuple[dict[str, Co
         "ours, packed, no copies": ours(prefix, mask_id=mask_id, layout="ntp"),
         "ours, one segment per row": ours(prefix, mask_id=mask_id, pack=False),
         "Megatron SFTDataset, conversation a line": megatron(
-            [[talk] for talk in conversations], tokenizer, [[int(n)] for n in lengths]
+            [[one] for one in conversations], tokenizer, [[int(n)] for n in lengths]
         ),
         "Megatron SFTDataset, packed lines": megatron(
             [[conversations[i] for i in pack] for pack in packs],

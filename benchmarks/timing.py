@@ -68,7 +68,7 @@ def arguments(text: str) -> argparse.ArgumentParser:
 
 
 def use_one_thread() -> None:
-    """Keep torch to one thread, and Megatron from saying what is no figure."""
+    """Keep torch to one thread, and Megatron from printing lines that are not figures."""
     import torch
 
     warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""mkdocs hook: pages of the site whose source stands elsewhere in the repository, so that each text exists once."""
+"""mkdocs hook: pages of the site whose source is elsewhere in the repository, so that each text exists once."""
 
 import re
 from pathlib import Path

@@ -32,7 +32,7 @@ BLOCK = "*-"
 """One block of a GPT."""
 CUT = "|"
 PREDICTORS = "/"
-"""What stands before the layers of multi-token prediction."""
+"""What is before the layers of multi-token prediction."""
 
 
 def layers_of(pattern: str) -> str:

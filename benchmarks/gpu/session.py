@@ -47,7 +47,7 @@ class Session:
         return value
 
     def detail(self, name: str, value: Any) -> None:
-        """Note what stands in results.json but not in the tables, such as single step times."""
+        """Note what results.json contains and the tables do not, such as single step times."""
         self.record["detail"][name] = value
         self.write()
 

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# How a training job goes on until it is finished; sourced by pretrain.sbatch and sft.sbatch, after common.sh.
+# How a training job continues until it is finished; sourced by pretrain.sbatch and sft.sbatch, after common.sh.
 #
-# What is known of a run stands in its `save` folder: the newest finished checkpoint (Megatron's tracker), the last step
+# What is known of a run is in its `save` folder: the newest finished checkpoint (Megatron's tracker), the last step
 # (metrics.jsonl), and restarts.txt, in which this file counts the restarts since the newest checkpoint last moved.
 
 # Megatron's status for a value that is not finite when a step is repeated too (16 the first time, to repeat it elsewhere).
@@ -21,7 +21,7 @@ last_step() {
 }
 
 # count_restarts SAVE ITERATION: print how many restarts in a row, this one included, began at the checkpoint of ITERATION.
-# A job that was submitted anew begins to count anew.
+# A job that was submitted again counts from zero.
 count_restarts() {
     local count=0 at=''
     if [[ ${SLURM_RESTART_COUNT:-0} -gt 0 && -r $1/restarts.txt ]]; then
@@ -48,14 +48,14 @@ train_until_done() {
         die "$REFUSED" "which recipe? sbatch SCRIPT RECIPE.yaml save=FOLDER [key=value ...], the words of meap train"
     save=$(setting save "$@")
     [[ -n $save ]] ||
-        die "$REFUSED" "say save=FOLDER, on a file system that all nodes share: what a restart goes on from stands there"
+        die "$REFUSED" "say save=FOLDER, on a file system that all nodes share: it contains what a restart continues from"
     prepare
 
     began=$(newest_checkpoint "$save")
     restarts=$(count_restarts "$save" "$began") || exit 1
     ((restarts <= most)) || give_up "$save" "$began" "$most"
     local -i start=$((${SLURM_RESTART_COUNT:-0} + 1))
-    say "job $SLURM_JOB_ID, start $start, on $SLURM_JOB_NODELIST: goes on from step $began of $save"
+    say "job $SLURM_JOB_ID, start $start, on $SLURM_JOB_NODELIST: continues from step $began of $save"
 
     step meap train "$@"
 
@@ -74,6 +74,6 @@ train_until_done() {
     fi
     ((now > began || restarts < most)) || give_up "$save" "$now" "$most"
     say "not finished: $save is at step $now of ${last:-?}; asking SLURM to start job $SLURM_JOB_ID again"
-    scontrol requeue "$SLURM_JOB_ID" || die 1 "SLURM does not requeue job $SLURM_JOB_ID; submit it again to go on"
+    scontrol requeue "$SLURM_JOB_ID" || die 1 "SLURM does not requeue job $SLURM_JOB_ID; submit it again to continue"
     sleep 60 # SLURM ends this script before that
 }

@@ -8,15 +8,15 @@ from meap_megatron.errors import UserError, counted
 
 HELP = """Encode conversations into two aligned indexed datasets for fine-tuning.
 
-Reads Alpaca rows (instruction, input, output), pairs (prompt and completion, question and answer), ShareGPT rows
-(conversations) and OpenAI rows (messages, tools; "weight": 0 or "train": false leaves an answer untrained), told by the
-keys of each row; --columns names other keys. What each key does: docs/finetuning.md. Writes PREFIX.bin/.idx (token ids),
+Reads Alpaca records (instruction, input, output), pairs (prompt and completion, question and answer), ShareGPT records
+(conversations) and OpenAI records (messages, tools; "weight": 0 or "train": false leaves an answer untrained), told by the
+keys of each record; --columns names other keys. What each key does: docs/finetuning.md. Writes PREFIX.bin/.idx (token ids),
 PREFIX.roles.bin/.idx (one byte per token: 0 prompt, 1 answer, 2 end, 3 answer that is never masked, 64 and more the
 last token of an answer that --max-length cut), PREFIX.tokenizer/ and PREFIX.meap.json. A row begins with
 BOS where the tokenizer puts one before a text, and closes each answer with the template's end token (chatml:
 <|im_end|>, tokenizer: what its template puts there, else EOS).
-Special tokens in the texts are plain text, those in the template are ids. An interrupted run goes
-on with --resume and gives the same bytes.
+Special tokens in the texts are plain text, those in the template are ids. An interrupted run
+continues with --resume and gives the same bytes.
 
   meap preprocess sft alpaca_data.json --tokenizer llama3/ --output sft/alpaca --max-length 4096
   meap preprocess sft chats.jsonl.zst --tokenizer qwen/ --output sft/chats --template tokenizer
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="YYYY-MM-DD",
         help="the date that a chat template writes which asks for it (default: today, or that of the run to resume)",
     )
-    parser.add_argument("--format", help="alpaca, pairs, sharegpt or messages (default: by the keys of each row)")
+    parser.add_argument("--format", help="alpaca, pairs, sharegpt or messages (default: by the keys of each record)")
     parser.add_argument(
         "--columns",
         metavar="WHAT=KEY,...",
@@ -65,10 +65,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--alpaca-prompt",
-        help="question of an Alpaca row: plain (instruction, and 'Input:' with the input) or stanford "
+        help="question of an Alpaca record: plain (instruction, and 'Input:' with the input) or stanford "
         "(default: stanford with --template alpaca, else plain)",
     )
-    parser.add_argument("--system", help="system prompt of rows without one, '' for none (default: the template's)")
+    parser.add_argument("--system", help="system prompt of records without one, '' for none (default: the template's)")
     parser.add_argument(
         "--multi-turn",
         default="history",

@@ -22,7 +22,7 @@ class GigatokenPlan:
     Attributes:
         definition: tokenizer.json for gigatoken; special tokens are plain text in it.
         cuts: where a text is cut into pieces; None: nowhere.
-        first_filler: ids from here on stand for bytes without a token; None: there are none.
+        first_filler: ids from here on are bytes without a token; None: there are none.
     """
 
     definition: str

@@ -142,7 +142,7 @@ class _Window:
                     self.position = error.pos
                     raise self.damaged(error.msg) from None
             else:
-                # A number near the end of the window may go on: "-6." and "-6.75e" are read as -6 and -6.75.
+                # A number near the end of the window may continue: "-6." and "-6.75e" are read as -6 and -6.75.
                 if self.text[stop - 1] in '}]"' or stop <= len(self.text) - NEAR or self.ended:
                     line, offset = self.count_lines(), self.offset + self.position
                     raw = self.text[self.position : stop].encode("latin-1")

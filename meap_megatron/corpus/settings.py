@@ -37,7 +37,7 @@ class RunConfig:
         workers: processes, None for the available CPUs.
         shard: (i, n) does the i-th of n parts (0 <= i < n) under `OUTPUT.shard-i-of-n`.
         shard_bytes: size of the unit that is finished and recorded, None for a size made from the input.
-        resume: go on with an unfinished run.
+        resume: continue an unfinished run.
         overwrite: replace what is there.
         max_bad_lines: bad lines that are skipped without failing.
         strict: refuse to skip files, to drop rows, and keys that are not used.

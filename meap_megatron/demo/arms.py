@@ -52,7 +52,7 @@ def run_side_by_side(arms: list[DemoArm], *, threads: int, show: Callable[[str, 
     Raises:
         RunError: an arm failed; the others were stopped. The message names the arm and its log.
     """
-    # The verbs that are no training take the number of threads from OpenMP's variable.
+    # The other verbs than `train` take the number of threads from OpenMP's variable.
     environment = os.environ | {"MEAP_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
     processes: list[subprocess.Popen[str]] = []
     readers: list[threading.Thread] = []

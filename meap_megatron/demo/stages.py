@@ -32,7 +32,7 @@ PACKAGES = ("megatron-core", "torch", "transformers", "tokenizers", "gigatoken",
 def demo(out: Path, *, plan: DemoSizes, overwrite: bool = False) -> Record:
     """Run the demo and write OUT/index.html, OUT/demo.png and OUT/demo.json.
 
-    The page stands as soon as both arms are trained; it is written again when they are evaluated.
+    The page is there as soon as both arms are trained; it is written again when they are evaluated.
 
     Args:
         out: folder; must be empty or absent, unless `overwrite`.

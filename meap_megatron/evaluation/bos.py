@@ -6,7 +6,7 @@ writes `meap_eval.json` beside the Hugging Face files:
     {"format_version": 1, "add_bos": true, "tokenizer_fingerprint": "...", ...}
 
 `add_bos` says whether the training documents began with BOS, or is null where nobody knows; the fingerprint is that of
-the dataset's sidecar, or null. Where the file or the answer is absent, the tokenizer's own default stands.
+the dataset's sidecar, or null. Where the file or the answer is absent, the tokenizer's own default holds.
 """
 
 import json

@@ -20,7 +20,7 @@ COMMONSENSE_FOLDERS = ("arc", "super_glue/boolq", "piqa", "hellaswag", "winogran
 
 
 def settings(request: Request, suite: Suite) -> dict[str, Any]:
-    """Return what a run of a suite depends on beside the model; None stands for the published setting."""
+    """Return what a run of a suite depends on beside the model; None means the published setting."""
     taken = {name: getattr(request, name) for name in suite.settings}
     tasks = {"tasks": list(chosen_tasks(request, suite))} if request.tasks or suite.needs else {}
     return {**taken, **tasks, "limit": request.limit, "seed": request.seed, "batch_size": request.batch_size}

@@ -80,9 +80,9 @@ def decide(folder: Path, tokenizer: Any, *, requested: bool | None) -> ChatPolic
 
 def end_ids(tokenizer: Any) -> tuple[int, ...]:
     """Return the id of the special token that ends an answer in a tokenizer's chat template; () if there is none."""
-    talk = [{"role": "user", "content": "A question"}, {"role": "assistant", "content": STAND_IN}]
+    messages = [{"role": "user", "content": "A question"}, {"role": "assistant", "content": STAND_IN}]
     try:
-        shown = tokenizer.apply_chat_template(talk, tokenize=False)
+        shown = tokenizer.apply_chat_template(messages, tokenize=False)
     except Exception:  # a template may refuse anything, in any way
         return ()
     _, found, rest = shown.rpartition(STAND_IN)

@@ -81,7 +81,7 @@ class Measure:
         """Return whether a prompt and the tokens generated after it are within the model's limit."""
         if self.limit is None:
             return True
-        # A token stands for at least half a byte, whatever the tokenizer, so that short prompts need no counting.
+        # A token covers at least half a byte, whatever the tokenizer, so that short prompts need no counting.
         if 2 * len(self.wrap(prompt).encode()) + new_tokens <= self.limit:
             return True
         return self.count(prompt) + new_tokens <= self.limit

@@ -72,7 +72,7 @@ class Ledger:
                 record = json.loads(line)
                 self.answers[record["key"]] = record["answer"]
             except (ValueError, KeyError, TypeError):
-                raise UserError(f"{self.path}:{number}: not an answer of a model; --overwrite starts anew") from None
+                raise UserError(f"{self.path}:{number}: not an answer of a model; --overwrite starts over") from None
         return kept
 
     def _write(self, line: str) -> None:

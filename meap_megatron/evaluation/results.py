@@ -66,7 +66,7 @@ def document(
                 "metrics": {**detail, **extra},
             }
         )
-    # The needle's floor is no cell of its figure.
+    # The needle's floor is not a cell of its figure.
     placed = [record for record in records if record.get("depth", 0) >= 0]
     cells = by_cell(placed, suite.cell, metric=suite.headline) if suite.cell else []
     return {
@@ -92,7 +92,7 @@ def document(
 
 
 def headline(name: str, *, tasks: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the numbers that stand in the paper's tables; fractions, None where nothing was scored."""
+    """Return the numbers of the paper's tables; fractions, None where nothing was scored."""
     if name == "commonsense":
         # BoolQ and WinoGrande have no length-normalised score.
         columns = {

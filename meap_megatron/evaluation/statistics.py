@@ -83,7 +83,7 @@ def summary(values: Sequence[float], *, seed: int = 0) -> dict[str, float | int]
 
 
 def by_metric(records: Sequence[Mapping[str, Any]], *, seed: int = 0) -> dict[str, dict[str, float | int]]:
-    """Return metric -> summary over the records that have it; values that are no numbers are left out."""
+    """Return metric -> summary over the records that have it; values that are not numbers are left out."""
     values: dict[str, list[float]] = defaultdict(list)
     for record in records:
         for name, value in record["metrics"].items():

@@ -40,7 +40,7 @@ def settings_for(model: Any, given: Mapping[str, Any], *, origin: str) -> dict[s
 
     Args:
         given: the recipe's settings; a value of None counts as absent.
-        origin: where the model stands, for the message.
+        origin: where the model is set, for the message.
 
     Raises:
         UserError: the name is unknown, or the recipe describes a GPT that is not the pattern `*-`.

@@ -41,7 +41,7 @@ def mask_positions(
         length: input positions of the sample, at least 2.
         ratio: share of the positions to mask, in [0, 1).
         strategy: `random`: uniform over all sets of k positions. `span`: ceil(k / span_length) runs of span_length
-            positions, one of them shorter where k is no multiple; never overlapping, uniform over placements; with
+            positions, one of them shorter where k is not a multiple; never overlapping, uniform over placements; with
             `eligible`, runs of consecutive eligible positions. `official51`: the set of the official code at this
             step, `random.seed(50 + step % 51); random.sample(range(0, length - 1), k)`, whatever the sample.
         span_length: positions per run, for `span`.

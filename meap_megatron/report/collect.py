@@ -51,7 +51,7 @@ def split(argument: str) -> tuple[str, Path]:
     """Split `LABEL=DIR`; the label of a plain folder is its name.
 
     Raises:
-        UserError: it is no folder.
+        UserError: it is not a folder.
     """
     label, equals, rest = argument.partition("=")
     if not equals or Path(argument).is_dir():

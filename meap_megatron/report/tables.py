@@ -42,7 +42,7 @@ class PageTable:
     """(caption or "", rows, CSS class of the rows)."""
     notes: Sequence[str] = ()
     kind: str = ""
-    """CSS class; left if the columns are no numbers."""
+    """CSS class; left if the columns are not numbers."""
     title: str = ""
     suite: str = ""
 
@@ -138,7 +138,7 @@ def block_rows(block: Mapping[str, Any], runs: Sequence[ReportedRun]) -> dict[st
         for label, values in rows.items():
             mean = average(values)
             if mean is not None and block["suite"] != "commonsense":
-                # The same questions stand in all columns: their errors are not independent.
+                # All columns have the same questions: their errors are not independent.
                 mean = Value(mean=mean.mean, mark=mean.mark)
             rows[label] = [*values, mean]
     return rows

@@ -33,7 +33,7 @@ class Effort:
 
 
 def effort(results: Results) -> Effort:
-    """Return what a run took so far; a record may stand for several steps."""
+    """Return what a run took so far; a record may cover several steps."""
     seconds, last = 0.0, 0
     for record in results.steps:
         seconds += record["seconds"] * max(1, record["step"] - last)

@@ -31,7 +31,7 @@ def of_metric(found: Mapping[str, Any] | None) -> Value:
 
 
 def scores(run: ReportedRun) -> dict[str, Value]:
-    """Return all scores of a run that stand in tables with one number for each model."""
+    """Return all scores of a run that are in tables with one number for each model."""
     found: dict[str, Value] = {}
     readers = {"commonsense": _commonsense, "needle": _needle, "mdqa": _by_place, "kv": _by_place, "mrs": _mrs}
     readers["hallucination"] = _summaries
@@ -52,7 +52,7 @@ def _commonsense(content: dict[str, Any]) -> dict[str, Value]:
 
 def _needle(content: dict[str, Any]) -> dict[str, Value]:
     head, metrics = content["headline"], content["tasks"][0]["metrics"]
-    # A grid that ends elsewhere is another test than the paper's up to 32K, whose row stands below.
+    # A grid that ends elsewhere is another test than the paper's up to 32K, whose row is below.
     longest = max(map(int, head.get("by_length") or ()), default=GRID_END)
     mark = "" if longest == GRID_END else f" up to {longest:,} tokens"
 

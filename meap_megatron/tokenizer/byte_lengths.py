@@ -1,7 +1,7 @@
 """How many bytes of text a token is: what turns a loss per token into bits per byte, which compares across tokenizers.
 
 The bytes are those that the token decodes to, in UTF-8: a token of a byte-level tokenizer may be a part of a character,
-and a SentencePiece-type tokenizer puts a space before a text that is not in the text. Special tokens are no text.
+and a SentencePiece-type tokenizer puts a space before a text that is not in the text. Special tokens are not text.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class ByteLengths:
 
     @property
     def special(self) -> NDArray[np.bool_]:
-        """bool[vocab_size]: ids that are no text; what follows one begins a text."""
+        """bool[vocab_size]: ids that are not text; what follows one begins a text."""
         return self.inside == 0
 
     def count(self, ids: NDArray[np.integer], *, opens: bool) -> NDArray[np.int64]:
@@ -50,7 +50,7 @@ def byte_lengths(tokenizer: "Tokenizer", *, special: Iterable[int | None] = ()) 
 
     Args:
         tokenizer: one whose decoder joins the texts of its tokens (byte-level BPE, SentencePiece types, WordPiece).
-        special: further ids that are no text, such as an EOS that its tokenizer.json does not call special.
+        special: further ids that are not text, such as an EOS that its tokenizer.json does not call special.
     """
     from tokenizers.pre_tokenizers import ByteLevel
 

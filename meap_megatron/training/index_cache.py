@@ -146,7 +146,7 @@ def data_settings(argv: list[str]) -> Any:
         raise UserError("global_batch_size is not given, and without it the samples depend on the processes; set it")
     if args.phase_transition_iterations or args.step_batch_size_schedule:
         raise UserError(
-            "phase_transition_iterations and step_batch_size_schedule change the samples while the run goes on; start "
+            "phase_transition_iterations and step_batch_size_schedule change the samples during the run; start "
             "the run, it builds its own index"
         )
     if args.eval_global_batch_size is None:

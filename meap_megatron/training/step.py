@@ -136,7 +136,7 @@ def make_forward_step(args: Any) -> Callable[..., Any]:
         del unused
         training = bool(model.training)
         vp_stage = get_attr_wrapped_model(model, "vp_stage")
-        # Of clean text only: what a model makes of masked inputs is no measure of the text.
+        # Of clean text only: what a model makes of masked inputs does not measure the text.
         of_text = not training and not masks_evaluation and is_last(vp_stage)
         sizes: TextBytes | None = sizes_of_data() if of_text else None
         batch = get_batch(

@@ -31,7 +31,7 @@ def test_good_documents_are_kept_and_failures_named_and_a_hanging_script_is_ende
     assert records["good"]["document"] == {"ratios": {"a": 2.0}, "words": ["--quick"]}
     assert records["good"]["arguments"] == ["--quick"]
     assert failed["broken"] == "exit status 1"
-    assert failed["silent"].startswith("its last line is no JSON document: 'a table")
+    assert failed["silent"].startswith("its last line is not a JSON document: 'a table")
     assert failed["endless"] == "ended after 5 s"
     shown = capsys.readouterr().out
     assert "a table" in shown and '"ratios"' not in shown

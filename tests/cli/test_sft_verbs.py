@@ -87,7 +87,12 @@ TURN = [{"role": "user", "content": "q"}]
 WRONG_INPUTS = {
     "no input matches": ("gone.json", lambda path: None, [], "no input matches"),
     "plain text": ("x.txt", text("a"), [], "is plain text"),
-    "unknown keys": ("x.jsonl", lines({"prompt": "q"}), [], "x.jsonl:1: the row has the keys ['prompt'], of no known"),
+    "unknown keys": (
+        "x.jsonl",
+        lines({"prompt": "q"}),
+        [],
+        "x.jsonl:1: the record has the keys ['prompt'], of no known",
+    ),
     "first row is no object": ("x.jsonl", lines(["q", "a"]), [], "x.jsonl:1: the line is a string"),
     "row of another format": ("x.jsonl", lines(ROW, sharegpt("q", "a")), ["--format", "alpaca"], "x.jsonl:2: no key"),
     "missing output": ("x.jsonl", lines(ROW, {"instruction": "q"}), [], "x.jsonl:2: no key 'output'"),
@@ -161,7 +166,7 @@ def test_bad_rows_are_skipped_and_counted_on_request(folder: Path, capsys: pytes
     said = capsys.readouterr()
     assert "4 records read, 1 kept (0 truncated), 1 dropped, 2 bad" in said.out
     assert "x.jsonl:1: 'conversations' is a text that is not JSON" in said.err
-    assert "x.jsonl:3: the row has the keys ['a'], of no known format" in said.err
+    assert "x.jsonl:3: the record has the keys ['a'], of no known format" in said.err
     assert f"  without an answer to train (1): first {folder}/x.jsonl:4" in said.err
 
 

@@ -93,7 +93,7 @@ class Bench:
 
     def starts(self, job: str, number: int) -> None:
         """Wait until the training of a job runs in its start of this number."""
-        self.wait(job, f"start {number}", lambda: self.output(job).count("goes on from step") >= number)
+        self.wait(job, f"start {number}", lambda: self.output(job).count("continues from step") >= number)
 
     def signal(self, job: str, number: int) -> None:
         """Send a signal to the training processes of a job, as the machine would, not through SLURM."""
@@ -171,7 +171,7 @@ def interrupted(bench: Bench) -> str:
     bench.wait(job, "step 30", lambda: bench.newest_step("cut") >= 30)
     bench.cluster.run("scontrol", "requeue", job)
     bench.starts(job, 2)
-    at = int(re.findall(r"goes on from step (\d+)", bench.output(job))[-1])
+    at = int(re.findall(r"continues from step (\d+)", bench.output(job))[-1])
     assert at >= 30 and at % 100 != 0, at
     bench.report(f"scontrol requeue: saved at step {at} within KillWait, started again by SLURM")
     bench.wait(job, "step 90", lambda: bench.newest_step("cut") >= 90)

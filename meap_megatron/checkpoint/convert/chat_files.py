@@ -162,7 +162,7 @@ def write_chat_format(folder: Path, chat: ChatFormat) -> None:
         if not content and name != "tokenizer_config.json":
             continue
         if chat.template is not None:
-            content.pop("chat_template", None)  # of another way to talk
+            content.pop("chat_template", None)  # of another chat format
         if chat.eos_token is not None and text_of(content.get("eos_token")) != chat.eos_token:
             # What ended documents serves for padding where nothing else does, as in published chat models.
             if content.get("pad_token") is None:

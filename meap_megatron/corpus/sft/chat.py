@@ -1,4 +1,4 @@
-"""A conversation to the pieces of its rows by the tokenizer's own chat template.
+"""A conversation to the spans of its rows by the tokenizer's own chat template.
 
 A special token that a user typed is replaced by one private-use character before rendering and put back as plain text
 afterwards, so that the only special tokens are those that the template writes.
@@ -13,7 +13,7 @@ from meap_megatron.corpus.sft.chat_template import ChatTemplate, Messages
 from meap_megatron.corpus.sft.conversation import Conversation, Message
 from meap_megatron.corpus.sft.locate import Found, Locator, generated
 from meap_megatron.corpus.sft.render import RenderOptions, rows_of
-from meap_megatron.corpus.sft.spans import Piece, PieceBuilder, Specials
+from meap_megatron.corpus.sft.spans import Span, SpanBuilder, Specials
 from meap_megatron.errors import UserError
 from meap_megatron.indexed.roles import END, PROMPT
 
@@ -50,16 +50,16 @@ class ChatRenderer:
         self.locator = Locator(anatomy, self.typed["assistant"], num_marks=MARKS)
         self.unused: tuple[str, ...] = ()
 
-    def render(self, conversation: Conversation) -> list[list[Piece]] | str:
-        """Return the pieces of each row, or the reason why the template does not fit."""
+    def render(self, conversation: Conversation) -> list[list[Span]] | str:
+        """Return the spans of each row, or the reason why the template does not fit."""
         self.unused = ()
         try:
             return [self._row(messages, conversation) for messages in rows_of(conversation, self.options)]
         except UserError as error:
             return str(error)
 
-    def _row(self, messages: tuple[Message, ...], conversation: Conversation) -> list[Piece]:
-        """Return the pieces of one row.
+    def _row(self, messages: tuple[Message, ...], conversation: Conversation) -> list[Span]:
+        """Return the spans of one row.
 
         Raises:
             UserError: the template refuses the messages, or an answer cannot be located.
@@ -105,10 +105,10 @@ class ChatRenderer:
                 )
             else:
                 found = [(wanted[0], one) for one in generation] if wanted else []
-        return self._pieces(text, [(one, messages[number]) for number, one in found], shown)
+        return self._spans(text, [(one, messages[number]) for number, one in found], shown)
 
-    def _pieces(self, text: str, found: list[tuple[Found, Message]], shown: dict[int, str]) -> list[Piece]:
-        builder = PieceBuilder()
+    def _spans(self, text: str, found: list[tuple[Found, Message]], shown: dict[int, str]) -> list[Span]:
+        builder = SpanBuilder()
 
         def put(start: int, stop: int, role: int) -> None:
             for part in self.specials.split(text[start:stop]):

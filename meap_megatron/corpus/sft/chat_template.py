@@ -98,7 +98,7 @@ class ChatTemplate:
 
         further = dict(variables or {})
         if reserved := RESERVED.intersection(further):
-            raise UserError(f"the template variable {min(reserved)!r} is reserved; the row may not set it")
+            raise UserError(f"the template variable {min(reserved)!r} is reserved; a record may not set it")
         source, dates = self._frozen[TOOL_USE if tools is not None and TOOL_USE in self.sources else DEFAULT]
         blocks = GENERATION.search(source) is not None
         try:

@@ -11,10 +11,10 @@ class Message:
 
     Attributes:
         role: system, developer, user, assistant, tool, or another name that the template knows.
-        content: its text, the parts of a list joined; None where a row has null beside tool calls. What a tool returned may
-            be any JSON value, which the template gets as it is.
+        content: its text, the parts of a list joined; None where a record has null beside tool calls. What a tool returned
+            may be any JSON value, which the template gets as it is.
         train: an assistant's words are learned; without meaning for other roles.
-        fields: what else the row says of it (tool_calls, reasoning_content, name, ...), given to the template as it is.
+        fields: what else the record says of it (tool_calls, reasoning_content, name, ...), given to the template as it is.
     """
 
     role: str
@@ -38,8 +38,8 @@ class Conversation:
     """Messages in order.
 
     Attributes:
-        messages: a system prompt of the row is the first of them; an empty one says that there is to be none.
-        tools: the functions that the assistant may call, as JSON schemas; None where the row has none.
+        messages: a system prompt of the record is the first of them; an empty one says that there is to be none.
+        tools: the functions that the assistant may call, as JSON schemas; None where the record has none.
         template_kwargs: further variables of the chat template.
     """
 

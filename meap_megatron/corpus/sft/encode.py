@@ -1,4 +1,4 @@
-"""Pieces to ids and roles: the runs of a whole batch of rows are encoded together."""
+"""Spans to ids and roles: the runs of a whole batch of rows are encoded together."""
 
 import functools
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meap_megatron.corpus.encode import Encoder, SpotCheck, make_encoder
-from meap_megatron.corpus.sft.spans import Known, Piece, TextRun, inner_definition
+from meap_megatron.corpus.sft.spans import Known, Span, TextRun, inner_definition
 from meap_megatron.indexed.roles import ANSWER, END, PROMPT, UNMASKED
 
 Row = tuple[NDArray[np.uint32], NDArray[np.uint8]]
@@ -35,7 +35,7 @@ class PieceEncoder:
             self._checks[False] = SpotCheck(self._encoders[False], inner)
         self._aligned: dict[bool, Any] = {}
 
-    def encode(self, rows: list[list[Piece]]) -> tuple[list[Row], int]:
+    def encode(self, rows: list[list[Span]]) -> tuple[list[Row], int]:
         """Return uint32[n] ids and uint8[n] roles of each row, and how many bytes of text were encoded.
 
         Raises:
@@ -45,10 +45,10 @@ class PieceEncoder:
         num_bytes = 0
         for first, encoder in self._encoders.items():
             wanted = {
-                piece.text: None
+                span.text: None
                 for row in rows
-                for piece in row
-                if isinstance(piece, TextRun) and piece.first == first and len(piece.roles) == 1
+                for span in row
+                if isinstance(span, TextRun) and span.first == first and len(span.roles) == 1
             }
             if wanted:
                 texts = [text.encode("utf-8") for text in wanted]
@@ -57,21 +57,21 @@ class PieceEncoder:
                 found |= zip([(first, text) for text in wanted], encoder.encode(texts), strict=True)
         return [self._join(row, found) for row in rows], num_bytes
 
-    def _join(self, row: list[Piece], found: dict[tuple[bool, str], NDArray[np.uint32]]) -> Row:
+    def _join(self, row: list[Span], found: dict[tuple[bool, str], NDArray[np.uint32]]) -> Row:
         ids: list[NDArray[np.uint32]] = []
         roles: list[int] = []  # of each array, or of each token of a run that holds several
         repeats: list[int] = []
-        for piece in row:
-            if isinstance(piece, Known):
-                ids.append(_single(piece.token_id))
-                roles.append(piece.role)
+        for span in row:
+            if isinstance(span, Known):
+                ids.append(_single(span.token_id))
+                roles.append(span.role)
                 repeats.append(1)
-            elif len(piece.roles) == 1:
-                ids.append(found[piece.first, piece.text])
-                roles.append(piece.roles[0][1])
+            elif len(span.roles) == 1:
+                ids.append(found[span.first, span.text])
+                roles.append(span.roles[0][1])
                 repeats.append(len(ids[-1]))
             else:
-                some_ids, some_roles = self._align(piece)
+                some_ids, some_roles = self._align(span)
                 ids.append(some_ids)
                 roles += some_roles
                 repeats += [1] * len(some_roles)

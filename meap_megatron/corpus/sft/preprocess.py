@@ -52,7 +52,7 @@ class SftWork(PreprocessingWork[SftResult]):
     result_type = SftResult
 
     def __init__(self, config: SftConfig) -> None:
-        super().__init__(config, is_record=lambda row: _is_record(row, config), text=False)
+        super().__init__(config, is_record=lambda record: _is_record(record, config), text=False)
         self.fitted = fit_template(
             config.template,
             self.tokenizer,
@@ -102,7 +102,7 @@ class SftWork(PreprocessingWork[SftResult]):
     def sample_of(self, shard: Shard) -> list[bytes]:
         """Return starts of questions and answers."""
         texts: list[str] = []
-        options = self._row_options()
+        options = self._record_options()
         for chunk in shard:
             for _, row in itertools.islice(ObjectReader(chunk, columns=self.config.columns.values()), SAMPLE_ROWS):
                 found = to_record(row, options) if isinstance(row, dict) else row
@@ -125,7 +125,7 @@ class SftWork(PreprocessingWork[SftResult]):
             options=RenderOptions(
                 multi_turn=config.multi_turn, system=config.system, min_answer_words=config.min_answer_words
             ),
-            rows=self._row_options(),
+            records=self._record_options(),
             takes_functions=config.template == TOKENIZER,
             special_ids=self.fitted.forbidden_ids,
             vocab_size=self.tokenizer.info.vocab_size,
@@ -200,22 +200,22 @@ class SftWork(PreprocessingWork[SftResult]):
             del options["date"]
         return options
 
-    def _row_options(self) -> RecordOptions:
+    def _record_options(self) -> RecordOptions:
         config = self.config
-        words = re.findall(r"\w+", self.fitted.template.text) if config.template == TOKENIZER else ()
+        names = re.findall(r"\w+", self.fitted.template.text) if config.template == TOKENIZER else ()
         return RecordOptions(
             format=config.format,
             columns=dict(config.columns),
             stanford=config.stanford,
             official=config.multi_turn == "split",
-            known=frozenset(words),
+            known=frozenset(names),
             ignored=frozenset(config.ignore_keys),
         )
 
 
-def _is_record(row: dict[str, Any], config: SftConfig) -> bool:
-    """Tell whether the only object of a file is a row, and not metadata."""
-    return detect_format(row) is not None or not row.keys().isdisjoint(config.columns.values())
+def _is_record(record: dict[str, Any], config: SftConfig) -> bool:
+    """Tell whether the only object of a file is a record, and not metadata."""
+    return detect_format(record) is not None or not record.keys().isdisjoint(config.columns.values())
 
 
 def _date_so_far(config: SftConfig) -> datetime.date | None:

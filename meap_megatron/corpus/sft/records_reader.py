@@ -1,4 +1,4 @@
-"""Stream the rows of a chunk as parsed objects: JSON values, or rows of a parquet file."""
+"""Stream the records of a chunk as parsed objects: JSON values, or rows of a parquet file."""
 
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -9,18 +9,18 @@ from meap_megatron.corpus.readers import RecordReader, parse_object
 from meap_megatron.corpus.sft.records import READ
 from meap_megatron.errors import UserError
 
-Row = tuple[int, dict[str, Any] | str]
+NumberedRecord = tuple[int, dict[str, Any] | str]
 
 
 class ObjectReader(RecordReader[dict[str, Any]]):
-    """Stream the rows of one chunk: (number, object), or (number, reason as str).
+    """Stream the records of one chunk: (number, object), or (number, reason as str).
 
     Args:
         chunk: the chunk.
         columns: columns of a parquet file that are read beside those that mean something by their names.
 
     Attributes:
-        unread: the other columns that are not empty, which no row has in it.
+        unread: the other columns that are not empty, which no record has in it.
     """
 
     def __init__(self, chunk: InputChunk, *, columns: Collection[str] = ()) -> None:
@@ -28,14 +28,13 @@ class ObjectReader(RecordReader[dict[str, Any]]):
         self.wanted = {*READ, *columns}
         self.unread: tuple[str, ...] = ()
 
-    def records(self) -> Iterator[Row]:
-        """Give the rows."""
+    def records(self) -> Iterator[NumberedRecord]:
+        """Give the records."""
         if self.chunk.file.kind == hub.KIND:
-            rows = self.hub_rows()
-            return ((number, {key: without_nulls(value) for key, value in row.items()}) for number, row in rows)
+            return ((n, {key: without_nulls(value) for key, value in record.items()}) for n, record in self.hub_rows())
         return self._rows() if self.chunk.file.kind == "parquet" else self.values(parse_object)
 
-    def _rows(self) -> Iterator[Row]:
+    def _rows(self) -> Iterator[NumberedRecord]:
         import pyarrow.parquet
 
         path = self.chunk.file.path
@@ -48,13 +47,13 @@ class ObjectReader(RecordReader[dict[str, Any]]):
                 )
             groups = range(self.chunk.start, self.chunk.stop)
             self.unread = tuple(sorted(filled_columns(table.metadata, groups) - self.wanted))
-            rows = sum(table.metadata.row_group(group).num_rows for group in groups)
+            total = sum(table.metadata.row_group(group).num_rows for group in groups)
             number = 0
             for batch in table.iter_batches(batch_size=256, row_groups=list(groups), columns=names):
-                for row in batch.to_pylist():
+                for record in batch.to_pylist():
                     number += 1
-                    self.consumed = self.chunk.size * number // rows
-                    yield number, {key: without_nulls(value) for key, value in row.items()}
+                    self.consumed = self.chunk.size * number // total
+                    yield number, {key: without_nulls(value) for key, value in record.items()}
 
 
 def filled_columns(metadata: Any, groups: range) -> set[str]:

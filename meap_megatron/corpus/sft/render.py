@@ -1,11 +1,11 @@
-"""A conversation to the pieces of its rows, by one of our templates: the roles are known by construction."""
+"""A conversation to the spans of its rows, by one of our templates: the roles are known by construction."""
 
 import dataclasses
 from string import Formatter
 from typing import Protocol
 
 from meap_megatron.corpus.sft.conversation import Conversation, Message
-from meap_megatron.corpus.sft.spans import Piece, PieceBuilder, Specials, SpecialToken
+from meap_megatron.corpus.sft.spans import Span, SpanBuilder, Specials, SpecialToken
 from meap_megatron.corpus.sft.templates import Template
 from meap_megatron.indexed.roles import ANSWER, END, PROMPT, UNMASKED
 
@@ -49,8 +49,8 @@ class Renderer(Protocol):
 
     unused: tuple[str, ...]
 
-    def render(self, conversation: Conversation) -> list[list[Piece]] | str:
-        """Return the pieces of each row of a conversation, or the reason why it cannot be rendered."""
+    def render(self, conversation: Conversation) -> list[list[Span]] | str:
+        """Return the spans of each row of a conversation, or the reason why it cannot be rendered."""
         ...
 
 
@@ -116,23 +116,23 @@ class TemplateRenderer:
         else:
             self.end = specials.split(template.end)
 
-    def render(self, conversation: Conversation) -> list[list[Piece]] | str:
-        """Return the pieces of each row, or the reason why the template does not fit."""
+    def render(self, conversation: Conversation) -> list[list[Span]] | str:
+        """Return the spans of each row, or the reason why the template does not fit."""
         if reason := _no_place(conversation, self.opens_apart):
             return reason
         messages, system = conversation.messages, self.system
         if messages and messages[0].role in SYSTEM:
             system, messages = messages[0].content or "", messages[1:]
         rows = []
-        builder = PieceBuilder()
+        builder = SpanBuilder()
         split = self.options.multi_turn == "split"
         for number, (queries, answer) in enumerate(_turns(messages)):
             if split:
                 if answer is None or not answer.train:
                     continue
-                if builder.pieces:
+                if builder.spans:
                     rows.append(builder.finish())
-                    builder = PieceBuilder()
+                    builder = SpanBuilder()
             builder.start()
             self._source(builder, number, system, queries, answered=answer is not None)
             builder.start()
@@ -143,7 +143,7 @@ class TemplateRenderer:
                     _append(builder, part, END if answer.train else PROMPT)
         return [*rows, builder.finish()]
 
-    def _source(self, builder: PieceBuilder, number: int, system: str, queries: list[str], *, answered: bool) -> None:
+    def _source(self, builder: SpanBuilder, number: int, system: str, queries: list[str], *, answered: bool) -> None:
         parts: list[str | SpecialToken] = []
         texts = {"system": system}
         if number:
@@ -217,7 +217,7 @@ def _filled(parts: list[str | SpecialToken | _Field], texts: dict[str, str]) -> 
     return [texts[part.name] if isinstance(part, _Field) else part for part in parts]
 
 
-def _append(builder: PieceBuilder, part: str | SpecialToken, role: int) -> None:
+def _append(builder: SpanBuilder, part: str | SpecialToken, role: int) -> None:
     if isinstance(part, SpecialToken):
         builder.special(part, role)
     else:

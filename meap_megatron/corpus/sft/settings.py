@@ -22,9 +22,9 @@ class SftConfig(RunConfig):
         template: name of a template, "tokenizer" for the tokenizer's own, None for one that the tokenizer is made for.
         answer_end: "template", or "eos" to end answers with EOS whatever the template, as in the official code.
         date: what a chat template writes that asks for the date; None for today, or the date of the run to resume.
-        format: "alpaca", "pairs", "sharegpt" or "messages"; None to tell it by the keys of each row.
-        columns: what a column means (a key of `records.COLUMNS`) -> the key of the rows that has it.
-        ignore_keys: keys of rows that are known not to be used, so that nothing is said of them.
+        format: "alpaca", "pairs", "sharegpt" or "messages"; None to tell it by the keys of each record.
+        columns: what a column means (a key of `records.COLUMNS`) -> the key of the records that has it.
+        ignore_keys: keys of records that are known not to be used, so that nothing is said of them.
         alpaca_prompt: "plain" or "stanford"; None for "stanford" with the template `alpaca`, else "plain".
         system: system prompt of conversations without one; None for the template's, "" for none.
         multi_turn: "history" (a conversation is one row) or "split" (a turn is one row, without history).
@@ -77,7 +77,9 @@ class SftConfig(RunConfig):
         if "messages" in names and (more := sorted(names & {"question", "answer", "input", "history"})):
             raise UserError(f"--columns: messages contain {more[0]!r} themselves; name one of both")
         if names and self.format not in (None, "messages" if "messages" in names else "pairs", "alpaca"):
-            raise UserError(f"--columns and --format {self.format}: the columns say what a row is; leave --format out")
+            raise UserError(
+                f"--columns and --format {self.format}: the columns say what a record is; leave --format out"
+            )
         if len(set(self.columns.values())) < len(names):
             raise UserError("--columns names one column twice")
 

@@ -16,7 +16,7 @@ from meap_megatron.corpus.sft.histogram import count_lengths
 from meap_megatron.corpus.sft.records import Dropped, RecordOptions, to_record
 from meap_megatron.corpus.sft.records_reader import ObjectReader
 from meap_megatron.corpus.sft.render import RenderOptions
-from meap_megatron.corpus.sft.spans import Known, Piece, TextRun
+from meap_megatron.corpus.sft.spans import Known, Span, TextRun
 from meap_megatron.corpus.sft.template_fit import Fitted
 from meap_megatron.corpus.sft.turns import function_names
 from meap_megatron.corpus.shard import NO_TEXT, Advance, EncodeJob, Runner, ShardResult, ShardState, part_file
@@ -40,7 +40,7 @@ class SftJob(EncodeJob):
     bos_id: int | None
     eos_id: int | None
     options: RenderOptions
-    rows: RecordOptions
+    records: RecordOptions
     takes_functions: bool  # the template may have a place for tools and their calls
     max_length: int | None
     over_long: str
@@ -54,7 +54,7 @@ class SftJob(EncodeJob):
 class SftResult(ShardResult):
     """What a finished shard holds; `num_documents` are its rows."""
 
-    counts: dict[str, int]  # by the names of COUNTS; bad rows are `num_bad`, lost ones `dropped`
+    counts: dict[str, int]  # by the names of COUNTS; bad records are `num_bad`, lost ones `dropped`
     num_trained_tokens: int
     num_empty_answers: int
     empty_answer_place: str | None  # the first
@@ -98,13 +98,13 @@ class _State(ShardState):
         self.histogram = count_lengths(np.zeros(0, dtype=np.int64))
 
     def read(self, chunk: InputChunk) -> None:
-        reader = ObjectReader(chunk, columns=self.job.rows.columns.values())
+        reader = ObjectReader(chunk, columns=self.job.records.columns.values())
         number = 0
         self.reported = size = 0
-        batch: list[tuple[int, list[Piece]]] = []
-        for number, row in reader:
+        batch: list[tuple[int, list[Span]]] = []
+        for number, given in reader:
             self.counts["read"] += 1
-            record = to_record(row, self.job.rows) if isinstance(row, dict) else row
+            record = to_record(given, self.job.records) if isinstance(given, dict) else given
             if isinstance(record, str):
                 self.bad_lines.add(reader, number, record)
                 continue
@@ -122,21 +122,21 @@ class _State(ShardState):
             if isinstance(rendered, str):
                 self.bad_lines.add(reader, number, rendered)
                 continue
-            if functions and not all(shows(pieces, functions) for pieces in rendered):
+            if functions and not all(shows(spans, functions) for spans in rendered):
                 note(self.dropped, "functions", reader, number)
                 continue
             for name in self.owner.renderer.unused:
-                if name not in self.job.rows.ignored:
+                if name not in self.job.records.ignored:
                     note(self.unused, name, reader, number)
             self.note_empty(reader, number, found)
-            batch += [(number, pieces) for pieces in rendered]
+            batch += [(number, spans) for spans in rendered]
             size += sum(len(message.text) for message in found.messages)
             if size >= BATCH_CHARACTERS or len(batch) >= BATCH_ROWS:
                 self.encode(reader, batch)
                 batch, size = [], 0
         self.encode(reader, batch)
         for name in reader.unread:
-            if name not in self.job.rows.ignored:
+            if name not in self.job.records.ignored:
                 note(self.unused, name, reader, 1, count=number)
 
     def note_empty(self, reader: ObjectReader, number: int, conversation: Conversation) -> None:
@@ -146,17 +146,17 @@ class _State(ShardState):
             self.empty_answer_place = reader.place(number)
         self.num_empty_answers += empty
 
-    def encode(self, reader: ObjectReader, batch: list[tuple[int, list[Piece]]]) -> None:
+    def encode(self, reader: ObjectReader, batch: list[tuple[int, list[Span]]]) -> None:
         """Encode and write a batch of rows; a conversation of which one row is bad loses that row only."""
         kept: list[NDArray[np.uint32]] = []
         kept_roles: list[NDArray[np.uint8]] = []
         lengths: list[NDArray[np.int64]] = []
-        rows, num_bytes = self.owner.encoder.encode([pieces for _, pieces in batch])
-        for (number, pieces), (ids, roles) in zip(batch, rows, strict=True):
+        rows, num_bytes = self.owner.encoder.encode([spans for _, spans in batch])
+        for (number, spans), (ids, roles) in zip(batch, rows, strict=True):
             if not roles.any():
                 note(self.dropped, "unanswered", reader, number)
                 continue
-            if reason := self.wrong(pieces, ids):
+            if reason := self.wrong(spans, ids):
                 self.bad_lines.add(reader, number, reason)
                 continue
             self.num_unclosed += num_unclosed(roles)
@@ -177,9 +177,9 @@ class _State(ShardState):
             self.histogram = [a + b for a, b in zip(self.histogram, counted, strict=True)]
         self.advance(reader, text_bytes=num_bytes, num_documents=len(kept))
 
-    def wrong(self, pieces: list[Piece], ids: NDArray[np.uint32]) -> str | None:
+    def wrong(self, spans: list[Span], ids: NDArray[np.uint32]) -> str | None:
         """Return why a row is bad."""
-        written = sum(bool(self.owner.forbidden[piece.token_id]) for piece in pieces if isinstance(piece, Known))
+        written = sum(bool(self.owner.forbidden[span.token_id]) for span in spans if isinstance(span, Known))
         if np.count_nonzero(self.owner.forbidden[ids]) > written:
             return f"a text {NO_TEXT}"
         return None
@@ -211,14 +211,14 @@ class _State(ShardState):
         )
 
 
-def shows(pieces: list[Piece], names: set[str]) -> bool:
+def shows(spans: list[Span], names: set[str]) -> bool:
     """Tell whether the text of a row has all these names in it."""
-    text = "".join(piece.text for piece in pieces if isinstance(piece, TextRun))
+    text = "".join(span.text for span in spans if isinstance(span, TextRun))
     return all(name in text for name in names)
 
 
 def merged_counts(results: list[SftResult]) -> dict[str, Any]:
-    """Return the counts of a run, bad rows included."""
+    """Return the counts of a run, bad records included."""
     counts: dict[str, Any] = {name: sum(result.counts[name] for result in results) for name in COUNTS}
     dropped = merged(result.dropped for result in results)
     counts |= {f"dropped_{kind}": dropped[kind][0] if kind in dropped else 0 for kind in DROPPED}

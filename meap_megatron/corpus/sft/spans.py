@@ -44,7 +44,7 @@ class TextRun:
     roles: tuple[tuple[int, int], ...]
 
 
-Piece = Known | TextRun
+Span = Known | TextRun
 
 
 class Specials:
@@ -70,11 +70,11 @@ class Specials:
         return [part for part in (*parts, text[position:]) if part != ""]
 
 
-class PieceBuilder:
-    """Collect the pieces of one row in order."""
+class SpanBuilder:
+    """Collect the spans of one row in order."""
 
     def __init__(self) -> None:
-        self.pieces: list[Piece] = []
+        self.spans: list[Span] = []
         self._spans: list[tuple[str, int]] = []
         self._first = True
         self._strip = False  # the token before takes the spaces that follow it
@@ -95,30 +95,30 @@ class PieceBuilder:
                 self._spans.append((text, before))
                 break
         self._flush()
-        self.pieces.append(Known(token.token_id, role))
+        self.spans.append(Known(token.token_id, role))
         self._first, self._strip = False, token.rstrip
 
     def known(self, token_id: int, role: int) -> None:
         """Append an id."""
         self.start()
-        self.pieces.append(Known(token_id, role))
+        self.spans.append(Known(token_id, role))
 
     def start(self) -> None:
         """End the text so far: what follows is encoded as a text of its own."""
         self._flush()
         self._first, self._strip = True, False
 
-    def finish(self) -> list[Piece]:
-        """Return the pieces."""
+    def finish(self) -> list[Span]:
+        """Return the spans."""
         self._flush()
-        return self.pieces
+        return self.spans
 
     def _flush(self) -> None:
         if not self._spans:
             return
         if len(self._spans) == 1:
             ((text, role),) = self._spans
-            self.pieces.append(TextRun(text=text, first=self._first, roles=((len(text), role),)))
+            self.spans.append(TextRun(text=text, first=self._first, roles=((len(text), role),)))
             self._spans, self._first = [], False
             return
         roles: list[tuple[int, int]] = []
@@ -129,7 +129,7 @@ class PieceBuilder:
                 roles.pop()
             roles.append((stop, role))
         text = "".join(text for text, _ in self._spans)
-        self.pieces.append(TextRun(text=text, first=self._first, roles=tuple(roles)))
+        self.spans.append(TextRun(text=text, first=self._first, roles=tuple(roles)))
         self._spans, self._first = [], False
 
 

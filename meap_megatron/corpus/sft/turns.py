@@ -45,7 +45,7 @@ QUIET = ("tool_call_id", "id", "index")
 
 
 class BadRecord(Exception):
-    """A row that is not a conversation; the message says why."""
+    """A record that is not a conversation; the message says why."""
 
 
 def read_turn(turn: Any, where: str, unused: set[str]) -> Message:
@@ -53,7 +53,7 @@ def read_turn(turn: Any, where: str, unused: set[str]) -> Message:
 
     Args:
         turn: what a list of turns holds.
-        where: its place in the row, for messages.
+        where: its place in the record, for messages.
         unused: takes the names of what is not used.
 
     Returns:
@@ -112,11 +112,11 @@ def read_calls(value: Any, where: str) -> list[dict[str, Any]]:
 
 
 def read_tools(value: Any, key: str) -> tuple[dict[str, Any], ...] | None:
-    """Return the functions that a row offers, or None for none.
+    """Return the functions that a record offers, or None for none.
 
     Args:
         value: a list of JSON schemas, or JSON of it; schemas without {"type": "function", "function": ...} get it.
-        key: the row's key, for messages.
+        key: the record's key, for messages.
 
     Raises:
         BadRecord: it is nothing of the kind.
@@ -176,7 +176,7 @@ def function_names(conversation: Conversation) -> set[str] | None:
     return {entry["name"] for entry in made if isinstance(entry, dict) and isinstance(entry.get("name"), str)}
 
 
-def official_turns(row: dict[str, Any], turns: list[Any], key: str, unused: set[str]) -> list[Message]:
+def official_turns(record: dict[str, Any], turns: list[Any], key: str, unused: set[str]) -> list[Message]:
     """Read as the official code: a leading turn that is not human is left out, and so is a turn out of order.
 
     Turns of other roles are skipped and keep their place in the order; so a call and its result go, and the answer that
@@ -195,7 +195,7 @@ def official_turns(row: dict[str, Any], turns: list[Any], key: str, unused: set[
     if len(chosen) % 2:
         return []
     read = [read_turn(turn, key, unused) for turn in chosen]
-    text = row.get("system_prompt")
+    text = record.get("system_prompt")
     return [Message(role="system", content=text), *read] if isinstance(text, str) and text else read
 
 

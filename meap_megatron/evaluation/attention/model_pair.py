@@ -32,7 +32,7 @@ def baseline_folder(request: Request) -> Path:
     """Return the folder of the NTP model.
 
     Raises:
-        UserError: none was given, or it is no model.
+        UserError: none was given, or it is not a model.
     """
     if not request.extra.get("baseline"):
         raise UserError(

@@ -1,6 +1,6 @@
 """Suite `regions`: which part of a text its end attends to, MEAP against NTP (Figure 6, Tables 16 to 18).
 
-The four texts of the paper are anecdotes, so that at least 200 templated items with a paired test stand beside them.
+The four texts of the paper are anecdotes, so that at least 200 templated items with a paired test are beside them.
 """
 
 import hashlib
@@ -104,7 +104,7 @@ def eos_id(arm: ComparedModel, text: str | None) -> int:
             raise UserError(f"the tokenizer of {arm.folder} has no EOS token; name another with --eos-token")
         return int(arm.tokenizer.eos_token_id)
     if text not in arm.tokenizer.get_vocab():
-        raise UserError(f"--eos-token {text!r} is no token of {arm.folder}; it has {arm.tokenizer.eos_token!r}")
+        raise UserError(f"--eos-token {text!r} is not a token of {arm.folder}; it has {arm.tokenizer.eos_token!r}")
     return int(arm.tokenizer.convert_tokens_to_ids(text))
 
 

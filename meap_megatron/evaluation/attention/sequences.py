@@ -135,7 +135,7 @@ def positions_to_mask(
         length: T.
         ratio: share of the positions to mask.
         seed: of the run.
-        mask_first: position 0 may be masked. By default it may not: attention collects there whatever stands there.
+        mask_first: position 0 may be masked. By default it may not: attention collects there whatever token is there.
     """
     key = int.from_bytes(hashlib.sha256(f"{source_hash}:attention:{length}".encode()).digest()[:8], "little")
     return [

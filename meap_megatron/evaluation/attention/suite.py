@@ -62,7 +62,7 @@ def mask_ratio(request: Request) -> float:
     """Return the share of the positions to mask.
 
     Raises:
-        UserError: it is no share.
+        UserError: it is not a share.
     """
     ratio = request.extra.get("mask_ratio")
     ratio = MASK_RATIO if ratio is None else ratio
@@ -295,7 +295,7 @@ def _cells(length: int, records: Sequence[dict[str, Any]], cells: Sequence[str])
 
 
 def headline(analysis: dict[str, Any]) -> dict[str, Any]:
-    """Return what stands in Table 10, and how much of it is the model and how much the input; score `full`."""
+    """Return the values of Table 10, and how much of it is the model and how much the input; score `full`."""
     rows: dict[str, Any] = {}
     for length, found in analysis.items():
         rows[length] = {}

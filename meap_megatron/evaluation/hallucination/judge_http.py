@@ -1,7 +1,7 @@
 """A judge behind an OpenAI-compatible endpoint: `POST URL/chat/completions`, temperature 0, with patience.
 
 Asked again, with growing pauses: status 408, 409, 425, 429 and 5xx (`Retry-After` is honoured), time-outs, connections
-that break, answers that are no such document. Anything else is final. The API key comes from the environment, goes into
+that break, answers that are not chat completions. Anything else is final. The API key comes from the environment, goes into
 one header and nowhere else; redirects are refused, since they could carry it to another host.
 """
 
@@ -35,7 +35,7 @@ def check_url(url: str) -> str:
     try:
         parts = urllib.parse.urlsplit(url)
         known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # a port that is no number, a bracket without its fellow
+    except ValueError:  # a port that is not a number, an unclosed bracket
         known = False
     if not known:
         raise UserError(f"judge endpoint {url!r} is not an address; example: https://api.openai.com/v1")

@@ -22,7 +22,7 @@ SENTENCES = (
 def generate(num_needles: int, *, seed: int, index: int) -> dict[str, Any]:
     """Make a question that needs `num_needles` sentences, in the fields of the published records.
 
-    Given three needles, then four people, each the parent of the next; the sentences stand in random order and the
+    Given three needles, then four people, each the parent of the next; the sentences are in random order and the
     answer is the first of the four. No two people share a name, so that a half-right answer scores a half.
     """
     draw = random.Random(f"kinship {seed} {num_needles} {index}")

@@ -106,8 +106,8 @@ def place(pairs: Sequence[tuple[str, str]], key: str, *, gold_index: int) -> lis
     gold = [pair for pair in pairs if pair[0] == key]
     if len(gold) != 1 or not 0 <= gold_index < len(pairs):
         raise UserError(
-            f"key {key!r} stands {len(gold)} times among {len(pairs)} pairs and is to stand at {gold_index}; "
-            f"it must stand there once"
+            f"key {key!r} occurs {len(gold)} times among {len(pairs)} pairs and is to be at {gold_index}; "
+            f"it must occur there once"
         )
     others = [pair for pair in pairs if pair[0] != key]
     return [*others[:gold_index], *gold, *others[gold_index:]]

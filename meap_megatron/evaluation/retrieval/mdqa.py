@@ -1,6 +1,6 @@
 """Multi-document question answering (Liu et al.; paper, Tables 3, 7 and 8) and nq-open-oracle (Table 9).
 
-The gold document stands at one of several places among distractors. Where the published files are absent, the
+The gold document is at one of several places among distractors. Where the published files are absent, the
 distractors are made from nq-open-oracle; such a set is another test than the published one, and says so everywhere.
 """
 
@@ -142,7 +142,7 @@ def holds(text: str, answer: str) -> bool:
 
 
 def holds_answer(text: str, answers: Sequence[str]) -> bool:
-    """Return whether one of the answers stands in a document, both normalised."""
+    """Return whether one of the answers occurs in a document, both normalised."""
     bare = metrics.normalise_answer(text)
     return any(metrics.normalise_answer(answer) in bare for answer in answers)
 

@@ -21,7 +21,7 @@ def normalise_answer(text: str) -> str:
 
 
 def first_line(text: str) -> str:
-    """Return what stands before the first newline of a stripped answer.
+    """Return what is before the first newline of a stripped answer.
 
     The official scripts of Liu et al. strip the answer and cut it there, since a model that copies its context would
     always name the answer.
@@ -39,7 +39,7 @@ def best_subspan_em(answer: str, golds: Sequence[str]) -> float:
 
 
 def contains_value(answer: str, value: str) -> float:
-    """Return 1 if the value stands in the answer, upper and lower case alike (key-value retrieval of Liu et al.)."""
+    """Return 1 if the value occurs in the answer, upper and lower case alike (key-value retrieval of Liu et al.)."""
     return float(value.lower() in answer.lower())
 
 
@@ -75,7 +75,7 @@ def set_overlap(answer: str, expected: str) -> float:
 
 
 def strict_hit(answer: str, keywords: Sequence[str]) -> float:
-    """Return 1 if every keyword stands in the first line of the answer."""
+    """Return 1 if every keyword occurs in the first line of the answer."""
     said = first_line(answer).lower()
     return float(all(keyword.lower() in said for keyword in keywords))
 

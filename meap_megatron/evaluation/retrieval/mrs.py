@@ -150,7 +150,7 @@ def fill(measure: Measure, tokens: Sequence[int], record: Mapping[str, Any], *, 
 def places(total: int, sizes: Sequence[int], *, depth: float) -> list[int]:
     """Return the number of haystack tokens before each needle.
 
-    The first needle stands at its depth, each other one 10 % of the haystack behind the one before. Version 1 then
+    The first needle is at its depth, each other one 10 % of the haystack behind the one before. Version 1 then
     moves a needle once more by the sizes of the needles before it, so that the gaps are somewhat larger.
 
     Given 100 tokens, three needles of 5, depth 20; then 20, 35, 50.

@@ -291,10 +291,10 @@ def test_answers_in_a_prompt_of_messages_are_not_trained() -> None:
         ({"instruction": "q", "output": "a", "system": 3}, "'system' is a number, expected a string"),
         ({"instruction": "q"}, "no key 'output'"),
         ({"question": "q", "answer": 5}, "'answer' is a number, expected a string"),
-        ({"prompt": "q", "chosen": "a", "rejected": "b"}, "'chosen': rows of preferences are not supported"),
-        ({"prompt": "q", "completion": "a", "label": True}, "'label': rows of preferences are not supported"),
-        ({"prompt": "q"}, "the row has the keys ['prompt'], of no known format"),
-        ({"text": "t"}, "the row has a 'text' and no question with its answer: meap preprocess text reads it"),
+        ({"prompt": "q", "chosen": "a", "rejected": "b"}, "'chosen': records of preferences are not supported"),
+        ({"prompt": "q", "completion": "a", "label": True}, "'label': records of preferences are not supported"),
+        ({"prompt": "q"}, "the record has the keys ['prompt'], of no known format"),
+        ({"text": "t"}, "the record has a 'text' and no question with its answer: meap preprocess text reads it"),
     ],
 )
 def test_rows_that_are_no_conversation_are_refused_by_name(row: dict[str, Any], reason: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 
 from meap_megatron.corpus.sft.encode import PieceEncoder
-from meap_megatron.corpus.sft.spans import Known, PieceBuilder, TextRun, inner_definition, template_specials
+from meap_megatron.corpus.sft.spans import Known, SpanBuilder, TextRun, inner_definition, template_specials
 
 TEXT = "<|a|> hello  world <|b|>hello<|a|>\n x<|b|> \t<|b|> world y"
 
@@ -42,7 +42,7 @@ def test_the_ids_of_the_pieces_are_those_of_the_whole(name: str, text: str, lstr
     tokenizer = TOKENIZERS[name]()
     tokenizer.add_special_tokens([AddedToken("<|a|>", lstrip=lstrip), AddedToken("<|b|>", rstrip=rstrip)])
     definition, specials = template_specials(tokenizer.to_str())
-    builder = PieceBuilder()
+    builder = SpanBuilder()
     for part in specials.split(text):
         if isinstance(part, str):
             builder.text(part, 0)
@@ -53,7 +53,7 @@ def test_the_ids_of_the_pieces_are_those_of_the_whole(name: str, text: str, lstr
 
 
 def test_neighbouring_texts_are_one_run_with_the_roles_of_its_characters() -> None:
-    builder = PieceBuilder()
+    builder = SpanBuilder()
     builder.text("ab", 0)
     builder.text("c", 0)
     builder.text("de", 1)

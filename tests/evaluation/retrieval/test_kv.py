@@ -39,9 +39,9 @@ def test_the_key_stands_at_its_place_and_the_others_keep_their_order() -> None:
     pairs = [("a", "1"), ("b", "2"), ("c", "3"), ("d", "4")]
     assert kv.place(pairs, "c", gold_index=0) == [("c", "3"), ("a", "1"), ("b", "2"), ("d", "4")]
     assert kv.place(pairs, "a", gold_index=3) == [("b", "2"), ("c", "3"), ("d", "4"), ("a", "1")]
-    with pytest.raises(UserError, match="key 'x' stands 0 times among 4 pairs"):
+    with pytest.raises(UserError, match="key 'x' occurs 0 times among 4 pairs"):
         kv.place(pairs, "x", gold_index=0)
-    with pytest.raises(UserError, match="is to stand at 4"):
+    with pytest.raises(UserError, match="is to be at 4"):
         kv.place(pairs, "a", gold_index=4)
 
 
