@@ -1,4 +1,4 @@
-"""A run goes on from what the tracker names, or from the newest good checkpoint before it."""
+"""A run continues from what the tracker names, or from the newest good checkpoint before it."""
 
 import os
 from pathlib import Path

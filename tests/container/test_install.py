@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("container")]
 
 
 class Image:
-    """An environment that stands for the image, and the index it installs from."""
+    """An environment in place of the image, and the index it installs from."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

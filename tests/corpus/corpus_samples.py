@@ -32,7 +32,7 @@ def documents(prefix: Path) -> list[list[int]]:
 
 
 def names(folder: Path) -> list[str]:
-    """What stands in a folder, hidden files too."""
+    """What a folder contains, hidden files too."""
     return sorted(path.name for path in folder.iterdir())
 
 

@@ -213,7 +213,7 @@ def test_no_worker_outlives_a_killed_parent(tmp_path: Path, bpe_tokenizer: Path)
 
 @pytest.mark.parametrize("limit", [2_000, 40_000])
 def test_a_full_disk_is_an_error_that_can_be_resumed(tmp_path: Path, bpe_tokenizer: Path, limit: int) -> None:
-    """A limit on the size of a file stands for the full disk: in a shard (2,000 bytes), in the final .bin (40,000)."""
+    """A limit on the size of a file acts as the full disk: in a shard (2,000 bytes), in the final .bin (40,000)."""
     source = write_jsonl(tmp_path / "in.jsonl", sample_texts(200))
     arguments = [str(source), "-t", str(bpe_tokenizer), "-o", str(tmp_path / "out"), "--shard-size", "15000"]
     script = f"""
@@ -250,7 +250,7 @@ def test_a_full_file_system_is_an_error_that_can_be_resumed(tmp_path: Path, word
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(disk)], capture_output=True)
     if mounted.returncode:
-        pytest.skip("no right to mount a tmpfs here; the limit on the file size stands for it")
+        pytest.skip("no right to mount a tmpfs here; the limit on the file size takes its place")
     try:
         source = write_jsonl(tmp_path / "in.jsonl", ["a b c d " * 50] * 200)
         settings = config(source, disk / "out", word_tokenizer, workers=1, shard_bytes=8_000)

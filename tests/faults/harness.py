@@ -285,7 +285,7 @@ def kill_in_save(run: Run) -> None:
 
 
 def disk_full(run: Run) -> None:
-    """The disk fills up before a save: a message that says so; with room again, the run goes on."""
+    """The disk fills up before a save: a message that says so; with room again, the run continues."""
     run.save.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(run.save)], check=True)
     run.mount = run.save
@@ -323,7 +323,7 @@ def truncated_checkpoint(run: Run) -> None:
 
 
 def corrupted_index(run: Run) -> None:
-    """The `.idx` of the data is damaged between two starts: refused by name; put back, the run goes on."""
+    """The `.idx` of the data is damaged between two starts: refused by name; put back, the run continues."""
     own_data(run)
     stopped_at(run, run.random.randint(5, 25))
     index = run.data.with_suffix(".idx")
@@ -340,7 +340,7 @@ def corrupted_index(run: Run) -> None:
 
 
 def moved_data(run: Run) -> None:
-    """The data is not where it was: refused by name; with the new path the run goes on, masks and order unchanged."""
+    """The data is not where it was: refused by name; with the new path the run continues, masks and order unchanged."""
     own_data(run)
     stopped_at(run, run.random.randint(5, 25))
     run.data.parent.rename(run.folder / "elsewhere")

@@ -88,7 +88,7 @@ def test_a_damaged_index_is_named_and_built_again_by_the_run(folder: Path) -> No
     path = next(index.glob("*/*train-shuffle_index.npy"))
     whole = path.read_bytes()
     path.write_bytes(whole[:-8])
-    done = train("tiny_cpu_meap.yaml", *common, f"save={folder / 'mended'}")
+    done = train("tiny_cpu_meap.yaml", *common, f"save={folder / 'repaired'}")
     assert (
         f"{path} has {len(whole) - 8:,} bytes, its manifest says {len(whole):,}; the index is built again"
         in done.stdout
@@ -98,7 +98,7 @@ def test_a_damaged_index_is_named_and_built_again_by_the_run(folder: Path) -> No
 
 
 class Nodes:
-    """Two ranks that stand in folders of their own, as on two nodes: a relative path is another file on each."""
+    """Two ranks in folders of their own, as on two nodes: a relative path is another file on each."""
 
     def __init__(self, root: Path) -> None:
         self.folders = [root / "node0", root / "node1"]

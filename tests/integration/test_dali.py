@@ -1,4 +1,4 @@
-"""A run that reads through DALI is the run that reads through torch's loader, step by step, and goes on after a stop."""
+"""A run that reads through DALI is the run that reads through torch's loader, step by step, and continues after a stop."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A model trained at 512 tokens goes on at 2,048 with a larger rotary base, and comes out with that base."""
+"""A model trained at 512 tokens continues at 2,048 with a larger rotary base, and comes out with that base."""
 
 import json
 from pathlib import Path
@@ -91,7 +91,7 @@ def test_an_extended_model_comes_out_with_its_base_and_agrees_beyond_the_old_len
     extend(folder, "long_run", *more, recipe="tiny_cpu_meap.yaml")
     log = (folder / "long_run" / "logs" / "rank-0.log").read_text()
     assert "rotary base of the built model 640,000; up to 2,048 positions, sequences of 2,048" in log
-    # A fresh optimizer: three steps of its own, and a learning rate that starts anew.
+    # A fresh optimizer: three steps of its own, and a learning rate that starts over.
     assert sorted(losses(folder / "long_run")) == [1, 2, 3]
     steps = {value.item() for name, value in tensors(folder / "long_run", 3).items() if name.endswith(".step")}
     assert steps <= {3.0}

@@ -1,4 +1,4 @@
-"""A run that is killed goes on to the last bit; a damaged checkpoint is named and passed over; a finished run ends.
+"""A run that is killed continues to the last bit; a damaged checkpoint is named and passed over; a finished run ends.
 
 All through `meap train` and Megatron's own trainer.
 """
@@ -71,7 +71,7 @@ def assert_same_trajectory(run: Path, expected: Path) -> None:
         assert sorted(losses(run, field)) == list(range(1, STEPS + 1))
         assert losses(run, field) == losses(expected, field), field
     steps = [line["step"] for line in records(run / "metrics.jsonl", "step")]
-    assert steps == sorted(set(steps)), "a step stands in the metrics twice"
+    assert steps == sorted(set(steps)), "a step is in the metrics twice"
 
 
 _uninterrupted: dict[str, Path] = {}

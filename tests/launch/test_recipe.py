@@ -90,7 +90,7 @@ def test_the_arms_of_a_pair_differ_only_in_the_objective() -> None:
         ntp = meap.with_name(meap.name.replace("_meap", "_ntp"))
         a, b = load(meap).settings, load(ntp).settings
         changed = {key for key in a.keys() | b.keys() if key not in a or key not in b or a[key].value != b[key].value}
-        # Table 8 compares 2 epochs of MEAP with 4 of NTP; an extension goes on from its own arm's pre-training.
+        # Table 8 compares 2 epochs of MEAP with 4 of NTP; an extension continues from its own arm's pre-training.
         own = {"pretrained_checkpoint"} if meap.parent.name == "extend" else set()
         assert changed == {"save", "meap_mask_ratio"} | ({"meap_mask_strategy", "meap_epochs"} & a.keys()) | own
 

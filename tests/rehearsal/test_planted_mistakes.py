@@ -1,6 +1,6 @@
 """Mistakes that would stop a job of 1,024 GPUs are found on a CPU in a fraction of a second: one message, exit status 2.
 
-What layouts and models do not fit stands in test_layout.py.
+What layouts and models do not fit is in test_layout.py.
 """
 
 import shutil

@@ -195,7 +195,7 @@ def saved_at(bench: Bench, job: str) -> int:
 
 
 def time_runs_out(bench: Bench, job: str) -> None:
-    """The paused job goes on, finds its time over, saves, and is requeued to the end; no bit differs."""
+    """The paused job continues, finds its time over, saves, and is requeued to the end; no bit differs."""
     time.sleep(max(0.0, 62 - age(bench.cluster.tasks(job)[0])))
     before = bench.newest_step("cut")
     bench.signal(job, signal.SIGCONT)
@@ -228,7 +228,7 @@ def age(pid: int) -> float:
 
 
 def check_tensorboard(folder: Path) -> None:
-    """All steps of all starts stand in one TensorBoard folder."""
+    """All steps of all starts are in one TensorBoard folder."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})

@@ -1,4 +1,4 @@
-"""A sweep runs its arms through the real trainer, goes on where they stopped, and survives the failure of one."""
+"""A sweep runs its arms through the real trainer, continues where they stopped, and survives the failure of one."""
 
 import signal
 from pathlib import Path

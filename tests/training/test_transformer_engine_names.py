@@ -1,6 +1,6 @@
 """The parameters of Megatron's layers have the names and shapes that the converter writes and reads.
 
-Transformer Engine's layers are built where it is installed; their names also stand here as data, read off the real layer
+Transformer Engine's layers are built where it is installed; their names are also here as data, read off the real layer
 spec with megatron-core 0.19.2 and Transformer Engine 2.20.2.
 """
 

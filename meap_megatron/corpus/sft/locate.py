@@ -1,10 +1,6 @@
 """Find the answers in a rendered conversation.
 
-The conversation is rendered once more with private-use characters, the marks, put into the assistant's texts: at both
-ends, and on both sides of what the template may cut at (`</think>`). Without the marks the second rendering must equal
-the first, so each mark that is left tells where its character of the answer is, whatever the template stripped,
-dropped or moved. A template that looks at the ends of a text gives another rendering; the marks are then tried further
-inside.
+`marks` tells where the template writes the texts of the assistant; what is around them is found here.
 
 An answer begins behind what opens it, and is followed by the special token that closes it:
 
@@ -13,20 +9,14 @@ An answer begins behind what opens it, and is followed by the special token that
 """
 
 import dataclasses
-import itertools
 import json
 import re
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any
+from collections.abc import Iterator
 
 from meap_megatron.corpus.sft.anatomy import NO_THOUGHT, Anatomy
 from meap_megatron.corpus.sft.chat_template import Messages
+from meap_megatron.corpus.sft.marks import Mark, Render, rendered_marks
 from meap_megatron.errors import UserError
-
-Render = Callable[[Messages], str]
-NAMES = frozenset(("role", "name", "id", "type", "tool_call_id"))
-"""Keys of a message whose text a template compares and does not write as the assistant's words."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,43 +28,13 @@ class Found:
     end: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Mark:
-    """A mark in a text of a message."""
-
-    message: int
-    kind: str  # "content", "thought", "call"
-    text: str
-    offset: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Placement:
-    """Where marks are put: behind which characters at the ends of a text, and whether names of functions get one.
-
-    None is any space, as for `str.strip`.
-    """
-
-    left: str | None
-    right: str | None
-    calls: bool = True
-
-
-# A mark keeps the space behind it from being stripped, so the outermost come first.
-PLACEMENTS = (
-    *(Placement(left, right) for left, right in itertools.product(("", "\n", None), repeat=2)),
-    Placement(None, None, calls=False),
-)
-
-
 class Locator:
     """Find answers in what one chat template writes.
 
     Args:
         anatomy: what the template writes around messages.
         ends: matches the special tokens that may follow an answer.
-        first_mark: the first of the characters that no text has.
-        num_marks: how many there are.
+        num_marks: how many marks may be put into one conversation.
     """
 
     def __init__(self, anatomy: Anatomy, ends: re.Pattern[str], *, num_marks: int) -> None:
@@ -96,23 +56,22 @@ class Locator:
         Raises:
             UserError: an answer cannot be located.
         """
-        marks, positions = self._rendered_marks(text, messages, render, first_mark)
-        spans = self._extents(messages, marks, positions)
+        marks = rendered_marks(text, messages, render, tags=self.tags, first=first_mark, most=self.num_marks)
         found = []
         done = 0
         for number, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            later = [spans[other][0][1] for other in range(number + 1, len(messages)) if other in spans]
+            later = [marks.left[other][0][1] for other in range(number + 1, len(messages)) if other in marks.left]
             bound = later[0] if later else len(text)
-            if message.get("tool_calls") and _left_out("call", number, marks, positions):
+            if message.get("tool_calls") and marks.lost_calls(number):
                 continue  # the template has no place for calls: what is left of the answer is not what it said
-            left = spans.get(number)
-            if left is None and any(mark.message == number and mark.text.strip() for mark in marks):
-                continue  # its words had marks, and none is left: the template does not write it
+            if marks.lost(number):
+                continue  # the template does not write it
+            left = marks.left.get(number)
             try:
                 if left:
-                    answer = self._by_marks(text, messages, number, left, done, bound, marks, render)
+                    answer = self._by_marks(text, messages, number, left, done, bound, render)
                 else:
                     answer = self._by_opening(text, messages, number, done, bound)
             except UserError:
@@ -124,108 +83,17 @@ class Locator:
                 found.append((number, answer))
         return found
 
-    def _rendered_marks(
-        self, text: str, messages: Messages, render: Render, first_mark: str
-    ) -> tuple[list[Mark], dict[int, int]]:
-        """Return the marks, and where those that are left are in the text."""
-        tried = []
-        for placement in PLACEMENTS:
-            marked, marks = self._marked(messages, placement, first_mark)
-            if not marks or marked in tried:
-                continue
-            tried.append(marked)
-            try:
-                rendered = render(marked)
-            except UserError:
-                continue
-            positions: dict[int, int] = {}
-            parts = re.split(f"([{first_mark}-{chr(ord(first_mark) + len(marks) - 1)}])", rendered)
-            if "".join(parts[::2]) != text:
-                continue
-            position = 0
-            for plain, mark in itertools.zip_longest(parts[::2], parts[1::2]):
-                position += len(plain)
-                if mark is None:
-                    break
-                number = ord(mark) - ord(first_mark)
-                if number in positions:
-                    raise UserError(
-                        f"the chat template writes the text of messages[{marks[number].message}] more than once, so "
-                        f"the answer cannot be located"
-                    )
-                positions[number] = position
-            return marks, positions
-        return [], {}
-
-    def _marked(self, messages: Messages, placement: Placement, first_mark: str) -> tuple[Messages, list[Mark]]:
-        """Return the messages with marks in the assistant's texts."""
-        marks: list[Mark] = []
-
-        def put(text: str, number: int, kind: str, offsets: list[int]) -> str:
-            if len(marks) + len(offsets) > self.num_marks:
-                return text
-            pieces = []
-            for start, stop in itertools.pairwise((0, *offsets, len(text))):
-                pieces += [text[start:stop], chr(ord(first_mark) + len(marks))]
-                marks.append(Mark(number, kind, text, stop))
-            marks.pop()
-            return "".join(pieces[:-1])
-
-        marked = []
-        for number, message in enumerate(messages):
-            if message["role"] != "assistant":
-                marked.append(message)
-                continue
-            changed: dict[str, Any] = {}
-            for key, value in message.items():
-                if isinstance(value, str) and key not in NAMES:
-                    kind = "content" if key == "content" else "thought"
-                    value = put(value, number, kind, self._offsets(value, placement))
-                elif key == "tool_calls" and isinstance(value, list) and placement.calls:
-                    value = [_with_name(call, partial(put, number=number, kind="call", offsets=[0])) for call in value]
-                changed[key] = value
-            marked.append(changed)
-        return marked, marks
-
-    def _offsets(self, text: str, placement: Placement) -> list[int]:
-        """Return where marks go in a text."""
-        offsets = set()
-        cuts = [0, *itertools.chain.from_iterable(match.span() for match in self.tags.finditer(text)), len(text)]
-        for start, stop in zip(cuts[::2], cuts[1::2], strict=True):
-            piece = text[start:stop]
-            left, right = len(piece) - len(piece.lstrip(placement.left)), len(piece.rstrip(placement.right))
-            if left <= right and (piece.strip() or (len(cuts) == 2 and placement.left is not None)):
-                offsets |= {start + left, start + right}
-        if placement.left == "":  # also in front of a tag
-            offsets.add(0)
-        return sorted(offsets)
-
-    def _extents(
-        self, messages: Messages, marks: list[Mark], positions: dict[int, int]
-    ) -> dict[int, list[tuple[int, int]]]:
-        """Return the marks that are left of each message as (number, position), in the order of the text."""
-        spans: dict[int, list[tuple[int, int]]] = {}
-        for number, position in sorted(positions.items(), key=lambda item: item[1]):
-            spans.setdefault(marks[number].message, []).append((number, position))
-        edges = [spans[number] for number in sorted(spans)]
-        for before, after in itertools.pairwise(edges):
-            if before[-1][1] > after[0][1]:
-                raise UserError("the chat template changes the order of the answers, so they cannot be located")
-        return spans
-
     def _by_marks(
         self,
         text: str,
         messages: Messages,
         number: int,
-        span: list[tuple[int, int]],
+        left: list[tuple[Mark, int]],
         done: int,
         bound: int,
-        marks: list[Mark],
         render: Render,
     ) -> Found:
-        first, start = marks[span[0][0]], span[0][1]
-        last, stop = marks[span[-1][0]], span[-1][1]
+        (first, start), (last, stop) = left[0], left[-1]
         is_start = first.kind == "content" and first.offset <= len(first.text) - len(first.text.lstrip())
         opened = self._opened(text, done, start)
         if opened is None and not is_start:
@@ -338,21 +206,6 @@ def generated(text: str, blocks: list[tuple[int, int]], ends: re.Pattern[str]) -
         closing = [match.start() for match in ends.finditer(text, start, stop)]
         closed = closing and not ends.sub("", text[closing[-1] : stop]).strip()
         yield Found(start, closing[-1] if closed else stop, stop)
-
-
-def _left_out(kind: str, number: int, marks: list[Mark], positions: dict[int, int]) -> bool:
-    """Whether a message has marks of a kind, of which none is left."""
-    of_kind = [index for index, mark in enumerate(marks) if mark.message == number and mark.kind == kind]
-    return bool(of_kind) and not any(index in positions for index in of_kind)
-
-
-def _with_name(call: Any, change: Callable[[str], str]) -> Any:
-    """Return a tool call with another name of its function."""
-    if isinstance(call, dict) and isinstance(call.get("function"), dict):
-        return {**call, "function": _with_name(call["function"], change)}
-    if isinstance(call, dict) and isinstance(call.get("name"), str):
-        return {**call, "name": change(call["name"])}
-    return call
 
 
 def _past_space(text: str, position: int, opening: str) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 from meap_megatron.corpus import hub
 from meap_megatron.corpus.cutting import InputChunk
 from meap_megatron.corpus.readers import RecordReader, parse_object
-from meap_megatron.corpus.sft.records import READ
+from meap_megatron.corpus.sft.record_keys import READ
 from meap_megatron.errors import UserError
 
 NumberedRecord = tuple[int, dict[str, Any] | str]

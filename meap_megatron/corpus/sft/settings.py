@@ -5,7 +5,7 @@ import datetime
 from collections.abc import Mapping
 
 from meap_megatron.corpus.settings import RunConfig
-from meap_megatron.corpus.sft.records import ALPACA_PROMPTS, COLUMNS, FORMATS
+from meap_megatron.corpus.sft.record_keys import ALPACA_PROMPTS, COLUMNS, FORMATS
 from meap_megatron.corpus.sft.templates import TEMPLATES, TOKENIZER
 from meap_megatron.errors import UserError
 
@@ -23,7 +23,7 @@ class SftConfig(RunConfig):
         answer_end: "template", or "eos" to end answers with EOS whatever the template, as in the official code.
         date: what a chat template writes that asks for the date; None for today, or the date of the run to resume.
         format: "alpaca", "pairs", "sharegpt" or "messages"; None to tell it by the keys of each record.
-        columns: what a column means (a key of `records.COLUMNS`) -> the key of the records that has it.
+        columns: what a column means (a key of `record_keys.COLUMNS`) -> the key of the records that has it.
         ignore_keys: keys of records that are known not to be used, so that nothing is said of them.
         alpaca_prompt: "plain" or "stanford"; None for "stanford" with the template `alpaca`, else "plain".
         system: system prompt of conversations without one; None for the template's, "" for none.

@@ -113,7 +113,7 @@ def test_system_and_history_of_alpaca_come_first_and_the_history_is_trained() ->
     assert trained(row) == ["a0", "a"]
     assert said({**row, "history": [message("user", "q0"), message("assistant", "a0")]}) == said(row)
     template = said({**row, "history": None}, stanford="template")
-    assert template == [("system", "s"), *QA], "the row's own system prompt stands in place of Stanford's"
+    assert template == [("system", "s"), *QA], "the row's own system prompt replaces Stanford's"
     alone = said({"instruction": "q", "output": "a"}, stanford="template")
     assert alone[0][0] == "system" and str(alone[0][1]).startswith("Below is an instruction")
 
@@ -330,7 +330,7 @@ def test_columns_of_a_map_stand_for_what_a_row_needs() -> None:
     row = {"q": "q", "reply": "a", "facts": "i", "role": "s", "past": [["q0", "a0"]]}
     expected = [("system", "s"), ("user", "q0"), ("assistant", "a0"), ("user", "q\nInput:\ni"), ("assistant", "a")]
     assert said(row, columns=columns) == expected
-    # A key that would mean something by its own name does not stand beside the column that is named for it.
+    # A key that would mean something by its own name is not beside the column that is named for it.
     found = read({**row, "instruction": "x"}, columns=columns)
     assert isinstance(found, Record) and found.unused == ("instruction",)
     # The names may be exchanged.

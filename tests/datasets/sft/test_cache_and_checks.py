@@ -49,7 +49,7 @@ def test_a_damaged_cache_is_built_again(tools, damage):
     before = tools.train(prefix)
     items = next((tools.folder / "cache").glob("*-items.npy"))
     content = items.read_bytes()
-    items.unlink()  # a new file: `before` goes on reading the old one
+    items.unlink()  # a new file: `before` continues to read the old one
     if damage == "truncated":
         items.write_bytes(content[:-1])
     elif damage == "other shape":

@@ -10,8 +10,9 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from meap_megatron.cli.main import main
+from meap_megatron.evaluation.attention.copied_tokens import analyse, copied, head_scores
 from meap_megatron.evaluation.attention.model_pair import ComparedModel
-from meap_megatron.evaluation.attention.retrieval_heads import analyse, copied, encode, head_scores, masked
+from meap_megatron.evaluation.attention.retrieval_heads import encode, masked
 from tests.evaluation.attention.pairs import write_arm, write_tokenizer
 
 TOKENS = 15

@@ -16,7 +16,7 @@ CHANGES = ("update", "setdefault", "pop", "clear")
 
 
 def imported(tree: ast.AST) -> dict[str, str]:
-    """Return what imported names stand for: name -> module, or module and attribute."""
+    """Return what imported names mean: name -> module, or module and attribute."""
     names: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
