@@ -14,6 +14,7 @@ The chat template is that of the training data, or of the tokenizer. /clear forg
 Ctrl+C ends an answer. A text of several lines begins and ends with three quotation marks. [MASK] is never generated."""
 
 QUOTES = '"""'
+COMMANDS = "/clear forgets the conversation, /quit or Ctrl+D ends, Ctrl+C ends an answer"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,10 +52,13 @@ def run(args: argparse.Namespace) -> int:
             + ("; --apply-chat-template does so all the same" if opened.tokenizer.chat_template else "")
         )
     conversation = ChatSession(opened, sampling, system=args.system, thinking=args.thinking)
-    print("/quit or Ctrl+D ends, /clear forgets, Ctrl+C ends an answer", file=sys.stderr)
+    print(COMMANDS, file=sys.stderr)
     while (text := _turn()) is not None:
         if text == "/clear":
             conversation.clear()
+            continue
+        if text.startswith("/") and text[1:].isalpha():
+            print(COMMANDS, file=sys.stderr)
             continue
         try:
             found = conversation.ask(text, lambda new: print(new, end="", flush=True))

@@ -188,10 +188,14 @@ def test_ctrl_c_ends_an_answer_and_not_the_conversation(opened: OpenModel, ctrl_
 def test_chat_takes_turns_until_it_is_told_to_quit(
     chat_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.stdin", Terminal("One.", '"""Two', 'lines."""', "", "/clear", "One.", "/quit", "Never."))
+    typed = ("One.", '"""Two', 'lines."""', "", "/clear", "/help", "One.", "/quit", "Never.")
+    monkeypatch.setattr("sys.stdin", Terminal(*typed))
     assert main(["chat", str(chat_model / "mc"), "--max-tokens", "12", "--device", "cpu"]) == 0
     found = capsys.readouterr()
     assert found.err.count("(stopped after 12 tokens") == 3
+    assert found.err.count("/clear forgets the conversation") == 2, (
+        "at the start, and for a command that it does not know"
+    )
     whole = found.out
     monkeypatch.setattr("sys.stdin", Terminal("One."))  # ends as a file does
     assert main(["chat", str(chat_model / "mc"), "--max-tokens", "12", "--device", "cpu"]) == 0
