@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cached_property
 from types import NoneType, UnionType
-from typing import Any, get_args, get_type_hints
+from typing import Any, cast, get_args, get_type_hints
 
 from meap_megatron.errors import UserError
 
@@ -118,6 +118,11 @@ def from_args(settings: type, args: Any, *, prefix: str = "meap_") -> dict[str, 
         prefix: of the flags.
     """
     return {one.field.name: one.value(args, prefix) for one in declared(settings)}
+
+
+def picked[T](settings: type[T], args: Any) -> T:
+    """Return a dataclass whose fields are named after arguments of Megatron's parser, with what those hold now."""
+    return settings(**{one.name: getattr(args, one.name) for one in fields(cast(Any, settings))})
 
 
 def check_choices(settings: Any) -> None:

@@ -45,12 +45,12 @@ def run(args: argparse.Namespace) -> int:
         print("mock data needs no index")
         return 0
     from meap_megatron.training import index_cache, platform
+    from meap_megatron.training.dataset_settings import index_request
 
     platform.prepare("cpu")
     logging.getLogger("megatron").setLevel(logging.WARNING)
-    settings = index_cache.data_settings(argv)
-    sidecars = read_sidecars(data_prefixes(settings))
-    entry = index_cache.obtain(settings, sidecars, sizes=index_cache.num_samples(settings), screen=sys.stderr)
+    parsed = index_cache.data_settings(argv)
+    entry = index_cache.obtain(index_request(parsed, read_sidecars(data_prefixes(parsed))), sys.stderr)
     print("\n".join(report(entry)))
     return 0
 

@@ -106,16 +106,15 @@ def of_one_process(argv: list[str], *, count: int, screen: TextIO) -> list[int]:
 def open_train(argv: list[str], *, screen: TextIO) -> tuple[Any, Any, dict[str, Any] | None]:
     """Return Megatron's arguments, the training set as its builder makes it, and its index."""
     from meap_megatron.datasets.provider import build_datasets
-    from meap_megatron.training import data, index_cache
+    from meap_megatron.training.dataset_settings import index_request
     from meap_megatron.training.parsing import settle
 
     args, sidecars = settle(argv)
     _, index = rank_data.prepare(args, sidecars, screen)
-    config = data.dataset_config(args, sidecars)
+    wanted = index_request(args, sidecars)
     if index is not None:
-        config.path_to_cache = index["path"]
-    train = build_datasets(config, sizes=index_cache.num_samples(args))[0]
-    return args, train, index
+        wanted.config.path_to_cache = index["path"]
+    return args, build_datasets(wanted.config, sizes=wanted.sizes)[0], index
 
 
 def digest(sample: dict[str, Any]) -> tuple[int, int]:

@@ -26,12 +26,13 @@ def prepare(args: Any, sidecars: list[Sidecar], screen: TextIO) -> tuple[Callabl
         UserError, RunError: data that does not fit, or a cache that cannot be written.
     """
     from meap_megatron.training import data, index_cache, startup_sync
+    from meap_megatron.training.dataset_settings import index_request
 
     startup_sync.stand_alone()
     provider = data.make_provider(args, sidecars, on_first_call=lambda: None, screen=screen)
     if not sidecars:
         return provider, None
-    entry = index_cache.obtain(args, sidecars, sizes=index_cache.num_samples(args), screen=screen)
+    entry = index_cache.obtain(index_request(args, sidecars), screen)
     return provider, {"path": str(entry.path), "sources": entry.facts["sources"]}
 
 
@@ -54,7 +55,7 @@ def read(args: Any, provider: Callable[..., Any], *, parts: int, start: Start) -
         "micro_batches": args.global_batch_size // (args.micro_batch_size * args.data_parallel_size),
         "samples_per_step": args.global_batch_size // args.data_parallel_size,
         "reads": False,
-        "needs": any(stage_needs_data(args, stage) for stage in stages(parts)),
+        "needs": any(stage_needs_data(args.dataloader_inter_document_masking, stage) for stage in stages(parts)),
         "reader": mpu.get_tensor_model_parallel_src_rank(),
     }
     for stage in stages(parts):

@@ -17,7 +17,7 @@ from megatron.core import mpu
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.utils import get_batch_on_this_cp_rank, get_batch_on_this_tp_rank
 
-from meap_megatron.training.work import SegmentWork, has_segments
+from meap_megatron.training.work import SegmentWork
 
 FIRST_FIELDS = ("tokens", "position_ids")
 """What the first pipeline stage reads."""
@@ -30,6 +30,19 @@ UNUSED_FIELDS = ("cu_seqlens_padded", "local_cp_size")
 CHANGED_INPUT, CHANGED_TARGET, MASKED_ROW, OPENS_TEXT = 1, 2, 4, 8
 """Bits of a mark: the input was changed; the label was changed in the input; the row is the masked one of a pair; the label
 is the first token of a text (evaluation only)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSettings:
+    """What decides the fields of a micro-batch and their shapes, under the names of Megatron's parser."""
+
+    seq_length: int
+    context_parallel_size: int
+    pipeline_model_parallel_size: int
+    create_attention_mask_in_dataloader: bool
+    dataloader_inter_document_masking: bool
+    """Samples carry the bounds of their segments, `cu_seqlens`."""
+    hybrid_layer_pattern: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,16 +129,14 @@ def packed_params(cu_seqlens: torch.Tensor, longest: int, *, numbered: int | Non
     )
 
 
-def reads_data(args: Any, vp_stage: int | None = None) -> bool:
+def reads_data(segments: bool, vp_stage: int | None = None) -> bool:
     """Tell whether this rank opens the dataset: tensor-parallel rank 0 of every stage that needs a field of it."""
-    if mpu.get_tensor_model_parallel_rank() != 0:
-        return False
-    return stage_needs_data(args, vp_stage)
+    return mpu.get_tensor_model_parallel_rank() == 0 and stage_needs_data(segments, vp_stage)
 
 
-def stage_needs_data(args: Any, vp_stage: int | None) -> bool:
+def stage_needs_data(segments: bool, vp_stage: int | None) -> bool:
     """Tell whether this (virtual) stage uses any field: the first, the last, and all of them with packed segments."""
-    return has_segments(args) or is_first(vp_stage) or is_last(vp_stage)
+    return segments or is_first(vp_stage) or is_last(vp_stage)
 
 
 def is_first(vp_stage: int | None) -> bool:
@@ -141,7 +152,7 @@ def is_last(vp_stage: int | None) -> bool:
 def get_batch(
     iterator: Iterator[dict[str, torch.Tensor]] | None,
     *,
-    args: Any,
+    settings: BatchSettings,
     vp_stage: int | None,
     micro_batch_size: int,
     marked: bool,
@@ -157,9 +168,9 @@ def get_batch(
             which tell, are only on the rank that reads; None: nothing is marked so.
     """
     nothing = dict.fromkeys(FIELDS)
-    if not stage_needs_data(args, vp_stage):
+    segments = settings.dataloader_inter_document_masking
+    if not stage_needs_data(segments, vp_stage):
         return Batch(**{k: nothing.get(k) for k in Batch.__annotations__})
-    segments = has_segments(args)
     batch: dict[str, Any] = nothing | dict.fromkeys(UNUSED_FIELDS)
     work, longest = None, None
     if mpu.get_tensor_model_parallel_rank() == 0:
@@ -173,7 +184,7 @@ def get_batch(
         if ends_text is not None:
             opens = ends_text.to(sample["tokens"].device)[sample["tokens"]]
             sample = {**sample, "loss_mask": sample["loss_mask"] + 2 * OPENS_TEXT * opens}
-        kept = fields_of_stage(args, vp_stage)
+        kept = fields_of_stage(segments, vp_stage)
         batch |= {k: v.cuda(non_blocking=True) for k in kept if (v := sample.get(k)) is not None}
     if mpu.get_tensor_model_parallel_world_size() > 1:
         rows = micro_batch_size if not segments else 1
@@ -181,27 +192,27 @@ def get_batch(
             batch,
             has_cu_seqlens=segments,
             is_hybrid_cp=False,
-            create_attention_mask_in_dataloader=args.create_attention_mask_in_dataloader and not segments,
+            create_attention_mask_in_dataloader=settings.create_attention_mask_in_dataloader and not segments,
             broadcast_src_rank=mpu.get_tensor_model_parallel_src_rank(),
             broadcast_group=mpu.get_tensor_model_parallel_group(),
-            cp_size=args.context_parallel_size,
+            cp_size=settings.context_parallel_size,
             tp_rank=mpu.get_tensor_model_parallel_rank(),
             micro_batch_size=rows,
-            seq_length=args.seq_length * (micro_batch_size // rows),
+            seq_length=settings.seq_length * (micro_batch_size // rows),
             mtp_on_this_rank=False,
-            pipeline_model_parallel_size=args.pipeline_model_parallel_size,
+            pipeline_model_parallel_size=settings.pipeline_model_parallel_size,
             is_pipeline_first_stage=is_first(vp_stage),
             is_pipeline_last_stage=is_last(vp_stage),
         )
     packed = None
     if segments:
-        recurrent = "M" in (args.hybrid_layer_pattern or "")
+        recurrent = "M" in (settings.hybrid_layer_pattern or "")
         packed = packed_params(
             batch["cu_seqlens"],
             longest or int(batch["max_seqlen"]),
-            numbered=args.seq_length * micro_batch_size if recurrent else None,
+            numbered=settings.seq_length * micro_batch_size if recurrent else None,
         )
-    if args.context_parallel_size > 1:
+    if settings.context_parallel_size > 1:
         # Documents are rarely a multiple of 2 * CP tokens, so rows are split as a whole.
         batch = get_batch_on_this_cp_rank(
             batch,
@@ -224,11 +235,11 @@ def get_batch(
     )
 
 
-def fields_of_stage(args: Any, vp_stage: int | None) -> list[str]:
+def fields_of_stage(segments: bool, vp_stage: int | None) -> list[str]:
     """Return the fields that this (virtual) stage reads."""
     first, last = is_first(vp_stage), is_last(vp_stage)
     fields = [*(FIRST_FIELDS if first else ()), *(LAST_FIELDS if last else ())]
-    if has_segments(args):
+    if segments:
         fields += SEGMENT_FIELDS
     elif first or last:
         fields.append("attention_mask")

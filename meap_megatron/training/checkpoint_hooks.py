@@ -35,41 +35,37 @@ class Saving:
         self.own: set[int] = set()
         """Steps that this process has saved: Megatron may save one twice, at a change of the batch size."""
 
-    def begin(self, args: Any, iteration: int) -> None:
+    def begin(self, folder: Path, begun: Manifest) -> None:
         """Mark the folder of a step as unfinished, on rank 0; the other ranks wait."""
         import torch.distributed
 
-        self.folder = Path(args.save)
-        self.current = Manifest(
-            iteration=iteration,
-            complete=False,
-            consumed_samples=int(args.consumed_train_samples),
-            layout={name: int(getattr(args, field)) for name, field in LAYOUT.items()},
-            versions=manifest.library_versions(),
-            written=manifest.now(),
-        )
-        if args.rank == 0:
-            make_room(iteration_folder(self.folder, iteration), self.current, overwrite=iteration in self.own)
-        self.own.add(iteration)
+        self.folder, self.current = folder, begun
+        if torch.distributed.get_rank() == 0:
+            overwrite = begun.iteration in self.own
+            make_room(iteration_folder(folder, begun.iteration), begun, overwrite=overwrite)
+        self.own.add(begun.iteration)
         torch.distributed.barrier()
 
-    def end(self, args: Any, begun: Manifest) -> None:
-        """Compute checksums, every rank those of the files it wrote, and let rank 0 write the manifest."""
+    def end(self, begun: Manifest, *, keep: int | None) -> None:
+        """Compute checksums, every rank those of the files it wrote, and let rank 0 write the manifest.
+
+        Args:
+            keep: checkpoints that are not removed; None: all.
+        """
         import torch.distributed
 
+        rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         checkpoint = iteration_folder(self.folder, begun.iteration)
         # One rank lists the folder for all: hundreds that ask for a thousand files each are a load on a metadata server.
-        listed = [file_names(checkpoint) if args.rank == 0 else []]
+        listed = [file_names(checkpoint) if rank == 0 else []]
         torch.distributed.broadcast_object_list(listed, src=0)
-        mine = manifest.file_entries(
-            checkpoint, manifest.share_of_rank(listed[0], rank=args.rank, world=args.world_size)
-        )
-        gathered: list[Any] | None = [None] * args.world_size if args.rank == 0 else None
+        mine = manifest.file_entries(checkpoint, manifest.share_of_rank(listed[0], rank=rank, world=world))
+        gathered: list[Any] | None = [None] * world if rank == 0 else None
         torch.distributed.gather_object(mine, gathered, dst=0)
         if gathered is not None:
             complete(checkpoint, begun, gathered)
-            if args.meap_keep_checkpoints is not None:
-                for iteration in prune(self.folder, newest=begun.iteration, keep=args.meap_keep_checkpoints):
+            if keep is not None:
+                for iteration in prune(self.folder, newest=begun.iteration, keep=keep):
                     print(f"removed the checkpoint of step {iteration}", flush=True)
 
 
@@ -136,14 +132,22 @@ def with_manifest(save_checkpoint: Callable[..., Any]) -> Callable[..., Any]:
         settings = get_args()
         if not settings.save or kwargs.get("release") or kwargs.get("non_persistent_ckpt"):
             return save_checkpoint(iteration, *args, **kwargs)
-        SAVING.begin(settings, iteration)
+        unfinished = Manifest(
+            iteration=iteration,
+            complete=False,
+            consumed_samples=int(settings.consumed_train_samples),
+            layout={name: int(getattr(settings, field)) for name, field in LAYOUT.items()},
+            versions=manifest.library_versions(),
+            written=manifest.now(),
+        )
+        SAVING.begin(Path(settings.save), unfinished)
         try:
             result = save_checkpoint(iteration, *args, **kwargs)
             begun, asynchronous = SAVING.current, settings.async_save
         finally:
             SAVING.current = None
         if begun is not None and not asynchronous:
-            SAVING.end(settings, begun)
+            SAVING.end(begun, keep=settings.meap_keep_checkpoints)
         return result
 
     return save
@@ -157,7 +161,7 @@ def with_manifest_afterwards(schedule_async_save: Callable[..., Any]) -> Callabl
         from megatron.training import get_args
 
         if (begun := SAVING.current) is not None:
-            request.add_finalize_fn(functools.partial(SAVING.end, get_args(), begun))
+            request.add_finalize_fn(functools.partial(SAVING.end, begun, keep=get_args().meap_keep_checkpoints))
         return schedule_async_save(request)
 
     return schedule

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 from meap_megatron.indexed.sidecar import Sidecar
 from meap_megatron.launch.runtime import resolve_device
 from meap_megatron.training import index_cache
-from meap_megatron.training.dataset_settings import dataset_config
+from meap_megatron.training.dataset_settings import dataset_config, index_request
 from meap_megatron.training.loader import external_loaders
 
 
@@ -24,7 +24,9 @@ def make_provider(
         screen: is told about an index that had to be built.
     """
     called: list[bool] = []
-    ready = index_cache.prepare(args, sidecars, screen)
+    # Mock data is not cached, and its tokenizer is there later than this.
+    wanted = index_request(args, sidecars) if sidecars else None
+    entry = None if wanted is None else index_cache.prepare(wanted, screen)
 
     def provider(num_samples: list[int | None], vp_stage: int | None = None) -> Any:
         from meap_megatron.datasets.provider import build_datasets
@@ -34,16 +36,23 @@ def make_provider(
             called.append(True)
             on_first_call()
         config = dataset_config(args, sidecars)
-        if ready is not None:
+        if wanted is not None and entry is not None:
             # Only a run that continues in a later phase of phase_transition_iterations asks for other samples than it did
             # before its checkpoint was read; Megatron then writes its own index files beside the entries.
-            prepared = list(num_samples) == ready.sizes
-            config.path_to_cache = str(ready.path if prepared else ready.path.parent)
+            prepared = list(num_samples) == wanted.sizes
+            config.path_to_cache = str(entry if prepared else entry.parent)
         datasets = build_datasets(
-            config, sizes=list(num_samples), is_built_on_rank=partial(reads_data, args, vp_stage)
+            config,
+            sizes=list(num_samples),
+            is_built_on_rank=partial(reads_data, args.dataloader_inter_document_masking, vp_stage),
         )
         if args.dataloader_type == "external":
-            return external_loaders(args, datasets, device=resolve_device(args.meap_device))
+            reads = [
+                (args.consumed_train_samples, args.micro_batch_size),
+                (0 if args.skip_train else args.consumed_valid_samples, args.eval_micro_batch_size),
+                (0, args.eval_micro_batch_size),
+            ]
+            return external_loaders(datasets, reads, device=resolve_device(args.meap_device))
         if args.num_workers > 0:
             # A full garbage collection writes to every object; in a loader worker that is a copy of each page that it
             # shares with this process since the fork (docs/benchmarks/soak.md).

@@ -4,6 +4,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -13,6 +14,17 @@ from meap_megatron.training.metrics import read_metrics
 
 SAVED_TO_REPEAT, FAILED_AGAIN = 16, 17
 """Status with which Megatron ends a run at a value that is not finite (rerun_state_machine.py)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndSettings:
+    """What the last line of a run speaks of, under the names of Megatron's parser."""
+
+    save: str | None
+    train_iters: int
+    exit_interval: int | None
+    exit_duration_in_mins: int | None
+    lr: float
 
 
 def end_early() -> None:
@@ -26,18 +38,18 @@ def end_early() -> None:
 
 
 @contextlib.contextmanager
-def interruptible(args: Any, screen: TextIO) -> Iterator[None]:
+def interruptible(screen: TextIO, *, rank: int, saves: bool) -> Iterator[None]:
     """Let the first Ctrl+C of a run that saves at SIGTERM do the same, and the second end it at once."""
 
     def first(number: int, frame: Any) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if not listening():
             raise KeyboardInterrupt  # nothing is trained yet
-        if args.rank == 0:
+        if rank == 0:
             print("meap: saving after this step; Ctrl+C once more ends the run at once", file=screen, flush=True)
         signal.raise_signal(signal.SIGTERM)
 
-    if not args.exit_signal_handler or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    if not saves or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
     signal.signal(signal.SIGINT, first)
@@ -61,7 +73,7 @@ def was_signalled() -> bool:
     return listening() and bool(global_vars._GLOBAL_SIGNAL_HANDLER._signal_received)
 
 
-def stopped(args: Any, step: int) -> str:
+def stopped(settings: EndSettings, step: int) -> str:
     """Return the line for a run that Megatron ended before its last step.
 
     Args:
@@ -69,18 +81,22 @@ def stopped(args: Any, step: int) -> str:
     """
     if was_signalled():
         why = "told to end"
-    elif args.exit_interval and step % args.exit_interval == 0:
-        why = f"exit_interval={args.exit_interval}"
-    elif args.exit_duration_in_mins:
-        why = f"exit_duration_in_mins={args.exit_duration_in_mins}"
+    elif settings.exit_interval and step % settings.exit_interval == 0:
+        why = f"exit_interval={settings.exit_interval}"
+    elif settings.exit_duration_in_mins:
+        why = f"exit_duration_in_mins={settings.exit_duration_in_mins}"
     else:
         why = "told to end"
-    left = saved(args.save, step)
-    how = "; the same command continues from there" if args.save and read_tracker(Path(args.save)).iteration else ""
-    return f"stopped after step {step:,} of {args.train_iters:,} ({why}); {left}{how}"
+    left = saved(settings.save, step)
+    how = (
+        "; the same command continues from there"
+        if settings.save and read_tracker(Path(settings.save)).iteration
+        else ""
+    )
+    return f"stopped after step {step:,} of {settings.train_iters:,} ({why}); {left}{how}"
 
 
-def last_line(args: Any, status: Any, step: int) -> str | None:
+def last_line(settings: EndSettings, status: Any, step: int) -> str | None:
     """Return what to say at the end of a run that did not fail; None: its last step was shown and everything is saved.
 
     Args:
@@ -88,14 +104,15 @@ def last_line(args: Any, status: Any, step: int) -> str | None:
         step: the last one that was done.
     """
     if status in (SAVED_TO_REPEAT, FAILED_AGAIN):
-        return f"meap: {not_finite(status, args, step)}"
-    if step < args.train_iters:
-        return f"meap: {stopped(args, step)}"
-    newest = read_tracker(Path(args.save)).iteration if args.save else None
-    return f"meap: complete; saved {iteration_folder(Path(args.save), newest)}" if newest else None
+        return f"meap: {not_finite(settings, status, step)}"
+    if step < settings.train_iters:
+        return f"meap: {stopped(settings, step)}"
+    if settings.save and (newest := read_tracker(Path(settings.save)).iteration):
+        return f"meap: complete; saved {iteration_folder(Path(settings.save), newest)}"
+    return None
 
 
-def not_finite(status: int, args: Any, step: int) -> str:
+def not_finite(settings: EndSettings, status: int, step: int) -> str:
     """Return what to say of a loss or gradient that is not finite, and what helps.
 
     Args:
@@ -104,14 +121,14 @@ def not_finite(status: int, args: Any, step: int) -> str:
     """
     again = " again, so it is not an accident of the hardware" if status == FAILED_AGAIN else ""
     ways = [f"skip its data (iterations_to_skip=[{step + 1}])"]
-    earlier = [n for n in iterations(Path(args.save)) if n < step] if args.save else []
+    earlier = [n for n in iterations(Path(settings.save)) if n < step] if settings.save else []
     if earlier:
         ways.append(
-            f"go back to step {max(earlier)} with a lower learning rate (ckpt_step={max(earlier)} lr={args.lr / 2:g} "
+            f"go back to step {max(earlier)} with a lower learning rate (ckpt_step={max(earlier)} lr={settings.lr / 2:g} "
             "override_opt_param_scheduler=true)"
         )
     else:
-        ways.append(f"start over with a lower learning rate (lr={args.lr / 2:g} and another save)")
+        ways.append(f"start over with a lower learning rate (lr={settings.lr / 2:g} and another save)")
     if status == SAVED_TO_REPEAT:
         ways.append("start the same command again to see whether another GPU gives it too")
     return f"the loss or a gradient of step {step + 1:,} is not finite{again}; {', or '.join(ways)}"

@@ -1,7 +1,6 @@
 """States of random generators in a checkpoint: those of a CPU mean nothing to a GPU, and the reverse."""
 
 from pathlib import Path
-from typing import Any
 
 from meap_megatron.checkpoint.folder import iteration_folder, read_tracker
 
@@ -9,16 +8,18 @@ CPU_BACKEND = "gloo"
 """Of every run on a CPU, and of no run on a GPU."""
 
 
-def of_another_device(args: Any) -> bool:
+def of_another_device(
+    load: str | None, *, finetune: bool, no_load_rng: bool, ckpt_step: int | None, distributed_backend: str
+) -> bool:
     """Tell whether the checkpoint that Megatron is going to continue from was saved on the other kind of device.
 
     Their states differ in size, so that Megatron could not load them. Nothing else depends on them than dropout: the order
     of the data and the masks follow from the seed.
     """
-    if not args.load or args.finetune or args.no_load_rng:
+    if not load or finetune or no_load_rng:
         return False
-    folder = Path(args.load)
-    step = args.ckpt_step or read_tracker(folder).iteration
+    folder = Path(load)
+    step = ckpt_step or read_tracker(folder).iteration
     checkpoint = iteration_folder(folder, step) if step else None
     if checkpoint is None or not checkpoint.is_dir():
         return False
@@ -27,5 +28,5 @@ def of_another_device(args: Any) -> bool:
     if not dist_checkpointing.check_is_distributed_checkpoint(str(checkpoint)):
         return False
     there = dist_checkpointing.load_common_state_dict(str(checkpoint)).get("args")
-    backend = getattr(there, "distributed_backend", args.distributed_backend)
-    return bool((backend == CPU_BACKEND) != (args.distributed_backend == CPU_BACKEND))
+    backend = getattr(there, "distributed_backend", distributed_backend)
+    return bool((backend == CPU_BACKEND) != (distributed_backend == CPU_BACKEND))

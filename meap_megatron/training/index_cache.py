@@ -8,12 +8,11 @@ import json
 import os
 import socket
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from meap_megatron.errors import UserError
-from meap_megatron.indexed.sidecar import Sidecar
+from meap_megatron.training.dataset_settings import IndexRequest
 from meap_megatron.training.startup_sync import roll_call
 
 VISIBLE_SECONDS = 30.0
@@ -21,37 +20,26 @@ VISIBLE_SECONDS = 30.0
 remember for some seconds what was not there."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ready:
-    """The cache entry of a run, complete and seen by every rank."""
-
-    path: Path
-    sizes: list[int | None]
-    """Samples of the three splits for which it was built."""
-
-
-def prepare(args: Any, sidecars: list[Sidecar], screen: TextIO) -> Ready | None:
-    """Have the indices of a run in the cache; called on every rank before there is a process group.
+def prepare(wanted: IndexRequest, screen: TextIO) -> Path:
+    """Have the index of a run in the cache; called on every rank before there is a process group.
 
     Args:
-        sidecars: one per prefix; empty with mock data, whose index is not cached.
+        wanted: the index.
         screen: is told about damage, and by rank 0 about an index that it had to build.
+
+    Returns:
+        Its cache entry, complete and seen by every rank.
 
     Raises:
         UserError, RunError: on every rank: data that does not fit, a cache that cannot be written or that a rank
             does not see; the message names rank, host and path.
     """
-    if not sidecars:
-        return None
     from meap_megatron.datasets.provider import check_data, index_key
-    from meap_megatron.training.dataset_settings import dataset_config
 
     call = roll_call()
-    sizes = num_samples(args)
-    config = dataset_config(args, sidecars)
 
     def settle() -> str:
-        entry = obtain(args, sidecars, sizes=sizes, screen=screen)
+        entry = obtain(wanted, screen)
         if entry.built:
             print(f"sample index built in {entry.seconds:.1f} s: {entry.path}", file=screen)
         return json.dumps({"path": str(entry.path), "files": entry.files, "host": socket.gethostname()})
@@ -60,47 +48,25 @@ def prepare(args: Any, sidecars: list[Sidecar], screen: TextIO) -> Ready | None:
     path = Path(settled["path"])
 
     def look() -> None:
-        check_data(config)
-        if index_key(config, sizes=sizes) != path.name:
+        check_data(wanted.config)
+        if index_key(wanted.config, sizes=wanted.sizes) != path.name:
             raise UserError("the data or the settings are not those of rank 0; all nodes must see the same files")
         wait_until_visible(path, settled["files"], builder=settled["host"])
 
     call.everyone("index-visible", look)
-    return Ready(path=path, sizes=sizes)
+    return path
 
 
-def obtain(args: Any, sidecars: list[Sidecar], *, sizes: list[int | None], screen: TextIO) -> Any:
+def obtain(wanted: IndexRequest, screen: TextIO) -> Any:
     """Return the `index_folder.Entry` of a run, built by this process if it is missing or, as `screen` is told, damaged."""
     from meap_megatron.datasets.provider import obtain_indices
-    from meap_megatron.training.dataset_settings import cache_folders, dataset_config
 
     return obtain_indices(
-        dataset_config(args, sidecars),
-        sizes=sizes,
-        folders=cache_folders(args),
+        wanted.config,
+        sizes=wanted.sizes,
+        folders=wanted.folders,
         say=lambda damage: print(f"meap: {damage}", file=screen),
     )
-
-
-def num_samples(args: Any) -> list[int | None]:
-    """Return the samples of the train, validation and test split, from Megatron's own rule.
-
-    Args:
-        args: those of Megatron's globals; `iteration` is 0, no checkpoint has been read.
-
-    Raises:
-        UserError: neither steps nor samples are given.
-    """
-    from megatron.training.training import get_train_valid_test_num_samples, update_train_iters
-
-    if not args.train_iters and not args.train_samples:
-        raise UserError("the length of the run is not given: set train_iters, train_samples or meap_epochs")
-    given = args.train_iters
-    try:
-        update_train_iters(args)
-        return list(get_train_valid_test_num_samples())
-    finally:
-        args.train_iters = given  # with train_samples, Megatron tells by it which of the two was given
 
 
 def wait_until_visible(path: Path, files: dict[str, dict[str, int]], *, builder: str) -> None:

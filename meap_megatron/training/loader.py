@@ -4,13 +4,13 @@ Megatron hands an external loader's batches to the step as they come and asks no
 here: at the samples that the checkpoint counts as consumed, in the order of Megatron's own sampler.
 """
 
-from typing import Any
 
-
-def external_loaders(args: Any, datasets: list, *, device: str) -> list:
+def external_loaders(datasets: list, reads: list[tuple[int, int]], *, device: str) -> list:
     """Return the loaders of train, validation and test, None where there is no dataset on this rank.
 
     Args:
+        datasets: of the three splits.
+        reads: per split, the samples that are consumed already, and those of a micro-batch.
         device: "cpu" or "cuda".
     """
     import torch
@@ -20,14 +20,8 @@ def external_loaders(args: Any, datasets: list, *, device: str) -> list:
     from meap_megatron.datasets.dali import DaliLoader
 
     device_id = torch.cuda.current_device() if device == "cuda" else None
-    consumed_valid = 0 if args.skip_train else args.consumed_valid_samples
-    rows = [
-        (args.consumed_train_samples, args.micro_batch_size),
-        (consumed_valid, args.eval_micro_batch_size),
-        (0, args.eval_micro_batch_size),
-    ]
     loaders: list[DaliLoader | None] = []
-    for dataset, (consumed, micro_batch_size) in zip(datasets, rows, strict=True):
+    for dataset, (consumed, micro_batch_size) in zip(datasets, reads, strict=True):
         if dataset is None:
             loaders.append(None)
             continue

@@ -11,6 +11,15 @@ from meap_megatron.training.metrics import RunMetrics, RunShape
 from meap_megatron.training.peak import gpu_peak_tflops, measured_cpu_tflops
 from meap_megatron.training.work import flops_of_step
 
+RECORDED = (
+    "num_layers hidden_size ffn_hidden_size num_attention_heads num_query_groups seq_length padded_vocab_size "
+    "micro_batch_size global_batch_size train_iters lr min_lr seed world_size tensor_model_parallel_size "
+    "pipeline_model_parallel_size context_parallel_size data_parallel_size bf16 fp8 fp8_recipe meap_mask_ratio "
+    "meap_mask_strategy meap_span_length meap_mask_seed meap_corruption meap_clean_fraction meap_skip_first "
+    "meap_min_document_tokens meap_loss_on meap_pair meap_pair_weight data_path"
+).split()
+"""Settings that the "start" record holds."""
+
 
 class Reporter:
     """Starts the metrics once the starting step is known, and times the steps; does nothing on other than the last rank."""
@@ -63,19 +72,23 @@ def install_metrics(args: Any, *, device: str, screen: TextIO) -> Reporter:
     def open_metrics() -> RunMetrics:
         from megatron.training import get_tensorboard_writer
 
-        path = metrics_path(args)
-        peak = peak_tflops(args, device)
+        steps = args.train_iters
+        peak = args.meap_peak_tflops or peak_of_device(device)
+        recorded = {name: getattr(args, name, None) for name in RECORDED}
         return RunMetrics(
-            path=path,
+            path=metrics_path(args.meap_metrics, save=args.save),
             shape=RunShape(
-                train_steps=args.train_iters,
+                train_steps=steps,
                 tokens_per_step=args.global_batch_size * args.seq_length,
                 flops_of_step=partial(flops_of_step, args),
                 peak_flops=peak * 1e12 * args.world_size if peak else None,
                 log_interval=args.log_interval,
-                evaluations_at_end=evaluations_at_end(args),
+                evaluations_at_end=evaluations_at_end(
+                    in_loop=args.iteration < steps and args.eval_interval and steps % args.eval_interval == 0,
+                    tests=has_test_set(args.split) or args.test_data_path is not None or args.mock_data,
+                ),
             ),
-            settings=run_settings(args, device=device, peak=peak),
+            settings=recorded | {"device": device, "peak_tflops_per_device": peak},
             start_step=args.iteration,
             inner=get_tensorboard_writer(),
             screen=screen,
@@ -84,39 +97,27 @@ def install_metrics(args: Any, *, device: str, screen: TextIO) -> Reporter:
     return Reporter(open_metrics)
 
 
-def metrics_path(args: Any) -> Path | None:
+def metrics_path(given: str | None, *, save: str | None) -> Path | None:
     """Return where metrics.jsonl is written; None: nowhere."""
-    path = args.meap_metrics or (Path(args.save) / "metrics.jsonl" if args.save else None)
+    path = given or (Path(save) / "metrics.jsonl" if save else None)
     return Path(path) if path else None
 
 
-def evaluations_at_end(args: Any) -> tuple[str, ...]:
+def evaluations_at_end(*, in_loop: bool, tests: bool) -> tuple[str, ...]:
     """Return what Megatron evaluates at the last step: in the loop if it falls due, then validation and test set."""
-    loop = args.iteration < args.train_iters and args.eval_interval and args.train_iters % args.eval_interval == 0
-    shares = [float(share) for share in (args.split or "").split(",") if share]
-    tests = len(shares) == 3 and shares[2] > 0 or args.test_data_path is not None or bool(args.mock_data)
-    return (*(("validation",) if loop else ()), "validation", *(("test",) if tests else ()))
+    return (*(("validation",) if in_loop else ()), "validation", *(("test",) if tests else ()))
 
 
-def peak_tflops(args: Any, device: str) -> float | None:
-    """Return the peak of one device in TFLOP/s: as given, by GPU name, or measured on a CPU."""
-    if args.meap_peak_tflops:
-        return float(args.meap_peak_tflops)
+def has_test_set(split: str | None) -> bool:
+    """Tell whether a split such as "98,1,1" has a share of tests."""
+    shares = [float(share) for share in (split or "").split(",") if share]
+    return len(shares) == 3 and shares[2] > 0
+
+
+def peak_of_device(device: str) -> float | None:
+    """Return the peak of one device in TFLOP/s: by GPU name, or measured on a CPU."""
     if device == "cpu":
         return measured_cpu_tflops()
     import torch
 
     return gpu_peak_tflops(torch.cuda.get_device_name())
-
-
-def run_settings(args: Any, *, device: str, peak: float | None) -> dict[str, Any]:
-    """Return the settings that the "start" record holds."""
-    names = (
-        "num_layers hidden_size ffn_hidden_size num_attention_heads num_query_groups seq_length padded_vocab_size "
-        "micro_batch_size global_batch_size train_iters lr min_lr seed world_size tensor_model_parallel_size "
-        "pipeline_model_parallel_size context_parallel_size data_parallel_size bf16 fp8 fp8_recipe meap_mask_ratio "
-        "meap_mask_strategy meap_span_length meap_mask_seed meap_corruption meap_clean_fraction meap_skip_first "
-        "meap_min_document_tokens meap_loss_on meap_pair meap_pair_weight data_path"
-    ).split()
-    settings = {name: getattr(args, name, None) for name in names}
-    return settings | {"device": device, "peak_tflops_per_device": peak}

@@ -10,9 +10,10 @@ from megatron.training.argument_utils import (
     hybrid_config_from_args,
 )
 
+from meap_megatron.declared import picked
 from meap_megatron.errors import UserError
 from meap_megatron.layer_pattern import layers_of
-from meap_megatron.training.rope import check_built, complete_rotary
+from meap_megatron.training.rope import RotarySettings, check_built, complete_rotary
 
 
 def official_init_stds(*, hidden_size: int, num_layers: float) -> tuple[float, float]:
@@ -31,6 +32,7 @@ def model_config(args: Any, *, device: str) -> Any:
         device: on "cpu", and with `transformer_impl=local`, the layers are those of `torch_layers`; else Transformer
             Engine's.
     """
+    rotary = picked(RotarySettings, args)
     hybrid = args.hybrid_layer_pattern is not None
     transformer = core_transformer_config_from_args(args)
     if args.meap_init == "official":
@@ -42,11 +44,11 @@ def model_config(args: Any, *, device: str) -> Any:
         transformer.output_layer_init_method = init_method_normal(output_std)
     config = (hybrid_config_from_args if hybrid else gpt_config_from_args)(args, transformer)
     if hybrid:
-        config.pre_wrap_hooks.append(complete_rotary(args))
+        config.pre_wrap_hooks.append(complete_rotary(rotary))
     else:
         # Megatron 0.19 parses --rope-scaling-factor and then leaves it behind: every Llama 3.x would be built with factor 8.
         config.rope_scaling_factor = args.rope_scaling_factor
-    config.pre_wrap_hooks.append(check_built(args))
+    config.pre_wrap_hooks.append(check_built(rotary, rank=args.rank))
     if device == "cpu" or args.transformer_impl == "local":
         with_torch_layers(config)
     elif hybrid and config.hybrid_stack_spec is None:

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
+from meap_megatron.declared import picked
 from meap_megatron.errors import UserError
 from meap_megatron.indexed.sidecar import Sidecar
 from meap_megatron.launch import sft_settings
@@ -64,14 +65,13 @@ def settle(argv: list[str]) -> tuple[Any, list[Sidecar]]:
     """
     args = parse(argv)
     check(args)
-    rope.check_asked(args, of_command_line(argv))
+    rope.check_asked(of_command_line(argv), picked(rope.RotarySettings, args))
     sidecars = [] if args.mock_data else read_sidecars(data_prefixes(args))
     if not sidecars and not args.mock_data:
         raise UserError("no training data: give data_path, the prefix that `meap preprocess text` wrote")
-    args.meap_is_sft = is_sft(sidecars)
-    if args.meap_is_sft:
+    if is_sft(sidecars):
         sft_settings.check(args)
     # Megatron divides by the tokens itself where the loss is per token, and gloo cannot average.
     args.ddp_average_in_collective &= not args.calculate_per_token_loss and args.distributed_backend != "gloo"
-    check_vocabulary(args, sidecars, data_prefixes(args) if sidecars else [])
+    check_vocabulary(args.padded_vocab_size, sidecars, data_prefixes(args) if sidecars else [])
     return args, sidecars

@@ -18,10 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
+from meap_megatron.declared import picked
 from meap_megatron.errors import RunError, UserError
 from meap_megatron.indexed.sidecar import Sidecar
 from meap_megatron.launch import environment, fitted, preflight, resume, runtime
+from meap_megatron.launch.blend import data_prefixes
 from meap_megatron.launch.data_flags import data_flags
+from meap_megatron.launch.data_sidecars import is_sft
 from meap_megatron.launch.named_settings import Settings, of_command_line
 from meap_megatron.launch.outcome import TOLD, saved
 from meap_megatron.launch.run_lock import RunLock
@@ -133,7 +136,13 @@ def configure(argv: list[str]) -> tuple[str, Any, list[Sidecar], Any]:
     from meap_megatron.training.model import model_config
 
     args, sidecars = settle(argv)
-    if generators.of_another_device(args):
+    if generators.of_another_device(
+        args.load,
+        finetune=args.finetune,
+        no_load_rng=args.no_load_rng,
+        ckpt_step=args.ckpt_step,
+        distributed_backend=args.distributed_backend,
+    ):
         args.no_load_rng = True
         print(f"random generators start over: those in {args.load} are of another kind of device", flush=True)
     if device == "cuda":
@@ -154,26 +163,37 @@ def run(argv: list[str], screen: TextIO) -> None:
 
     from meap_megatron.training import data
     from meap_megatron.training.metrics_writer import install_metrics, metrics_path
-    from meap_megatron.training.step import make_forward_step
+    from meap_megatron.training.step import StepSettings, make_forward_step
+    from meap_megatron.training.trace import BatchTrace
 
     reporter = install_metrics(args, device=device, screen=screen)
     provider = data.make_provider(args, sidecars, reporter.start, screen)
-    forward_step = reporter.timed(make_forward_step(args))
-    before = ending.failed_before(metrics_path(args))
+    trace = (
+        BatchTrace(args.meap_trace, rank=args.rank, step=lambda: args.curr_iteration + 1) if args.meap_trace else None
+    )
+    step = picked(StepSettings, args)
+    forward_step = make_forward_step(step, is_sft=is_sft(sidecars), prefixes=data_prefixes(args), trace=trace)
+    before = ending.failed_before(metrics_path(args.meap_metrics, save=args.save))
+
+    def end(status: Any) -> None:
+        # Here, not at the start: with train_samples, Megatron sets train_iters later.
+        last_line = partial(ending.last_line, picked(ending.EndSettings, args), status)
+        reporter.close(failed=False, last_line=last_line)
+
     try:
-        with ending.interruptible(args, screen):
-            pretrain(container, provider, ModelType.encoder_or_decoder, forward_step)
+        with ending.interruptible(screen, rank=args.rank, saves=args.exit_signal_handler):
+            pretrain(container, provider, ModelType.encoder_or_decoder, reporter.timed(forward_step))
     except SystemExit as stop:  # how Megatron ends at a signal, a time limit or --exit-interval
         if stop.code == ending.SAVED_TO_REPEAT and args.world_size == 1 and before == reporter.last_step():
             stop.code = ending.FAILED_AGAIN
-        reporter.close(failed=False, last_line=partial(ending.last_line, args, stop.code))
+        end(stop.code)
         raise
     except BaseException:
         # A full disk, say: closing must not replace the reason.
         with contextlib.suppress(OSError):
             reporter.close(failed=True)
         raise
-    reporter.close(failed=False, last_line=partial(ending.last_line, args, 0))
+    end(0)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,6 +7,7 @@ means on every layout.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from meap_megatron.training.batch import (
     MASKED_ROW,
     OPENS_TEXT,
     Batch,
+    BatchSettings,
     get_batch,
     is_first,
     is_last,
@@ -122,15 +124,34 @@ def bits_of(sizes: TextBytes, batch: Batch, losses: torch.Tensor) -> torch.Tenso
     return sizes.bits(losses, batch.labels, batch.loss_mask, (batch.marks & OPENS_TEXT) > 0)
 
 
-def make_forward_step(args: Any) -> Callable[..., Any]:
-    """Return the `forward_step_func` for `pretrain`."""
-    masks_training = masks_anything(args.meap_mask_ratio)
-    masks_evaluation = masks_training and args.meap_mask_validation
+@dataclass(frozen=True, kw_only=True)
+class StepSettings(BatchSettings):
+    """What decides a step and its loss, under the names of Megatron's parser and of `launch.arguments`."""
+
+    micro_batch_size: int
+    eval_micro_batch_size: int
+    meap_mask_ratio: float | str
+    meap_mask_validation: bool
+    meap_loss_on: str
+    meap_pair_weight: float
+    check_for_nan_in_loss_and_grad: bool
+
+
+def make_forward_step(
+    settings: StepSettings, *, is_sft: bool, prefixes: list[str], trace: BatchTrace | None = None
+) -> Callable[..., Any]:
+    """Return the `forward_step_func` for `pretrain`.
+
+    Args:
+        prefixes: of the data, whose text validation measures in bytes.
+        trace: is told about every micro-batch.
+    """
+    masks_training = masks_anything(settings.meap_mask_ratio)
+    masks_evaluation = masks_training and settings.meap_mask_validation
     # In fine-tuning a "masked" position is one that predicts a masked token: those are what the copy trains.
-    reported = CHANGED_TARGET if args.meap_is_sft else CHANGED_INPUT
-    loss = LossOn.parse(args.meap_loss_on, pair_weight=args.meap_pair_weight)
-    trace = BatchTrace(args.meap_trace, rank=args.rank) if args.meap_trace else None
-    sizes_of_data = cache(partial(text_bytes, args))
+    reported = CHANGED_TARGET if is_sft else CHANGED_INPUT
+    loss = LossOn.parse(settings.meap_loss_on, pair_weight=settings.meap_pair_weight)
+    sizes_of_data = cache(partial(text_bytes, prefixes))
 
     def forward_step(data_iterator: Iterator[Any] | None, model: Any, *unused: Any) -> tuple[torch.Tensor, Any]:
         del unused
@@ -141,14 +162,14 @@ def make_forward_step(args: Any) -> Callable[..., Any]:
         sizes: TextBytes | None = sizes_of_data() if of_text else None
         batch = get_batch(
             data_iterator,
-            args=args,
+            settings=settings,
             vp_stage=vp_stage,
-            micro_batch_size=args.micro_batch_size if training else args.eval_micro_batch_size,
+            micro_batch_size=settings.micro_batch_size if training else settings.eval_micro_batch_size,
             marked=masks_training or not training,
             ends_text=None if sizes is None else sizes.ends_text(),
         )
         if trace is not None:
-            trace.record(batch, step=args.curr_iteration + 1, training=training)
+            trace.record(batch, training=training)
         if training and batch.work is not None and is_first(vp_stage):
             STEP.add(batch.work)
         with bf16_in_evaluation(model):
@@ -166,7 +187,7 @@ def make_forward_step(args: Any) -> Callable[..., Any]:
             None if marks is None else (marks & reported) > 0,
             position_weights(marks, loss) if training and marks is not None and not loss.is_plain else None,
             report_fractions=training,
-            check_finite=args.check_for_nan_in_loss_and_grad,
+            check_finite=settings.check_for_nan_in_loss_and_grad,
             bits=None if sizes is None else partial(bits_of, sizes, batch),
         )
         return output, reduce

@@ -3,12 +3,10 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from meap_megatron.indexed.sidecar import read_sidecar
-from meap_megatron.launch.blend import data_prefixes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,17 +41,13 @@ class TextBytes:
         return torch.stack([nats / math.log(2), (sizes * counted).sum().float()])
 
 
-def text_bytes(args: Any) -> TextBytes | None:
-    """Return the bytes of the tokens of a run's data; None where no tokenizer was saved beside it (mock data).
-
-    Args:
-        args: Megatron's arguments.
-    """
+def text_bytes(prefixes: list[str]) -> TextBytes | None:
+    """Return the bytes of the tokens of a run's datasets; None where no tokenizer was saved beside them (mock data)."""
     from tokenizers import Tokenizer
 
     from meap_megatron.tokenizer.byte_lengths import byte_lengths
 
-    for prefix in data_prefixes(args):
+    for prefix in prefixes:
         info = read_sidecar(prefix).tokenizer
         if info.folder is None:
             continue

@@ -7,6 +7,7 @@ pipeline stage holds none. Equal digests on two layouts mean equal batches, bit 
 
 import json
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,17 @@ def row_digests(rows: torch.Tensor | None) -> list[int] | None:
 
 
 class BatchTrace:
-    """Writes the trace of one rank."""
+    """Writes the trace of one rank; `step` returns the step that is under way, counted from 1."""
 
-    def __init__(self, folder: str | Path, *, rank: int) -> None:
+    def __init__(self, folder: str | Path, *, rank: int, step: Callable[[], int]) -> None:
+        self.step = step
         path = Path(folder) / f"rank-{rank}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         self.file = path.open("a", encoding="utf-8")
 
-    def record(self, batch: Batch, *, step: int, training: bool) -> None:
-        """Append one micro-batch; `step` counts from 1."""
-        line: dict[str, Any] = {"step": step, "training": training}
+    def record(self, batch: Batch, *, training: bool) -> None:
+        """Append one micro-batch."""
+        line: dict[str, Any] = {"step": self.step(), "training": training}
         line |= {"tokens": row_digests(batch.tokens), "masked": row_digests(batch.marks)}
         self.file.write(json.dumps(line) + "\n")
         self.file.flush()

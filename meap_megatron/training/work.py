@@ -68,7 +68,7 @@ def counted(consume: Callable[[], Numbers]) -> Callable[[], Numbers]:
     def consume_seqlen_stats_in_iteration() -> Numbers:
         from megatron.training import get_args
 
-        return STEP.end_step() if has_segments(get_args()) else consume()
+        return STEP.end_step() if get_args().dataloader_inter_document_masking else consume()
 
     return consume_seqlen_stats_in_iteration
 
@@ -83,8 +83,3 @@ def flops_of_step(args: Any) -> float:
             args, args.global_batch_size, seqlen_squared_sum_in_batch=squares, total_real_tokens_in_batch=tokens
         )
     )
-
-
-def has_segments(args: Any) -> bool:
-    """Tell whether samples carry `cu_seqlens`."""
-    return bool(args.dataloader_inter_document_masking)

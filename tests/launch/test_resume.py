@@ -1,7 +1,6 @@
 """Before a run starts: finished runs, damaged checkpoints, and folders that are not the run's own."""
 
 import os
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -243,6 +242,7 @@ def test_one_rank_of_512_lists_the_files_of_a_save_and_none_asks_for_sizes(
 
         return call
 
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: world)
     monkeypatch.setattr(torch.distributed, "broadcast_object_list", broadcast)
     monkeypatch.setattr(torch.distributed, "gather_object", lambda mine, to, dst: gathered.append(mine))
     monkeypatch.setattr("meap_megatron.training.checkpoint_hooks.complete", lambda *_: None)
@@ -251,7 +251,8 @@ def test_one_rank_of_512_lists_the_files_of_a_save_and_none_asks_for_sizes(
     saving = Saving()
     saving.folder = tmp_path
     for rank in range(world):
-        saving.end(Namespace(rank=rank, world_size=world, meap_keep_checkpoints=None), begun(4))
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        saving.end(begun(4), keep=None)
     assert asked == {"listings": 1, "sizes": 0}
     names = [name for share in gathered for name in share]  # type: ignore[attr-defined]
     assert sorted(names) == sorted(path.name for path in checkpoint.iterdir())

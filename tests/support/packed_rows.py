@@ -12,6 +12,7 @@ import json
 import sys
 from typing import Any
 
+from meap_megatron.declared import picked
 from meap_megatron.launch import data_flags, runtime
 from meap_megatron.training import platform
 from meap_megatron.training.parsing import parse
@@ -68,7 +69,6 @@ def comparison(
     argv += data_flags.data_flags(argv)
     argv += platform.flags_for(device, argv)
     args = parse(argv)
-    args.meap_is_sft = True
     if device == "cuda":
         platform.obey_jit_fuser(disabled=args.disable_jit_fuser)
 
@@ -82,9 +82,9 @@ def comparison(
 
     from meap_megatron.datasets.sft.dataset import MEAPSFTDataset
     from meap_megatron.launch.data_sidecars import read_sidecars
-    from meap_megatron.training.dataset_settings import sft_dataset_config
+    from meap_megatron.training.dataset_settings import dataset_config
     from meap_megatron.training.model import model_config
-    from meap_megatron.training.step import make_forward_step
+    from meap_megatron.training.step import StepSettings, make_forward_step
 
     initialize_megatron(allow_no_cuda=device == "cpu")
     sidecars = read_sidecars([prefix])
@@ -96,7 +96,7 @@ def comparison(
         model = model.bfloat16()
     model_cfg.transformer.finalize_model_grads_func = None
     mask_id = sidecars[0].tokenizer.mask_id
-    step = make_forward_step(args)
+    step = make_forward_step(picked(StepSettings, args), is_sft=True, prefixes=[prefix])
     last = mpu.is_pipeline_last_stage()
 
     def run(rows: list[dict[str, Any]]) -> tuple[list[Any], dict[str, Any]]:
@@ -131,7 +131,8 @@ def comparison(
         return float(value)
 
     def compare(mode: str) -> dict[str, Any]:
-        config = sft_dataset_config(args, sidecars, path_to_cache=cache)
+        config = dataset_config(args, sidecars)
+        config.path_to_cache = cache
         config.sft = dataclasses.replace(config.sft, layout=mode)
         train = BlendedMegatronDatasetBuilder(MEAPSFTDataset, [40, 0, 0], lambda: True, config).build()[0]
         rows = [train[number] for number in range(len(train))]

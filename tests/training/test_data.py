@@ -16,10 +16,9 @@ FORK = multiprocessing.get_context("fork")
 def test_loader_workers_do_not_collect_what_they_share_with_the_trainer(
     monkeypatch: pytest.MonkeyPatch, num_workers: int, frozen: bool
 ) -> None:
-    monkeypatch.setattr(data.index_cache, "prepare", lambda *_: None)
     monkeypatch.setattr(data, "dataset_config", lambda *_: None)
     monkeypatch.setattr(datasets_provider, "build_datasets", lambda *_, **__: (None, None, None))
-    args = SimpleNamespace(dataloader_type="single", num_workers=num_workers)
+    args = SimpleNamespace(dataloader_type="single", num_workers=num_workers, dataloader_inter_document_masking=False)
 
     def build(answer) -> None:
         data.make_provider(args, [], lambda: None, SimpleNamespace())([8, 0, 0])

@@ -20,6 +20,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig  # no
 
 from meap_megatron.training import step  # noqa: E402
 from meap_megatron.training.torch_layers import block_spec  # noqa: E402
+from tests.training.test_host_waits import batch_settings  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -58,21 +59,20 @@ def entered(block: Any, monkeypatch: pytest.MonkeyPatch, recipe: str, *, trainin
         return get_fp8_context(config, layer, is_init)
 
     monkeypatch.setattr(transformer_block, "get_fp8_context", spy)
-    monkeypatch.setattr(step, "text_bytes", lambda args: None)
+    monkeypatch.setattr(step, "text_bytes", lambda prefixes: None)
     monkeypatch.setattr(step, "get_batch", lambda *a, **k: SimpleNamespace(**dict.fromkeys(BATCH)))
     block.config.fp8, block.config.fp8_recipe = "hybrid", recipe
-    args = SimpleNamespace(
+    settings = step.StepSettings(
+        **vars(batch_settings(packed=False)),
         meap_mask_ratio=0.15,
         meap_mask_validation=False,
         meap_loss_on="all",
         meap_pair_weight=1.0,
-        meap_is_sft=False,
-        meap_trace=None,
         micro_batch_size=1,
         eval_micro_batch_size=1,
         check_for_nan_in_loss_and_grad=False,
     )
-    forward_step = step.make_forward_step(args)
+    forward_step = step.make_forward_step(settings, is_sft=False, prefixes=[])
     model = Model(block)
     model.train(training)
     try:

@@ -30,4 +30,4 @@ def test_states_of_generators_are_left_out_when_the_device_changes(
         dist_checkpointing, "load_common_state_dict", lambda folder: {"args": Namespace(distributed_backend=there)}
     )
     args = {"load": str(tmp_path), "finetune": False, "no_load_rng": False, "ckpt_step": None, **given}
-    assert of_another_device(Namespace(distributed_backend=here, **args)) is expected
+    assert of_another_device(distributed_backend=here, **args) is expected

@@ -1,7 +1,5 @@
 """Between the loader and the loss nothing makes the host wait for the GPU: masking costs no more than plain prediction."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from megatron.core import mpu
@@ -40,10 +38,9 @@ def one_process(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(mpu, "get_tensor_model_parallel_world_size", lambda: 1)
 
 
-def arguments(*, packed: bool) -> SimpleNamespace:
-    return SimpleNamespace(
+def batch_settings(*, packed: bool) -> batches.BatchSettings:
+    return batches.BatchSettings(
         dataloader_inter_document_masking=packed,
-        meap_is_sft=packed,
         context_parallel_size=1,
         pipeline_model_parallel_size=1,
         create_attention_mask_in_dataloader=False,
@@ -63,7 +60,7 @@ def test_the_host_never_waits_for_the_device(
         pinned, waits = counting_device(patch)
         read = {name: pinned.pin(field) for name, field in sample(packed=packed).items()}
         batch = batches.get_batch(
-            iter([read]), args=arguments(packed=packed), vp_stage=None, micro_batch_size=2, marked=marked
+            iter([read]), settings=batch_settings(packed=packed), vp_stage=None, micro_batch_size=2, marked=marked
         )
         losses = torch.full(batch.labels.shape, 2.0, device="cuda")
         weights = step.position_weights(batch.marks, LossOn.parse(loss_on)) if marked else None

@@ -13,7 +13,7 @@ megatron_import.import_megatron()
 from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding  # noqa: E402
 
 from meap_megatron.launch.named_settings import of_command_line  # noqa: E402
-from meap_megatron.training.rope import check_asked, check_built, complete_rotary, effective_base  # noqa: E402
+from meap_megatron.training.rope import RotarySettings, check_asked, check_built, complete_rotary, effective_base  # noqa: E402
 
 
 def embedding(base: int, **more: Any) -> Any:
@@ -34,7 +34,7 @@ def test_frequencies_of_no_single_base_are_an_error() -> None:
         effective_base(scaled, scaled=False)
 
 
-def arguments(**more: Any) -> SimpleNamespace:
+def rotary(**more: Any) -> RotarySettings:
     given = {
         "position_embedding_type": "rope",
         "multi_latent_attention": False,
@@ -44,14 +44,15 @@ def arguments(**more: Any) -> SimpleNamespace:
         "rotary_percent": 1.0,
         "max_position_embeddings": 65_536,
         "seq_length": 65_536,
-        "rank": 0,
-        "use_checkpoint_args": True,
+        "rotary_interleaved": False,
+        "rotary_seq_len_interpolation_factor": None,
+        "rotary_scaling_factor": 1.0,
     }
-    return SimpleNamespace(**given | more)
+    return RotarySettings(**given | more)
 
 
 def test_a_model_built_with_another_base_ends_the_run(capsys: pytest.CaptureFixture[str]) -> None:
-    hook = check_built(arguments())
+    hook = check_built(rotary(), rank=0)
     right, wrong = (SimpleNamespace(rotary_pos_emb=embedding(base)) for base in (640_000, 10_000))
     assert hook([right]) == [right]
     assert "rotary base of the built model 640,000; up to 65,536 positions" in capsys.readouterr().out
@@ -60,12 +61,12 @@ def test_a_model_built_with_another_base_ends_the_run(capsys: pytest.CaptureFixt
 
 
 def test_the_command_line_is_compared_with_what_the_checkpoint_brought() -> None:
-    check_asked(arguments(), of_command_line(["--use-checkpoint-args", "--rotary-base=640000"]))
-    check_asked(arguments(), of_command_line(["--use-checkpoint-args"]))
-    check_asked(arguments(use_checkpoint_args=False), of_command_line(["--rotary-base", "1"]))
+    check_asked(of_command_line(["--use-checkpoint-args", "--rotary-base=640000"]), rotary())
+    check_asked(of_command_line(["--use-checkpoint-args"]), rotary())
+    check_asked(of_command_line(["--rotary-base", "1"]), rotary())
     for argv in (["--rotary-base=10000"], ["--rotary-base", "10000", "--bf16"], ["--rotary-percent", "0.5"]):
         with pytest.raises(UserError, match="use_checkpoint_args takes the checkpoint's"):
-            check_asked(arguments(), of_command_line(argv))
+            check_asked(of_command_line(["--use-checkpoint-args", *argv]), rotary())
 
 
 @pytest.mark.parametrize("change", [{}, {"use_rope_scaling": True}, {"rotary_interleaved": True}])
@@ -73,10 +74,7 @@ def test_a_hybrid_model_gets_the_scaling_and_the_order_that_megatron_keeps_from_
     plain = embedding(10_000)
     config = SimpleNamespace(kv_channels=64, use_cpu_initialization=True)
     part = SimpleNamespace(rotary_pos_emb=plain, config=config, pg_collection=SimpleNamespace(cp=None))
-    args = {"position_embedding_type": "rope", "multi_latent_attention": False, "use_rope_scaling": False}
-    args |= {"rotary_interleaved": False, "rotary_percent": 1.0, "rotary_seq_len_interpolation_factor": None}
-    args |= {"rotary_base": 10_000, "rope_scaling_factor": 32.0}
-    complete_rotary(SimpleNamespace(**(args | change)))([part])
+    complete_rotary(rotary(rotary_base=10_000, rope_scaling_factor=32.0, **change))([part])
     assert (part.rotary_pos_emb is plain) == (not change)
     assert part.rotary_pos_emb.rotary_interleaved == bool(change.get("rotary_interleaved"))
     slower = float(plain.inv_freq[-1] / part.rotary_pos_emb.inv_freq[-1])

@@ -3,7 +3,6 @@
 import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,10 @@ import torch
 from meap_megatron.cli.main import main
 from meap_megatron.indexed.pair import open_pair
 from meap_megatron.training import batch as batches
-from meap_megatron.training import text_bytes as module
 from meap_megatron.training.text_bytes import TextBytes, text_bytes
 from tests.corpus.conftest import llama_model  # noqa: F401
 from tests.support.device import counting_device
-from tests.training.test_host_waits import arguments, one_process
+from tests.training.test_host_waits import batch_settings, one_process
 
 SIZES = TextBytes(
     inside=torch.tensor([0, 4, 3, 1], dtype=torch.int32), first=torch.tensor([0, 3, 3, 0], dtype=torch.int32)
@@ -52,7 +50,7 @@ def test_the_rank_that_reads_marks_where_a_text_begins(monkeypatch: pytest.Monke
         for ends in (SIZES.ends_text(), None):
             batch = batches.get_batch(
                 iter([dict(fields)]),
-                args=arguments(packed=False),
+                settings=batch_settings(packed=False),
                 vp_stage=None,
                 micro_batch_size=1,
                 marked=True,
@@ -67,14 +65,12 @@ def test_the_rank_that_reads_marks_where_a_text_begins(monkeypatch: pytest.Monke
 def test_the_bytes_of_a_dataset_are_those_of_its_texts(
     tmp_path: Path,
     llama_model: Path,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     texts = ["The cat sat.", "\n naïve 日本語 🙂 e\u0301", "1"]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     words = ["preprocess", "text", str(tmp_path / "texts.jsonl"), "--tokenizer", str(llama_model)]
     assert main([*words, "--output", str(tmp_path / "data")]) == 0
-    monkeypatch.setattr(module, "data_prefixes", lambda args: [str(tmp_path / "data")])
-    sizes = text_bytes(SimpleNamespace())
+    sizes = text_bytes([str(tmp_path / "data")])
     assert sizes is not None
     row = torch.from_numpy(np.asarray(open_pair(str(tmp_path / "data")).tokens, dtype=np.int64))[None]
     ends: Any = sizes.ends_text()
@@ -84,7 +80,6 @@ def test_the_bytes_of_a_dataset_are_those_of_its_texts(
     assert found[1] == sum(len(text.encode()) for text in texts)
     assert found[0].item() == pytest.approx(num_text * math.log2(32_001), rel=1e-6)
     (tmp_path / "data.tokenizer" / "tokenizer.json").unlink()
-    lost = text_bytes(SimpleNamespace())
+    lost = text_bytes([str(tmp_path / "data")])
     assert lost is not None and lost.bits(losses, row[:, 1:], torch.ones_like(losses), None).tolist() == [0, 0]
-    monkeypatch.setattr(module, "data_prefixes", lambda args: [])
-    assert text_bytes(SimpleNamespace()) is None
+    assert text_bytes([]) is None
