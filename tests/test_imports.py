@@ -38,6 +38,18 @@ ALLOWED: dict[str, set[str]] = {
 """Package -> packages of ours that it may import. `cli` may import all, and none may import `cli`."""
 OPEN_TO_ALL = {"atomic", "config", "declared", "errors", "formats", "layer_pattern", "memory", "version", "_C"}
 """Modules beside the packages that every package may import."""
+READ_NAMESPACE = {
+    *("launch.arguments", "launch.external_loader", "launch.sft_settings"),  # the rules of what was parsed
+    *("launch.blend", "training.work", "rehearsal.rank_model"),  # call functions of Megatron that take it
+    *("training.dataset_settings", "training.model"),  # make Megatron's configurations
+    *(
+        "training.data",
+        "training.metrics_writer",
+        "rehearsal.rank_data",
+    ),  # read what it holds once a checkpoint is loaded
+    "training.patches.everywhere",  # replaces a function that takes it
+}
+"""Modules with a function of which `args`, Megatron's namespace, is a parameter; others are given values by name."""
 LIGHT = {"config", "indexed", "tokenizer", "corpus", "launch", "monitoring", "planning", "report", "sweep"}
 """What is imported without torch and Megatron."""
 PROGRAM = "cli.main"
@@ -105,6 +117,18 @@ def test_imports_point_one_way(package: str) -> None:
 
 def test_what_is_open_to_all_needs_no_package_but_masking() -> None:
     assert {room(needed) for name in OPEN_TO_ALL - {"_C"} for needed in NEEDS[name]} <= OPEN_TO_ALL | {"masking"}
+
+
+@pytest.mark.parametrize("package", ["launch", "training", "rehearsal"])
+def test_megatrons_namespace_is_read_at_the_boundary_only(package: str) -> None:
+    takes = {
+        name
+        for name, path in KNOWN.items()
+        if room(name) == package
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and any(a.arg == "args" for a in (*node.args.args, *node.args.kwonlyargs))
+    }
+    assert takes == {name for name in READ_NAMESPACE if room(name) == package}
 
 
 def test_no_two_files_need_each_other() -> None:

@@ -119,8 +119,7 @@ def of_ranks(
     def each(work: Callable[[], Any], show: Callable[[Any], list[str]]) -> list[Any]:
         results = []
         for rank in ranks:
-            environ = in_fork.rank_environment(rank, world=job.layout.world)
-            results.append(in_fork.of_rank(rank, work, environ=environ, log=log, world=job.layout.world))
+            results.append(in_fork.of_rank(rank, work, log=log, world=job.layout.world))
             say(show(results[-1]))
         return results
 

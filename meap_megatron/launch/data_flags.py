@@ -152,10 +152,17 @@ def steps_of_epochs(settings: Settings, sidecars: list[Sidecar], prefixes: list[
     for name in ("seq_length", "global_batch_size"):
         if getattr(args, name) is None:
             raise UserError(f"meap_epochs needs {name}")
-    args.split = args.split or "969,30,1"  # Megatron's default
     if args.meap_epochs <= 0:
         raise UserError(f"meap_epochs={args.meap_epochs} must be above 0")
-    return sft_settings.epoch_steps(args, sidecars[0], prefixes[0])
+    return sft_settings.epoch_steps(
+        prefixes[0],
+        sft_settings.sft_config(args, sidecars[0], prefixes[0]),
+        epochs=args.meap_epochs,
+        split=args.split or "969,30,1",  # Megatron's default
+        sequence_length=args.seq_length,
+        batch=args.global_batch_size,
+        seed=args.seed,
+    )
 
 
 def tokenizer_flags(settings: Settings, sidecars: list[Sidecar], prefixes: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ from meap_megatron.launch import environment, resume, runtime, slurm_time_limit,
 from meap_megatron.launch.data_flags import data_flags
 from meap_megatron.launch.named_settings import of_command_line
 from meap_megatron.launch.outcome import TOLD, saved
-from meap_megatron.launch.ranks import ForkedRank, Rank, no_orphans
+from meap_megatron.launch.ranks import ForkedRank, Rank, no_orphans, rank_environment
 
 GRACE_SECONDS = 5.0
 """How long ranks get to end by themselves when one has failed, and again after SIGTERM."""
@@ -136,18 +136,6 @@ def launch(argv: list[str], *, nproc: int, device: str, trainer: str) -> int:
     return run_ranks(argv, processes=processes, device=runtime.resolve_device(device), trainer=trainer)
 
 
-def rank_environment(rank: int, *, processes: int, port: int) -> dict[str, str]:
-    """Return the variables that torch.distributed reads, for one rank of a job on this machine."""
-    return {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(processes),
-        "LOCAL_WORLD_SIZE": str(processes),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-
-
 def run_ranks(argv: list[str], *, processes: int, device: str, trainer: str) -> int:
     """Start the ranks, pass SIGTERM and SIGINT on to them, and stop all when one fails.
 
@@ -161,7 +149,7 @@ def run_ranks(argv: list[str], *, processes: int, device: str, trainer: str) -> 
         RunError: a rank failed; names it and this host.
     """
     port = runtime.free_port()
-    environments = [rank_environment(rank, processes=processes, port=port) for rank in range(processes)]
+    environments = [rank_environment(rank, world=processes, port=port) for rank in range(processes)]
     if device == "cpu":
         # Finds most faults of the input in half a second, and runs that are complete, before Megatron is imported.
         done = resume.finished(of_command_line([*argv, *data_flags(argv)]))

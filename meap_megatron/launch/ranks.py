@@ -28,6 +28,22 @@ class Rank(Protocol):
         """Send SIGKILL."""
 
 
+def rank_environment(rank: int, *, world: int, port: int, alone: bool = False) -> dict[str, str]:
+    """Return the variables that torch.distributed reads, for one rank of a job on this machine.
+
+    Args:
+        alone: the other ranks are on machines of their own.
+    """
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": "0" if alone else str(rank),
+        "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": "1" if alone else str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
 class ForkedRank:
     """A rank that is a copy of this process, which has imported Megatron already.
 

@@ -8,18 +8,23 @@ from meap_megatron.declared import from_args
 from meap_megatron.errors import UserError
 from meap_megatron.indexed.sidecar import Sidecar
 from meap_megatron.launch.arguments import SFT_PREFIX
-from meap_megatron.launch.blend import data_prefixes
 from meap_megatron.masking.ratio import MaskRatio
 
 
-def sft_config(args: Any, sidecar: Sidecar) -> SFTConfig:
-    """Return the settings of the rows; with mask ratio 0, originals only."""
+def sft_config(args: Any, sidecar: Sidecar, prefix: str) -> SFTConfig:
+    """Return the settings of the rows; with mask ratio 0, originals only.
+
+    Args:
+        args: of Megatron's parser, with our flags.
+        sidecar: of the data.
+        prefix: of the data.
+    """
     ratio = MaskRatio.parse(args.meap_mask_ratio).highest
     fields = from_args(SFTConfig, args, prefix=SFT_PREFIX) | ({"ratio": ratio} if ratio else {"layout": "ntp"})
     if args.meap_mask_token_id is not None:
         fields["mask_id"] = args.meap_mask_token_id
     return config_of_data(
-        data_prefixes(args)[0],
+        prefix,
         sidecar,
         **fields,
         corruption=args.meap_corruption,
@@ -69,13 +74,21 @@ def check(args: Any) -> None:
         raise UserError("calculate_per_token_loss contradicts meap_sft_loss=microbatch_mean; leave one out")
 
 
-def epoch_steps(args: Any, sidecar: Sidecar, prefix: str) -> int:
-    """Return the optimizer steps of `--meap-epochs` passes over the train split.
+def epoch_steps(
+    prefix: str, config: SFTConfig, *, epochs: float, split: str, sequence_length: int, batch: int, seed: int
+) -> int:
+    """Return the optimizer steps of passes over the train split.
 
     An epoch is counted in rows of the first one: packing differs a little from epoch to epoch.
 
     Args:
-        args: with the `meap_*` fields, `seq_length`, `global_batch_size`, `split`, `seed`.
+        prefix: of the data.
+        config: of the rows.
+        epochs: passes, fractions too.
+        split: shares of training, validation and test, such as "969,30,1".
+        sequence_length: tokens of a row.
+        batch: rows of a step.
+        seed: of the order.
     """
     import numpy as np
 
@@ -83,14 +96,14 @@ def epoch_steps(args: Any, sidecar: Sidecar, prefix: str) -> int:
     from meap_megatron.datasets.sft.packing import build_index
 
     data = open_sft(prefix)
-    shares = [float(share) for share in args.split.split(",")]
+    shares = [float(share) for share in split.split(",")]
     conversations = np.arange(round(len(data) * shares[0] / sum(shares)), dtype=np.int32)
     _, summary = build_index(
         data,
         conversations,
-        config=sft_config(args, sidecar),
-        sequence_length=args.seq_length,
+        config=config,
+        sequence_length=sequence_length,
         num_rows=None,
-        order_seed=args.seed,
+        order_seed=seed,
     )
-    return max(1, math.ceil(args.meap_epochs * int(summary["rows_per_epoch"]) / args.global_batch_size))
+    return max(1, math.ceil(epochs * int(summary["rows_per_epoch"]) / batch))

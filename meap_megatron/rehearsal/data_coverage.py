@@ -45,16 +45,12 @@ def rehearse(job: RehearsedJob, *, samples: int | None, log: Path | None, screen
     if job.settings.get("dataloader_type") not in (None, "single"):
         raise UserError("dataloader_type: only the order of 'single', Megatron's default, is the same for all layouts")
     world = job.layout.world
-    here = partial(in_fork.in_fork, log=log)
+    here = partial(in_fork.in_fork, rank=0, log=log)
     job_argv = fakes.argv_of(job)
     uncut = {name: value.replace(CUT, "") for name in ("hybrid_layer_pattern",) if (value := job.settings.get(name))}
     one_argv = fakes.argv_of(job.with_settings(ONE_PROCESS | uncut))
-    environment = in_fork.rank_environment(0, world=world)
-    found: dict[str, Any] = here(lambda: of_job(job_argv, samples=samples, screen=screen), environ=environment)
-    alone: list[int] = here(
-        lambda: of_one_process(one_argv, count=found["samples"], screen=screen),
-        environ=in_fork.rank_environment(0, world=1),
-    )
+    found: dict[str, Any] = here(lambda: of_job(job_argv, samples=samples, screen=screen), world=world)
+    alone: list[int] = here(lambda: of_one_process(one_argv, count=found["samples"], screen=screen), world=1)
     compare(found.pop("digests"), alone)
     return {"world": world, **found, "equal_to_one_process": len(alone)}
 
@@ -73,8 +69,9 @@ def of_job(argv: list[str], *, samples: int | None, screen: TextIO) -> dict[str,
     times = np.zeros(steps * batch, dtype=np.int64)
     digests = np.zeros(steps * batch, dtype=np.uint32)
     masked = 0
+    sampler = partial(rank_data.sampler, rows=args.micro_batch_size, ranks=ranks, begin=0, end=steps * batch)
     for rank in range(ranks):
-        for turn, numbers in enumerate(rank_data.sampler(args, rank, begin=0, end=steps * batch)):
+        for turn, numbers in enumerate(sampler(rank)):
             step = turn // (batch // (args.micro_batch_size * ranks))
             for number in numbers:
                 if number // batch != step:

@@ -11,23 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from meap_megatron.errors import RunError, UserError
-from meap_megatron.launch.ranks import end_with
+from meap_megatron.launch.ranks import end_with, rank_environment
+
+NO_PORT = 1
+"""Nobody listens there: the neighbours of a rehearsed rank are on machines that do not exist."""
 
 
-def rank_environment(rank: int, *, world: int) -> dict[str, str]:
-    """Return the variables that a launcher sets for one rank; its neighbours are on machines that do not exist."""
-    return {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(world),
-        "LOCAL_RANK": "0",
-        "LOCAL_WORLD_SIZE": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "1",
-    }
-
-
-def in_fork(work: Callable[[], Any], *, environ: Mapping[str, str], log: Path | None) -> Any:
-    """Do `work` in a fork of this process and return its result, which JSON must be able to hold.
+def in_fork(work: Callable[[], Any], *, rank: int, world: int, log: Path | None) -> Any:
+    """Do `work` as one rank of a job, in a fork of this process; return its result, which JSON must be able to hold.
 
     Args:
         work: raises `UserError` or `RunError`; any other exception becomes a `RunError`.
@@ -43,6 +34,7 @@ def in_fork(work: Callable[[], Any], *, environ: Mapping[str, str], log: Path | 
     pid = os.fork()
     if pid == 0:
         os.close(reading)
+        environ = rank_environment(rank, world=world, port=NO_PORT, alone=True)
         _be(work, environ=environ, log=log, answer=writing, parent=parent)
     os.close(writing)
     try:
@@ -65,10 +57,10 @@ def in_fork(work: Callable[[], Any], *, environ: Mapping[str, str], log: Path | 
     return answer["result"]
 
 
-def of_rank(rank: int, work: Callable[[], Any], *, environ: Mapping[str, str], log: Path | None, world: int) -> Any:
+def of_rank(rank: int, work: Callable[[], Any], *, log: Path | None, world: int) -> Any:
     """Do `in_fork` for one rank, and name it where it is refused or fails."""
     try:
-        return in_fork(work, environ=environ, log=log)
+        return in_fork(work, rank=rank, world=world, log=log)
     except UserError as error:
         raise UserError(f"rank {rank:,} of {world:,}: {error}") from None
     except RunError as error:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,28 @@ from meap_megatron.rehearsal.rank_model import moment_bytes
 LAYERS = "decoder.layers."
 GPT_NORM = "decoder.final_layernorm.weight"
 """A tensor that a GPT's checkpoint has and a hybrid model's has under another name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveSettings:
+    """What decides what a rank saves and how much of it, under the names of Megatron's parser."""
+
+    save: str | None
+    save_interval: int
+    train_iters: int
+    meap_keep_checkpoints: int | None
+    ckpt_fully_parallel_save: bool
+    no_save_optim: bool | None
+    use_distributed_optimizer: bool
+    params_dtype: Any
+    """A torch.dtype."""
+    padded_vocab_size: int
+    hidden_size: int
+    untie_embeddings_and_output_weights: bool
+    hybrid_layer_pattern: str | None
+    data_parallel_size: int
+    context_parallel_size: int
+    rank: int
 
 
 def sharded_tensors(parts: list[Any]) -> list[Any]:
@@ -43,29 +66,29 @@ def leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def bytes_per_parameter(args: Any, optimizer: Any) -> int:
+def bytes_per_parameter(settings: SaveSettings, optimizer: Any) -> int:
     """Return the bytes that a checkpoint holds per parameter: the weight, the main parameter, both moments."""
-    weight = int(args.params_dtype.itemsize)
-    if args.no_save_optim:
+    weight = int(settings.params_dtype.itemsize)
+    if settings.no_save_optim:
         return weight
     # In float32 only the distributed optimizer has main parameters of its own.
-    main = 0 if weight == 4 and not args.use_distributed_optimizer else 4
+    main = 0 if weight == 4 and not settings.use_distributed_optimizer else 4
     return weight + main + moment_bytes(optimizer)
 
 
-def parameters_of_model(args: Any, tensors: list[Any]) -> int | None:
+def parameters_of_model(settings: SaveSettings, tensors: list[Any]) -> int | None:
     """Return the parameters of the whole model, from the global shapes that this rank's part of it names.
 
-    Every stage with a layer knows the shapes of all layers; the tables of the other stages follow from the arguments. A
+    Every stage with a layer knows the shapes of all layers; the tables of the other stages follow from the settings. A
     stage of a hybrid model knows its own layers, and those of the same kinds. None on a stage that knows too little.
     """
-    rows = args.padded_vocab_size * args.hidden_size
-    tables = {"embedding.word_embeddings.weight": rows, "decoder.final_layernorm.weight": args.hidden_size}
-    if args.untie_embeddings_and_output_weights:
+    rows = settings.padded_vocab_size * settings.hidden_size
+    tables = {"embedding.word_embeddings.weight": rows, "decoder.final_layernorm.weight": settings.hidden_size}
+    if settings.untie_embeddings_and_output_weights:
         tables["output_layer.weight"] = rows
     layers = {t.key: math.prod(t.global_shape) for t in tensors if t.key.startswith(LAYERS)}
-    if args.hybrid_layer_pattern is not None:
-        pattern = layers_of(args.hybrid_layer_pattern)
+    if settings.hybrid_layer_pattern is not None:
+        pattern = layers_of(settings.hybrid_layer_pattern)
         known: dict[str, dict[int, int]] = {}
         for key, count in layers.items():
             number = int(key.removeprefix(LAYERS).partition(".")[0])
@@ -77,27 +100,27 @@ def parameters_of_model(args: Any, tensors: list[Any]) -> int | None:
     return sum((layers | tables).values()) if layers else None
 
 
-def plan(args: Any, tensors: list[Any], optimizer: Any, *, step: int) -> dict[str, Any] | None:
+def plan(settings: SaveSettings, tensors: list[Any], optimizer: Any, *, step: int) -> dict[str, Any] | None:
     """Return what this run would save: when, where, how much in all and by this rank; None without `save`."""
-    if not args.save:
+    if not settings.save:
         return None
-    ranks = args.data_parallel_size * args.context_parallel_size if args.ckpt_fully_parallel_save else 1
-    per_parameter = bytes_per_parameter(args, optimizer)
+    ranks = settings.data_parallel_size * settings.context_parallel_size if settings.ckpt_fully_parallel_save else 1
+    per_parameter = bytes_per_parameter(settings, optimizer)
     # A tensor that several tensor-parallel ranks hold is written by one of them.
     own = sum(math.prod(t.local_shape) for t in tensors if not any(replica(t)[:-1]))
-    whole = parameters_of_model(args, tensors)
+    whole = parameters_of_model(settings, tensors)
     writes = ranks > 1 or all(not replica(t)[-1] for t in tensors)
-    steps, every = args.train_iters or 0, args.save_interval
+    steps, every = settings.train_iters, settings.save_interval
     return {
-        "folder": args.save,
+        "folder": settings.save,
         "every": every,
-        "first": str(iteration_folder(Path(args.save), min((step // every + 1) * every, steps))),
+        "first": str(iteration_folder(Path(settings.save), min((step // every + 1) * every, steps))),
         "checkpoints": -(-steps // every) - step // every,
-        "keep": args.meap_keep_checkpoints,
+        "keep": settings.meap_keep_checkpoints,
         "bytes": None if whole is None else whole * per_parameter,
         "bytes_of_rank": own * per_parameter // ranks if writes else 0,
-        "files_of_rank": f"__{args.rank}_*.distcp",
-        "free_bytes": free_bytes(Path(args.save)),
+        "files_of_rank": f"__{settings.rank}_*.distcp",
+        "free_bytes": free_bytes(Path(settings.save)),
     }
 
 
@@ -129,11 +152,12 @@ def as_of_gpt(tensors: list[Any], pattern: str, checkpoint: Path) -> list[Any]:
     return list(leaves(found))
 
 
-def compare(checkpoint: Path, tensors: list[Any], args: Any) -> int | None:
+def compare(checkpoint: Path, tensors: list[Any], pattern: str | None) -> int | None:
     """Compare a checkpoint with the tensors of this rank and return how many of them it has; None if it has no index.
 
     Args:
         checkpoint: .../iter_0000100
+        pattern: of the layers of a hybrid model.
 
     Raises:
         UserError: it lacks some, or has them in other shapes.
@@ -144,8 +168,8 @@ def compare(checkpoint: Path, tensors: list[Any], args: Any) -> int | None:
         return None
     stored = read_index(checkpoint / INDEX)[0].state_dict_metadata
     shapes = {key: tuple(entry.size) for key, entry in stored.items() if hasattr(entry, "size")}
-    if args.hybrid_layer_pattern is not None and GPT_NORM in shapes:
-        tensors = as_of_gpt(tensors, args.hybrid_layer_pattern, checkpoint)
+    if pattern is not None and GPT_NORM in shapes:
+        tensors = as_of_gpt(tensors, pattern, checkpoint)
     wrong = []
     wanted = {tensor.key: tensor for tensor in tensors}
     for key, tensor in wanted.items():

@@ -49,13 +49,19 @@ def read(args: Any, provider: Callable[..., Any], *, parts: int, start: Start) -
 
     update_train_iters(args)
     args.iteration, args.consumed_train_samples = start.step, start.samples
-    batches = first_samples(args)
+    rows, ranks, step = args.micro_batch_size, args.data_parallel_size, args.global_batch_size
+    in_order: Iterator[list[int]] = iter(())  # a shuffling loader has no sampler of its own
+    if args.dataloader_type == "single":
+        in_order = sampler(
+            mpu.get_data_parallel_rank(), rows=rows, ranks=ranks, begin=start.samples, end=start.samples + step
+        )
+    segments = args.dataloader_inter_document_masking
     seen: dict[str, Any] = {
-        "first_step": batches,
-        "micro_batches": args.global_batch_size // (args.micro_batch_size * args.data_parallel_size),
-        "samples_per_step": args.global_batch_size // args.data_parallel_size,
+        "first_step": list(islice(in_order, SHOWN)),
+        "micro_batches": step // (rows * ranks),
+        "samples_per_step": step // ranks,
         "reads": False,
-        "needs": any(stage_needs_data(args.dataloader_inter_document_masking, stage) for stage in stages(parts)),
+        "needs": any(stage_needs_data(segments, stage) for stage in stages(parts)),
         "reader": mpu.get_tensor_model_parallel_src_rank(),
     }
     for stage in stages(parts):
@@ -76,28 +82,22 @@ def stages(parts: int) -> list[int | None]:
     return [None] if parts == 1 else list(range(parts))
 
 
-def first_samples(args: Any) -> list[list[int]]:
-    """Return the samples of this rank's first micro-batches, by Megatron's own sampler; [] for a shuffling loader."""
-    from megatron.core import mpu
+def sampler(rank: int, *, rows: int, ranks: int, begin: int, end: int) -> Iterator[list[int]]:
+    """Return Megatron's sampler of one data-parallel rank: the samples of its micro-batches, from `begin` to `end`.
 
-    if args.dataloader_type != "single":
-        return []
-    rank = mpu.get_data_parallel_rank()
-    last = args.consumed_train_samples + args.global_batch_size
-    batches = sampler(args, rank, begin=args.consumed_train_samples, end=last)
-    return list(islice(batches, SHOWN))
-
-
-def sampler(args: Any, rank: int, *, begin: int, end: int) -> Iterator[list[int]]:
-    """Return Megatron's sampler of one data-parallel rank: the samples of its micro-batches, from `begin` to `end`."""
+    Args:
+        rank: the data-parallel one.
+        rows: samples of a micro-batch.
+        ranks: data-parallel ranks.
+    """
     from megatron.training.datasets.data_samplers import MegatronPretrainingSampler
 
     return iter(
         MegatronPretrainingSampler(
             total_samples=end,
             consumed_samples=begin,
-            micro_batch_size=args.micro_batch_size,
+            micro_batch_size=rows,
             data_parallel_rank=rank,
-            data_parallel_size=args.data_parallel_size,
+            data_parallel_size=ranks,
         )
     )

@@ -3,6 +3,7 @@
 import time
 from typing import Any, TextIO
 
+from meap_megatron.declared import picked
 from meap_megatron.rehearsal import fakes, rank_checkpoint, rank_data, rank_model
 from meap_megatron.rehearsal.job import RehearsedJob
 
@@ -24,21 +25,23 @@ def rehearse(job: RehearsedJob, *, screen: TextIO) -> dict[str, Any]:
     provider, index = rank_data.prepare(args, sidecars, screen)
     parts, optimizer = rank_model.build(args)
     tensors = rank_checkpoint.sharded_tensors(parts)
-    checkpoint = job.start.checkpoint
+    data = rank_data.read(args, provider, parts=len(parts), start=job.start)  # settles the number of steps too
+    checkpoint, saving = job.start.checkpoint, picked(rank_checkpoint.SaveSettings, args)
+    pattern = saving.hybrid_layer_pattern
     return {
         "rank": args.rank,
         "place": rank_model.place(),
         "model": rank_model.contents(parts),
-        "parameters_of_model": rank_checkpoint.parameters_of_model(args, tensors),
+        "parameters_of_model": rank_checkpoint.parameters_of_model(saving, tensors),
         "memory": rank_model.memory(parts, optimizer),
         "index": index,
-        "data": rank_data.read(args, provider, parts=len(parts), start=job.start),
+        "data": data,
         "begins_with": {
             "step": job.start.step,
             "checkpoint": str(checkpoint) if checkpoint else None,
-            "tensors_compared": rank_checkpoint.compare(checkpoint, tensors, args) if checkpoint else None,
+            "tensors_compared": rank_checkpoint.compare(checkpoint, tensors, pattern) if checkpoint else None,
         },
-        "saves": rank_checkpoint.plan(args, tensors, optimizer, step=job.start.step),
+        "saves": rank_checkpoint.plan(saving, tensors, optimizer, step=job.start.step),
         "steps": args.train_iters,
         "seconds": round(time.perf_counter() - began, 2),
     }

@@ -66,7 +66,7 @@ def dataset_config(args: Any, sidecars: list[Sidecar]) -> Any:
         "mid_level_dataset_surplus": args.mid_level_dataset_surplus,
     }
     if is_sft(sidecars):
-        return MEAPSFTDatasetConfig(**settings, sft=sft_config(args, sidecars[0]))
+        return MEAPSFTDatasetConfig(**settings, sft=sft_config(args, sidecars[0], data_prefixes(args)[0]))
     return MEAPGPTDatasetConfig(
         **settings,
         meap=mask_config(args, sidecars),

@@ -18,6 +18,7 @@ from typing import Any
 from meap_megatron.checkpoint.convert.megatron_config import argv_of
 from meap_megatron.errors import RunError, UserError
 from meap_megatron.launch import runtime
+from meap_megatron.launch.ranks import rank_environment
 from meap_megatron.training import platform
 from meap_megatron.training.parsing import parse
 
@@ -35,9 +36,7 @@ def compute(request: dict[str, Any]) -> list[dict[str, Any]]:
         UserError: Megatron refuses the settings or the checkpoint.
     """
     runtime.set_thread_policy()
-    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "127.0.0.1")):
-        os.environ[name] = value
-    os.environ["MASTER_PORT"] = str(runtime.free_port())
+    os.environ.update(rank_environment(0, world=1, port=runtime.free_port()))
     platform.prepare("cpu")
     settings = dict(request["settings"])
     longest = max(len(sequence["ids"]) for sequence in request["sequences"])

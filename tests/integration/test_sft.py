@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from meap_megatron.launch.launch import rank_environment
+from meap_megatron.launch.ranks import rank_environment
 from meap_megatron.launch.runtime import free_port
 from tests.support.conversations import docstring_rows, write_chat_dataset
 from tests.support.runs import TINY, losses, records, train
@@ -57,7 +57,7 @@ def test_a_packed_row_equals_its_segments_one_by_one(
 ) -> None:
     out, port = tmp_path / "out.json", free_port()
     words = ["python", "-m", "tests.support.packed_rows", str(folder / "data"), str(out), *MODEL, *layout]
-    processes = [launch(*words, **rank_environment(rank, processes=ranks, port=port)) for rank in range(ranks)]
+    processes = [launch(*words, **rank_environment(rank, world=ranks, port=port)) for rank in range(ranks)]
     said = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * ranks, said[-1][-3000:]
     results = json.loads(out.read_text())

@@ -75,12 +75,12 @@ def fuse() -> RemovableHandle:
     return register_optimizer_step_pre_hook(use_fused_kernel)
 
 
-def use_fused_kernel(optimizer: Any, args: Any, kwargs: Any) -> None:
+def use_fused_kernel(optimizer: Any, *unused: Any) -> None:
     """Switch the fused kernel on for the groups of Adam and AdamW that hold floats; a hook of torch, run before a step.
 
     The kernel wants each parameter's step beside the parameter; a loaded checkpoint has it on the CPU.
     """
-    del args, kwargs
+    del unused
     if not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
         return
     for group in optimizer.param_groups:
