@@ -139,7 +139,7 @@ def remedy_of_rows(settings: Settings) -> str:
 
 
 def steps_of_epochs(settings: Settings, sidecars: list[Sidecar], prefixes: list[str]) -> int:
-    """Return the steps that `meap_epochs` asks for.
+    """Return the steps that `meap_epochs` asks for, counted in rows of the first epoch: packing differs between them.
 
     Raises:
         UserError: epochs of pre-training data or of a blend; steps and epochs both given; a setting it needs is missing.
@@ -154,15 +154,22 @@ def steps_of_epochs(settings: Settings, sidecars: list[Sidecar], prefixes: list[
             raise UserError(f"meap_epochs needs {name}")
     if args.meap_epochs <= 0:
         raise UserError(f"meap_epochs={args.meap_epochs} must be above 0")
-    return sft_settings.epoch_steps(
-        prefixes[0],
-        sft_settings.sft_config(args, sidecars[0], prefixes[0]),
-        epochs=args.meap_epochs,
-        split=args.split or "969,30,1",  # Megatron's default
+    import numpy as np
+
+    from meap_megatron.datasets.sft.data import open_sft
+    from meap_megatron.datasets.sft.packing import build_index
+
+    data = open_sft(prefixes[0])
+    shares = [float(share) for share in (args.split or "969,30,1").split(",")]  # Megatron's default
+    _, summary = build_index(
+        data,
+        np.arange(round(len(data) * shares[0] / sum(shares)), dtype=np.int32),
+        config=sft_settings.sft_config(args, sidecars[0], prefixes[0]),
         sequence_length=args.seq_length,
-        batch=args.global_batch_size,
-        seed=args.seed,
+        num_rows=None,
+        order_seed=args.seed,
     )
+    return max(1, math.ceil(args.meap_epochs * int(summary["rows_per_epoch"]) / args.global_batch_size))
 
 
 def tokenizer_flags(settings: Settings, sidecars: list[Sidecar], prefixes: list[str]) -> list[str]:

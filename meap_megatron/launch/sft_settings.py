@@ -1,6 +1,5 @@
-"""Fine-tuning: from the arguments to the settings of the rows, and from epochs to steps."""
+"""Fine-tuning: from the arguments to the settings of the rows, and what packed rows cannot be combined with."""
 
-import math
 from typing import Any
 
 from meap_megatron.datasets.sft.config import SFTConfig, config_of_data
@@ -12,13 +11,7 @@ from meap_megatron.masking.ratio import MaskRatio
 
 
 def sft_config(args: Any, sidecar: Sidecar, prefix: str) -> SFTConfig:
-    """Return the settings of the rows; with mask ratio 0, originals only.
-
-    Args:
-        args: of Megatron's parser, with our flags.
-        sidecar: of the data.
-        prefix: of the data.
-    """
+    """Return the settings of the rows of a dataset; with mask ratio 0, originals only."""
     ratio = MaskRatio.parse(args.meap_mask_ratio).highest
     fields = from_args(SFTConfig, args, prefix=SFT_PREFIX) | ({"ratio": ratio} if ratio else {"layout": "ntp"})
     if args.meap_mask_token_id is not None:
@@ -72,38 +65,3 @@ def check(args: Any) -> None:
         raise UserError("dataloader_type=cyclic: the rows are shuffled per epoch already; use single")
     if args.meap_sft_loss == "microbatch_mean" and args.calculate_per_token_loss:
         raise UserError("calculate_per_token_loss contradicts meap_sft_loss=microbatch_mean; leave one out")
-
-
-def epoch_steps(
-    prefix: str, config: SFTConfig, *, epochs: float, split: str, sequence_length: int, batch: int, seed: int
-) -> int:
-    """Return the optimizer steps of passes over the train split.
-
-    An epoch is counted in rows of the first one: packing differs a little from epoch to epoch.
-
-    Args:
-        prefix: of the data.
-        config: of the rows.
-        epochs: passes, fractions too.
-        split: shares of training, validation and test, such as "969,30,1".
-        sequence_length: tokens of a row.
-        batch: rows of a step.
-        seed: of the order.
-    """
-    import numpy as np
-
-    from meap_megatron.datasets.sft.data import open_sft
-    from meap_megatron.datasets.sft.packing import build_index
-
-    data = open_sft(prefix)
-    shares = [float(share) for share in split.split(",")]
-    conversations = np.arange(round(len(data) * shares[0] / sum(shares)), dtype=np.int32)
-    _, summary = build_index(
-        data,
-        conversations,
-        config=config,
-        sequence_length=sequence_length,
-        num_rows=None,
-        order_seed=seed,
-    )
-    return max(1, math.ceil(epochs * int(summary["rows_per_epoch"]) / batch))

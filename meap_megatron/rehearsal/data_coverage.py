@@ -61,6 +61,8 @@ def of_job(argv: list[str], *, samples: int | None, screen: TextIO) -> dict[str,
     Returns:
         data_parallel, steps, steps_of_run, samples, masked (fraction of the inputs), sources, epochs_checked, digests
     """
+    from megatron.training.datasets.data_samplers import MegatronPretrainingSampler
+
     args, train, index = open_train(argv, screen=screen)
     ranks, batch = args.data_parallel_size, args.global_batch_size
     steps_of_run = len(train) // batch
@@ -69,9 +71,9 @@ def of_job(argv: list[str], *, samples: int | None, screen: TextIO) -> dict[str,
     times = np.zeros(steps * batch, dtype=np.int64)
     digests = np.zeros(steps * batch, dtype=np.uint32)
     masked = 0
-    sampler = partial(rank_data.sampler, rows=args.micro_batch_size, ranks=ranks, begin=0, end=steps * batch)
     for rank in range(ranks):
-        for turn, numbers in enumerate(sampler(rank)):
+        sampler = MegatronPretrainingSampler(steps * batch, 0, args.micro_batch_size, rank, ranks)
+        for turn, numbers in enumerate(sampler):
             step = turn // (batch // (args.micro_batch_size * ranks))
             for number in numbers:
                 if number // batch != step:

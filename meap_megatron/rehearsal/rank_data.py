@@ -1,6 +1,6 @@
 """The samples of one rank: which ones it trains on, and its first micro-batch, read through the run's own loaders."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from typing import Any, TextIO
@@ -43,6 +43,7 @@ def read(args: Any, provider: Callable[..., Any], *, parts: int, start: Start) -
         parts: parts of the model on this rank.
     """
     from megatron.core import mpu
+    from megatron.training.datasets.data_samplers import MegatronPretrainingSampler
     from megatron.training.training import build_train_valid_test_data_loaders, update_train_iters
 
     from meap_megatron.training.batch import CHANGED_INPUT, decode, stage_needs_data
@@ -50,14 +51,16 @@ def read(args: Any, provider: Callable[..., Any], *, parts: int, start: Start) -
     update_train_iters(args)
     args.iteration, args.consumed_train_samples = start.step, start.samples
     rows, ranks, step = args.micro_batch_size, args.data_parallel_size, args.global_batch_size
-    in_order: Iterator[list[int]] = iter(())  # a shuffling loader has no sampler of its own
-    if args.dataloader_type == "single":
-        in_order = sampler(
-            mpu.get_data_parallel_rank(), rows=rows, ranks=ranks, begin=start.samples, end=start.samples + step
-        )
     segments = args.dataloader_inter_document_masking
+    sampler = MegatronPretrainingSampler(
+        total_samples=start.samples + step,
+        consumed_samples=start.samples,
+        micro_batch_size=rows,
+        data_parallel_rank=mpu.get_data_parallel_rank(),
+        data_parallel_size=ranks,
+    )
     seen: dict[str, Any] = {
-        "first_step": list(islice(in_order, SHOWN)),
+        "first_step": list(islice(sampler, SHOWN)) if args.dataloader_type == "single" else [],
         "micro_batches": step // (rows * ranks),
         "samples_per_step": step // ranks,
         "reads": False,
@@ -80,24 +83,3 @@ def read(args: Any, provider: Callable[..., Any], *, parts: int, start: Start) -
 def stages(parts: int) -> list[int | None]:
     """Return the numbers of the virtual stages as Megatron asks for their data; None without interleaving."""
     return [None] if parts == 1 else list(range(parts))
-
-
-def sampler(rank: int, *, rows: int, ranks: int, begin: int, end: int) -> Iterator[list[int]]:
-    """Return Megatron's sampler of one data-parallel rank: the samples of its micro-batches, from `begin` to `end`.
-
-    Args:
-        rank: the data-parallel one.
-        rows: samples of a micro-batch.
-        ranks: data-parallel ranks.
-    """
-    from megatron.training.datasets.data_samplers import MegatronPretrainingSampler
-
-    return iter(
-        MegatronPretrainingSampler(
-            total_samples=end,
-            consumed_samples=begin,
-            micro_batch_size=rows,
-            data_parallel_rank=rank,
-            data_parallel_size=ranks,
-        )
-    )

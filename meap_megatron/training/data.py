@@ -26,7 +26,7 @@ def make_provider(
     called: list[bool] = []
     # Mock data is not cached, and its tokenizer is there later than this.
     wanted = index_request(args, sidecars) if sidecars else None
-    entry = None if wanted is None else index_cache.prepare(wanted, screen)
+    entry = index_cache.prepare(wanted, screen) if wanted else None
 
     def provider(num_samples: list[int | None], vp_stage: int | None = None) -> Any:
         from meap_megatron.datasets.provider import build_datasets
@@ -36,7 +36,7 @@ def make_provider(
             called.append(True)
             on_first_call()
         config = dataset_config(args, sidecars)
-        if wanted is not None and entry is not None:
+        if wanted and entry:
             # Only a run that continues in a later phase of phase_transition_iterations asks for other samples than it did
             # before its checkpoint was read; Megatron then writes its own index files beside the entries.
             prepared = list(num_samples) == wanted.sizes

@@ -8,18 +8,13 @@ CPU_BACKEND = "gloo"
 """Of every run on a CPU, and of no run on a GPU."""
 
 
-def of_another_device(
-    load: str | None, *, finetune: bool, no_load_rng: bool, ckpt_step: int | None, distributed_backend: str
-) -> bool:
+def of_another_device(folder: Path, step: int | None, *, backend: str) -> bool:
     """Tell whether the checkpoint that Megatron is going to continue from was saved on the other kind of device.
 
     Their states differ in size, so that Megatron could not load them. Nothing else depends on them than dropout: the order
     of the data and the masks follow from the seed.
     """
-    if not load or finetune or no_load_rng:
-        return False
-    folder = Path(load)
-    step = ckpt_step or read_tracker(folder).iteration
+    step = step or read_tracker(folder).iteration
     checkpoint = iteration_folder(folder, step) if step else None
     if checkpoint is None or not checkpoint.is_dir():
         return False
@@ -28,5 +23,4 @@ def of_another_device(
     if not dist_checkpointing.check_is_distributed_checkpoint(str(checkpoint)):
         return False
     there = dist_checkpointing.load_common_state_dict(str(checkpoint)).get("args")
-    backend = getattr(there, "distributed_backend", distributed_backend)
-    return bool((backend == CPU_BACKEND) != (distributed_backend == CPU_BACKEND))
+    return bool((getattr(there, "distributed_backend", backend) == CPU_BACKEND) != (backend == CPU_BACKEND))

@@ -74,6 +74,9 @@ def install_metrics(args: Any, *, device: str, screen: TextIO) -> Reporter:
 
         steps = args.train_iters
         peak = args.meap_peak_tflops or peak_of_device(device)
+        # In the loop if it falls due, then validation and test set.
+        in_loop = args.iteration < steps and args.eval_interval and steps % args.eval_interval == 0
+        tests = has_test_set(args.split) or args.test_data_path is not None or args.mock_data
         recorded = {name: getattr(args, name, None) for name in RECORDED}
         return RunMetrics(
             path=metrics_path(args.meap_metrics, save=args.save),
@@ -83,10 +86,7 @@ def install_metrics(args: Any, *, device: str, screen: TextIO) -> Reporter:
                 flops_of_step=partial(flops_of_step, args),
                 peak_flops=peak * 1e12 * args.world_size if peak else None,
                 log_interval=args.log_interval,
-                evaluations_at_end=evaluations_at_end(
-                    in_loop=args.iteration < steps and args.eval_interval and steps % args.eval_interval == 0,
-                    tests=has_test_set(args.split) or args.test_data_path is not None or args.mock_data,
-                ),
+                evaluations_at_end=("validation",) * (2 if in_loop else 1) + ("test",) * bool(tests),
             ),
             settings=recorded | {"device": device, "peak_tflops_per_device": peak},
             start_step=args.iteration,
@@ -101,11 +101,6 @@ def metrics_path(given: str | None, *, save: str | None) -> Path | None:
     """Return where metrics.jsonl is written; None: nowhere."""
     path = given or (Path(save) / "metrics.jsonl" if save else None)
     return Path(path) if path else None
-
-
-def evaluations_at_end(*, in_loop: bool, tests: bool) -> tuple[str, ...]:
-    """Return what Megatron evaluates at the last step: in the loop if it falls due, then validation and test set."""
-    return (*(("validation",) if in_loop else ()), "validation", *(("test",) if tests else ()))
 
 
 def has_test_set(split: str | None) -> bool:

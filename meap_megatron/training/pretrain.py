@@ -132,17 +132,12 @@ def configure(argv: list[str]) -> tuple[str, Any, list[Sidecar], Any]:
     import torch
     from megatron.training.argument_utils import pretrain_cfg_container_from_args
 
-    from meap_megatron.training import generators
+    from meap_megatron.training.generators import of_another_device
     from meap_megatron.training.model import model_config
 
     args, sidecars = settle(argv)
-    if generators.of_another_device(
-        args.load,
-        finetune=args.finetune,
-        no_load_rng=args.no_load_rng,
-        ckpt_step=args.ckpt_step,
-        distributed_backend=args.distributed_backend,
-    ):
+    continues = args.load and not (args.finetune or args.no_load_rng)
+    if continues and of_another_device(Path(args.load), args.ckpt_step, backend=args.distributed_backend):
         args.no_load_rng = True
         print(f"random generators start over: those in {args.load} are of another kind of device", flush=True)
     if device == "cuda":
