@@ -100,7 +100,7 @@ NEEDED: tuple[tuple[str, str, str], ...] = (
     ("replication=true", "non_persistent_ckpt_type=local", "only those are copied"),
     (
         "cuda_graph_impl=full_iteration",
-        "check_for_nan_in_loss_and_grad=false",
+        "no_check_for_nan_in_loss_and_grad=true",
         "a graph of the whole step cannot wait for the answer",
     ),
 )

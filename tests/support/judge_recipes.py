@@ -4,10 +4,8 @@ A program of its own, because Megatron keeps parsed arguments and process groups
 built on the meta device, and a job of 512 GPUs is one whose WORLD_SIZE says so, up to the point where it would connect.
 """
 
-import inspect
 import json
 import os
-from functools import cache
 from typing import Any
 
 from meap_megatron.launch import runtime
@@ -29,9 +27,6 @@ from meap_megatron.launch.recipe import load  # noqa: E402
 from meap_megatron.training.model import model_config  # noqa: E402
 from meap_megatron.training.parsing import parse, refusing  # noqa: E402
 from tests.support.runs import RECIPES  # noqa: E402
-
-# Megatron reads its own source to build each of some 70 parsers.
-inspect.getsource = cache(inspect.getsource)  # type: ignore[assignment]
 
 ROWS = {
     "pretrain/llama_0.1b_ntp": 32064,
