@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from meap_megatron.checkpoint.convert.verifying import compare
+from meap_megatron.checkpoint.convert.agreement import compare
 from tests.support.hf_models import write_model
 
 
