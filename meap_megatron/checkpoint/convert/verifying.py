@@ -23,10 +23,10 @@ from meap_megatron.checkpoint.convert.agreement import LogitComparison, compare
 from meap_megatron.checkpoint.convert.chat_files import text_of
 from meap_megatron.checkpoint.convert.hf_config import read_config, spec_from_config
 from meap_megatron.checkpoint.convert.hf_files import open_folder
-from meap_megatron.checkpoint.convert.importing import check_adapter, check_tensors
 from meap_megatron.checkpoint.convert.megatron_config import recipe_settings, spec_from_args
 from meap_megatron.checkpoint.convert.megatron_files import open_checkpoint
 from meap_megatron.checkpoint.convert.record import ADAPTER, read_record
+from meap_megatron.checkpoint.convert.source_checks import check_adapter, check_tensors
 from meap_megatron.checkpoint.convert.spec import ModelSpec, differences
 from meap_megatron.errors import RunError, UserError, first_line
 from meap_megatron.layer_pattern import of_blocks
