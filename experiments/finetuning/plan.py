@@ -37,19 +37,19 @@ REGISTERED = Plan(
         MEAP: ("meap_mask_ratio=0.1", "meap_epochs=2"),
         EQUAL_EPOCHS: ("meap_mask_ratio=0.0", "meap_epochs=2"),
     },
-    examples=None,
+    examples=150,
     row=1024,
-    overrides=("global_batch_size=8", "micro_batch_size=1", "lr=1.0e-4", "save_interval=10", "num_workers=0"),
+    overrides=("global_batch_size=4", "micro_batch_size=1", "lr=1.0e-4", "save_interval=10", "num_workers=0"),
     suites={
         "mdqa": (
             "--tasks",
             "mdqa_10_gold_at_0,mdqa_10_gold_at_4,mdqa_10_gold_at_9",
             "--limit",
-            "300",
+            "80",
             "--batch-size",
             "8",
         ),
-        "kv": ("--tasks", "kv_75_gold_at_0,kv_75_gold_at_49,kv_75_gold_at_74", "--limit", "50", "--batch-size", "8"),
+        "kv": ("--tasks", "kv_75_gold_at_0,kv_75_gold_at_49,kv_75_gold_at_74", "--limit", "4", "--batch-size", "8"),
         "needle": ("--lengths", "1024,2048,4096", "--depths", "0,25,50,75,100"),
     },
 )
