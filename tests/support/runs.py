@@ -1,7 +1,7 @@
 """Start the real trainer as a user does, and read what it wrote.
 
-The `meap` verbs that import Megatron run in a fork of a process that has Megatron imported
-(tests/support/warm.py); with `cold=True`, and for all other verbs, in a new interpreter.
+The `meap` verbs that import Megatron run in a fork of a process that has Megatron imported (tests/support/warm.py), and
+where that process is there already, all verbs do; with `cold=True`, in a new interpreter.
 """
 
 import json
@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.support.warm import WarmProcess
+from tests.support.warm import WarmProcess, server
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "examples" / "recipes"
@@ -36,7 +36,7 @@ def meap(
 ) -> subprocess.CompletedProcess[str]:
     """Run the `meap` command line to its end, in a process of its own."""
     arguments = [str(word) for word in words]
-    if arguments[0] in WARM_VERBS and not cold:
+    if not cold and (arguments[0] in WARM_VERBS or server.cache_info().currsize):
         done = run_warm(arguments, timeout=timeout, environ=os.environ | environ, cwd=cwd)
     else:
         command = [sys.executable, "-m", "meap_megatron.cli.main", *arguments]
