@@ -31,11 +31,13 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"cannot write {path}: a file is where a folder should be; choose another folder") from error
+        raise UserError(
+            f"cannot write {path}: a file is where a folder should be", fix="choose another folder"
+        ) from error
     except OSError as error:
         reason = error.strerror or str(error)
         raise RunError(
-            f"cannot write {error.filename or path}: {reason}; free space or choose another folder"
+            f"cannot write {error.filename or path}: {reason}", fix="free space or choose another folder"
         ) from error
 
 

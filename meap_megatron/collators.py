@@ -89,7 +89,9 @@ class _Collator:
 
     def _collated(self, examples: Sequence[Example]) -> dict[str, Any]:
         if self.base is None:
-            raise UserError("this collator has no base, which pads and stacks; give base=, or use attach(trainer)")
+            raise UserError(
+                "this collator has no base, which pads and stacks", fix="give base=, or use attach(trainer)"
+            )
         return self.base(list(examples))
 
 
@@ -105,8 +107,8 @@ class MaskedInputs(_Collator):
         super().__init__(base)
         if config.strategy == "official51" or config.min_document_tokens or config.schedule.follows_training:
             raise UserError(
-                "a collator knows neither the step, nor documents, nor how long training lasts: leave out strategy "
-                "'official51', min_document_tokens and schedules of the ratio"
+                "a collator knows neither the step, nor documents, nor how long training lasts",
+                fix="leave out strategy 'official51', min_document_tokens and schedules of the ratio",
             )
         self._corruptor = _C.Corruptor(MaskStage(mask=config, dataset_key=0))
         self.config = config
@@ -169,7 +171,9 @@ class MaskedCopies(_Collator):
     ) -> None:
         super().__init__(base)
         if not 0 < ratio < 1:
-            raise UserError(f"ratio is {ratio}; it must be in (0, 1); without masked copies, leave the collator out")
+            raise UserError(
+                f"ratio is {ratio}; it must be in (0, 1)", fix="without masked copies, leave the collator out"
+            )
         for name, value, known in (
             ("loss_on_copy", loss_on_copy, ("masked", "answer")),
             ("refresh", refresh, ("static", "per_epoch")),
@@ -178,7 +182,10 @@ class MaskedCopies(_Collator):
                 raise UserError(f"{name} is {value!r}; it must be one of {', '.join(known)}")
         self.shares = Corruption.parse(corruption)
         if self.shares.random > 0 and ordinary is None:
-            raise UserError(f"corruption is {corruption!r}, but ordinary is None: of which ids are tokens drawn?")
+            raise UserError(
+                f"corruption is {corruption!r}, but ordinary is None",
+                fix="give the ids of which tokens are drawn as ordinary",
+            )
         self.mask_id, self.end_ids, self.ratio, self.ordinary = mask_id, tuple(end_ids), ratio, ordinary
         self.min_answer_tokens, self.loss_on_copy, self.seed = min_answer_tokens, loss_on_copy, seed
         self.refresh = refresh
@@ -255,8 +262,9 @@ def mask_id_of(tokenizer: Any) -> int:
     """
     if tokenizer.mask_token_id is None:
         raise UserError(
-            "the tokenizer has no mask token; add one, and a row for it to the model: "
-            "tokenizer.add_special_tokens({'mask_token': '[MASK]'}); model.resize_token_embeddings(len(tokenizer))"
+            "the tokenizer has no mask token",
+            fix="add one, and a row for it to the model: tokenizer.add_special_tokens({'mask_token': '[MASK]'}); "
+            "model.resize_token_embeddings(len(tokenizer))",
         )
     return int(tokenizer.mask_token_id)
 
@@ -283,8 +291,8 @@ def _index_of(ids: NDArray[np.int64], epoch: int) -> int:
 def _labels(example: Example) -> NDArray[np.int64]:
     if "labels" not in example:
         raise UserError(
-            "an example has no labels, so its answers are not known; give prompt and completion, or messages with "
-            "assistant_only_loss=True"
+            "an example has no labels, so its answers are not known",
+            fix="give prompt and completion, or messages with assistant_only_loss=True",
         )
     return np.asarray(example["labels"], dtype=np.int64)
 

@@ -76,7 +76,10 @@ class MaskConfig:
             raise UserError(f"protected_ids is {self.protected_ids}; token ids are at least 0")
         assert self.schedule  # read here, so that a wrong one is refused now
         if self.shares.random > 0 and self.ordinary is None:
-            raise UserError(f"corruption is {self.corruption!r}, but ordinary is None: of which ids are tokens drawn?")
+            raise UserError(
+                f"corruption is {self.corruption!r}, but ordinary is None",
+                fix="give the ids of which tokens are drawn as ordinary",
+            )
         strategy.check_settings(self)
 
     @cached_property

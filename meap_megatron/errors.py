@@ -1,19 +1,53 @@
 """The two ways a command may fail, and the exit status of each."""
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 
-class UserError(Exception):
-    """Input that breaks a rule: exit status 2. Not a `ValueError`, so that what guards a parser does not swallow it.
+class _Failure(Exception):
+    """What went wrong and what to do about it; `str` is both in one text, `shown` is what a terminal gets.
 
-    The message says what was received, which rule it breaks and what to do, with file and line for data.
+    Args:
+        problem: what was received and which rule it breaks, with file and line for data.
+        fix: what to do, an imperative; None: nothing that is known here.
+        parts: the failures that `problem` is the heading of, each with its own fix.
     """
+
+    def __init__(self, problem: str, *, fix: str | None = None, parts: "Sequence[_Failure]" = ()) -> None:
+        super().__init__(problem)
+        self.problem, self.fix, self.parts = problem, fix, tuple(parts)
+
+    def __str__(self) -> str:
+        text = "\n".join([self.problem, *self._numbered(map(str, self.parts))])
+        return text + ("\n" if "\n" in text else "; ") + self.fix if self.fix else text
+
+    def at(self, place: str) -> Self:
+        """Return the same failure with the place where it was found before it."""
+        return type(self)(f"{place}: {self.problem}", fix=self.fix, parts=self.parts)
+
+    def rewritten(self, change: Callable[[str], str]) -> Self:
+        """Return the same failure with every text of it changed."""
+        fix = change(self.fix) if self.fix else None
+        return type(self)(change(self.problem), fix=fix, parts=[part.rewritten(change) for part in self.parts])
+
+    def shown(self, *, colour: bool = False) -> str:
+        """Return the lines for a terminal: the problem, and under it, or under each of its parts, the fix."""
+        fix = "\033[1;32mfix:\033[0m" if colour else "fix:"
+        lines = [self.problem, *self._numbered(part.shown(colour=colour) for part in self.parts)]
+        return "\n".join(lines + ([f"  {fix} {self.fix}"] if self.fix else []))
+
+    def _numbered(self, texts: Iterable[str]) -> Iterator[str]:
+        return (f"  {number}. {text.replace('\n', '\n   ')}" for number, text in enumerate(texts, 1))
+
+
+class UserError(_Failure):
+    """Input that breaks a rule: exit status 2. Not a `ValueError`, so that what guards a parser does not swallow it."""
 
     exit_status = 2
 
 
-class RunError(RuntimeError):
+class RunError(_Failure, RuntimeError):
     """A run that failed although its input was accepted (a worker died, the disk is full): exit status 1."""
 
     exit_status = 1
@@ -40,7 +74,7 @@ def refuse_pointer(path: Path) -> None:
     if path.is_file():
         with path.open("rb") as stream:
             if stream.read(len(LFS_POINTER)) == LFS_POINTER:
-                raise UserError(f"{path} is a Git LFS pointer, not the data: fetch it with `git lfs pull`")
+                raise UserError(f"{path} is a Git LFS pointer, not the data", fix="fetch it with `git lfs pull`")
 
 
 def first_line(error: BaseException) -> str:

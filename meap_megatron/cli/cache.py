@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from meap_megatron.formats import aligned
+from meap_megatron.terminal import is_verbose
 
 HELP = """Build the sample index of a recipe before the job.
 
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from meap_megatron.training.dataset_settings import index_request
 
     platform.prepare("cpu")
-    logging.getLogger("megatron").setLevel(logging.WARNING)
+    logging.getLogger("megatron").setLevel(logging.INFO if is_verbose() else logging.WARNING)
     parsed = index_cache.data_settings(argv)
     entry = index_cache.obtain(index_request(parsed, read_sidecars(data_prefixes(parsed))), sys.stderr)
     print("\n".join(report(entry)))

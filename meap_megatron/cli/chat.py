@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
     from meap_megatron.errors import UserError
     from meap_megatron.launch.runtime import set_thread_policy
+    from meap_megatron.terminal import print_error
 
     set_thread_policy()
     with contextlib.suppress(ImportError):
@@ -48,8 +49,9 @@ def run(args: argparse.Namespace) -> int:
     opened = open_model(source_of(args, chat=True if args.apply_chat_template else None))
     if not opened.chat.apply:
         raise UserError(
-            f"{args.model} was not trained on conversations ({opened.chat.source}); `meap generate` continues a text with it"
-            + ("; --apply-chat-template does so all the same" if opened.tokenizer.chat_template else "")
+            f"{args.model} was not trained on conversations ({opened.chat.source})",
+            fix="continue a text with `meap generate`"
+            + (", or chat all the same with --apply-chat-template" if opened.tokenizer.chat_template else ""),
         )
     conversation = ChatSession(opened, sampling, system=args.system, thinking=args.thinking)
     print(COMMANDS, file=sys.stderr)
@@ -63,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
         try:
             found = conversation.ask(text, lambda new: print(new, end="", flush=True))
         except UserError as error:
-            print(f"meap: error: {error}; /clear starts a new conversation", file=sys.stderr)
+            fix = f"{error.fix}, or start" if error.fix else "start"
+            print_error(UserError(error.problem, fix=f"{fix} a new conversation with /clear"))
             continue
         print(flush=True)
         if found is None:

@@ -32,11 +32,13 @@ def run(args: argparse.Namespace) -> int:
 
     folder = Path(args.folder)
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; name the `save` folder of a run")
+        raise UserError(f"{folder} is not a folder", fix="name the `save` folder of a run")
     found = listing(folder)
     print(json.dumps(found) if args.json else table(found))
     if not found["checkpoints"]:
-        raise UserError(f"{folder} holds no checkpoint (iter_NNNNNNN); name the `save` folder of a run")
+        raise UserError(f"{folder} holds no checkpoint (iter_NNNNNNN)", fix="name the `save` folder of a run")
     if found["would_load"] is None:
-        raise UserError(f"no checkpoint in {folder} can be loaded")
+        raise UserError(
+            f"no checkpoint in {folder} can be loaded", fix="put a good copy there, or start the run again"
+        )
     return 0

@@ -33,9 +33,12 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.folder)
     present = iterations(folder) if folder.is_dir() else []
     if not present:
-        raise UserError(f"{folder} holds no checkpoint (iter_NNNNNNN); name the `save` folder of a run")
+        raise UserError(f"{folder} holds no checkpoint (iter_NNNNNNN)", fix="name the `save` folder of a run")
     if args.iteration is not None and args.iteration not in present:
-        raise UserError(f"{folder} has no checkpoint of step {args.iteration}; it has {', '.join(map(str, present))}")
+        raise UserError(
+            f"{folder} has no checkpoint of step {args.iteration}",
+            fix=f"take --iteration {' or '.join(map(str, present))}",
+        )
     results = []
     for iteration in present if args.iteration is None else [args.iteration]:
         found = inspect(iteration_folder(folder, iteration), "full", read_index=True)

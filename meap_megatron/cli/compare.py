@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     if out is not None and out.suffix not in FORMATS:
         raise UserError(f"--out {out} must end in {', '.join(FORMATS)}")
     if out is not None and out.exists() and not args.overwrite:
-        raise UserError(f"{out} exists; choose another --out, or --overwrite")
+        raise UserError(f"{out} exists", fix="choose another --out, or --overwrite")
     first, second = (read_history(Path(name)) for name in args.runs)
     found = compare(first, second, tolerance=args.tolerance)
     print(json.dumps(found.as_json()) if args.json else "\n".join(lines(found, args.runs, tolerance=args.tolerance)))

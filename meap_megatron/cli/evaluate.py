@@ -126,10 +126,10 @@ def run(args: argparse.Namespace) -> int:
 
     if args.suite not in (*SUITES, "all"):
         near = difflib.get_close_matches(args.suite, [*SUITES, "all"], n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else "."
-        raise UserError(f"unknown suite '{args.suite}'{hint} Suites: {', '.join(SUITES)}, all")
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise UserError(f"unknown suite '{args.suite}'", fix=f"{hint}the suites are {', '.join(SUITES)} and all")
     if args.suite == "all" and args.tasks:
-        raise UserError(f"--tasks {args.tasks}: tasks belong to one suite; name it in place of 'all'")
+        raise UserError(f"--tasks {args.tasks}: tasks belong to one suite", fix="name it in place of 'all'")
     data = data_folder(args.data) if args.suite == "all" else None
     every = [
         name
@@ -175,7 +175,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         import lm_eval  # noqa: F401
     except ImportError:
-        raise UserError("evaluation needs lm-evaluation-harness: pip install 'meap-megatron[eval]'") from None
+        raise UserError("evaluation needs lm-evaluation-harness", fix="pip install 'meap-megatron[eval]'") from None
     from meap_megatron.evaluation.run import evaluate, table
 
     for content in evaluate(request, names):

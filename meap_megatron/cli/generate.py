@@ -72,11 +72,13 @@ def run(args: argparse.Namespace) -> int:
     if args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size} must be at least 1")
     if args.prompts is not None and args.prompt is not None:
-        raise UserError("give one PROMPT or --prompts FILE, not both")
+        raise UserError("PROMPT and --prompts are both given", fix="give one of them")
     if args.prompts is not None:
         return _many(args, sampling)
     if args.prompt is None and sys.stdin.isatty():
-        raise UserError('there is no prompt: meap generate MODEL "some text", standard input, or --prompts FILE')
+        raise UserError(
+            "there is no prompt", fix='give one: meap generate MODEL "some text", standard input, or --prompts FILE'
+        )
     text = sys.stdin.read() if args.prompt is None else args.prompt
 
     from meap_megatron.generation.answer import answer
@@ -109,7 +111,7 @@ def _many(args: argparse.Namespace, sampling: Sampling) -> int:
             ids = _ids(opened, prompt.record, args)
             room(opened, ids)
         except UserError as error:
-            raise UserError(f"{prompt.place}: {error}") from None
+            raise error.at(prompt.place) from None
         asked.append((prompt, ids))
     for number, group in enumerate(itertools.batched(asked, args.batch_size)):
         drawn = dataclasses.replace(sampling, seed=sampling.seed + number * args.batch_size)
@@ -140,7 +142,7 @@ def _prompts(name: str) -> "list[Prompt]":
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"--prompts {name} cannot be read: {error}") from None
     if not found:
-        raise UserError(f"--prompts {name} holds no prompt")
+        raise UserError(f"--prompts {name} holds no prompt", fix="give a file with a prompt in each line")
     return found
 
 
@@ -153,8 +155,8 @@ def _ids(opened: "OpenModel", record: dict[str, Any], args: argparse.Namespace) 
     if not opened.chat.apply:
         if messages is not None or args.system is not None or args.thinking is not None:
             raise UserError(
-                f"a conversation needs a chat template, and this model continues texts ({opened.chat.source}); "
-                "--apply-chat-template asks through its tokenizer's"
+                f"a conversation needs a chat template, and this model continues texts ({opened.chat.source})",
+                fix="ask through its tokenizer's with --apply-chat-template",
             )
         return prompt_ids(opened, record["prompt"])
     messages = messages or [{"role": "user", "content": record["prompt"]}]

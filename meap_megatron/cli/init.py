@@ -43,11 +43,12 @@ def run(args: argparse.Namespace) -> int:
     inside = relative(out, folder)
     if Path(inside).is_absolute() or inside == ".":
         raise UserError(
-            f"--out {args.out} must be a folder below {folder.resolve()}; the script there runs in {folder}"
+            f"--out {args.out} is not below {folder.resolve()}, and the script there runs in {folder}",
+            fix="name a folder below it",
         )
     recipe, script = out / "recipe.yaml", out / "run.sh"
     if not args.overwrite and (there := [path for path in (recipe, script) if path.exists()]):
-        raise UserError(f"{there[0]} exists already; choose another --out, or say --overwrite")
+        raise UserError(f"{there[0]} exists already", fix="choose another --out, or say --overwrite")
     found = look(folder, model=args.model, tokenizer=args.tokenizer, data=args.data, out=out)
     examples = Path(__file__).resolve().parents[2] / "examples" / "slurm"
     text = written.script(found, start=folder, out=inside, examples=examples if examples.is_dir() else None)

@@ -13,6 +13,7 @@ import os
 import sys
 from types import ModuleType
 
+from meap_megatron import terminal
 from meap_megatron.errors import RunError, UserError
 from meap_megatron.version import __version__
 
@@ -59,6 +60,11 @@ TASKS: dict[str, dict[str, str]] = {
     "This program": {"completion": "print the completion script of a shell: bash, zsh or tcsh"},
 }
 VERBS = {verb: summary for verbs in TASKS.values() for verb, summary in verbs.items()}
+LONG = (
+    *("demo", "tokenizer train", "preprocess text", "preprocess sft", "verify", "merge", "train", "checkpoint verify"),
+    *("rehearse", "cache", "sweep", "evaluate", "convert import", "convert export", "convert verify"),
+)
+"""Verbs that may run long: all take --quiet and --verbose."""
 
 
 def overview() -> str:
@@ -91,8 +97,8 @@ def find_verb(arguments: list[str]) -> tuple[str, list[str]]:
             return verb, arguments[count:]
     typed = " ".join(arguments[:2]) if any(v.startswith(arguments[0] + " ") for v in VERBS) else arguments[0]
     near = difflib.get_close_matches(typed, VERBS, n=1, cutoff=0.5)
-    hint = f"; did you mean 'meap {near[0]}'?" if near else "."
-    raise UserError(f"there is no verb '{typed}'{hint} Verbs: {', '.join(VERBS)}")
+    hint = f"did you mean 'meap {near[0]}'?" if near else "`meap --help` lists the verbs"
+    raise UserError(f"there is no verb '{typed}'", fix=hint)
 
 
 def parser_of(verb: str) -> tuple[ModuleType, argparse.ArgumentParser]:
@@ -102,6 +108,8 @@ def parser_of(verb: str) -> tuple[ModuleType, argparse.ArgumentParser]:
         prog=f"meap {verb}", description=module.HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     module.add_arguments(parser)
+    if verb in LONG:
+        terminal.add_switches(parser)
     return module, parser
 
 
@@ -146,13 +154,15 @@ def main(argv: list[str] | None = None) -> int:
             return 0 if asked else 2
         verb, rest = find_verb(arguments)
         module, parser = parser_of(verb)
-        return int(module.run(parser.parse_intermixed_args(rest)) or 0)
+        args = parser.parse_intermixed_args(rest)
+        with terminal.as_asked(args):
+            return int(module.run(args) or 0)
     except (UserError, RunError) as error:
         if debug:
             raise
         # Under srun every task would say that the same input is refused.
         if isinstance(error, RunError) or os.environ.get("SLURM_PROCID", "0") == "0":
-            print(f"meap: error: {error}", file=sys.stderr)
+            terminal.print_error(error)
         return error.exit_status
     except KeyboardInterrupt:
         if debug:

@@ -110,7 +110,10 @@ def upsampling(args: argparse.Namespace) -> Any:
     if args.length_upsample is None:
         if given or args.upsample_mixture is not None:
             option = next(iter(given), "mixture").replace("_", "-")
-            raise UserError(f"--upsample-{option} needs --length-upsample TOKENS, the tokens to take in all")
+            raise UserError(
+                f"--upsample-{option} needs --length-upsample",
+                fix="give --length-upsample TOKENS, the tokens to take in all",
+            )
         return None
     mixture = parse_mixture(args.upsample_mixture or "slimpajama")
     return Upsample(total_tokens=parse_tokens(args.length_upsample), mixture=mixture, **given)

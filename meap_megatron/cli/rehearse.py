@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from meap_megatron.terminal import is_verbose
+
 HELP = """Rehearse a job of N processes on one CPU, before the first GPU second.
 
   meap rehearse examples/recipes/pretrain/llama_1.1b_meap.yaml data_path=data/c4 layout=64
@@ -40,7 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--samples", type=int, metavar="N", help="samples that --data-only reads (default: a minute's)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--verbose", action="store_true", help="show what Megatron prints")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     runtime.set_thread_policy()
     platform.prepare("cpu")
     with tempfile.TemporaryDirectory(prefix="meap-rehearsal-") as folder:
-        log = None if args.verbose else Path(folder) / "log"
+        log = None if is_verbose() else Path(folder) / "log"
         if args.data_only:
             found = of_data(job, samples=args.samples, log=log, say=say)
         else:

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
 
     out = Path(args.out) if args.out else split(args.runs[0])[1] / "report.html"
     if out.exists() and not args.overwrite:
-        raise UserError(f"{out} exists; choose another --out, or --overwrite")
+        raise UserError(f"{out} exists", fix="choose another --out, or --overwrite")
     runs = collect(args.runs)
     title = args.title or ("MEAP evaluation" if any(found.documents for found in runs) else "MEAP training")
     write(runs, out, baseline=default_baseline(runs, args.baseline), title=title)

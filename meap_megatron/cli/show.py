@@ -1,7 +1,6 @@
 """`meap show`: the summary of a dataset, one training sample as training reads it, or one stored conversation."""
 
 import argparse
-import os
 import sys
 import tempfile
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from meap_megatron.config import MaskConfig
 from meap_megatron.datasets.sft.config import SFTConfig
 from meap_megatron.declared import add_flags, declared, from_args
 from meap_megatron.errors import UserError, counted
+from meap_megatron.terminal import in_colour
 
 if TYPE_CHECKING:
     from meap_megatron.corpus.display import ShownSample
@@ -101,7 +101,7 @@ def show_conversation(args: argparse.Namespace, prefix: str, sidecar: "Sidecar")
 
     if args.index >= sidecar.num_documents:
         there = counted(sidecar.num_documents, "row")
-        raise UserError(f"--index {args.index}: {prefix} has {there}; take a smaller --index")
+        raise UserError(f"--index {args.index}: {prefix} has {there}", fix="take a smaller --index")
     ids = open_pair(prefix)[args.index].tolist()
     roles = open_pair(roles_prefix(prefix))[args.index].tolist()
     start = args.start or 0
@@ -195,7 +195,8 @@ def read_sample(args: argparse.Namespace, prefix: str, sidecar: "Sidecar") -> tu
             count = 0 if dataset is None else len(dataset)
             raise UserError(
                 f"--index {args.index}: {args.split_name} of {args.split} has {counted(count, 'sample')} of "
-                f"{args.seq_length} tokens; take a smaller --index, --seq-length or another --split-name"
+                f"{args.seq_length} tokens",
+                fix="take a smaller --index, --seq-length or another --split-name",
             )
         return as_read(dataset, args.index), len(dataset)
 
@@ -250,8 +251,7 @@ def as_read(dataset: Any, index: int) -> "ShownSample":
 
 
 def _colour(args: argparse.Namespace) -> bool:
-    terminal = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    return args.color == "always" or (args.color == "auto" and terminal)
+    return args.color == "always" or (args.color == "auto" and in_colour(sys.stdout))
 
 
 def _say_what_is_left(start: int, stop: int, length: int) -> None:
@@ -270,7 +270,7 @@ def _refuse_options_of_another_kind(args: argparse.Namespace, prefix: str, sidec
     kind, wrong = ("fine-tuning data", text) if sidecar.kind == "sft" else ("text", rows)
     if wrong := wrong & set(_given(args)):
         named = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(wrong))
-        raise UserError(f"{named}: {prefix} is {kind}, which has no such setting; leave it out")
+        raise UserError(f"{named}: {prefix} is {kind}, which has no such setting", fix="leave it out")
 
 
 def _check_split(args: argparse.Namespace, sidecar: "Sidecar") -> None:
@@ -286,7 +286,8 @@ def _check_split(args: argparse.Namespace, sidecar: "Sidecar") -> None:
     if first == end:
         raise UserError(
             f"--split-name {args.split_name}: no document of {sidecar.num_documents:,} is in that split (--split "
-            f"{args.split}); give it a larger share, or take another --split-name"
+            f"{args.split})",
+            fix="give it a larger share, or take another --split-name",
         )
 
 

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from meap_megatron.errors import UserError
 
     if (args.run is None) == (args.job is None):
-        raise UserError("name one run: its `save` folder, or --job ID of its SLURM job")
+        raise UserError("the run is not named, or twice", fix="name its `save` folder, or --job ID of its SLURM job")
     for name, seconds in (("--every", args.every), ("--stalled-after", args.stalled_after)):
         if seconds is not None and not seconds > 0:
             raise UserError(f"{name} {seconds:g} must be more than 0 seconds")
@@ -71,7 +71,7 @@ def examine(args: argparse.Namespace) -> "tuple[SlurmJob | None, Status | None]"
 
     job = find_job(args.job) if args.job else None
     if job is not None and job.run is None:
-        raise UserError(f"the command of job {job.job} has no save=FOLDER; name the folder: meap status FOLDER")
+        raise UserError(f"the command of job {job.job} has no save=FOLDER", fix="name the folder: meap status FOLDER")
     folder = Path(args.run if job is None else str(job.run))
     waiting = job is not None and job.waiting
     if job is not None and not (folder / "metrics.jsonl").is_file():

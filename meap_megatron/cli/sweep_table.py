@@ -30,13 +30,13 @@ def run(args: argparse.Namespace) -> int:
 
     sweep = plan.load(args.sweep, args.overrides)
     if not sweep.tables:
-        raise UserError(f"{sweep.path} describes no tables; examples/sweeps shows how")
+        raise UserError(f"{sweep.path} describes no tables", fix="add them as in examples/sweeps")
     tables = [read_table(table, origin=str(sweep.path)) for table in sweep.tables]
     folders = {arm.name: Path(args.results) / arm.name if args.results else arm.save for arm in sweep.arms}
     if not any(folder.is_dir() for folder in folders.values()):
         raise UserError(
-            f"no results: none of {', '.join(map(str, folders.values()))} exists; give --results FOLDER, in which every arm "
-            "has a folder"
+            f"no results: none of {', '.join(map(str, folders.values()))} exists",
+            fix="give --results FOLDER, in which every arm has a folder",
         )
     scores = {name: read_scores(folder) for name, folder in folders.items()}
     losses = {arm.name: validation_loss(arm.save) for arm in sweep.arms}

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
             f"--vocab-size {args.vocab_size} must be at least {SMALLEST}: all bytes and the special tokens"
         )
     if (args.output / "tokenizer.json").exists() and not args.overwrite:
-        raise UserError(f"{args.output} contains a tokenizer; choose another --output, or say --overwrite")
+        raise UserError(f"{args.output} contains a tokenizer", fix="choose another --output, or say --overwrite")
     texts = texts_of(find_inputs(args.inputs).files, key=args.json_key, most=parse_size(args.max_size))
     pieces = train_tokenizer(texts, args.output, vocab_size=args.vocab_size)
     print(f"{args.output}: {pieces:,} pieces")

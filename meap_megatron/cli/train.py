@@ -28,9 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the recipe's")
     parser.add_argument("--nproc", type=int, default=None, help="processes on this machine (as nproc=N)")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved command line and exit")
-    parser.add_argument(
-        "--verbose", action="store_true", help="show all of Megatron's output instead of one log per rank"
-    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from meap_megatron.launch.launch import known_world, launch
     from meap_megatron.launch.named_settings import of_recipe
     from meap_megatron.launch.runtime import resolve_device
+    from meap_megatron.terminal import is_verbose
 
     overrides = list(args.overrides)
     if args.nproc is not None:
@@ -67,9 +65,9 @@ def run(args: argparse.Namespace) -> int:
             argv.append(f"--load={save}")
         if recipe.get("tensorboard_dir") is None:
             argv.append(f"--tensorboard-dir={Path(save) / 'tensorboard'}")
-        if not args.verbose and recipe.get("meap_log") is None:
+        if not is_verbose() and recipe.get("meap_log") is None:
             argv.append(f"--meap-log={Path(save) / 'logs'}")
-    own_log = not (save or args.verbose or args.dry_run) and recipe.get("meap_log") is None
+    own_log = not (save or is_verbose() or args.dry_run) and recipe.get("meap_log") is None
     if args.dry_run:
         print(shlex.join(["python", "-m", TRAINER, *argv]))
         return 0

@@ -30,8 +30,8 @@ def run(args: argparse.Namespace) -> int:
     from meap_megatron.errors import UserError, counted
 
     if args.write_sidecar and not args.tokenizer:
-        raise UserError("--write-sidecar needs --tokenizer T, the tokenizer that made the ids")
-    failed = 0
+        raise UserError("--write-sidecar needs the tokenizer that made the ids", fix="give it with --tokenizer T")
+    failed: list[str] = []
     for prefix in dict.fromkeys(map(as_prefix, args.prefixes)):
         if args.write_sidecar:
             checks = Checks()
@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
         print(prefix)
         for check in checks:
             print(f"  {'ok    ' if check.passed else 'FAILED'}  {check.name}: {check.detail}")
-        failed += sum(not check.passed for check in checks)
+        failed += [f"{check.name} of {prefix}" for check in checks if not check.passed]
     if failed:
-        raise UserError(f"{counted(failed, 'check')} failed; make the dataset again or copy it again")
+        text = f"{counted(len(failed), 'check')} failed: {', '.join(failed)}"
+        raise UserError(text, fix="make the dataset again or copy it again")
     return 0

@@ -19,7 +19,9 @@ def opening_id(tokenizer: CorpusTokenizer, *, add_bos: bool | None, source: str)
     """
     bos_id = tokenizer.info.bos_id
     if add_bos and bos_id is None:
-        raise UserError(f"--add-bos: tokenizer {source} has no BOS token; name one with --bos-token, or leave it out")
+        raise UserError(
+            f"--add-bos: tokenizer {source} has no BOS token", fix="name one with --bos-token, or leave it out"
+        )
     wanted = tokenizer.adds_bos if add_bos is None else add_bos
     if add_bos is None and not wanted and bos_id is not None:
         _note(
@@ -42,7 +44,7 @@ def border_ids(
     eos_id = tokenizer.info.eos_id
     if add_eos and eos_id is None:
         raise UserError(
-            f"tokenizer {source} has no EOS token; name one with --eos-token, or leave it out with --no-eos"
+            f"tokenizer {source} has no EOS token", fix="name one with --eos-token, or leave it out with --no-eos"
         )
     bos_id = opening_id(tokenizer, add_bos=add_bos, source=source)
     if bos_id is not None and bos_id == eos_id and add_eos and add_bos is None:

@@ -76,8 +76,8 @@ class TokenizersEncoder:
                 needed = len(text) * BYTES_PER_BYTE / 1e9
                 raise UserError(
                     f"a text of {len(text) / 1e6:,.0f} MB, which begins {decoded[:60]!r}, has no place where it can be cut "
-                    f"without changing an id, and whole it needs about {needed:,.1f} GB of memory; "
-                    "split it, or leave it out"
+                    f"without changing an id, and whole it needs about {needed:,.1f} GB of memory",
+                    fix="split it, or leave it out",
                 )
             ids = np.array(self._tokenizer.encode(decoded, add_special_tokens=False).ids, dtype=np.uint32)
         return ids
@@ -215,11 +215,13 @@ def choose_encoder(requested: str, tokenizer: CorpusTokenizer, sample: Sequence[
         taken = requested != "tokenizers" and reason is None
         if difference := first_difference(model, reference, [*tricky, *sample[:: 4 if taken else 1]]):
             raise UserError(
-                f"the SentencePiece model has no equal tokenizer.json: {difference}; "
-                f"convert it with its own project's tool and pass the tokenizer.json"
+                f"the SentencePiece model has no equal tokenizer.json: {difference}",
+                fix="convert it with its own project's tool and pass the tokenizer.json",
             )
     if requested == "gigatoken" and reason is not None:
-        raise UserError(f"--encoder gigatoken cannot be used with this tokenizer: {reason}; use --encoder tokenizers")
+        raise UserError(
+            f"--encoder gigatoken cannot be used with this tokenizer: {reason}", fix="use --encoder tokenizers"
+        )
     return "tokenizers" if requested == "tokenizers" or reason is not None else "gigatoken", reason
 
 
@@ -255,7 +257,7 @@ class SpotCheck:
             text = texts[(self.batches + shift) % len(texts)]
             if len(text) <= 4096:
                 if difference := first_difference(self.fast, self.reference, [text]):
-                    raise RunError(f"{difference}; start again with --encoder tokenizers --overwrite")
+                    raise RunError(difference, fix="start again with --encoder tokenizers --overwrite")
                 return
 
 

@@ -48,7 +48,7 @@ def rows_of(pattern: str, shard: int, *, version: int) -> Iterator[dict[str, Any
     rows, _, now = _open(pattern)
     if now != version:
         raise UserError(
-            f"{pattern} changed since the run began; start over with --overwrite, or name a revision: @REVISION"
+            f"{pattern} changed since the run began", fix="start over with --overwrite, or name a revision: @REVISION"
         )
     try:
         yield from rows.shard(num_shards=rows.num_shards, index=shard)
@@ -68,7 +68,7 @@ def _open(pattern: str) -> tuple[Any, int, int]:
         import datasets
     except ImportError:
         raise UserError(
-            f"{pattern}: data sets of the Hub need the library datasets: pip install 'meap-megatron[hub]'"
+            f"{pattern}: data sets of the Hub need the library datasets", fix="pip install 'meap-megatron[hub]'"
         ) from None
     name, config, split = named["name"], named["config"] or None, named["split"] or "train"
     folder = Path(name)

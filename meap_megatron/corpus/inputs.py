@@ -159,7 +159,7 @@ def refuse_skipped(skipped: list[Skipped]) -> None:
     if lost := [one for one in skipped if one.why not in NOTHING_LOST]:
         lines = "\n".join(skipped_lines(lost))
         raise UserError(
-            f"--strict: {len(lost):,} files would be skipped:\n{lines}\nname the files to read, or remove these"
+            f"--strict: {len(lost):,} files would be skipped:\n{lines}", fix="name the files to read, or remove these"
         )
 
 
@@ -169,7 +169,10 @@ def _files_of(pattern: str, skipped: list[Skipped]) -> list[Path]:
         return _files_below(Path(pattern), skipped)
     matches = sorted(map(Path, glob.glob(pattern, recursive=True)))
     if not matches:
-        raise UserError(f"no input matches {pattern!r}: neither a file, nor a folder, nor a glob with a match")
+        raise UserError(
+            f"no input matches {pattern!r}: neither a file, nor a folder, nor a glob with a match",
+            fix="check the path",
+        )
     files: list[Path] = []
     for path in matches:
         if not path.is_dir():

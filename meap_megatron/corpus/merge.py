@@ -46,9 +46,9 @@ def merge(output: str | Path, inputs: list[str], *, overwrite: bool = False) -> 
     check_output(output)
     prefixes = order_shards(list(dict.fromkeys(as_prefix(name) for name in inputs)))
     if Path(output).resolve() in [Path(prefix).resolve() for prefix in prefixes]:
-        raise UserError(f"{output} is both an input and the output of merge; choose another output")
+        raise UserError(f"{output} is both an input and the output of merge", fix="choose another output")
     if not overwrite and (found := existing(output)):
-        raise UserError(f"{found[0]} exists already; choose another output, or replace it with --overwrite")
+        raise UserError(f"{found[0]} exists already", fix="choose another output, or replace it with --overwrite")
     sidecars = [check_prefix(prefix) for prefix in prefixes]
     first = sidecars[0]
     for prefix, sidecar in zip(prefixes, sidecars, strict=True):
@@ -114,7 +114,8 @@ def order_shards(prefixes: list[str]) -> list[str]:
     (base, count) = next(iter(runs))
     if missing := sorted(set(range(count)) - set(shards)):
         raise UserError(
-            f"shards {missing[:8]} of {count} of {base} are missing; make them first (--shard {missing[0]}/{count})"
+            f"shards {missing[:8]} of {count} of {base} are missing",
+            fix=f"make them first (--shard {missing[0]}/{count})",
         )
     return [shards[index] for index in range(count)]
 
@@ -131,8 +132,8 @@ def _check_same(first: str, one: Sidecar, prefix: str, other: Sidecar) -> None:
     ):
         if left != right:
             raise UserError(
-                f"{prefix} and {first} cannot be merged: {name} is {right!r} in the one and {left!r} in the other; "
-                f"encode both with the same tokenizer and options"
+                f"{prefix} and {first} cannot be merged: {name} is {right!r} in the one and {left!r} in the other",
+                fix="encode both with the same tokenizer and options",
             )
 
 

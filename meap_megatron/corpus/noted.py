@@ -49,7 +49,10 @@ def refuse_noted(dropped: Noted, unused: Noted, files: list[InputFile], texts: d
     if not dropped and not unused:
         return
     lines = [*noted_lines(dropped, files, texts), *noted_lines(unused, files, {})]
-    raise UserError("--strict: records would be dropped, or have keys that are not used:\n" + "\n".join(lines))
+    raise UserError(
+        "--strict: records would be dropped, or have keys that are not used:\n" + "\n".join(lines),
+        fix="correct these records, or leave --strict out",
+    )
 
 
 def summary(

@@ -47,7 +47,7 @@ def run_work[R: ShardResult](work: PreprocessingWork[R]) -> Sidecar:
         if not config.overwrite and (found := existing(prefix)):
             made = _made_of(prefix) if config.resume else ""
             raise UserError(
-                f"{found[0]} exists already{made}; replace it with --overwrite, or choose another --output"
+                f"{found[0]} exists already{made}", fix="replace it with --overwrite, or choose another --output"
             )
         encoder, reason = choose_encoder(config.encoder, work.encoding_tokenizer(), work.sample())
         if reason and config.encoder == "auto":
@@ -145,7 +145,9 @@ def _old_plan(config: RunConfig) -> dict[str, Any] | None:
         return None
     plan = read_plan(folder)
     if not config.resume:
-        raise UserError(f"{folder} contains an unfinished run; continue with --resume or start over with --overwrite")
+        raise UserError(
+            f"{folder} contains an unfinished run", fix="continue with --resume or start over with --overwrite"
+        )
     return plan
 
 
@@ -163,7 +165,7 @@ def _made_of(prefix: str) -> str:
     try:
         plan = check_prefix(prefix).plan
     except UserError as error:
-        return f" and is not a complete dataset ({error})"
+        return f" and is not a complete dataset ({error.problem})"
     if plan is None:
         return " and does not say what it was made from (merged, adopted, or made by an older version)"
     return " and was made from other inputs or options"

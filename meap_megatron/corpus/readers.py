@@ -134,9 +134,14 @@ class ChunkReader(RecordReader[bytes]):
         with pyarrow.parquet.ParquetFile(path) as table:
             schema = table.schema_arrow
             if key not in schema.names:
-                raise UserError(f"{path} has no column {key!r}, only {schema.names}; --json-key names the text column")
+                raise UserError(
+                    f"{path} has no column {key!r}, only {schema.names}", fix="name the text column with --json-key"
+                )
             if not _holds_texts(schema.field(key).type):
-                raise UserError(f"{path}: column {key!r} contains {schema.field(key).type}, expected strings")
+                raise UserError(
+                    f"{path}: column {key!r} contains {schema.field(key).type}, expected strings",
+                    fix="name a text column with --json-key",
+                )
             groups = range(self.chunk.start, self.chunk.stop)
             rows = sum(table.metadata.row_group(group).num_rows for group in groups)
             number = 0

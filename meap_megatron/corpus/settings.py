@@ -17,8 +17,8 @@ def check_output(prefix: str | Path) -> None:
     """
     if str(prefix).rpartition("/")[2] in ("", ".", "..") or Path(prefix).is_dir():
         raise UserError(
-            f"the output {str(prefix)!r} is a folder; it must be a prefix, the start of the files' names: "
-            f"take {str(Path(prefix) / 'NAME')!r} for NAME.bin and NAME.idx in it"
+            f"the output {str(prefix)!r} is a folder; it must be a prefix, the start of the files' names",
+            fix=f"take {str(Path(prefix) / 'NAME')!r} for NAME.bin and NAME.idx in it",
         )
 
 

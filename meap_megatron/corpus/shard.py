@@ -240,6 +240,6 @@ def check_bad_lines(count: int, listed: list[str], limit: int) -> None:
     if count > limit:
         lines = "\n  ".join(listed[:LISTED])
         raise UserError(
-            f"found {counted(count, 'invalid line')}, limit is {limit} (--max-bad-lines):\n  {lines}\n"
-            f"fix the input, or raise the limit to skip them"
+            f"found {counted(count, 'invalid line')}, limit is {limit} (--max-bad-lines):\n  {lines}",
+            fix="fix the input, or raise the limit to skip them",
         )

@@ -104,11 +104,11 @@ def adopt(
         UserError: there is a sidecar already, the pair is damaged, or the ids do not fit the tokenizer.
     """
     if sidecar_path(prefix).exists() and not overwrite:
-        raise UserError(f"{sidecar_path(prefix)} exists already; --overwrite replaces it")
+        raise UserError(f"{sidecar_path(prefix)} exists already", fix="replace it with --overwrite")
     loaded: CorpusTokenizer = load_tokenizer(tokenizer, **{name: value for name, value in names.items() if value})
     header = read_header(idx_path(prefix))
     if not bin_path(prefix).is_file():
-        raise UserError(f"{bin_path(prefix)} does not exist")
+        raise UserError(f"{bin_path(prefix)} does not exist", fix="name the prefix of the files, without .bin")
     folder = tokenizer_path(prefix)
     saved = folder.is_dir() and not overwrite
     if (
@@ -116,7 +116,7 @@ def adopt(
         and (other := load_tokenizer(folder, mask_token=loaded.info.mask_token, **_named(folder)).info.fingerprint)
         != loaded.info.fingerprint
     ):
-        raise UserError(f"{folder} contains another tokenizer ({other[:12]}); --overwrite replaces it")
+        raise UserError(f"{folder} contains another tokenizer ({other[:12]})", fix="replace it with --overwrite")
     pair = open_pair(prefix)
     check = Checks() if check is None else check
     structure = _check_structure(prefix, pair, check, adopted=True)

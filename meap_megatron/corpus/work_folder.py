@@ -39,7 +39,7 @@ class Parts:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._lock.close()
-            raise UserError(f"another run is writing to {folder}; wait for it or stop it") from None
+            raise UserError(f"another run is writing to {folder}", fix="wait for it or stop it") from None
         except OSError:
             pass  # a file system without locks
         for path in folder.glob("*.tmp"):
@@ -127,17 +127,19 @@ def compare_plans(old: dict[str, Any], new: dict[str, Any], *, prefix: str) -> N
     for name in sorted(old.keys() | new.keys()):
         if name != "inputs" and old.get(name) != new.get(name):
             raise UserError(
-                f"--resume: {name} is {new.get(name)!r}, the unfinished run of {prefix} had {old.get(name)!r}; "
-                f"repeat its options, or start over with --overwrite"
+                f"--resume: {name} is {new.get(name)!r}, the unfinished run of {prefix} had {old.get(name)!r}",
+                fix="repeat its options, or start over with --overwrite",
             )
     for before, now in zip(old["inputs"], new["inputs"], strict=False):
         if before != now:
             raise UserError(
                 f"--resume: input {now[0]} changed since the unfinished run of {prefix} "
-                f"(then {before}, now {now}: path, bytes, time); start over with --overwrite"
+                f"(then {before}, now {now}: path, bytes, time)",
+                fix="start over with --overwrite",
             )
     if len(old["inputs"]) != len(new["inputs"]):
         raise UserError(
             f"--resume: there are {len(new['inputs'])} input files, the unfinished run of {prefix} had "
-            f"{len(old['inputs'])}; start over with --overwrite"
+            f"{len(old['inputs'])}",
+            fix="start over with --overwrite",
         )

@@ -152,8 +152,8 @@ class _Worker:
         chunks = self.task[1] if self.task else ()
         where = f" while reading {chunks[0].file.path}" if chunks else ""
         return RunError(
-            f"worker {self.index} (process {self.process.pid}) {how}{where}{hint}; "
-            f"finished shards are kept: the same command with --resume continues"
+            f"worker {self.index} (process {self.process.pid}) {how}{where}{hint}; finished shards are kept",
+            fix="continue with the same command and --resume",
         )
 
     def stop(self) -> None:

@@ -179,8 +179,8 @@ class Assembler:
 
     def _damaged(self, error: RuntimeError) -> UserError:
         return UserError(
-            f"{self._where} cannot be read: {error}; the .idx file or the cached index is damaged, or of other data: "
-            "run `meap verify` on the data, and delete the cached *_index.npy files, which are then made again"
+            f"{self._where} cannot be read: {error}; the .idx file or the cached index is damaged, or of other data",
+            fix="run `meap verify` on the data, and delete the cached *_index.npy files, which are then made again",
         )
 
 

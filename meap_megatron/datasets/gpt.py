@@ -61,8 +61,8 @@ class MEAPGPTDatasetConfig(GPTDatasetConfig):
                 if len(prefixes) > 1:
                     raise UserError(
                         f"strategy {self.meap.strategy!r} with a blend of {len(prefixes)} datasets: its masks follow the "
-                        "optimizer step, which a sample of a blend does not know; merge the data (meap merge) or use "
-                        "strategy 'random'"
+                        "optimizer step, which a sample of a blend does not know",
+                        fix="merge the data (meap merge) or use strategy 'random'",
                     )
 
 
@@ -217,20 +217,25 @@ def check_matches(sidecar: Sidecar, prefix: str, config: MEAPGPTDatasetConfig) -
         UserError: the data is of another kind, of another tokenizer, or lacks what the configuration relies on.
     """
     if sidecar.kind != "text":
-        raise UserError(f"{prefix} holds {sidecar.kind!r} data; pre-training reads data of 'meap preprocess text'")
+        raise UserError(
+            f"{prefix} holds {sidecar.kind!r} data; pre-training reads data of 'meap preprocess text'",
+            fix="make it with `meap preprocess text`",
+        )
     tokenizer: Any = config.tokenizer
     check_tokenizer(sidecar, prefix, tokenizer, mask_id=None if config.meap is None else config.meap.mask_id)
     if tokenizer.vocab_size < sidecar.tokenizer.vocab_size:
         raise UserError(
             f"{prefix} has ids up to {sidecar.tokenizer.vocab_size - 1}, the vocabulary of this run has "
-            f"{tokenizer.vocab_size} rows; use the tokenizer saved beside the data"
+            f"{tokenizer.vocab_size} rows",
+            fix="use the tokenizer saved beside the data",
         )
     if not sidecar.add_eos or sidecar.tokenizer.eos_id is None:
         for name in ("reset_position_ids", "reset_attention_mask", "eod_mask_loss"):
             if getattr(config, name):
                 raise UserError(
                     f"{name} is set, but the documents of {prefix} do not end with an EOS token, so it would do "
-                    "nothing; make the data with EOS or leave the option out"
+                    "nothing",
+                    fix="make the data with EOS or leave the option out",
                 )
 
 
@@ -242,6 +247,6 @@ def check_not_empty(
         return
     count = len(dataset.sequence_lengths)
     raise UserError(
-        f"the {split.name} split of {prefix} is empty: {count:,} documents, split {config.split}; give that split a "
-        "larger share, or none (split=100,0,0 with eval_iters=0)"
+        f"the {split.name} split of {prefix} is empty: {count:,} documents, split {config.split}",
+        fix="give that split a larger share, or none (split=100,0,0 with eval_iters=0)",
     )

@@ -37,7 +37,8 @@ def check_tokenizer(sidecar: Sidecar, prefix: str, tokenizer: Any, *, mask_id: i
     if fingerprint != info.fingerprint:
         raise UserError(
             f"{prefix} was made with tokenizer {info.fingerprint[:12]}, this run uses {fingerprint[:12]}: its ids mean "
-            "other tokens; make the data again with the run's tokenizer"
+            "other tokens",
+            fix="make the data again with the run's tokenizer",
         )
     if mask_id not in (None, info.mask_id):
         raise UserError(

@@ -189,8 +189,8 @@ def obtain_indices(
     root = next(iter([*there, *filter(is_writable, folders)]), None)
     if root is None:
         raise UserError(
-            f"the sample index can be kept in none of {', '.join(map(str, folders))}: no permission to write; set "
-            "data_cache_path to a folder that can be written and that all nodes see"
+            f"the sample index can be kept in none of {', '.join(map(str, folders))}: no permission to write",
+            fix="set data_cache_path to a folder that can be written and that all nodes see",
         )
 
     def build(folder: Path) -> dict[str, Any]:

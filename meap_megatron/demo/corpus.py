@@ -100,8 +100,8 @@ def write_corpus(output: Path, *, folder: Path, byte_limit: int) -> Corpus:
         least = min(LEAST_BYTES, byte_limit // 2)
         if num_bytes < least:
             raise UserError(
-                f"{folder} holds {num_bytes:,} bytes of Python sources, the demo needs {least:,}; "
-                "use a Python whose standard library is installed as files"
+                f"{folder} holds {num_bytes:,} bytes of Python sources, the demo needs {least:,}",
+                fix="use a Python whose standard library is installed as files",
             )
     return Corpus(path=output, num_documents=num_documents, num_bytes=num_bytes)
 

@@ -28,10 +28,12 @@ def room_for(out: Path, *, overwrite: bool) -> Iterator[None]:
         UserError: it is a file, or it is not empty and `overwrite` was not given.
     """
     if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file; give a folder")
+        raise UserError(f"--out {out} is a file", fix="give a folder")
     if out.is_dir() and any(out.iterdir()):
         if not overwrite:
-            raise UserError(f"--out {out} is not empty; give another folder, or --overwrite to replace the demo there")
+            raise UserError(
+                f"--out {out} is not empty", fix="give another folder, or --overwrite to replace the demo there"
+            )
         put_aside(out)
     try:
         out.mkdir(parents=True, exist_ok=True)

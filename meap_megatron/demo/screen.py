@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 from meap_megatron.demo.sample import Cell
+from meap_megatron.terminal import in_colour
 
 COLOURS = {"ntp": "\x1b[34m", "meap": "\x1b[33m", "mask": "\x1b[30;43m", "bold": "\x1b[1m"}
 RESET = "\x1b[0m"
@@ -17,7 +18,7 @@ class Screen:
 
     def __init__(self, num_stages: int, *, stream: TextIO | None = None) -> None:
         self.stream = sys.stdout if stream is None else stream
-        self.in_colour = self.stream.isatty()
+        self.in_colour = in_colour(self.stream)
         self.num_stages = num_stages
         self.stages: list[dict[str, Any]] = []
         self.began = time.monotonic()

@@ -87,7 +87,7 @@ def headline(ntp: Results, meap: Results) -> str:
     ]
     ratio = step_ratio(ntp, meap)
     cost = "unknown" if ratio is None else f"× {ratio:.3f}"
-    return f"validation loss on clean inputs: {', '.join(losses)}; MEAP step / NTP step: {cost}"
+    return f"Validation loss on clean inputs: {', '.join(losses)}; MEAP step / NTP step: {cost}"
 
 
 def step_ratio(ntp: Results, meap: Results) -> float | None:

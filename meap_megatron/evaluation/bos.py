@@ -43,10 +43,10 @@ def read_policy(folder: str | Path) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); export the model again") from None
+        raise UserError(f"{path} is not JSON ({error})", fix="export the model again") from None
     if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
         raise UserError(
-            f"{path}: 'format_version' must be {FORMAT_VERSION}, found {content!r:.80}; export the model again"
+            f"{path}: 'format_version' must be {FORMAT_VERSION}, found {content!r:.80}", fix="export the model again"
         )
     if not isinstance(content.get("add_bos"), bool | None):
         raise UserError(f"{path}: 'add_bos' must be true, false or null, found {content.get('add_bos')!r}")
@@ -78,7 +78,8 @@ def decide(folder: str | Path, tokenizer: Any, *, requested: bool | None = None)
     if trained is not None and requested not in (None, trained):
         raise UserError(
             f"{Path(folder) / FILE_NAME} says that the model was trained {_with(trained)} BOS, and the run "
-            f"was asked for {'--bos' if requested else '--no-bos'}; leave the option out"
+            f"was asked for {'--bos' if requested else '--no-bos'}",
+            fix="leave the option out",
         )
     if trained is not None:
         add, source = trained, FILE_NAME
@@ -87,7 +88,9 @@ def decide(folder: str | Path, tokenizer: Any, *, requested: bool | None = None)
     else:
         add, source = default, "tokenizer default"
     if add and tokenizer.bos_token_id is None:
-        raise UserError(f"{folder}: {source} asks for BOS, but the tokenizer has no BOS token; export the model again")
+        raise UserError(
+            f"{folder}: {source} asks for BOS, but the tokenizer has no BOS token", fix="export the model again"
+        )
     return BosPolicy(add_bos=add, source=source, override=None if add == default else add)
 
 
@@ -101,7 +104,8 @@ def check_harness(folder: str | Path, *, begins_with_bos: bool) -> None:
     if trained is not None and trained != begins_with_bos:
         raise UserError(
             f"{Path(folder) / FILE_NAME} says that the model was trained {_with(trained)} BOS, but the prompts of this "
-            f"run would be {_with(begins_with_bos)} it; add add_bos_token={trained} to --model_args"
+            f"run would be {_with(begins_with_bos)} it",
+            fix=f"add add_bos_token={trained} to --model_args",
         )
 
 

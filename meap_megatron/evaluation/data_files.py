@@ -55,7 +55,7 @@ def read_json(path: Path) -> Any:
     try:
         return whole(json.loads(path.read_text(encoding="utf-8-sig")))
     except (ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}); copy the file again") from error
+        raise UserError(f"{path} cannot be read as JSON ({error})", fix="copy the file again") from error
 
 
 def subfolder(folder: Path | None, name: str) -> Path | None:
@@ -82,11 +82,12 @@ def read_records(path: Path, fields: tuple[str, ...]) -> tuple[dict[str, Any], .
             for record in json.load(stream) if path.suffix == ".json" else map(json.loads, stream):
                 if not isinstance(record, dict) or not all(record.get(field) for field in fields):
                     raise UserError(
-                        f"{path}:{len(records) + 1}: a record needs {', '.join(fields)}; get the published file again"
+                        f"{path}:{len(records) + 1}: a record needs {', '.join(fields)}",
+                        fix="get the published file again",
                     )
                 records.append(whole(record))
     except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{path}:{len(records) + 1}: cannot be read ({error}); copy the file again") from error
+        raise UserError(f"{path}:{len(records) + 1}: cannot be read ({error})", fix="copy the file again") from error
     if not records:
-        raise UserError(f"{path} holds no records; copy the file again")
+        raise UserError(f"{path} holds no records", fix="copy the file again")
     return tuple(records)

@@ -13,6 +13,7 @@ from meap_megatron.evaluation.response_cache import Ledger, RecordingLM, respons
 from meap_megatron.evaluation.retrieval.haystack import describe_essays, find_essays
 from meap_megatron.evaluation.session import Session
 from meap_megatron.evaluation.suites import SUITES, Request, Suite
+from meap_megatron.terminal import is_verbose
 
 TASKS = Path(__file__).parent / "tasks"
 COMMONSENSE_FOLDERS = ("arc", "super_glue/boolq", "piqa", "hellaswag", "winogrande", "openbookqa")
@@ -73,7 +74,8 @@ def check_lengths(request: Request, session: Session, suite: Suite) -> None:
     if above:
         raise UserError(
             f"length {above[0]} is above the model's limit of {session.limit} tokens (config.json), prompt and answer "
-            f"together; give --lengths up to {session.limit}"
+            f"together",
+            fix=f"give --lengths up to {session.limit}",
         )
 
 
@@ -88,7 +90,8 @@ def load_tasks(names: tuple[str, ...], metadata: dict[str, Any], *, local: bool)
     from lm_eval.tasks import TaskManager
 
     # The harness warns of every option of every task; what concerns the user is checked here.
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    if not is_verbose():
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
     try:
         shipped = Path(lm_eval.tasks.__file__).parent
         folders = [TASKS] if local else [shipped / folder for folder in COMMONSENSE_FOLDERS]
@@ -101,8 +104,9 @@ def load_tasks(names: tuple[str, ...], metadata: dict[str, Any], *, local: bool)
             raise
         raise RunError(
             f"the data sets of {', '.join(names)} are not on this machine and cannot be fetched "
-            f"({type(error).__name__}: {first_line(error):.160}); run this suite once where there is a network, "
-            f"then copy that machine's Hugging Face cache (HF_HOME) and set HF_HUB_OFFLINE=1"
+            f"({type(error).__name__}: {first_line(error):.160})",
+            fix="run this suite once where there is a network, "
+            "then copy that machine's Hugging Face cache (HF_HOME) and set HF_HUB_OFFLINE=1",
         ) from error
 
 

@@ -28,14 +28,16 @@ def check_model(folder: Path) -> None:
         UserError: it does not exist, or config.json, weights or tokenizer are missing.
     """
     if not folder.is_dir():
-        raise UserError(f"model {folder} is not a folder; give a Hugging Face model folder (nothing is downloaded)")
+        raise UserError(
+            f"model {folder} is not a folder", fix="give a Hugging Face model folder (nothing is downloaded)"
+        )
     if not (folder / "config.json").is_file():
-        raise UserError(f"model {folder} has no config.json; export the checkpoint to Hugging Face first")
+        raise UserError(f"model {folder} has no config.json", fix="export the checkpoint to Hugging Face first")
     if not any(file for pattern in WEIGHTS[:2] for file in folder.glob(pattern)):
-        raise UserError(f"model {folder} has no weights (*.safetensors or *.bin); copy them or export again")
+        raise UserError(f"model {folder} has no weights (*.safetensors or *.bin)", fix="copy them or export again")
     if not any(file for pattern in TOKENIZER_FILES for file in folder.glob(pattern)):
         raise UserError(
-            f"model {folder} has no tokenizer; put tokenizer.json and tokenizer_config.json beside the weights"
+            f"model {folder} has no tokenizer", fix="put tokenizer.json and tokenizer_config.json beside the weights"
         )
     for path in folder.iterdir():
         refuse_pointer(path)

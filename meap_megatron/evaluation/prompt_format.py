@@ -63,8 +63,8 @@ def decide(folder: Path, tokenizer: Any, *, requested: bool | None) -> ChatPolic
         source = f"fine-tuned with the template {record.get('template')!r} ({bos.FILE_NAME})"
         if not has:
             raise UserError(
-                f"{folder} was {source}, but its tokenizer has no chat template; export the model again, or ask it without "
-                f"one (--no-{OPTION[2:]})"
+                f"{folder} was {source}, but its tokenizer has no chat template",
+                fix=f"export the model again, or ask it without one (--no-{OPTION[2:]})",
             )
         return ChatPolicy(apply=True, source=source, stop_ids=stops)
     if record.get("data_kind") == "text":

@@ -100,12 +100,12 @@ def load_tokenizer(name: str, *, override: bool | None = None, trust_remote_code
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, **options)
     except Exception as error:
         raise UserError(
-            f"{name} has no tokenizer that transformers can load ({first_line(error):.200}); "
-            f"put tokenizer.json and tokenizer_config.json beside the weights"
+            f"{name} has no tokenizer that transformers can load ({first_line(error):.200})",
+            fix="put tokenizer.json and tokenizer_config.json beside the weights",
         ) from error
     if not tokenizer("The quick brown fox", add_special_tokens=False).input_ids:
         raise UserError(
-            f"the tokenizer of {name} makes no tokens of text: its vocabulary is empty; copy the files again"
+            f"the tokenizer of {name} makes no tokens of text: its vocabulary is empty", fix="copy the files again"
         )
     return tokenizer
 
@@ -135,8 +135,8 @@ def load_measure(metadata: dict[str, Any]) -> Measure:
     name = next((value for value in named if isinstance(value, str) and value), None)
     if name is None:
         raise UserError(
-            "the length of a prompt is counted with the model's tokenizer, and none is named; "
-            'give --model_args pretrained=DIR, or --metadata \'{"tokenizer": "DIR"}\''
+            "the length of a prompt is counted with the model's tokenizer, and none is named",
+            fix='give --model_args pretrained=DIR, or --metadata \'{"tokenizer": "DIR"}\'',
         )
     model = next((value for value in named[1:] if isinstance(value, str) and value), name)
     limits = [int(metadata[key]) for key in LIMIT_KEYS if metadata.get(key) is not None]

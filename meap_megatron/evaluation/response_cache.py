@@ -64,15 +64,17 @@ class Ledger:
         lines = kept.decode("utf-8").split("\n")[:-1]
         if lines and lines[0] != header:
             raise UserError(
-                f"{self.path} holds the answers of another model, tokenizer, BOS policy or precision; "
-                f"choose another --out, or --overwrite"
+                f"{self.path} holds the answers of another model, tokenizer, BOS policy or precision",
+                fix="choose another --out, or --overwrite",
             )
         for number, line in enumerate(lines[1:], start=2):
             try:
                 record = json.loads(line)
                 self.answers[record["key"]] = record["answer"]
             except (ValueError, KeyError, TypeError):
-                raise UserError(f"{self.path}:{number}: not an answer of a model; --overwrite starts over") from None
+                raise UserError(
+                    f"{self.path}:{number}: not an answer of a model", fix="start over with --overwrite"
+                ) from None
         return kept
 
     def _write(self, line: str) -> None:

@@ -176,10 +176,10 @@ def finished(path: Path, *, session: Session, settings: Mapping[str, Any]) -> di
             and content["settings"] == json.loads(json.dumps(settings))
         )
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is not a results document; choose another --out, or --overwrite") from None
+        raise UserError(f"{path} is not a results document", fix="choose another --out, or --overwrite") from None
     if not same:
         raise UserError(
-            f"{path} holds results of another model or of other settings; choose another --out, or --overwrite"
+            f"{path} holds results of another model or of other settings", fix="choose another --out, or --overwrite"
         )
     return dict(content)
 

@@ -15,6 +15,7 @@ from meap_megatron.evaluation import figures, results
 from meap_megatron.evaluation.response_cache import responses_file
 from meap_megatron.evaluation.session import Session, open_session
 from meap_megatron.evaluation.suites import SUITES, Request
+from meap_megatron.terminal import print_error
 
 HARNESS = "meap_megatron.evaluation.harness"
 RUNNERS = {
@@ -47,7 +48,7 @@ def evaluate(request: Request, names: Sequence[str]) -> Iterator[dict[str, Any]]
             if len(names) == 1:
                 raise
             failed.append(name)
-            print(f"{name}: {error}", file=sys.stderr)
+            print_error(error.at(name))
         else:
             yield content
     if failed:
@@ -66,12 +67,12 @@ def check_backend(request: Request, names: Sequence[str]) -> None:
         return
     if importlib.util.find_spec("vllm") is None:
         raise UserError(
-            "--backend vllm needs vLLM, and it is not installed: pip install vllm on a machine with a GPU, or leave "
-            "--backend out"
+            "--backend vllm needs vLLM, and it is not installed",
+            fix="pip install vllm on a machine with a GPU, or leave --backend out",
         )
     if inner := [name for name in names if not SUITES[name].tasks and not SUITES[name].judged]:
         raise UserError(
-            f"--backend vllm only answers, and suite {inner[0]} looks into the model; use --backend hf for it"
+            f"--backend vllm only answers, and suite {inner[0]} looks into the model", fix="use --backend hf for it"
         )
 
 
@@ -88,7 +89,7 @@ def check_writable(out: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise UserError(
-            f"results cannot be written to {out}: {error.strerror}; name a folder with --out DIR"
+            f"results cannot be written to {out}: {error.strerror}", fix="name a folder with --out DIR"
         ) from None
 
 

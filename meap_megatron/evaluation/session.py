@@ -11,6 +11,7 @@ from meap_megatron.evaluation import bos, identity
 from meap_megatron.evaluation.prompt_format import ChatPolicy, decide, own_decoding, wrap
 from meap_megatron.evaluation.prompt_length import load_tokenizer, model_limit
 from meap_megatron.evaluation.suites import Request, Suite
+from meap_megatron.terminal import is_verbose
 
 
 @dataclass(kw_only=True)
@@ -70,13 +71,15 @@ def open_session(request: Request) -> Session:
     if recorded is not None and recorded != of_tokenizer["corpus_fingerprint"]:
         raise UserError(
             f"{folder / bos.FILE_NAME} says that the model was trained with tokenizer {recorded:.12}, but the one beside "
-            f"it is {str(of_tokenizer['corpus_fingerprint']):.12}; put the tokenizer of the training data there"
+            f"it is {str(of_tokenizer['corpus_fingerprint']):.12}",
+            fix="put the tokenizer of the training data there",
         )
     limit = model_limit(str(folder))
     if request.max_length is not None:
         if limit is not None and request.max_length > limit:
             raise UserError(
-                f"--max-length {request.max_length} is above the model's limit of {limit} tokens (config.json)"
+                f"--max-length {request.max_length} is above the model's limit of {limit} tokens (config.json)",
+                fix=f"take at most {limit}",
             )
         limit = request.max_length
     chat = decide(folder, tokenizer, requested=request.chat)
@@ -87,7 +90,8 @@ def open_session(request: Request) -> Session:
     if (first == [lm.tokenizer.bos_token_id]) != policy.add_bos:
         raise UserError(
             f"model {folder}: prompts must begin {'with' if policy.add_bos else 'without'} BOS ({policy.source}), "
-            f"and its tokenizer cannot be made to do so; export the model again"
+            f"and its tokenizer cannot be made to do so",
+            fix="export the model again",
         )
     return Session(
         lm=lm, chat=chat, decoding=decoding, model=model, tokenizer=of_tokenizer, policy=policy, limit=limit
@@ -131,7 +135,8 @@ def load_model(
 
     from meap_megatron.evaluation.harness_model import SharedPrefixLM
 
-    transformers.logging.disable_progress_bar()
+    if not is_verbose():
+        transformers.logging.disable_progress_bar()
 
     device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -40,7 +40,7 @@ def settings(request: Request, suite: Suite) -> dict[str, Any]:
         UserError: there is no text, or more than one length.
     """
     if len(request.lengths or ()) > 1:
-        raise UserError(f"--lengths {request.lengths}: text-loss reads windows of one length; give one number")
+        raise UserError(f"--lengths {request.lengths}: text-loss reads windows of one length", fix="give one number")
     return {
         "text": source_of(text_of(request))["sha256"],
         "length": request.lengths[0] if request.lengths else None,
@@ -73,7 +73,7 @@ def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, A
     counts = num_windows(documents.lengths, length=length, prefix=prefix is not None)
     picked = pick(counts, limit=chosen["limit"], seed=request.seed)
     if not picked:
-        raise UserError(f"{text_of(request)} has no token to predict; give a longer text (--text)")
+        raise UserError(f"{text_of(request)} has no token to predict", fix="give a longer text (--text)")
     windows = [
         window(documents.ids(document), index, length=length, prefix=prefix, sizes=sizes) for document, index in picked
     ]
@@ -132,7 +132,10 @@ def window_length(asked: int | None, limit: int | None) -> int:
         UserError: the model does not take so many.
     """
     if asked is not None and limit is not None and asked > limit:
-        raise UserError(f"--lengths {asked} is above the model's limit of {limit} tokens (config.json)")
+        raise UserError(
+            f"--lengths {asked} is above the model's limit of {limit} tokens (config.json)",
+            fix=f"take at most {limit}",
+        )
     return asked or min(LENGTH, limit or LENGTH)
 
 
@@ -179,7 +182,8 @@ def read_documents(path: str, tokenizer: CorpusTokenizer) -> Documents:
     if sidecar.tokenizer.fingerprint != tokenizer.info.fingerprint:
         raise UserError(
             f"{path} was made with tokenizer {sidecar.tokenizer.fingerprint:.12}, the model has "
-            f"{tokenizer.info.fingerprint:.12}: its ids mean other tokens; give the text itself, or make the data again"
+            f"{tokenizer.info.fingerprint:.12}: its ids mean other tokens",
+            fix="give the text itself, or make the data again",
         )
     bounds = np.concatenate([[0], np.cumsum(pair.lengths, dtype=np.int64)])[pair.document_indices]
     begins, ends = bounds[:-1] + sidecar.add_bos, bounds[1:] - sidecar.add_eos

@@ -66,7 +66,7 @@ def prompt_ids(opened: OpenModel, text: str) -> list[int]:
     if opened.add_bos:
         ids.insert(0, opened.tokenizer.bos_token_id)
     if not ids:
-        raise UserError("the prompt is empty, and this model's documents begin without BOS; give it some text")
+        raise UserError("the prompt is empty, and this model's documents begin without BOS", fix="give it some text")
     return ids
 
 
@@ -99,7 +99,8 @@ def room(opened: OpenModel, ids: list[int]) -> int:
         return sys.maxsize
     if len(ids) >= opened.limit:
         raise UserError(
-            f"the prompt has {len(ids):,} tokens and the model takes {opened.limit:,}, the answer included; shorten it"
+            f"the prompt has {len(ids):,} tokens and the model takes {opened.limit:,}, the answer included",
+            fix="shorten the prompt",
         )
     return opened.limit - len(ids)
 

@@ -58,7 +58,8 @@ def open_model(source: Source) -> OpenModel:
     if (source.model / "config.json").is_file():
         if source.tokenizer is not None or source.data is not None:
             raise UserError(
-                f"{source.model} is a Hugging Face folder; --tokenizer and --data are for checkpoints of a run"
+                f"{source.model} is a Hugging Face folder; --tokenizer and --data are for checkpoints of a run",
+                fix="leave --tokenizer and --data out",
             )
         identity.check_model(source.model)
         return _ready(source, source.model, _load(source, source.model), device)
@@ -91,10 +92,15 @@ def _load_checkpoint(source: Source, folder: Path) -> Any:
     from meap_megatron.checkpoint.convert.hf_config import what_it_is
 
     if not source.model.is_dir():
-        raise UserError(f"model {source.model} is not a folder; give a run, a checkpoint or a Hugging Face folder")
+        raise UserError(
+            f"model {source.model} is not a folder", fix="give a run, a checkpoint or a Hugging Face folder"
+        )
     found = what_it_is(source.model)
     if "checkpoint" not in found and not (source.model / "metadata.json").is_file():
-        raise UserError(f"{source.model} is neither a Hugging Face model nor a checkpoint of a run: {found}")
+        raise UserError(
+            f"{source.model} is neither a Hugging Face model nor a checkpoint of a run: {found}",
+            fix="give a run, a checkpoint or a Hugging Face folder",
+        )
     plan = plan_export(ExportSettings(checkpoint=source.model, tokenizer=source.tokenizer, data=source.data))
     print(f"model: {plan.checkpoint.path}", file=sys.stderr, flush=True)
     weights = {name: hf_tensor(plan, entry, layer, place) for name, entry, layer, place in hf_entries(plan.spec)}
@@ -143,8 +149,8 @@ def full_memory_named() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise RunError(
-            f"the GPU's memory is full ({first_line(error):.200}); use --dtype bfloat16, a shorter prompt, a smaller "
-            "--batch-size, or --device cpu"
+            f"the GPU's memory is full ({first_line(error):.200})",
+            fix="use --dtype bfloat16, a shorter prompt, a smaller --batch-size, or --device cpu",
         ) from None
 
 

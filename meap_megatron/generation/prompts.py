@@ -69,7 +69,10 @@ def _record(line: str, place: str) -> dict[str, Any]:
         if not isinstance(messages, list) or not messages or not all(map(_is_message, messages)):
             raise UserError(f"{place}: 'messages' must be a list of objects with 'role' and 'content'")
         if messages[-1]["role"] == "assistant":
-            raise UserError(f"{place}: the last message is the assistant's; there is nothing to answer")
+            raise UserError(
+                f"{place}: the last message is the assistant's; there is nothing to answer",
+                fix="end with a message of the user",
+            )
     return record
 
 

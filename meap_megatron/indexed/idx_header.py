@@ -79,6 +79,7 @@ def read_header(path: Path) -> IndexHeader:
         raise UserError(
             f"{path} has {size:,} bytes, its own counts ({num_sequences:,} sequences, {num_document_indices:,} "
             f"document indices) ask for {header.file_bytes:,}: "
-            f"it was {'truncated' if size < header.file_bytes else 'changed'}"
+            f"it was {'truncated' if size < header.file_bytes else 'changed'}",
+            fix="copy or make the dataset again",
         )
     return header

@@ -17,8 +17,8 @@ def ordinary_ids(prefix: str, sidecar: Sidecar) -> OrdinaryIds:
     path = None if info.folder is None else Path(prefix).parent / info.folder / "tokenizer.json"
     if path is None or not path.is_file():
         raise UserError(
-            f"meap_corruption draws random tokens, and the tokenizer of {prefix} is not beside it ({path}); copy the folder "
-            "there, or use meap_corruption=mask"
+            f"meap_corruption draws random tokens, and the tokenizer of {prefix} is not beside it ({path})",
+            fix="copy the folder there, or use meap_corruption=mask",
         )
     from tokenizers import Tokenizer
 

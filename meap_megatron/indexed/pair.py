@@ -155,7 +155,8 @@ class IndexedReader:
         if rest or start < 0 or length < 0 or start + length > len(self.tokens):
             raise UserError(
                 f"sequence {index} of a .bin of {len(self.tokens):,} ids is said to have {length:,} ids from byte "
-                f"{pointer:,} on: the .idx is damaged, or of other data; `meap verify` says more"
+                f"{pointer:,} on: the .idx is damaged, or of other data",
+                fix="see what `meap verify` says, and copy or make the dataset again",
             )
         return self.tokens[start : start + length]
 

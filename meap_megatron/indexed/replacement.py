@@ -76,7 +76,8 @@ def finish(prefix: Path, *, last: Path) -> None:
     except OSError as error:
         raise UserError(
             f"the replacement of {prefix} was interrupted, and its last files cannot be moved out of {complete} "
-            f"({error.strerror}): run `meap verify {prefix}` as somebody who can write there"
+            f"({error.strerror})",
+            fix=f"run `meap verify {prefix}` as somebody who can write there",
         ) from None
 
 

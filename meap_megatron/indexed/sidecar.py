@@ -147,16 +147,16 @@ def read_sidecar(prefix: str | Path) -> Sidecar:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
-            f"{path} does not exist: {prefix} is not a dataset made by 'meap preprocess'; "
-            f"for data made by another tool run 'meap verify {prefix} --write-sidecar --tokenizer T'"
+            f"{path} does not exist: {prefix} is not a dataset made by 'meap preprocess'",
+            fix=f"for data made by another tool run 'meap verify {prefix} --write-sidecar --tokenizer T'",
         ) from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}); make the dataset again") from None
+        raise UserError(f"{path} cannot be read as JSON ({error})", fix="make the dataset again") from None
     version = record.get("format_version") if isinstance(record, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise UserError(
-            f"{path} has format version {version}, this meap_megatron reads up to {FORMAT_VERSION}: "
-            f"install a newer one"
+            f"{path} has format version {version}, this meap_megatron reads up to {FORMAT_VERSION}",
+            fix="install a newer one",
         )
     optional = dict.fromkeys(OPTIONAL)
     sidecar = _build(Sidecar, {**optional, **record} if isinstance(record, dict) else record, path)
@@ -190,19 +190,26 @@ def check_prefix(prefix: str | Path) -> Sidecar:
         sizes |= {bin_path(roles): sidecar.sft["roles_bytes"], idx_path(roles): sidecar.sft["roles_idx_bytes"]}
     for path, expected in sizes.items():
         if not path.is_file():
-            raise UserError(f"{path} does not exist although {sidecar_path(prefix)} does; make the dataset again")
+            raise UserError(
+                f"{path} does not exist although {sidecar_path(prefix)} does", fix="make the dataset again"
+            )
         if (found := path.stat().st_size) != expected:
             raise UserError(
                 f"{path} has {found:,} bytes, its sidecar says {expected:,}: the file was "
-                f"{'truncated' if found < expected else 'changed after it was made'}; copy or make the dataset again"
+                f"{'truncated' if found < expected else 'changed after it was made'}",
+                fix="copy or make the dataset again",
             )
     header = read_header(idx_path(prefix))
     if header.dtype != sidecar.dtype:
-        raise UserError(f"{idx_path(prefix)} holds {header.dtype} ids, its sidecar says {sidecar.dtype}")
+        raise UserError(
+            f"{idx_path(prefix)} holds {header.dtype} ids, its sidecar says {sidecar.dtype}",
+            fix="copy or make the dataset again",
+        )
     if header.num_document_indices != sidecar.num_documents + 1:
         raise UserError(
             f"{idx_path(prefix)} holds {header.num_document_indices - 1:,} documents, "
-            f"its sidecar says {sidecar.num_documents:,}"
+            f"its sidecar says {sidecar.num_documents:,}",
+            fix="copy or make the dataset again",
         )
     return sidecar
 

@@ -94,36 +94,39 @@ def check(args: Any) -> None:
         if args.step_batch_size_schedule is not None:
             raise UserError(
                 f"--meap-mask-strategy {args.meap_mask_strategy} numbers its position sets by optimizer step, which "
-                "needs a constant global batch size; drop --step-batch-size-schedule"
+                "needs a constant global batch size",
+                fix="drop --step-batch-size-schedule",
             )
         if args.dataloader_type == "cyclic":
             raise UserError(
                 f"--meap-mask-strategy {args.meap_mask_strategy} numbers its position sets by the order of the "
-                "samples, which --dataloader-type cyclic changes; use single"
+                "samples, which --dataloader-type cyclic changes",
+                fix="use single",
             )
     if args.dataloader_type == "external":
         external_loader.check(args)
     check_recurrent_layers(args)
     if args.dataloader_inter_document_masking and args.context_parallel_size > 1:
         raise UserError(
-            "--dataloader-inter-document-masking with context parallel has not been run on any GPU yet and is refused; "
-            "set context_parallel_size=1 or leave inter-document masking out"
+            "--dataloader-inter-document-masking with context parallel has not been run on any GPU yet and is refused",
+            fix="set context_parallel_size=1 or leave inter-document masking out",
         )
     if args.context_parallel_size > 1 and args.transformer_impl == "local" and not args.fake_process_group:
         raise UserError(
-            f"context_parallel_size={args.context_parallel_size} needs Transformer Engine and GPUs; set "
-            "context_parallel_size=1"
+            f"context_parallel_size={args.context_parallel_size} needs Transformer Engine and GPUs",
+            fix="set context_parallel_size=1",
         )
     if args.dataloader_inter_document_masking and args.pipeline_model_parallel_size > 1 and args.micro_batch_size > 1:
         raise UserError(
             f"--micro-batch-size {args.micro_batch_size} with segments and pipeline parallel: the rows of a micro-batch "
-            "become one long row, whose shape Megatron's pipeline does not expect; set micro_batch_size=1, gradients are "
-            "the same"
+            "become one long row, whose shape Megatron's pipeline does not expect",
+            fix="set micro_batch_size=1, gradients are the same",
         )
     if args.transformer_impl == "transformer_engine" and args.reset_attention_mask:
         raise UserError(
             "--reset-attention-mask has no effect on Transformer Engine's causal attention, so documents would see "
-            "each other; use --dataloader-inter-document-masking"
+            "each other",
+            fix="use --dataloader-inter-document-masking",
         )
 
 
@@ -139,18 +142,21 @@ def check_recurrent_layers(args: Any) -> None:
         if args.reset_attention_mask:
             raise UserError(
                 f"{given}: --reset-attention-mask has no effect on {layer}, which would carry their state from document to "
-                "document; use --dataloader-inter-document-masking"
+                "document",
+                fix="use --dataloader-inter-document-masking",
             )
         on_cpu = args.meap_device == "cpu" or args.transformer_impl == "local"
         if symbol == "G" and args.dataloader_inter_document_masking and on_cpu:
             raise UserError(
                 f"{given}: without a GPU a gated delta net (G) takes no segments, which fine-tuning data and "
-                "--dataloader-inter-document-masking have; use a GPU, or another layer"
+                "--dataloader-inter-document-masking have",
+                fix="use a GPU, or another layer",
             )
         missing = [name for name in KERNELS[symbol] if not is_importable(name.replace("-", "_"))]
         if missing and args.meap_device != "cpu" and resolve_device("auto") == "cuda" and not args.fake_process_group:
             raise UserError(
-                f"{given}: on a GPU, {layer} are computed by packages of CUDA kernels; install {', '.join(missing)}"
+                f"{given}: on a GPU, {layer} are computed by packages of CUDA kernels",
+                fix=f"install {', '.join(missing)}",
             )
 
 
@@ -163,32 +169,35 @@ def check_masked_inputs(args: Any) -> None:
         for name, plain in (("corruption", "mask"), ("loss_on", "all"), ("clean_fraction", 0.0), ("pair", "none")):
             if (value := getattr(args, f"meap_{name}")) != plain:
                 raise UserError(
-                    f"meap_{name}={value} has no effect without meap_mask_ratio above 0; set it, or leave it out"
+                    f"meap_{name}={value} has no effect without meap_mask_ratio above 0", fix="set it, or leave it out"
                 )
     if args.meap_pair == "none":
         if args.meap_pair_weight != 1.0:
             raise UserError(
-                f"meap_pair_weight={args.meap_pair_weight} needs meap_pair=clean+masked; set it, or leave it out"
+                f"meap_pair_weight={args.meap_pair_weight} needs meap_pair=clean+masked", fix="set it, or leave it out"
             )
     else:
         if args.global_batch_size is not None and args.global_batch_size % 2:
             raise UserError(
                 f"global_batch_size={args.global_batch_size} is odd: with meap_pair=clean+masked it counts rows, two per "
-                "sample; make it even"
+                "sample",
+                fix="make global_batch_size even",
             )
         if STRATEGIES[args.meap_mask_strategy].follows_step:
             raise UserError(
-                f"meap_pair=clean+masked with meap_mask_strategy={args.meap_mask_strategy}, whose masks follow the step; "
-                "use meap_mask_strategy=random"
+                f"meap_pair=clean+masked with meap_mask_strategy={args.meap_mask_strategy}, whose masks follow the step",
+                fix="use meap_mask_strategy=random",
             )
         if args.dataloader_type in ("cyclic", "external"):
             raise UserError(
                 f"meap_pair=clean+masked with dataloader_type={args.dataloader_type}: the two rows of a sample would not "
-                "follow each other; use single"
+                "follow each other",
+                fix="use single",
             )
     rows = (args.global_batch_size or 1) * (args.seq_length or 1)
     if loss.largest * rows >= 2**31:
         raise UserError(
             f"meap_loss_on={args.meap_loss_on} with meap_pair_weight={args.meap_pair_weight} makes weights of up to "
-            f"{loss.largest}, and a step of {rows:,} tokens would exceed Megatron's 32-bit count; use rounder weights"
+            f"{loss.largest}, and a step of {rows:,} tokens would exceed Megatron's 32-bit count",
+            fix="use rounder weights",
         )

@@ -6,6 +6,7 @@ follows from a setting that `switches` refuses, and the finer points of experts 
 
 from collections.abc import Iterator
 
+from meap_megatron.errors import UserError
 from meap_megatron.launch.named_settings import Settings
 
 NEEDED: tuple[tuple[str, str, str], ...] = (
@@ -117,29 +118,32 @@ MODULES = ("core_attn", "layernorm", "mlp", "moe", "moe_act", "mla_up_proj", "sh
 """What selective recomputation can take, for layers that can be trained here."""
 
 
-def findings(settings: Settings) -> Iterator[str]:
+def findings(settings: Settings) -> Iterator[UserError]:
     """Yield what no table says."""
     modules = settings.get("recompute_modules")
     for module in modules if isinstance(modules, list) else [modules] if modules else []:
         if module not in MODULES:
-            yield f"{settings.quoted('recompute_modules')} contains {module}; it takes {', '.join(MODULES)}"
+            yield UserError(f"{settings.quoted('recompute_modules')} contains {module}; it takes {', '.join(MODULES)}")
     biased = not settings.on("disable_bias_linear") and not settings.on("no_bias_gelu_fusion")
     if settings.on("squared_relu") and biased:
-        yield (
-            f"{settings.quoted('squared_relu')} has no kernel that adds a bias, which Megatron fuses by default; set "
-            "disable_bias_linear=true, or no_bias_gelu_fusion=true"
+        yield UserError(
+            f"{settings.quoted('squared_relu')} has no kernel that adds a bias, which Megatron fuses by default",
+            fix="set disable_bias_linear=true, or no_bias_gelu_fusion=true",
         )
     if (settings.whole("pipeline_model_parallel_size") or 1) > 1 and settings.has("cpu_offloading_num_layers"):
-        yield f"{settings.quoted('cpu_offloading_num_layers')} works on one pipeline stage only; leave it out"
+        yield UserError(
+            f"{settings.quoted('cpu_offloading_num_layers')} works on one pipeline stage only", fix="leave it out"
+        )
     for name, size in (
         ("defer_embedding_wgrad_compute", "pipeline_model_parallel_size"),
         ("overlap_moe_expert_parallel_comm", "expert_model_parallel_size"),
     ):
         if settings.on(name) and (settings.whole(size) or 1) == 1:
-            yield f"{settings.quoted(name)} needs {size} above 1; leave it out"
+            yield UserError(f"{settings.quoted(name)} needs {size} above 1", fix="leave it out")
     softmax = settings.get("moe_router_score_function") in (None, "softmax")
     if softmax and settings.whole("moe_router_topk") == 1 and not settings.on("moe_router_pre_softmax"):
-        yield (
+        yield UserError(
             f"{settings.quoted('moe_router_topk')}: the softmax over one chosen expert is always 1, so the router would not "
-            "learn; set moe_router_pre_softmax=true"
+            "learn",
+            fix="set moe_router_pre_softmax=true",
         )

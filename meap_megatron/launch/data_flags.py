@@ -51,9 +51,11 @@ def check_named_data(settings: Settings) -> list[Sidecar]:
     prefixes = named_prefixes(settings)
     if not prefixes:
         if not settings.on("mock_data"):
-            raise UserError("no training data: give data_path, the prefix that `meap preprocess` wrote")
+            raise UserError("no training data", fix="give data_path, the prefix that `meap preprocess` wrote")
         if settings.has("meap_epochs"):
-            raise UserError("meap_epochs counts passes over data, and mock data has no end; give train_iters instead")
+            raise UserError(
+                "meap_epochs counts passes over data, and mock data has no end", fix="give train_iters instead"
+            )
         return []
     from meap_megatron.checkpoint.convert.tokenizer_check import check_imports
 
@@ -97,8 +99,8 @@ def check_shape(settings: Settings) -> None:
             more = f" (also different: {', '.join(differing[1:])})" if differing[1:] else ""
             mine = settings.get(name) if name in SHAPE else str(settings.get(name) or False).lower()
             raise UserError(
-                f"the recipe has {name}={mine}, the model in {folder} {model.get(name, False)}{more}; take its settings: "
-                f"extends: {Path(folder) / 'model.yaml'}"
+                f"the recipe has {name}={mine}, the model in {folder} {model.get(name, False)}{more}",
+                fix=f"take its settings: extends: {Path(folder) / 'model.yaml'}",
             )
 
 
@@ -123,7 +125,8 @@ def check_data(settings: Settings, sidecars: dict[str, Sidecar]) -> None:
         if rows is not None and needed > rows:
             raise UserError(
                 f"{prefix} holds ids up to {needed - 1} ([MASK] is {sidecar.tokenizer.mask_id}), but the embedding has "
-                f"{rows} rows; {remedy_of_rows(settings)}"
+                f"{rows} rows",
+                fix=remedy_of_rows(settings),
             )
 
 
@@ -145,9 +148,11 @@ def steps_of_epochs(settings: Settings, sidecars: list[Sidecar], prefixes: list[
         UserError: epochs of pre-training data or of a blend; steps and epochs both given; a setting it needs is missing.
     """
     if not is_sft(sidecars) or len(prefixes) != 1:
-        raise UserError("meap_epochs counts passes over one fine-tuning dataset; give train_iters instead")
+        raise UserError("meap_epochs counts passes over one fine-tuning dataset", fix="give train_iters instead")
     if settings.has("train_iters"):
-        raise UserError("train_iters and meap_epochs are both given; keep one (train_iters=null drops a recipe's)")
+        raise UserError(
+            "train_iters and meap_epochs are both given", fix="keep one (train_iters=null drops a recipe's)"
+        )
     args = settings.namespace()
     for name in ("seq_length", "global_batch_size"):
         if getattr(args, name) is None:

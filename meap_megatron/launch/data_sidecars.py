@@ -17,7 +17,8 @@ def read_sidecars(prefixes: list[str]) -> list[Sidecar]:
         if sidecar.tokenizer.fingerprint != sidecars[0].tokenizer.fingerprint:
             raise UserError(
                 f"{prefix} was tokenised with another tokenizer ({sidecar.tokenizer.fingerprint[:12]}) than {prefixes[0]} "
-                f"({sidecars[0].tokenizer.fingerprint[:12]}); a blend needs one tokenizer: run `meap preprocess` again"
+                f"({sidecars[0].tokenizer.fingerprint[:12]}); a blend needs one tokenizer",
+                fix="run `meap preprocess` again",
             )
     return sidecars
 

@@ -14,11 +14,11 @@ def check(args: Any) -> None:
     for name in REFUSED:
         if getattr(args, name):
             raise UserError(
-                f"dataloader_type=external reads samples in the order of dataloader_type=single, which {name} changes; "
-                "leave one of them out"
+                f"dataloader_type=external reads samples in the order of dataloader_type=single, which {name} changes",
+                fix="leave one of them out",
             )
     if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
         raise UserError(
-            "dataloader_type=external reads through NVIDIA DALI, which is not installed: pip install "
-            "nvidia-dali-cuda130 (600 MB), or leave dataloader_type out"
+            "dataloader_type=external reads through NVIDIA DALI, which is not installed",
+            fix="pip install nvidia-dali-cuda130 (600 MB), or leave dataloader_type out",
         )

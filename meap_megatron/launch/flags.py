@@ -116,7 +116,9 @@ def cache_file() -> Path:
     try:
         megatron = version("megatron-core")
     except PackageNotFoundError:
-        raise UserError("megatron-core is not installed; run `make demo` or `pip install meap-megatron`") from None
+        raise UserError(
+            "megatron-core is not installed", fix="run `make demo` or `pip install meap-megatron`"
+        ) from None
     root = os.environ.get("MEAP_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(root) / "meap_megatron" / f"flags-3-megatron-core-{megatron}.json"
 
@@ -134,7 +136,9 @@ def megatron_flags() -> dict[str, Flag]:
         return {name: Flag(**fields) for name, fields in json.loads(done.stdout.splitlines()[-1]).items()}
     except (IndexError, ValueError, TypeError):
         reason = (done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"])[-1]
-        raise RunError(f"Megatron's flags cannot be read: {reason}; `meap doctor` shows what is installed") from None
+        raise RunError(
+            f"Megatron's flags cannot be read: {reason}", fix="see what `meap doctor` says is installed"
+        ) from None
 
 
 def print_megatron_flags() -> None:

@@ -49,15 +49,15 @@ def settings_for(model: Any, given: Mapping[str, Any], *, origin: str) -> dict[s
         raise UserError(f"{origin}: model={model!r} is not one of {', '.join(MODELS)}")
     if model == "gpt":
         if given.get("hybrid_layer_pattern") is not None:
-            raise UserError(f"{origin}: model=gpt contradicts hybrid_layer_pattern; leave one of them out")
+            raise UserError(f"{origin}: model=gpt contradicts hybrid_layer_pattern", fix="leave one of them out")
         return {}
     if given.get("hybrid_layer_pattern") is not None:
         return {}
     for name in NO_PATTERN:
         if given.get(name):
             raise UserError(
-                f"{origin}: model=hybrid cannot express {name}={given[name]} of a GPT; give hybrid_layer_pattern and leave "
-                f"{name} out, or use model=gpt"
+                f"{origin}: model=hybrid cannot express {name}={given[name]} of a GPT",
+                fix=f"give hybrid_layer_pattern and leave {name} out, or use model=gpt",
             )
     changed: dict[str, Any] = {"hybrid_layer_pattern": of_blocks(segments(given, origin=origin))}
     changed |= {name: None for name in (*COUNTS, *CUTS) if given.get(name) is not None}
@@ -78,7 +78,9 @@ def segments(given: Mapping[str, Any], *, origin: str) -> list[int]:
     """
     layers = next((number(given, name, origin=origin) for name in COUNTS if given.get(name) is not None), None)
     if layers is None:
-        raise UserError(f"{origin}: model=hybrid makes a pattern of num_layers, which is not given; set it")
+        raise UserError(
+            f"{origin}: model=hybrid makes a pattern of num_layers, which is not given", fix="set num_layers"
+        )
     pipeline = number(given, "pipeline_model_parallel_size", origin=origin)
     first, last = (number(given, name, origin=origin, default=0) for name in CUTS[:2])
     tables = [int(bool(given.get(name))) for name in CUTS[4:]]
@@ -94,7 +96,8 @@ def segments(given: Mapping[str, Any], *, origin: str) -> list[int]:
     if left or middle < 0 or (pipeline == 1 and asked) or any(stage % virtual for stage in stages if virtual):
         cut = ", ".join(f"{name}={given[name]}" for name in ("pipeline_model_parallel_size", *CUTS) if given.get(name))
         raise UserError(
-            f"{origin}: num_layers={layers} cannot be cut into whole blocks by {cut}; change num_layers or the layout"
+            f"{origin}: num_layers={layers} cannot be cut into whole blocks by {cut}",
+            fix="change num_layers or the layout",
         )
     parts = [stage // virtual for _ in range(virtual) for stage in stages]
     parts[0] -= tables[0]

@@ -58,7 +58,7 @@ def first_slurm_host(node_list: str) -> str:
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise RunError(
-            f"cannot expand the node list {node_list}: {error}; set MASTER_ADDR to the first host"
+            f"cannot expand the node list {node_list}: {error}", fix="set MASTER_ADDR to the first host"
         ) from None
     return done.stdout.split()[0]
 
@@ -120,7 +120,7 @@ def launch(argv: list[str], *, nproc: int, device: str, trainer: str) -> int:
     # SLURM_STEP_ID tells a task of srun from the batch script itself, which has a SLURM_PROCID too.
     if "SLURM_STEP_ID" in environ and int(environ.get("SLURM_NTASKS", "1")) > 1 and "RANK" not in environ:
         if nproc > 1:
-            raise UserError(f"nproc={nproc} inside srun with {environ['SLURM_NTASKS']} tasks; leave nproc out")
+            raise UserError(f"nproc={nproc} inside srun with {environ['SLURM_NTASKS']} tasks", fix="leave nproc out")
         host = first_slurm_host(environ.get("SLURM_STEP_NODELIST") or environ["SLURM_JOB_NODELIST"])
         environ.update(slurm_environment(environ, host))
     tracking = wandb_run.environment(settings, environ)

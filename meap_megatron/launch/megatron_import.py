@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from meap_megatron.launch.runtime import is_importable
+from meap_megatron.terminal import is_verbose
 
 
 class _Stub(types.ModuleType):
@@ -94,7 +95,9 @@ def import_megatron() -> None:
 
 
 def quiet_imports() -> None:
-    """Silence what Megatron and torch say on import about optional parts that are missing, once per module."""
+    """Silence what Megatron and torch say on import about optional parts that are missing, unless --verbose asks for it."""
+    if is_verbose():
+        return
     warnings.filterwarnings("ignore", category=UserWarning, module=r"megatron\..*")
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)

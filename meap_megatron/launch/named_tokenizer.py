@@ -13,7 +13,7 @@ from meap_megatron.tokenizer.difference import difference, ids_of
 from meap_megatron.tokenizer.load import load_tokenizer
 from meap_megatron.tokenizer.parsed import vocabulary
 
-WITHOUT = "leave the tokenizer's flags out, the data says its vocabulary; or give the tokenizer that made it"
+WITHOUT = "leave the tokenizer's flags out, the data says its vocabulary, or give the tokenizer that made it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +51,15 @@ def of_settings(settings: Settings) -> Named | None:
         return Named(path=vocab, ids=json.loads(Path(vocab).read_text(encoding="utf-8")), fingerprint=None)
     for name in ("vocab_file", "merge_file"):
         if settings.has(name) and not Path(settings.get(name)).is_file():
-            raise UserError(f"{settings.where(name)}{flag(name)} {settings.get(name)} is not a file; {WITHOUT}")
+            raise UserError(f"{settings.where(name)}{flag(name)} {settings.get(name)} is not a file", fix=WITHOUT)
     if not model:
         return None
     folder = Path(model) if Path(model).exists() else cached(model) if kind == "HuggingFaceTokenizer" else None
     if folder is None:
         cache = ", nor in the Hugging Face cache of this machine" if kind == "HuggingFaceTokenizer" else ""
         raise UserError(
-            f"{settings.where('tokenizer_model')}--tokenizer-model {model} is not a file or a folder{cache}; {WITHOUT}"
+            f"{settings.where('tokenizer_model')}--tokenizer-model {model} is not a file or a folder{cache}",
+            fix=WITHOUT,
         )
     if kind not in ("HuggingFaceTokenizer", "SentencePieceTokenizer", "Llama2Tokenizer"):
         return None
@@ -98,6 +99,6 @@ def check(named: Named, sidecar: Sidecar, prefix: str) -> None:
             return
         differing = found
     raise UserError(
-        f"{named.path} is not the tokenizer that made {prefix} ({differing}): the ids of the data would mean other tokens; "
-        f"{WITHOUT}"
+        f"{named.path} is not the tokenizer that made {prefix} ({differing}): the ids of the data would mean other tokens",
+        fix=WITHOUT,
     )

@@ -50,8 +50,8 @@ def require_same(checkpoint: Path, settings: Settings) -> None:
         return
     if HYBRID_NORM in names and not settings.has("hybrid_layer_pattern", "use_checkpoint_args"):
         raise UserError(
-            f"{checkpoint} is of a hybrid model, and this run is a GPT; set model=hybrid (or the hybrid_layer_pattern of "
-            "the run that saved it)"
+            f"{checkpoint} is of a hybrid model, and this run is a GPT",
+            fix="set model=hybrid (or the hybrid_layer_pattern of the run that saved it)",
         )
     if settings.has(*NOT_LOADED):
         return
@@ -60,6 +60,7 @@ def require_same(checkpoint: Path, settings: Settings) -> None:
         return
     raise UserError(
         f"{checkpoint} was saved with {there}, and this run has {here}: "
-        "Megatron cannot continue one from the other's optimizer state. Give the precision and use_distributed_optimizer of "
-        f"the first run, or take its weights alone: pretrained_checkpoint={checkpoint.parent} and another save"
+        "Megatron cannot continue one from the other's optimizer state",
+        fix="give the precision and use_distributed_optimizer of the first run, or take its weights alone: "
+        f"pretrained_checkpoint={checkpoint.parent} and another save",
     )

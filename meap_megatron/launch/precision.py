@@ -63,8 +63,8 @@ def settings_for(precision: Any, given: Mapping[str, Any], *, origin: str) -> di
         value = given.get(name)
         if value is not None and value != wanted.get(name, False):
             raise UserError(
-                f"{origin}: precision={precision} contradicts {name}={value!r}; leave {name} out, or leave precision out "
-                "(precision=null) and give all of Megatron's own flags"
+                f"{origin}: precision={precision} contradicts {name}={value!r}",
+                fix=f"leave {name} out, or leave precision out (precision=null) and give all of Megatron's own flags",
             )
     return {name: value for name, value in wanted.items() if given.get(name) is None}
 
@@ -78,7 +78,9 @@ def check(settings: Mapping[str, Any]) -> None:
     if not settings.get("fp8_format"):
         for name in ("fp8_param_gather", "reuse_grad_buf_for_mxfp8_param_ag"):
             if settings.get(name):
-                raise UserError(f"{name} needs FP8 training; give precision=mxfp8 or another FP8 precision with it")
+                raise UserError(
+                    f"{name} needs FP8 training", fix="give precision=mxfp8 or another FP8 precision with it"
+                )
         return
     recipe = settings.get("fp8_recipe") or "delayed"  # Megatron's default
     check_pairs(settings, recipe)
@@ -91,24 +93,26 @@ def check_pairs(settings: Mapping[str, Any], recipe: str) -> None:
     if settings.get("device") == "cpu" or settings.get("transformer_impl") == "local":
         # Without Transformer Engine, Megatron ignores the flags and trains in bfloat16 without a word.
         raise UserError(
-            f"FP8 ({recipe}) needs a GPU and Transformer Engine; on a CPU, and with transformer_impl=local, use "
-            "precision=bf16 or precision=fp32"
+            f"FP8 ({recipe}) needs a GPU and Transformer Engine",
+            fix="on a CPU, and with transformer_impl=local, use precision=bf16 or precision=fp32",
         )
     if not settings.get("bf16"):
         raise UserError(
-            f"FP8 ({recipe}) keeps weights in bfloat16; give bf16=true with it, or a precision instead of both"
+            f"FP8 ({recipe}) keeps weights in bfloat16", fix="give bf16=true with it, or a precision instead of both"
         )
     if recipe == "mxfp8" and settings["fp8_format"] != "e4m3":
         raise UserError(
             f"fp8_recipe=mxfp8 with fp8_format={settings['fp8_format']} diverges: its small blocks need the digits of e4m3, "
-            "not the range of e5m2, in the backward pass too; use fp8_format=e4m3 (precision=mxfp8 sets it)"
+            "not the range of e5m2, in the backward pass too",
+            fix="use fp8_format=e4m3 (precision=mxfp8 sets it)",
         )
     if recipe == "delayed" and settings.get("first_last_layers_bf16"):
-        raise UserError("first_last_layers_bf16 does not go with delayed scaling; use precision=fp8-tensorwise")
+        raise UserError("first_last_layers_bf16 does not go with delayed scaling", fix="use precision=fp8-tensorwise")
     if settings.get("cuda_graph_impl") in FROZEN_GRAPHS:
         raise UserError(
             f"cuda_graph_impl={settings['cuda_graph_impl']} keeps FP8 inside the graphs of validation, which has to run in "
-            "bfloat16; use cuda_graph_impl=transformer_engine, which draws graphs for training only"
+            "bfloat16",
+            fix="use cuda_graph_impl=transformer_engine, which draws graphs for training only",
         )
     if settings.get("reuse_grad_buf_for_mxfp8_param_ag") and not (
         recipe == "mxfp8" and settings.get("fp8_param_gather")
@@ -127,8 +131,9 @@ def check_shapes(settings: Mapping[str, Any], recipe: str) -> None:
     if wrong:
         raise UserError(
             f"FP8 ({recipe}) needs every dimension of a matrix product to be a multiple of {multiple} on each rank; these "
-            f"are not: {'; '.join(wrong)}. Change them, split them over fewer ranks, or use a precision with a smaller "
-            "multiple (fp8-delayed and fp8-tensorwise 16, mxfp8 32, fp8-blockwise 128, bf16 none)"
+            f"are not: {'; '.join(wrong)}",
+            fix="change them, split them over fewer ranks, or use a precision with a smaller multiple (fp8-delayed and "
+            "fp8-tensorwise 16, mxfp8 32, fp8-blockwise 128, bf16 none)",
         )
 
 

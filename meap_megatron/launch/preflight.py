@@ -31,19 +31,20 @@ def complete(
     settings = settings.with_defaults(added)
     found = problems(settings, world=world)
     if found:
-        raise UserError(in_flags(joint(found), settings.flags) if typed else joint(found))
+        refused = joint(found)
+        raise refused.rewritten(lambda text: in_flags(text, settings.flags)) if typed else refused
     changed, notes = without_evaluation(settings)
     for note in notes:
         show(note)
     return [*argv, *rules.flags_of(added | changed)]
 
 
-def problems(settings: Settings, *, world: int | None) -> list[str]:
+def problems(settings: Settings, *, world: int | None) -> list[UserError]:
     """Return all that is wrong with the settings, data not opened."""
     found = rules.findings(settings, world=world)
     for check in (splits.check_blend, splits.shares_of, check_flags):
         found += refusal(lambda check=check: check(settings))  # type: ignore[misc]
-    return list(dict.fromkeys(found))
+    return list({str(error): error for error in found}.values())
 
 
 def check_flags(settings: Settings) -> None:
@@ -59,12 +60,12 @@ def check_flags(settings: Settings) -> None:
     arguments.check(args)
 
 
-def refusal(check: Callable[[], object]) -> list[str]:
+def refusal(check: Callable[[], object]) -> list[UserError]:
     """Do a check and return what it refuses, [] if nothing."""
     try:
         check()
     except UserError as error:
-        return [str(error)]
+        return [error]
     return []
 
 
@@ -89,12 +90,9 @@ def in_flags(text: str, flags: Mapping[str, Flag]) -> str:
     )
 
 
-def joint(found: list[str], *, whom: str = "this run") -> str:
-    """Return one message for everything that was found."""
-    if len(found) == 1:
-        return found[0]
-    lines = "".join(f"\n  {number}. {text}" for number, text in enumerate(found, 1))
-    return f"{len(found)} problems would stop {whom}:{lines}"
+def joint(found: list[UserError], *, whom: str = "this run") -> UserError:
+    """Return one error for everything that was found."""
+    return found[0] if len(found) == 1 else UserError(f"{len(found)} problems would stop {whom}:", parts=found)
 
 
 def without_evaluation(settings: Settings) -> tuple[dict[str, Any], list[str]]:
@@ -110,7 +108,9 @@ def without_evaluation(settings: Settings) -> tuple[dict[str, Any], list[str]]:
     if splits.has_validation(settings) or iterations in (0, "0"):
         return changed, []
     if settings.on("full_validation"):
-        raise UserError("full_validation=true needs validation data: give it a share of split, or valid_data_path")
+        raise UserError(
+            "full_validation=true needs validation data", fix="give it a share of split, or valid_data_path"
+        )
     why = f"split={settings.get('split')} leaves none" if settings.has("split") else "valid_data_path is not given"
     if "split" in changed:
         why = "all conversations are trained on, since split is not given; split=98,2,0 keeps 2 % for it"

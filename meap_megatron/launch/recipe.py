@@ -113,8 +113,8 @@ class Recipe:
                 names_of_others = difflib.get_close_matches(key, OTHER_NAMES, n=1, cutoff=0.8)
                 near = [OTHER_NAMES[found] for found in names_of_others]
                 near = near or difflib.get_close_matches(key, [*flags, *LAUNCH_KEYS, *SHORT_KEYS], n=1)
-                hint = f"; did you mean '{near[0]}'?" if near else ""
-                raise UserError(f"{setting.origin}: unknown key '{key}'{hint}")
+                hint = f"did you mean '{near[0]}'?" if near else None
+                raise UserError(f"{setting.origin}: unknown key '{key}'", fix=hint)
             check_rule(key, setting)
             value = entries_of(setting.value) if key in DATA_KEYS and setting.value is not None else setting.value
             argv += flags[key].arguments(value, origin=setting.origin)
@@ -223,7 +223,7 @@ def read_settings(path: Path, via: tuple[tuple[Path, str], ...] = ()) -> tuple[d
     for key_node, value_node in root.value:
         key, line = str(key_node.value), key_node.start_mark.line + 1
         if key in ("extends", "layouts") and first.setdefault(key, line) != line:
-            raise UserError(f"{path}:{line}: duplicate key '{key}' (first at {path}:{first[key]}); keep one")
+            raise UserError(f"{path}:{line}: duplicate key '{key}' (first at {path}:{first[key]})", fix="keep one")
         if key == "description":
             continue
         if key == "extends":
@@ -266,9 +266,9 @@ def extended(path: Path, node: yaml.Node, via: tuple[tuple[Path, str], ...]) -> 
         name, place = path.parent / str(one.value), f"{path}:{one.start_mark.line + 1}"
         if (file := name.resolve()) in [outer.resolve() for outer in chain]:
             circle = " -> ".join(str(outer) for outer in [*chain, name])
-            raise UserError(f"{place}: circular 'extends': {circle}; remove {one.value} here")
+            raise UserError(f"{place}: circular 'extends': {circle}", fix=f"remove {one.value} here")
         if file in found:
-            raise UserError(f"{place}: 'extends' names {one.value} twice (first at {found[file][1]}); keep one")
+            raise UserError(f"{place}: 'extends' names {one.value} twice (first at {found[file][1]})", fix="keep one")
         found[file] = (name, place)
     return list(found.values())
 
@@ -299,7 +299,7 @@ def read_layouts(path: Path, line: int, node: yaml.Node) -> Layouts:
 def add_setting(settings: dict[str, Setting], path: Path, key: str, line: int, node: yaml.Node) -> None:
     """Put one setting in, refusing a key that the same file holds twice."""
     if key in settings:
-        raise UserError(f"{path}:{line}: duplicate key '{key}' (first at {settings[key].origin}); keep one")
+        raise UserError(f"{path}:{line}: duplicate key '{key}' (first at {settings[key].origin})", fix="keep one")
     loader = Loader("")
     try:
         value = loader.construct_object(node, deep=True)

@@ -42,12 +42,13 @@ def check_flags(settings: Settings) -> None:
     if settings.has("non_persistent_save_interval", "non_persistent_ckpt_type"):
         raise UserError(
             "non_persistent_save_interval and non_persistent_ckpt_type: such checkpoints are loaded before all others and "
-            "have no manifest to check them by; use a shorter save_interval with meap_keep_checkpoints=2"
+            "have no manifest to check them by",
+            fix="use a shorter save_interval with meap_keep_checkpoints=2",
         )
     if settings.has("save_retain_interval"):
         raise UserError(
-            "save_retain_interval deletes a checkpoint before the next one is known to be whole; use "
-            "meap_keep_checkpoints=N, which keeps the N newest good ones"
+            "save_retain_interval deletes a checkpoint before the next one is known to be whole",
+            fix="use meap_keep_checkpoints=N, which keeps the N newest good ones",
         )
     keep = settings.get("meap_keep_checkpoints")
     if keep is not None and (settings.whole("meap_keep_checkpoints") or 0) < LEAST_KEPT:
@@ -121,8 +122,8 @@ def require_any(folder: Path) -> None:
         meant = f"name the folder that contains it, load={folder.parent}"
         meant += "" if folder.name == RELEASE else f" with ckpt_step={int(folder.name.rpartition('_')[2])}"
     raise UserError(
-        f"load={folder} holds no checkpoint (no {TRACKER}, no iter_NNNNNNN), and the run would begin with random weights; "
-        f"{meant}"
+        f"load={folder} holds no checkpoint (no {TRACKER}, no iter_NNNNNNN), and the run would begin with random weights",
+        fix=meant,
     )
 
 
@@ -191,8 +192,8 @@ def restart(folder: Path, choice: Choice, show: Callable[[str], None]) -> None:
         gone = f"; {TRACKER} names {choice.missing.name}, which does not exist" if choice.missing else ""
         found = "; ".join(bad.explain() for bad in choice.passed_over)
         raise UserError(
-            f"no checkpoint in {folder} can be loaded: {found}{gone}. Put one back from a copy, or move the folder away to "
-            "start at step 0"
+            f"no checkpoint in {folder} can be loaded: {found}{gone}",
+            fix="put one back from a copy, or move the folder away to start at step 0",
         )
     if not choice.passed_over and choice.tracker.text is None:
         return  # nothing was ever saved here
@@ -223,11 +224,11 @@ def require_good(folder: Path, level: Level, setting: str) -> None:
         else "name a folder with a whole checkpoint"
     )
     raise UserError(
-        f"{setting}={folder} cannot be used as it is: {'; '.join(faults)}. It is left unchanged; {way_out}"
+        f"{setting}={folder} cannot be used as it is: {'; '.join(faults)}. It is left unchanged", fix=way_out
     )
 
 
 def require(found: Inspection, setting: str) -> None:
     """Refuse one checkpoint if it cannot be loaded."""
     if not found.loadable:
-        raise UserError(f"{setting}: {found.checkpoint.parent}: {found.explain()}; name another checkpoint")
+        raise UserError(f"{setting}: {found.checkpoint.parent}: {found.explain()}", fix="name another checkpoint")

@@ -50,7 +50,7 @@ def flags_of(added: dict[str, Any]) -> list[str]:
     return [f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in added.items()]
 
 
-def findings(settings: Settings, *, world: int | None) -> list[str]:
+def findings(settings: Settings, *, world: int | None) -> list[UserError]:
     """Return everything that is wrong with the settings alone, each with key, value, rule and remedy.
 
     Args:
@@ -74,15 +74,15 @@ def findings(settings: Settings, *, world: int | None) -> list[str]:
     ]
 
 
-def of_numbers(settings: Settings) -> Iterator[str]:
+def of_numbers(settings: Settings) -> Iterator[UserError]:
     """Yield numbers out of their range."""
     for name, setting in settings.table.items():
         for value in setting.value if isinstance(setting.value, list) else [setting.value]:
             if (rule := limits.broken(name, value)) is not None:
-                yield f"{settings.where(name)}{rule}"
+                yield UserError(f"{settings.where(name)}{rule}")
 
 
-def of_masked_inputs(settings: Settings) -> Iterator[str]:
+def of_masked_inputs(settings: Settings) -> Iterator[UserError]:
     """Yield forms of the masked inputs that cannot be read."""
     readers: dict[str, Callable[[Any], Any]] = {
         "meap_mask_ratio": MaskRatio.parse,
@@ -97,10 +97,10 @@ def of_masked_inputs(settings: Settings) -> Iterator[str]:
         try:
             read(value)
         except UserError as error:
-            yield f"{settings.where(name)}{name}: {error}"
+            yield error.at(f"{settings.where(name)}{name}")
 
 
-def of_model(settings: Settings) -> Iterator[str]:
+def of_model(settings: Settings) -> Iterator[UserError]:
     """Yield what is missing of the model, or would be ignored."""
     if settings.on("use_checkpoint_args"):
         return
@@ -108,66 +108,87 @@ def of_model(settings: Settings) -> Iterator[str]:
         other = {"num_layers": "encoder_num_layers", "seq_length": "encoder_seq_length"}.get(name, name)
         others = (other, "hybrid_layer_pattern") if name == "num_layers" else (other,)
         if settings.get(name) is None and not settings.has(*others):
-            yield (
-                f"{name} ({what}) is not given; set it, or start the recipe with `extends:` a model, such as the "
-                "model.yaml of an import"
+            yield UserError(
+                f"{name} ({what}) is not given",
+                fix="set it, or start the recipe with `extends:` a model, such as the model.yaml of an import",
             )
     for name, other in (("num_layers", "encoder_num_layers"), ("seq_length", "encoder_seq_length")):
         if settings.has(name) and settings.has(other):
-            yield f"{settings.quoted(other)} and {name}={settings.get(name)} are two names of one setting; leave {other} out"
+            yield UserError(
+                f"{settings.quoted(other)} and {name}={settings.get(name)} are two names of one setting",
+                fix=f"leave {other} out",
+            )
     groups, heads = settings.whole("num_query_groups"), settings.whole("num_attention_heads")
     if groups and heads and groups != heads and not settings.on("group_query_attention"):
-        yield (
+        yield UserError(
             f"{settings.quoted('num_query_groups')} has no effect without group_query_attention=true, and the model would "
-            f"have {heads} key-value heads; set it, or leave num_query_groups out"
+            f"have {heads} key-value heads",
+            fix="set it, or leave num_query_groups out",
         )
     if settings.get("ffn_hidden_size") is None and parallelism.feed_forward_width(settings) == 0:
-        yield (
+        yield UserError(
             f"{settings.quoted('hidden_size')} with swiglu gives a feed-forward layer of width 0: where ffn_hidden_size is "
-            "not given, it is 8/3 of hidden_size, rounded down to a multiple of 64; set ffn_hidden_size"
+            "not given, it is 8/3 of hidden_size, rounded down to a multiple of 64",
+            fix="set ffn_hidden_size",
         )
 
 
-def of_rotation(settings: Settings) -> Iterator[str]:
+def of_rotation(settings: Settings) -> Iterator[UserError]:
     """Yield settings of the rotary embedding that Megatron ignores, or refuses by a bare assert."""
     if settings.on("use_checkpoint_args"):
         return
     kind = settings.get("position_embedding_type")
     if kind not in (None, "rope", "mrope", "yarn") and settings.has("rotary_base"):
-        yield (
-            f"{settings.quoted('rotary_base')} has no effect without position_embedding_type=rope; set it, or leave "
-            "rotary_base out"
+        yield UserError(
+            f"{settings.quoted('rotary_base')} has no effect without position_embedding_type=rope",
+            fix="set it, or leave rotary_base out",
         )
     if kind == "yarn":
         for name in ("rotary_scaling_factor", "yarn_original_max_position_embeddings"):
             if not settings.has(name):
-                yield f"{settings.quoted('position_embedding_type')} needs {name}, which Megatron would guess; set it"
+                yield UserError(
+                    f"{settings.quoted('position_embedding_type')} needs {name}, which Megatron would guess",
+                    fix=f"set {name}",
+                )
         for name in ("use_rope_scaling", "rotary_seq_len_interpolation_factor"):
             if settings.has(name):
-                yield f"{settings.quoted(name)} has no effect with position_embedding_type=yarn; leave it out"
+                yield UserError(
+                    f"{settings.quoted(name)} has no effect with position_embedding_type=yarn", fix="leave it out"
+                )
     elif not settings.on("multi_latent_attention"):
         of_yarn = (name for name in settings.table if name.startswith("yarn_"))
         for name in ("rotary_scaling_factor", "mscale", "mscale_all_dim", *of_yarn):
             if settings.has(name):
-                yield f"{settings.quoted(name)} has no effect without position_embedding_type=yarn; set both or neither"
+                yield UserError(
+                    f"{settings.quoted(name)} has no effect without position_embedding_type=yarn",
+                    fix="set both or neither",
+                )
     layers, skips = settings.whole("num_layers"), settings.get("no_rope_freq")
     every = settings.whole("no_rope_freq")
     if layers and every and layers % every:
-        yield f"{settings.quoted('no_rope_freq')} must divide num_layers={layers}, or be a list with a 1 per layer to skip"
+        yield UserError(
+            f"{settings.quoted('no_rope_freq')} must divide num_layers={layers}, or be a list with a 1 per layer to skip"
+        )
     if layers and isinstance(skips, str) and skips.startswith("[") and "*" not in skips:
         if (count := skips.count(",") + 1) != layers:
-            yield f"{settings.quoted('no_rope_freq')} lists {count} layers, and num_layers={layers}; list each layer"
+            yield UserError(
+                f"{settings.quoted('no_rope_freq')} lists {count} layers, and num_layers={layers}",
+                fix="list each layer",
+            )
 
 
-def of_length(settings: Settings) -> Iterator[str]:
+def of_length(settings: Settings) -> Iterator[UserError]:
     """Yield what is wrong with the length of the run: steps, samples or epochs, one of them and its relatives."""
     units = [name for name in ("train_iters", "train_samples", "meap_epochs") if settings.get(name) is not None]
     if len(units) > 1:
         both = " and ".join(f"{name}={settings.get(name)}" for name in units)
-        yield f"{settings.where(units[-1])}{both} are both given; keep one ({units[0]}=null drops that of a recipe)"
+        yield UserError(
+            f"{settings.where(units[-1])}{both} are both given",
+            fix=f"keep one ({units[0]}=null drops that of a recipe)",
+        )
         return
     if not units and not settings.on("skip_train"):
-        yield "the length of the run is not given: set train_iters, train_samples or meap_epochs"
+        yield UserError("the length of the run is not given", fix="set train_iters, train_samples or meap_epochs")
         return
     if settings.on("skip_train"):
         return
@@ -175,44 +196,53 @@ def of_length(settings: Settings) -> Iterator[str]:
     wrong, right = ("iters", "samples") if by_samples else ("samples", "iters")
     for name in ("lr_decay", "lr_warmup", "lr_wsd_decay"):
         if settings.number(f"{name}_{wrong}"):
-            yield (
+            yield UserError(
                 f"{settings.quoted(f'{name}_{wrong}')} counts {'steps' if by_samples else 'samples'}, and the length of "
-                f"this run is {units[0]}={settings.get(units[0])}; give {name}_{right} instead"
+                f"this run is {units[0]}={settings.get(units[0])}",
+                fix=f"give {name}_{right} instead",
             )
     samples, batch = settings.whole("train_samples"), settings.whole("global_batch_size")
     if by_samples and samples and batch and samples < batch:
-        yield f"{settings.quoted('train_samples')} is less than one step of global_batch_size={batch}; raise it"
+        yield UserError(
+            f"{settings.quoted('train_samples')} is less than one step of global_batch_size={batch}", fix="raise it"
+        )
 
 
-def of_schedule(settings: Settings) -> Iterator[str]:
+def of_schedule(settings: Settings) -> Iterator[UserError]:
     """Yield what is wrong with the learning rate and the weight decay over the run."""
     if settings.on("skip_train"):
         return
     lr = settings.number("lr")
     if lr is None and settings.get("lr") is None:
-        yield "lr, the highest learning rate, is not given; set it, for example lr=3.0e-4"
+        yield UserError("lr, the highest learning rate, is not given", fix="set lr, for example lr=3.0e-4")
     for name in ("min_lr", "lr_warmup_init"):
         value = settings.number(name)
         if lr is not None and value is not None and value > lr:
-            yield f"{settings.quoted(name)} is above lr={settings.get('lr')}; lower it, or raise lr"
+            yield UserError(f"{settings.quoted(name)} is above lr={settings.get('lr')}", fix="lower it, or raise lr")
     if settings.get("lr_warmup_fraction") is not None:
         for name in ("lr_warmup_iters", "lr_warmup_samples"):
             if settings.number(name):
                 fraction = settings.get("lr_warmup_fraction")
-                yield f"{settings.quoted(name)} and lr_warmup_fraction={fraction} are both given; keep one"
+                yield UserError(
+                    f"{settings.quoted(name)} and lr_warmup_fraction={fraction} are both given", fix="keep one"
+                )
     else:
         yield from of_warmup(settings)
     if settings.get("lr_decay_style") == "WSD" and not (settings.has("lr_wsd_decay_iters", "lr_wsd_decay_samples")):
-        yield f"{settings.quoted('lr_decay_style')} needs lr_wsd_decay_iters, the steps of its last, falling part; set it"
+        yield UserError(
+            f"{settings.quoted('lr_decay_style')} needs lr_wsd_decay_iters, the steps of its last, falling part",
+            fix="set lr_wsd_decay_iters",
+        )
     if settings.on("override_opt_param_scheduler") and settings.on("use_checkpoint_opt_param_scheduler"):
-        yield (
+        yield UserError(
             f"{settings.quoted('override_opt_param_scheduler')} takes the schedule of the settings and "
-            "use_checkpoint_opt_param_scheduler that of the checkpoint; keep one"
+            "use_checkpoint_opt_param_scheduler that of the checkpoint",
+            fix="keep one",
         )
     yield from of_weight_decay(settings)
 
 
-def of_warmup(settings: Settings) -> Iterator[str]:
+def of_warmup(settings: Settings) -> Iterator[UserError]:
     """Yield a warm-up that is not shorter than the decay."""
     for warmup, decay, length in (
         ("lr_warmup_iters", "lr_decay_iters", "train_iters"),
@@ -221,83 +251,100 @@ def of_warmup(settings: Settings) -> Iterator[str]:
         end = decay if settings.whole(decay) else length
         steps, last = settings.number(warmup), settings.whole(end)
         if steps and last and steps >= last:
-            yield (
-                f"{settings.quoted(warmup)} must be below {end}={last}, at which the learning rate has fallen; shorten the "
-                "warm-up, or use lr_warmup_fraction=0.1"
+            yield UserError(
+                f"{settings.quoted(warmup)} must be below {end}={last}, at which the learning rate has fallen",
+                fix="shorten the warm-up, or use lr_warmup_fraction=0.1",
             )
 
 
-def of_weight_decay(settings: Settings) -> Iterator[str]:
+def of_weight_decay(settings: Settings) -> Iterator[UserError]:
     """Yield a weight decay that changes without both ends, or has ends and stays."""
     ends = ("start_weight_decay", "end_weight_decay")
     if settings.get("weight_decay_incr_style") in (None, "constant"):
         for name in ends:
             if settings.get(name) is not None:
-                yield f"{settings.quoted(name)} needs weight_decay_incr_style=linear or cosine; set it, or give weight_decay"
+                yield UserError(
+                    f"{settings.quoted(name)} needs weight_decay_incr_style=linear or cosine",
+                    fix="set it, or give weight_decay",
+                )
         return
     missing = [name for name in ends if settings.get(name) is None]
     if missing:
-        yield f"{settings.quoted('weight_decay_incr_style')} needs {' and '.join(missing)}; give both ends"
+        yield UserError(
+            f"{settings.quoted('weight_decay_incr_style')} needs {' and '.join(missing)}", fix="give both ends"
+        )
         return
     start, end = (settings.number(name, 0.0) or 0.0 for name in ends)
     if start > end:
-        yield (
-            f"{settings.quoted('start_weight_decay')} is above end_weight_decay={settings.get('end_weight_decay')}; weight "
-            "decay can only rise: swap them"
+        yield UserError(
+            f"{settings.quoted('start_weight_decay')} is above end_weight_decay={settings.get('end_weight_decay')}",
+            fix="swap them: weight decay can only rise",
         )
 
 
-def of_switches(settings: Settings) -> Iterator[str]:
+def of_switches(settings: Settings) -> Iterator[UserError]:
     """Yield switches that do not fit a size; `switches` has the others."""
     if settings.on("tp_comm_overlap") and (settings.whole("tensor_model_parallel_size") or 1) < 2:
-        yield f"{settings.quoted('tp_comm_overlap')} needs tensor_model_parallel_size above 1; leave it out"
+        yield UserError(
+            f"{settings.quoted('tp_comm_overlap')} needs tensor_model_parallel_size above 1", fix="leave it out"
+        )
     every, of = settings.whole("log_memory_interval"), settings.whole("log_interval", 100)
     if every and of and every % of:
-        yield f"{settings.quoted('log_memory_interval')} must be a multiple of log_interval={of}"
+        yield UserError(f"{settings.quoted('log_memory_interval')} must be a multiple of log_interval={of}")
     if (sizes := settings.get("hierarchical_context_parallel_sizes")) is not None:
         product = math.prod(int(float(size)) for size in (sizes if isinstance(sizes, list) else [sizes]))
         if product != (settings.whole("context_parallel_size") or 1):
-            yield (
+            yield UserError(
                 f"{settings.quoted('hierarchical_context_parallel_sizes')}: their product {product} must be "
                 f"context_parallel_size={settings.whole('context_parallel_size') or 1}"
             )
 
 
-def of_recompute(settings: Settings) -> Iterator[str]:
+def of_recompute(settings: Settings) -> Iterator[UserError]:
     """Yield what recomputation of activations lacks, or has too much."""
     kind = settings.get("recompute_granularity")
     if kind == "selective" or (kind is None and settings.on("recompute_activations")):
         for name in ("recompute_method", "recompute_num_layers"):
             if settings.get(name) is not None:
-                yield f"{settings.quoted(name)} is for recompute_granularity=full, and this is selective; leave it out"
+                yield UserError(
+                    f"{settings.quoted(name)} is for recompute_granularity=full, and this is selective",
+                    fix="leave it out",
+                )
     elif kind == "full":
         missing = [name for name in ("recompute_method", "recompute_num_layers") if settings.get(name) is None]
         if missing:
-            yield (
-                f"{settings.quoted('recompute_granularity')} needs {' and '.join(missing)}; for every layer use "
-                "recompute_method=uniform recompute_num_layers=1"
+            yield UserError(
+                f"{settings.quoted('recompute_granularity')} needs {' and '.join(missing)}",
+                fix="for every layer use recompute_method=uniform recompute_num_layers=1",
             )
     if settings.on("distribute_saved_activations") and (
         kind != "full" or (settings.whole("tensor_model_parallel_size") or 1) < 2
     ):
-        yield (
-            f"{settings.quoted('distribute_saved_activations')} needs recompute_granularity=full and tensor parallel; leave "
-            "it out"
+        yield UserError(
+            f"{settings.quoted('distribute_saved_activations')} needs recompute_granularity=full and tensor parallel",
+            fix="leave it out",
         )
 
 
-def of_writers(settings: Settings) -> Iterator[str]:
+def of_writers(settings: Settings) -> Iterator[UserError]:
     """Yield what checkpoints and logs lack."""
     if settings.has("wandb_project") and not settings.has("save", "wandb_save_dir"):
-        yield f"{settings.quoted('wandb_project')} needs a folder: set save, or wandb_save_dir"
+        yield UserError(f"{settings.quoted('wandb_project')} needs a folder", fix="set save, or wandb_save_dir")
     if settings.get("wandb_project") and settings.get("wandb_exp_name") == "":
-        yield "wandb_exp_name is empty: give the run a name, or leave it out to take the name of the save folder"
+        yield UserError(
+            "wandb_exp_name is empty", fix="give the run a name, or leave it out to take the name of the save folder"
+        )
     if settings.has("exit_on_missing_checkpoint") and not settings.has("load", "save", "pretrained_checkpoint"):
-        yield f"{settings.quoted('exit_on_missing_checkpoint')} needs load, the folder of the checkpoint"
+        yield UserError(
+            f"{settings.quoted('exit_on_missing_checkpoint')} needs load, the folder of the checkpoint", fix="set load"
+        )
 
 
-def of_device(settings: Settings) -> Iterator[str]:
+def of_device(settings: Settings) -> Iterator[UserError]:
     """Yield what needs a GPU in a run that is to use none."""
     context = settings.whole("context_parallel_size") or 1
     if "cpu" in (settings.get("device"), settings.get("meap_device")) and context > 1:
-        yield f"{settings.where('device')}device=cpu: context_parallel_size={context} needs GPUs"
+        yield UserError(
+            f"{settings.where('device')}device=cpu: context_parallel_size={context} needs GPUs",
+            fix="set context_parallel_size=1",
+        )

@@ -86,7 +86,7 @@ class RunLock:
         around = (folder, *folder.parents)
         if (file := next((path for path in around if path.is_file()), None)) is not None:
             raise UserError(
-                f"save={folder}: {file} is a file; name a folder, a new one or that of the run to continue"
+                f"save={folder}: {file} is a file", fix="name a folder, a new one or that of the run to continue"
             )
         self._made = [path for path in around if not path.exists()]
         try:
@@ -95,7 +95,7 @@ class RunLock:
                 self._try(show)
         except OSError as error:
             raise UserError(
-                f"cannot write {self.path}: {error.strerror}; set save to a folder that can be written"
+                f"cannot write {self.path}: {error.strerror}", fix="set save to a folder that can be written"
             ) from None
         threading.Thread(target=self._beat, name="run-lock", daemon=True).start()
 

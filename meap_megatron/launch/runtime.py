@@ -26,7 +26,7 @@ def resolve_device(device: str) -> str:
     if torch.cuda.is_available():
         return "cuda"
     if device == "cuda":
-        raise UserError("device=cuda, but torch sees no GPU on this machine; use device=auto or device=cpu")
+        raise UserError("device=cuda, but torch sees no GPU on this machine", fix="use device=auto or device=cpu")
     return "cpu"
 
 

@@ -31,14 +31,16 @@ def check(args: Any) -> None:
     if args.context_parallel_size > 1:
         raise UserError(
             f"context_parallel_size={args.context_parallel_size}: packed fine-tuning rows are not cut for context "
-            "parallel yet; set it to 1 and use tensor and pipeline parallel"
+            "parallel yet",
+            fix="set it to 1 and use tensor and pipeline parallel",
         )
     if not args.dataloader_inter_document_masking or (
         args.meap_sft_loss == "token_mean" and not args.calculate_per_token_loss
     ):
         raise UserError(
             "fine-tuning needs dataloader_inter_document_masking and calculate_per_token_loss, which are set when data_path "
-            "names the data; name it there, not in a data_args_path file"
+            "names the data",
+            fix="name it there, not in a data_args_path file",
         )
     for name, plain in (
         ("mask_strategy", "random"),
@@ -50,18 +52,21 @@ def check(args: Any) -> None:
     ):
         if (value := getattr(args, f"meap_{name}")) != plain:
             raise UserError(
-                f"meap_{name}={value} is for pre-training; fine-tuning masks answer tokens of a copy: leave it out"
+                f"meap_{name}={value} is for pre-training; fine-tuning masks answer tokens of a copy",
+                fix="leave it out",
             )
     if MaskRatio.parse(args.meap_mask_ratio).constant is None:
         raise UserError(
-            f"meap_mask_ratio={args.meap_mask_ratio}: fine-tuning has one ratio for all answers; give a number, such as 0.1"
+            f"meap_mask_ratio={args.meap_mask_ratio}: fine-tuning has one ratio for all answers",
+            fix="give a number, such as 0.1",
         )
     if args.reset_attention_mask or args.reset_position_ids or args.eod_mask_loss:
         raise UserError(
             "reset_attention_mask, reset_position_ids and eod_mask_loss are for pre-training; packed rows carry their "
-            "own segment bounds, positions and loss: leave them out"
+            "own segment bounds, positions and loss",
+            fix="leave them out",
         )
     if args.dataloader_type == "cyclic":
-        raise UserError("dataloader_type=cyclic: the rows are shuffled per epoch already; use single")
+        raise UserError("dataloader_type=cyclic: the rows are shuffled per epoch already", fix="use single")
     if args.meap_sft_loss == "microbatch_mean" and args.calculate_per_token_loss:
-        raise UserError("calculate_per_token_loss contradicts meap_sft_loss=microbatch_mean; leave one out")
+        raise UserError("calculate_per_token_loss contradicts meap_sft_loss=microbatch_mean", fix="leave one out")

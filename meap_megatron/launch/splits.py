@@ -33,13 +33,14 @@ def check_blend(settings: Settings) -> None:
             continue
         if len(entries) % 2 or weights != [True, False] * (len(entries) // 2):
             raise UserError(
-                f"{where}: weights and prefixes must alternate, as in {key}='0.3 data/a 0.7 data/b'; or give prefixes "
-                "alone, which are then read in proportion to their size"
+                f"{where}: weights and prefixes must alternate",
+                fix=f"write {key}='0.3 data/a 0.7 data/b', or prefixes alone, which are read in proportion to their size",
             )
         for weight, prefix in zip(entries[::2], entries[1::2], strict=True):
             if not (math.isfinite(float(weight)) and float(weight) > 0):
                 raise UserError(
-                    f"{where}: the weight {weight} of {prefix} must be above 0; leave {prefix} out to read none of it"
+                    f"{where}: the weight {weight} of {prefix} must be above 0",
+                    fix=f"leave {prefix} out to read none of it",
                 )
 
 
@@ -135,7 +136,7 @@ def check_splits(settings: Settings, sidecars: dict[str, Sidecar], need: Need) -
             if found is None or not (end <= first or need.whole_rows or (need.evaluates and split != "train")):
                 continue
             reason, ways = found
-            raise UserError(f"{settings.where('split')}the {split} split of {prefix} {reason} ({name}); {ways}")
+            raise UserError(f"{settings.where('split')}the {split} split of {prefix} {reason} ({name})", fix=ways)
 
 
 def has_validation(settings: Settings) -> bool:

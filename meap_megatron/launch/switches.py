@@ -6,6 +6,7 @@ setting that is given and not off, `name`, or its values, `name=value,value`.
 
 from collections.abc import Iterator
 
+from meap_megatron.errors import UserError
 from meap_megatron.launch import config_rules
 from meap_megatron.launch.named_settings import Settings
 
@@ -134,19 +135,19 @@ FORBIDDEN: tuple[tuple[str, str, str], ...] = (
 """Two terms that exclude each other, and why."""
 
 
-def findings(settings: Settings) -> Iterator[str]:
+def findings(settings: Settings) -> Iterator[UserError]:
     """Yield switches that are refused, lack what they need, or exclude each other: key, value, rule and remedy."""
     for term, why, remedy in REFUSED:
         if holds(settings, term):
-            yield f"{settings.quoted(name_of(term))} is refused: {why}; {remedy}"
+            yield UserError(f"{settings.quoted(name_of(term))} is refused: {why}", fix=remedy)
     for term, needed, why in NEEDED:
         if holds(settings, term) and not any(holds(settings, one) for one in needed.split(" or ")):
             name = name_of(term)
-            yield f"{settings.quoted(name)} needs {needed}: {why}; set it, or leave {name} out"
+            yield UserError(f"{settings.quoted(name)} needs {needed}: {why}", fix=f"set {needed}, or leave {name} out")
     for term, other, why in FORBIDDEN:
         if holds(settings, term) and holds(settings, other):
             both = f"{settings.quoted(name_of(term))} and {settings.named(name_of(other))}"
-            yield f"{both} are both given: {why}; leave one out"
+            yield UserError(f"{both} are both given: {why}", fix="leave one out")
     yield from config_rules.findings(settings)
 
 

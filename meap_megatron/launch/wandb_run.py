@@ -36,7 +36,8 @@ def environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str
         return {}
     if importlib.util.find_spec("wandb") is None:
         raise UserError(
-            "wandb_project is given and the package wandb is not installed: pip install wandb, or leave wandb_project out"
+            "wandb_project is given and the package wandb is not installed",
+            fix="pip install wandb, or leave wandb_project out",
         )
     found = {} if has_key(environ) or "WANDB_MODE" in environ else {"WANDB_MODE": "offline"}
     if not save or "WANDB_RUN_ID" in environ:
@@ -72,7 +73,9 @@ def run_id(save: Path) -> str:
         replace_text(path, made + "\n")
     except (OSError, RunError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot read or write {path}: {reason}; set save to a folder that can be written") from None
+        raise UserError(
+            f"cannot read or write {path}: {reason}", fix="set save to a folder that can be written"
+        ) from None
     return made
 
 

@@ -44,7 +44,7 @@ class LossOn:
         """
         row = _fraction("pair weight", str(pair_weight))
         if row == 0:
-            raise UserError("the pair weight is 0: the masked rows would train nothing; leave the pair out")
+            raise UserError("the pair weight is 0: the masked rows would train nothing", fix="leave the pair out")
         if text in ("all", "unmasked", "predictors"):
             changed, unchanged = {"all": (1, 1), "unmasked": (0, 1), "predictors": (1, 0)}[text]
             return cls(changed, unchanged, text == "predictors", row)

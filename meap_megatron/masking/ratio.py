@@ -52,7 +52,7 @@ class MaskRatio:
         for before, after in zip(points, points[1:], strict=False):
             if after.progress < before.progress:
                 raise UserError(
-                    f"ratio is {value!r}: progress {after.progress:g} follows {before.progress:g}; sort them"
+                    f"ratio is {value!r}: progress {after.progress:g} follows {before.progress:g}", fix="sort them"
                 )
         return cls(tuple(points))
 
@@ -131,7 +131,7 @@ def _point(text: str, value: Any) -> RatioPoint:
     check_ratio(low)
     check_ratio(high)
     if high < low:
-        raise UserError(f"ratio is {value!r}: the range {low:g}:{high:g} is empty; write {high:g}:{low:g}")
+        raise UserError(f"ratio is {value!r}: the range {low:g}:{high:g} is empty", fix=f"write {high:g}:{low:g}")
     if not 0 <= progress <= 1:
         raise UserError(f"ratio is {value!r}: progress {progress:g} is outside [0, 1], the share of the run's samples")
     return RatioPoint(progress, low, high)

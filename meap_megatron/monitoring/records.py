@@ -112,13 +112,13 @@ def metrics_file(run: Path) -> Path:
     if run.is_file():
         return run
     if not run.exists():
-        raise UserError(f"{run} does not exist; name the `save` folder of a run, or its {METRICS}")
+        raise UserError(f"{run} does not exist", fix=f"name the `save` folder of a run, or its {METRICS}")
     path = run / METRICS
     if path.is_file():
         return path
     below = sorted(str(found.parent) for found in run.glob(f"*/{METRICS}"))
     if below:
-        raise UserError(f"{run} holds no {METRICS}, but runs: {', '.join(below[:6])}; name one of them")
+        raise UserError(f"{run} holds no {METRICS}, but runs: {', '.join(below[:6])}", fix="name one of them")
     hint = "it is empty" if not any(run.iterdir()) else "with meap_metrics= elsewhere, name the file"
     raise UserError(f"{run} holds no {METRICS}: the run has not begun, or this is not a `save` folder ({hint})")
 

@@ -68,14 +68,17 @@ def find_job(job: str) -> SlurmJob:
             ["scontrol", "show", "job", job], capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
         )
     except FileNotFoundError:
-        raise UserError("--job needs scontrol, which is not on the path; name the `save` folder of the run") from None
+        raise UserError(
+            "--job needs scontrol, which is not on the path", fix="name the `save` folder of the run"
+        ) from None
     except subprocess.TimeoutExpired:
         raise RunError(f"scontrol show job {job} did not answer within {TIMEOUT_SECONDS:.0f} s") from None
     if done.returncode != 0:
         output = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
         if "Invalid job id" in done.stderr:
             raise UserError(
-                f"SLURM knows no job {job} ({output}); it forgets jobs some minutes after their end: name the `save` folder"
+                f"SLURM knows no job {job} ({output}); it forgets jobs some minutes after their end",
+                fix="name the `save` folder",
             )
         raise RunError(f"scontrol show job {job}: {output}")
     return read_job(job, done.stdout)

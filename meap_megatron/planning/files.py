@@ -87,7 +87,7 @@ def write(plan: Plan, folder: Path, *, overrides: list[str], node: int, sizes: s
     }
     there = [str(path) for path in texts if path.exists()]
     if there and not overwrite:
-        raise UserError(f"{' and '.join(there)} exists already; choose another --out, or say --overwrite")
+        raise UserError(f"{' and '.join(there)} exists already", fix="choose another --out, or say --overwrite")
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     for path, text in texts.items():
@@ -101,7 +101,8 @@ def check_overrides(overrides: list[str]) -> None:
         name = override.partition("=")[0].replace("-", "_")
         if name == "layout" or (name in MANAGED and name != "use_distributed_optimizer"):
             raise UserError(
-                f"{override}: a plan chooses this itself, leave it out; the recipe's own layout is listed beside it"
+                f"{override}: a plan chooses this itself; the recipe's own layout is listed beside it",
+                fix="leave it out",
             )
 
 

@@ -121,7 +121,9 @@ def whole(settings: Mapping[str, Any], name: str) -> int:
     """
     value = settings.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UserError(f"{name}={value!r}: a plan needs a whole number above 0; give it in the recipe or as {name}=N")
+        raise UserError(
+            f"{name}={value!r}: a plan needs a whole number above 0", fix=f"give it in the recipe or as {name}=N"
+        )
     return value
 
 

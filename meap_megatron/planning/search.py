@@ -221,7 +221,7 @@ def check_gpus(job: PlannedJob, gpu: Gpu, *, gpus: int, node: int) -> None:
     if gpus > node and gpus % node:
         raise UserError(f"--gpus {gpus} must be a multiple of {node}, the GPUs of a node, or fewer than {node}")
     if job.fp8 and not gpu.fp8:
-        raise UserError(f"{gpu.name} has no FP8 units; add precision=bf16")
+        raise UserError(f"{gpu.name} has no FP8 units", fix="add precision=bf16")
 
 
 def nothing_fits(job: PlannedJob, gpu: Gpu, smallest: Plan | None, *, gpus: int, node: int) -> str:

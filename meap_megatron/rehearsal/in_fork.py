@@ -1,8 +1,8 @@
 """A piece of work in a fork of this process: Megatron is imported once, its globals and process groups are new each time."""
 
 import contextlib
-import json
 import os
+import pickle
 import signal
 import sys
 import traceback
@@ -18,7 +18,7 @@ NO_PORT = 1
 
 
 def in_fork(work: Callable[[], Any], *, rank: int, world: int, log: Path | None) -> Any:
-    """Do `work` as one rank of a job, in a fork of this process; return its result, which JSON must be able to hold.
+    """Do `work` as one rank of a job, in a fork of this process; return its result, which can be pickled.
 
     Args:
         work: raises `UserError` or `RunError`; any other exception becomes a `RunError`.
@@ -38,23 +38,21 @@ def in_fork(work: Callable[[], Any], *, rank: int, world: int, log: Path | None)
         _be(work, environ=environ, log=log, answer=writing, parent=parent)
     os.close(writing)
     try:
-        with os.fdopen(reading, encoding="utf-8") as stream:
-            text = stream.read()
+        with os.fdopen(reading, "rb") as stream:
+            content = stream.read()
     except BaseException:
         os.kill(pid, signal.SIGKILL)
         raise
     finally:
         _, status = os.waitpid(pid, 0)
-    if not text:
+    if not content:
         code = os.waitstatus_to_exitcode(status)
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
         raise RunError(f"the rehearsed rank {how}" + (f"; what it printed: {tail(log)}" if log else ""))
-    answer = json.loads(text)
-    if "refused" in answer:
-        raise UserError(answer["refused"])
-    if "failed" in answer:
-        raise RunError(answer["failed"])
-    return answer["result"]
+    result = pickle.loads(content)
+    if isinstance(result, UserError | RunError):
+        raise result
+    return result
 
 
 def of_rank(rank: int, work: Callable[[], Any], *, log: Path | None, world: int) -> Any:
@@ -62,10 +60,10 @@ def of_rank(rank: int, work: Callable[[], Any], *, log: Path | None, world: int)
     try:
         return in_fork(work, rank=rank, world=world, log=log)
     except UserError as error:
-        raise UserError(f"rank {rank:,} of {world:,}: {error}") from None
+        raise error.at(f"rank {rank:,} of {world:,}") from None
     except RunError as error:
-        hint = "" if log is None else " (--verbose shows what the rank printed)"
-        raise RunError(f"rank {rank:,} of {world:,}: {error}{hint}") from None
+        hint = None if log is None else "see what the rank printed with --verbose"
+        raise RunError(f"rank {rank:,} of {world:,}: {error.problem}", fix=error.fix or hint) from None
 
 
 def tail(log: Path) -> str:
@@ -82,16 +80,14 @@ def _be(work: Callable[[], Any], *, environ: Mapping[str, str], log: Path | None
         os.dup2(output, 1)
         os.dup2(output, 2)
     try:
-        message = {"result": work()}
-    except UserError as error:
-        message = {"refused": str(error)}
-    except RunError as error:
-        message = {"failed": str(error)}
+        result = work()
+    except (UserError, RunError) as error:
+        result = error
     except BaseException as error:  # also SystemExit, by which Megatron ends at times
         traceback.print_exc()
-        message = {"failed": f"{type(error).__name__}: {error}"}
-    with contextlib.suppress(OSError), os.fdopen(answer, "w", encoding="utf-8") as stream:
-        json.dump(message, stream)
+        result = RunError(f"{type(error).__name__}: {error}")
+    with contextlib.suppress(OSError), os.fdopen(answer, "wb") as stream:
+        pickle.dump(result, stream)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

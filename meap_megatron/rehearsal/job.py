@@ -88,7 +88,7 @@ def load(path: str | Path, overrides: list[str], *, world: int | None, flags: di
     found += inputs.of_tokenizer(settings) + inputs.of_folders(settings)
     start = inputs.of_checkpoints(settings, found)
     if found:
-        raise UserError(preflight.joint(found, whom=f"this job of {sizes.world:,} processes"))
+        raise preflight.joint(found, whom=f"this job of {sizes.world:,} processes")
     own = [*more, f"--meap-device={device}"]
     return RehearsedJob(
         recipe=recipe,
@@ -110,5 +110,7 @@ def named_world(overrides: list[str]) -> int:
     """
     named = [override.partition("=")[2] for override in overrides if override.startswith("layout=")]
     if not named or not named[-1].isdecimal():
-        raise UserError("how many processes does the job have? Give --world-size N, or layout=N of the recipe")
+        raise UserError(
+            "the number of processes of the job is not given", fix="give --world-size N, or layout=N of the recipe"
+        )
     return int(named[-1])

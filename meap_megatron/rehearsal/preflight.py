@@ -53,33 +53,43 @@ def check_end(prefix: str, sidecar: Sidecar) -> None:
     if end != sidecar.bin_bytes:
         raise UserError(
             f"{idx_path(prefix)} is stale: its last document ends at byte {end:,}, {bin_path(prefix)} has "
-            f"{sidecar.bin_bytes:,}; copy both again, or make the dataset again"
+            f"{sidecar.bin_bytes:,}",
+            fix="copy both again, or make the dataset again",
         )
 
 
-def of_tokenizer(settings: Settings) -> list[str]:
+def of_tokenizer(settings: Settings) -> list[UserError]:
     """Return what is wrong with a tokenizer that the recipe names; the data has its own, and training needs no other."""
     kind, path = settings.get("tokenizer_type"), settings.get("tokenizer_model")
     if kind is None or kind in NO_TOKENIZER_FILE:
         return []
-    leave_out = "training does not tokenise: leave tokenizer_type and tokenizer_model out"
+    leave_out = "leave tokenizer_type and tokenizer_model out, training does not tokenise"
     if path is None and settings.get("vocab_file") is None:
-        return [f"{settings.where('tokenizer_type')}tokenizer_type={kind} has no tokenizer_model; {leave_out}"]
+        return [
+            UserError(f"{settings.where('tokenizer_type')}tokenizer_type={kind} has no tokenizer_model", fix=leave_out)
+        ]
     if path is not None and not Path(str(path)).exists():
         return [
-            f"{settings.where('tokenizer_model')}tokenizer_model={path} is not a file or folder here; a compute node may "
-            f"not be able to download it; {leave_out}"
+            UserError(
+                f"{settings.where('tokenizer_model')}tokenizer_model={path} is not a file or folder here; a compute node "
+                "may not be able to download it",
+                fix=leave_out,
+            )
         ]
     return []
 
 
-def of_folders(settings: Settings) -> list[str]:
+def of_folders(settings: Settings) -> list[UserError]:
     """Return which folders the job cannot write."""
     found = []
     for name in ("save", "meap_log", "tensorboard_dir", "data_cache_path"):
         path = settings.get(name)
         if path is not None and (reason := why_not_writable(Path(str(path)))) is not None:
-            found.append(f"{settings.where(name)}{name}={path} cannot be written: {reason}; name another folder")
+            found.append(
+                UserError(
+                    f"{settings.where(name)}{name}={path} cannot be written: {reason}", fix="name another folder"
+                )
+            )
     return found
 
 
@@ -98,7 +108,7 @@ def why_not_writable(folder: Path) -> str | None:
     return None
 
 
-def of_checkpoints(settings: Settings, findings: list[str]) -> Start:
+def of_checkpoints(settings: Settings, findings: list[UserError]) -> Start:
     """Return what the job begins with; what it cannot begin with is added to `findings`."""
     load, save, pretrained = (settings.get(name) for name in ("load", "save", "pretrained_checkpoint"))
     findings += refusal(lambda: resume.check_flags(settings))
@@ -106,8 +116,11 @@ def of_checkpoints(settings: Settings, findings: list[str]) -> Start:
         last = resume.last_step(settings)
         if last is not None and own.step >= last:
             findings.append(
-                f"{settings.where('save')}save={save} holds step {own.step:,} and the run ends at step {last:,}: the job "
-                "would end at once; raise train_iters, or save to another folder"
+                UserError(
+                    f"{settings.where('save')}save={save} holds step {own.step:,} and the run ends at step {last:,}: the "
+                    "job would end at once",
+                    fix="raise train_iters, or save to another folder",
+                )
             )
         return own
     if load is not None:
@@ -118,8 +131,10 @@ def of_checkpoints(settings: Settings, findings: list[str]) -> Start:
             return Start(step=0, samples=0, checkpoint=start.checkpoint) if settings.on("finetune") else start
         if len(findings) == before and not resume.same_folder(str(load), str(save)):
             findings.append(
-                f"{where}load={load} holds no checkpoint, and the run would silently begin with random weights; correct the "
-                "path, or leave load out"
+                UserError(
+                    f"{where}load={load} holds no checkpoint, and the run would silently begin with random weights",
+                    fix="correct the path, or leave load out",
+                )
             )
     if pretrained is not None:
         folder = Path(str(pretrained))
@@ -129,7 +144,7 @@ def of_checkpoints(settings: Settings, findings: list[str]) -> Start:
     return Start(step=0, samples=0, checkpoint=None)
 
 
-def newest(folder: Path, findings: list[str]) -> Start | None:
+def newest(folder: Path, findings: list[UserError]) -> Start | None:
     """Return the checkpoint of a folder that a run would load, None if it has none."""
     if not folder.is_dir():
         return None
@@ -139,7 +154,7 @@ def newest(folder: Path, findings: list[str]) -> Start | None:
     if choice.iteration is None or choice.chosen is None:
         if choice.damaged or choice.missing is not None:
             wrong = "; ".join(bad.explain() for bad in choice.passed_over) or f"{choice.missing} does not exist"
-            findings.append(f"no checkpoint in {folder} can be loaded: {wrong}")
+            findings.append(UserError(f"no checkpoint in {folder} can be loaded: {wrong}"))
         return None
     manifest = choice.chosen.manifest
     return Start(

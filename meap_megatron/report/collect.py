@@ -58,7 +58,7 @@ def split(argument: str) -> tuple[str, Path]:
         label, rest = "", argument
     folder = Path(rest)
     if not folder.is_dir():
-        raise UserError(f"{rest} is not a folder; give folders of results or training runs, as DIR or LABEL=DIR")
+        raise UserError(f"{rest} is not a folder", fix="give folders of results or training runs, as DIR or LABEL=DIR")
     name = folder.resolve().name
     if name == "evaluation":
         name = folder.resolve().parent.name
@@ -83,7 +83,7 @@ def groups(folder: Path, label: str) -> list[tuple[str, list[Path]]]:
     if not files:
         suites = ", ".join(f"{suite}.json" for suite in SUITES)
         raise UserError(
-            f"{folder} holds no results ({suites}) and no {METRICS}; run meap evaluate or meap train first"
+            f"{folder} holds no results ({suites}) and no {METRICS}", fix="run meap evaluate or meap train first"
         )
     names = [path.name for path in files]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -95,7 +95,7 @@ def groups(folder: Path, label: str) -> list[tuple[str, list[Path]]]:
         parts.setdefault(inside[0] if len(inside) > 1 else "", []).append(path)
     if "" in parts:
         first, second = [path for path in files if path.name == twice][:2]
-        raise UserError(f"{folder} holds {twice} twice, {first} and {second}; name the folders one by one")
+        raise UserError(f"{folder} holds {twice} twice, {first} and {second}", fix="name the folders one by one")
     return [group for part in parts for group in groups(folder / part, f"{label}/{part}" if len(parts) > 1 else label)]
 
 
@@ -107,7 +107,9 @@ def add(run: ReportedRun, path: Path) -> None:
     """
     kind = path.name if path.name == METRICS else path.stem
     if kind in run.origins:
-        raise UserError(f"run {run.label} has {path.name} twice: {run.origins[kind]} and {path}; give another label")
+        raise UserError(
+            f"run {run.label} has {path.name} twice: {run.origins[kind]} and {path}", fix="give another label"
+        )
     run.origins[kind] = path
     if kind == METRICS:
         run.metrics = read_lines(path)
@@ -125,12 +127,13 @@ def read_document(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not JSON ({error}); run the suite again with --overwrite") from None
+        raise UserError(f"{path} is not JSON ({error})", fix="run the suite again with --overwrite") from None
     needed = ("suite", "format", "model", "tokenizer", "bos", "tasks", "cells", "headline", "settings", "versions")
     missing = [key for key in needed if not isinstance(content, dict) or key not in content]
     if missing or content["suite"] != path.stem or content["format"] != FORMAT:
         why = f"it lacks {', '.join(missing)}" if missing else f"suite {content['suite']}, format {content['format']}"
         raise UserError(
-            f"{path} is not a results document of meap evaluate {path.stem}, format {FORMAT} ({why}); run the suite again"
+            f"{path} is not a results document of meap evaluate {path.stem}, format {FORMAT} ({why})",
+            fix="run the suite again",
         )
     return dict(content)

@@ -177,6 +177,6 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
                 _ = record["task"], record["doc_id"], record["prompt_sha256"], record["metrics"].items()
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UserError(
-                    f"{path}:{number}: not a sample of `meap evaluate` ({error!r}); run it again"
+                    f"{path}:{number}: not a sample of `meap evaluate` ({error!r})", fix="run it again"
                 ) from None
             yield record

@@ -86,10 +86,10 @@ def look(folder: Path, *, model: Path | None, tokenizer: Path | None, data: list
         UserError: there is no data, or several models or tokenizers of which none was named.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; name the one that contains your model and data")
+        raise UserError(f"{folder} is not a folder", fix="name the one that contains your model and data")
     for named in (model, tokenizer, *data):
         if named is not None and not named.exists():
-            raise UserError(f"{named} does not exist")
+            raise UserError(f"{named} does not exist", fix="check the path")
     folders = list(_folders(folder, without=out.resolve()))
     models = [path for path in folders if _has_weights(path)]
     models += [path for below in folders for path in sorted(below.glob("*.gguf"))]
@@ -104,13 +104,13 @@ def look(folder: Path, *, model: Path | None, tokenizer: Path | None, data: list
     chosen, beside = _data(places, apart=apart if not data else set(), tunes=model is not None)
     if chosen is None and beside:
         raise UserError(
-            f"{', '.join(map(str, beside))}: conversations are for fine-tuning, and there is no model in {folder}; put a "
-            "Hugging Face folder or a .gguf file there, or name it with --model"
+            f"{', '.join(map(str, beside))}: conversations are for fine-tuning, and there is no model in {folder}",
+            fix="put a Hugging Face folder or a .gguf file there, or name it with --model",
         )
     if chosen is None:
         raise UserError(
-            f"there is no data in {folder}: put text (.txt, .jsonl, .parquet) or conversations (.json, .jsonl, .parquet) "
-            "there, or name it with --data"
+            f"there is no data in {folder}",
+            fix="put text (.txt, .jsonl, .parquet) or conversations (.json, .jsonl, .parquet) there, or name it with --data",
         )
     return Findings(
         model=model,
@@ -153,7 +153,9 @@ def _one_of(paths: list[Path], what: str) -> Path | None:
         UserError: there are several.
     """
     if len(paths) > 1:
-        raise UserError(f"found {len(paths)} {what}s: {', '.join(map(str, paths))}; choose one with --{what} PATH")
+        raise UserError(
+            f"found {len(paths)} {what}s: {', '.join(map(str, paths))}", fix=f"choose one with --{what} PATH"
+        )
     return paths[0] if paths else None
 
 

@@ -98,7 +98,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
     try:
         root = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except OSError as error:
-        raise UserError(f"cannot read sweep {path}: {error.strerror}; examples/sweeps contains some") from None
+        raise UserError(
+            f"cannot read sweep {path}: {error.strerror}", fix="name one such as those of examples/sweeps"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {error}") from None
     if not isinstance(root, dict):
@@ -153,8 +155,8 @@ def check_same_run(arm: Arm, recipe: Recipe) -> None:
             continue
         if comparable(recorded[name]) != comparable(wanted):
             raise UserError(
-                f"{arm.save} holds a run with {name}={recorded[name]}, and arm '{arm.name}' says {wanted}; give the sweep "
-                "another folder (save=FOLDER), or remove that one"
+                f"{arm.save} holds a run with {name}={recorded[name]}, and arm '{arm.name}' says {wanted}",
+                fix="give the sweep another folder (save=FOLDER), or remove that one",
             )
 
 

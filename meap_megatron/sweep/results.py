@@ -38,7 +38,8 @@ def read_scores(folder: Path) -> Scores:
         for key, value in scores_of(document).items():
             if scores.setdefault(key, value) != value:
                 raise UserError(
-                    f"{path} says {key[0]} {key[1]} = {value}, {origins[key]} says {scores[key]}; keep one result per arm"
+                    f"{path} says {key[0]} {key[1]} = {value}, {origins[key]} says {scores[key]}",
+                    fix="keep one result per arm",
                 )
             origins.setdefault(key, path)
     return scores

@@ -168,7 +168,7 @@ def _read_template(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from None
+        raise UserError(f"{path} is not UTF-8 ({error})", fix="save it as UTF-8") from None
 
 
 def _names_special(key: str) -> bool:

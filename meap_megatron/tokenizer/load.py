@@ -77,13 +77,13 @@ def load_tokenizer(
     """
     if not mask_token.strip():
         raise UserError(
-            f"the mask token {mask_token!r} (--mask-token) has no visible character; give one such as [MASK]"
+            f"the mask token {mask_token!r} (--mask-token) has no visible character", fix="give one such as [MASK]"
         )
     path = Path(source)
     if not path.exists():
         raise UserError(
-            f"tokenizer {source} does not exist; give a tokenizer folder, a tokenizer.json or a SentencePiece .model "
-            f"(nothing is downloaded)"
+            f"tokenizer {source} does not exist",
+            fix="give a tokenizer folder, a tokenizer.json or a SentencePiece .model (nothing is downloaded)",
         )
     files = read_tokenizer_files(path)
     tokenizer = _parse(files.definition, path)

@@ -48,7 +48,8 @@ def convert_sentencepiece(model: bytes, *, source: Path, add_bos: bool = True) -
     if trainer.model_type not in (UNIGRAM, BPE) or trainer.treat_whitespace_as_suffix or not rules.escape_whitespaces:
         raise UserError(
             f"tokenizer {source}: only SentencePiece models of type BPE or unigram with escaped spaces as prefix are "
-            f"converted; convert it to a tokenizer.json yourself and pass that"
+            f"converted",
+            fix="convert it to a tokenizer.json yourself and pass that",
         )
     pieces, scores, types = zip(*((piece.piece, piece.score, piece.type) for piece in proto.pieces), strict=True)
     added = [

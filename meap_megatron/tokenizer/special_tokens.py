@@ -57,7 +57,8 @@ def complete(tokenizer: "Tokenizer", files: TokenizerFiles, *, source: Path) -> 
                 names = ", ".join(map(repr, [*absent, *moved][:4]))
                 raise UserError(
                     f"tokenizer {source}: the tokens {names} are not in its tokenizer.json with the ids of its "
-                    f"configuration, and transformers cannot load it ({error}); save it again with save_pretrained"
+                    f"configuration, and transformers cannot load it ({error})",
+                    fix="save it again with save_pretrained",
                 ) from None
     if loaded is not None:
         _adopt(tokenizer, loaded, source=source)
@@ -92,7 +93,8 @@ def _adopt(tokenizer: "Tokenizer", loaded: Any, *, source: Path) -> None:
         if (found := tokenizer.token_to_id(token.content)) != index:
             raise UserError(
                 f"tokenizer {source}: the token {token.content!r} has id {index} in transformers and {found} in "
-                f"tokenizer.json; save the tokenizer again with save_pretrained"
+                f"tokenizer.json",
+                fix="save the tokenizer again with save_pretrained",
             )
 
 
@@ -119,8 +121,8 @@ def add_mask(tokenizer: "Tokenizer", mask_token: str, *, reserved: frozenset[int
             content = json.loads(tokenizer.to_str())
             if not isinstance(content["model"].get("vocab"), dict):
                 raise UserError(
-                    f"tokenizer {source}: {mask_token!r} would get id {following}, which is taken; add the token to the "
-                    f"tokenizer yourself and try again"
+                    f"tokenizer {source}: {mask_token!r} would get id {following}, which is taken",
+                    fix="add the token to the tokenizer yourself and try again",
                 )
             content["model"]["vocab"][mask_token] = max(taken | reserved) + 1
             tokenizer = Tokenizer.from_str(json.dumps(content))

@@ -38,8 +38,9 @@ def check_vocabulary(rows: int, sidecars: list[Sidecar], prefixes: list[str]) ->
         if sidecar.tokenizer.vocab_size > rows:
             raise UserError(
                 f"{prefix} holds ids up to {sidecar.tokenizer.vocab_size - 1} ([MASK] is {sidecar.tokenizer.mask_id}), but "
-                f"the model has {rows} rows; leave vocab_size and tokenizer_type out, so that they are "
-                "read from the data, or give the tokenizer that made it"
+                f"the model has {rows} rows",
+                fix="leave vocab_size and tokenizer_type out, so that they are "
+                "read from the data, or give the tokenizer that made it",
             )
 
 
@@ -133,7 +134,7 @@ def num_samples(args: Any) -> list[int | None]:
     from megatron.training.training import get_train_valid_test_num_samples, update_train_iters
 
     if not args.train_iters and not args.train_samples:
-        raise UserError("the length of the run is not given: set train_iters, train_samples or meap_epochs")
+        raise UserError("the length of the run is not given", fix="set train_iters, train_samples or meap_epochs")
     given = args.train_iters
     try:
         update_train_iters(args)

@@ -50,7 +50,10 @@ def prepare(wanted: IndexRequest, screen: TextIO) -> Path:
     def look() -> None:
         check_data(wanted.config)
         if index_key(wanted.config, sizes=wanted.sizes) != path.name:
-            raise UserError("the data or the settings are not those of rank 0; all nodes must see the same files")
+            raise UserError(
+                "the data or the settings are not those of rank 0; all nodes must see the same files",
+                fix="mount one folder on all of them",
+            )
         wait_until_visible(path, settled["files"], builder=settled["host"])
 
     call.everyone("index-visible", look)
@@ -88,8 +91,8 @@ def wait_until_visible(path: Path, files: dict[str, dict[str, int]], *, builder:
             return
         if time.monotonic() > deadline:
             raise UserError(
-                f"the sample index {path.absolute()}, which rank 0 on {builder} has, is not seen here ({seen}); set "
-                "data_cache_path to a folder that all nodes share, or run `meap cache` on every node"
+                f"the sample index {path.absolute()}, which rank 0 on {builder} has, is not seen here ({seen})",
+                fix="set data_cache_path to a folder that all nodes share, or run `meap cache` on every node",
             )
         time.sleep(0.5)
 
@@ -109,11 +112,14 @@ def data_settings(argv: list[str]) -> Any:
 
     args = parse(argv, validate=False)
     if args.global_batch_size is None:
-        raise UserError("global_batch_size is not given, and without it the samples depend on the processes; set it")
+        raise UserError(
+            "global_batch_size is not given, and without it the samples depend on the processes",
+            fix="set global_batch_size",
+        )
     if args.phase_transition_iterations or args.step_batch_size_schedule:
         raise UserError(
-            "phase_transition_iterations and step_batch_size_schedule change the samples during the run; start "
-            "the run, it builds its own index"
+            "phase_transition_iterations and step_batch_size_schedule change the samples during the run",
+            fix="start the run, it builds its own index",
         )
     if args.eval_global_batch_size is None:
         args.eval_global_batch_size = args.global_batch_size

@@ -19,6 +19,7 @@ from meap_megatron.checkpoint.convert.megatron_config import argv_of
 from meap_megatron.errors import RunError, UserError
 from meap_megatron.launch import runtime
 from meap_megatron.launch.ranks import rank_environment
+from meap_megatron.terminal import print_error
 from meap_megatron.training import platform
 from meap_megatron.training.parsing import parse
 
@@ -145,7 +146,7 @@ def main(path: str) -> int:
     try:
         torch.save(compute(request), request["output"])
     except (UserError, RunError) as error:
-        print(f"meap: error: {error}", file=sys.stderr)
+        print_error(error)
         return error.exit_status
     return 0
 

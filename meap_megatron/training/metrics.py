@@ -11,7 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -162,10 +162,14 @@ class RunMetrics:
         }
 
     def mfu(self, seconds: float) -> float | None:
-        """Return model FLOP/s over peak FLOP/s, or None without a peak."""
-        if not self.shape.peak_flops:
-            return None
-        return self.flops / seconds / self.shape.peak_flops
+        """Return model FLOP/s over peak FLOP/s; None without a peak, and for good after a step that exceeds it.
+
+        On a CPU the peak is measured at the start of the run: too low while the machine has other work.
+        """
+        share = share_of_peak(self.flops, seconds, self.shape)
+        if self.shape.peak_flops and share is None:
+            self.shape = replace(self.shape, peak_flops=None)
+        return share
 
     def end_step(self) -> None:
         """Write the record of a step and, every `log_interval` steps, the progress line."""
@@ -260,10 +264,16 @@ def progress_line(record: dict[str, Any], shape: RunShape, recent: list[float], 
         parts.append(f"lr {record['learning_rate']:.2e}")
     pace = sorted(recent)[len(recent) // 2]
     parts.append(f"{shape.tokens_per_step / pace:,.0f} tokens/s")
-    if shape.peak_flops:
-        parts.append(f"MFU {flops / pace / shape.peak_flops:.0%}")
+    if (share := share_of_peak(flops, pace, shape)) is not None:
+        parts.append(f"MFU {share:.0%}")
     parts.append(f"ETA {clock_time((shape.train_steps - record['step']) * pace)}")
     return "  ".join(parts)
+
+
+def share_of_peak(flops: float, seconds: float, shape: RunShape) -> float | None:
+    """Return MFU, or None without a peak or where more was reached than what is said to be possible."""
+    share = flops / seconds / shape.peak_flops if shape.peak_flops else None
+    return None if share is None or share > 1 else share
 
 
 def number_text(value: float | None, missing: str = "nan") -> str:

@@ -68,7 +68,7 @@ def settle(argv: list[str]) -> tuple[Any, list[Sidecar]]:
     rope.check_asked(of_command_line(argv), picked(rope.RotarySettings, args))
     sidecars = [] if args.mock_data else read_sidecars(data_prefixes(args))
     if not sidecars and not args.mock_data:
-        raise UserError("no training data: give data_path, the prefix that `meap preprocess text` wrote")
+        raise UserError("no training data", fix="give data_path, the prefix that `meap preprocess text` wrote")
     if is_sft(sidecars):
         sft_settings.check(args)
     # Megatron divides by the tokens itself where the loss is per token, and gloo cannot average.

@@ -65,8 +65,9 @@ def load_engine(*, optional: bool) -> None:
         if not optional:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise UserError(
-                f"Transformer Engine is installed but cannot be loaded ({reason}); install the version built for this torch "
-                "and CUDA (meap doctor lists the versions), or set transformer_impl=local to train without it"
+                f"Transformer Engine is installed but cannot be loaded ({reason})",
+                fix="install the version built for this torch "
+                "and CUDA (meap doctor lists the versions), or set transformer_impl=local to train without it",
             ) from error
         for name in [name for name in sys.modules if name.partition(".")[0] == ENGINE]:
             del sys.modules[name]
@@ -92,8 +93,8 @@ def local_device(environ: Mapping[str, str], *, visible: int) -> int:
         return 0
     raise UserError(
         f"local rank {rank}, but this process sees {visible} GPUs (CUDA_VISIBLE_DEVICES="
-        f"{environ.get('CUDA_VISIBLE_DEVICES', '')!r}); start at most one process per GPU, or show each process one GPU "
-        "(srun --gpus-per-task=1)"
+        f"{environ.get('CUDA_VISIBLE_DEVICES', '')!r})",
+        fix="start at most one process per GPU, or show each process one GPU (srun --gpus-per-task=1)",
     )
 
 

@@ -28,6 +28,7 @@ from meap_megatron.launch.data_sidecars import is_sft
 from meap_megatron.launch.named_settings import Settings, of_command_line
 from meap_megatron.launch.outcome import TOLD, saved
 from meap_megatron.launch.run_lock import RunLock
+from meap_megatron.terminal import is_quiet, muted, print_error, unmuted
 from meap_megatron.training import ending, platform
 from meap_megatron.training.parsing import refusing, settle
 from meap_megatron.training.reasons import reason_of
@@ -73,16 +74,18 @@ def output_to(path: Path | None) -> Iterator[TextIO]:
         log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     except OSError as error:
         raise UserError(
-            f"cannot write the log {path}: {error.strerror}; set save to a folder that can be written"
+            f"cannot write the log {path}: {error.strerror}", fix="set save to a folder that can be written"
         ) from None
     sys.stdout.flush()
     sys.stderr.flush()
     saved_out, saved_err = os.dup(1), os.dup(2)
-    screen = os.fdopen(os.dup(saved_out), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+    target = os.devnull if is_quiet() else os.dup(saved_out)
+    screen = open(target, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
     try:
         os.dup2(log, 1)
         os.dup2(log, 2)
-        yield screen
+        with unmuted():
+            yield screen
     finally:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError):  # the disk of the log is full: that must not hide the reason
@@ -191,6 +194,7 @@ def run(argv: list[str], screen: TextIO) -> None:
     end(0)
 
 
+@muted()
 def main(argv: list[str] | None = None) -> int:
     """Train; return 0, or 1 for a failed run, 2 for refused input. See the module's text."""
     given = list(sys.argv[1:] if argv is None else argv)
@@ -269,8 +273,8 @@ def complain(failure: UserError | RunError, *, rank: str, debug: bool) -> int:
     if debug:
         raise failure
     if os.environ.get("LOCAL_RANK", "0") == "0" or not isinstance(failure, UserError):
-        where = "" if rank == "0" or "rank " in str(failure) else f"rank {rank} on {socket.gethostname()}: "
-        print(f"meap: error: {where}{failure}", file=sys.stderr)
+        named = rank == "0" or "rank " in str(failure)
+        print_error(failure if named else failure.at(f"rank {rank} on {socket.gethostname()}"))
     return failure.exit_status
 
 

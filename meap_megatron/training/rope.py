@@ -46,8 +46,8 @@ def check_asked(settings: Settings, rotary: RotarySettings) -> None:
         given, effective = settings.number(name), getattr(rotary, name)
         if given is not None and given != float(effective):
             raise UserError(
-                f"{name}={settings.get(name)} was asked for, but use_checkpoint_args takes the checkpoint's, {effective}; "
-                "leave use_checkpoint_args out (a recipe names the whole model), or give the checkpoint's value"
+                f"{name}={settings.get(name)} was asked for, but use_checkpoint_args takes the checkpoint's, {effective}",
+                fix="leave use_checkpoint_args out (a recipe names the whole model), or give the checkpoint's value",
             )
 
 

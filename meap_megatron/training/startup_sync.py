@@ -4,8 +4,8 @@ It uses the key-value store of torch.distributed's rendezvous, which the process
 while rank 0 builds a large index no watchdog runs, and when rank 0 dies its connection breaks and the others end at once.
 """
 
-import json
 import os
+import pickle
 import socket
 import sys
 import threading
@@ -27,6 +27,9 @@ GRACE_SECONDS = 15.0
 """How long a rank that found something wrong waits for the findings of ranks that have not come yet."""
 MOST_NAMED = 8
 """Ranks whose findings one message holds."""
+
+type Finding = tuple[int, str, UserError | RunError]
+"""A rank, its host, and what it found wrong."""
 
 
 class RollCall:
@@ -107,27 +110,27 @@ class RollCall:
                 result, failure = work(), None
             except Exception as error:
                 result, failure = "", as_ours(error)
-            self.store.set(f"{topic}/result", json.dumps([result, finding(0, failure) if failure else None]))
+            self.store.set(f"{topic}/result", pickle.dumps((result, finding(0, failure) if failure else None)))
             if failure is not None:
                 self._wait_for_listeners(topic)
                 raise failure
             return result
-        result, failed = json.loads(self._get(f"{topic}/result", WORK))
+        result, failed = pickle.loads(self._get(f"{topic}/result", WORK))
         if failed is not None:
             self.store.add(f"{topic}/heard", 1)
             raise joint_error([failed], world_size=self.world_size)
         return str(result)
 
-    def _exchange(self, topic: str, failure: UserError | RunError | None) -> list[dict[str, Any]]:
+    def _exchange(self, topic: str, failure: UserError | RunError | None) -> list[Finding]:
         """Return the findings of all ranks, the same list on every rank."""
         if failure is not None:
             number = self.store.add(f"{topic}/failures", 1)
-            self.store.set(f"{topic}/failure/{number}", json.dumps(finding(self.rank, failure)))
+            self.store.set(f"{topic}/failure/{number}", pickle.dumps(finding(self.rank, failure)))
         if self.store.add(f"{topic}/arrived", 1) == self.world_size:
             self._conclude(topic)
         elif failure is not None and not self._comes(f"{topic}/verdict", GRACE_SECONDS):
             self._conclude(topic)  # some rank is late, and what is wrong is known
-        findings: list[dict[str, Any]] = json.loads(self._get(f"{topic}/verdict", ARRIVAL))
+        findings: list[Finding] = pickle.loads(self._get(f"{topic}/verdict", ARRIVAL))
         if findings:
             if self.rank == 0:
                 self._wait_for_listeners(topic)
@@ -137,7 +140,7 @@ class RollCall:
 
     def _conclude(self, topic: str) -> None:
         keys = [f"{topic}/failure/{i + 1}" for i in range(self.store.add(f"{topic}/failures", 0))]
-        self.store.set(f"{topic}/verdict", json.dumps([json.loads(self._get(key, ARRIVAL)) for key in keys]))
+        self.store.set(f"{topic}/verdict", pickle.dumps([pickle.loads(self._get(key, ARRIVAL)) for key in keys]))
 
     def _comes(self, key: str, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
@@ -175,27 +178,22 @@ def as_ours(error: Exception) -> UserError | RunError:
     return RunError(f"{type(error).__name__}: {error}")
 
 
-def finding(rank: int, failure: UserError | RunError) -> dict[str, Any]:
-    """Return what a rank found wrong, as JSON can hold it."""
-    return {
-        "rank": rank,
-        "host": socket.gethostname(),
-        "message": str(failure),
-        "input": isinstance(failure, UserError),
-    }
+def finding(rank: int, failure: UserError | RunError) -> Finding:
+    """Return what a rank found wrong, as the others get it: rank, host, failure."""
+    return rank, socket.gethostname(), failure
 
 
-def joint_error(findings: list[dict[str, Any]], *, world_size: int) -> UserError | RunError:
+def joint_error(findings: list[Finding], *, world_size: int) -> UserError | RunError:
     """Return one error for the findings of several ranks, naming rank and host; `UserError` if all are about input."""
-    kind = UserError if all(found["input"] for found in findings) else RunError
-    messages = {found["message"] for found in findings}
-    if len(messages) == 1 and len(findings) == world_size:
-        return kind(messages.pop())
-    ordered = sorted(findings, key=lambda found: found["rank"])
-    lines = [f"rank {found['rank']} on {found['host']}: {found['message']}" for found in ordered[:MOST_NAMED]]
-    if len(ordered) > MOST_NAMED:
-        lines.append(f"and {len(ordered) - MOST_NAMED} more of {world_size} ranks")
-    return kind("\n".join(lines))
+    kind = UserError if all(isinstance(failure, UserError) for _, _, failure in findings) else RunError
+    if len({str(failure) for _, _, failure in findings}) == 1 and len(findings) == world_size:
+        return findings[0][2]
+    ordered = sorted(findings, key=lambda found: found[0])
+    named = [failure.at(f"rank {rank} on {host}") for rank, host, failure in ordered[:MOST_NAMED]]
+    if len(ordered) == 1:
+        return named[0]
+    listed = f", the first {MOST_NAMED} of them" if len(ordered) > MOST_NAMED else ""
+    return kind(f"{len(ordered)} of {world_size} ranks cannot start{listed}:", parts=named)
 
 
 _calls: dict[tuple[int, int], RollCall] = {}

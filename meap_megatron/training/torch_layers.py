@@ -276,13 +276,13 @@ def layer_spec(config: TransformerConfig) -> ModuleSpec:
     """
     if config.normalization != "RMSNorm":
         raise UserError(
-            f"normalization={config.normalization}: without Transformer Engine there is RMSNorm only; set "
-            "normalization=RMSNorm"
+            f"normalization={config.normalization}: without Transformer Engine there is RMSNorm only",
+            fix="set normalization=RMSNorm",
         )
     for name, flag in UNSUPPORTED.items():
         if value := getattr(config, name, None):
             typed = flag if value is True else f"{flag} {value}"
-            raise UserError(f"{typed} needs Transformer Engine and GPUs; leave it out, or install it")
+            raise UserError(f"{typed} needs Transformer Engine and GPUs", fix="leave it out, or install it")
     layer = get_gpt_layer_local_spec(qk_layernorm=config.qk_layernorm, normalization=config.normalization)
     attention = layer.submodules.self_attention.submodules
     attention.core_attention = TorchAttention

@@ -61,9 +61,9 @@ def test_what_cannot_be_verified_or_listed_is_bad_input(tmp_path: Path, capsys: 
     assert main(["checkpoint", "list", str(tmp_path / "nothing")]) == 2
     assert main(["checkpoint", "list", str(tmp_path)]) == 2
     said = capsys.readouterr().err
-    assert said.count("holds no checkpoint (iter_NNNNNNN); name the `save` folder of a run") == 3
+    assert said.count("holds no checkpoint (iter_NNNNNNN)\n  fix: name the `save` folder of a run") == 3
     good_checkpoint(tmp_path, 4)
     assert main(["checkpoint", "verify", str(tmp_path), "--iteration", "5"]) == 2
-    assert "it has 4" in capsys.readouterr().err
+    assert "take --iteration 4" in capsys.readouterr().err
     (tmp_path / "iter_0000004" / ".metadata").unlink()
     assert main(["checkpoint", "list", str(tmp_path)]) == 2

@@ -132,7 +132,7 @@ def test_verify_writes_the_sidecar_of_foreign_data(folder: Path, capsys: pytest.
     expected = json.loads((folder / "out.meap.json").read_text())
     (folder / "out.meap.json").unlink()
     assert main(["verify", str(folder / "out"), "--write-sidecar"]) == 2
-    assert "needs --tokenizer" in capsys.readouterr().err
+    assert "give it with --tokenizer T" in capsys.readouterr().err
     assert main(["verify", str(folder / "out"), "--write-sidecar", "--tokenizer", str(folder / "words")]) == 0
     assert json.loads((folder / "out.meap.json").read_text()) == {
         **{name: value for name, value in expected.items() if name != "plan"},

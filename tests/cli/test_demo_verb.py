@@ -171,14 +171,14 @@ def test_the_command_to_go_on_with_is_one_that_the_trainer_takes(finished):
 def test_a_folder_that_is_not_empty_is_refused_and_stays_as_it_is(tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("mine")
     assert main(["demo", "--quick", "--out", str(tmp_path)]) == 2
-    assert "is not empty; give another folder, or --overwrite" in capsys.readouterr().err
+    assert "is not empty\n  fix: give another folder, or --overwrite" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path, capsys):
     (tmp_path / "demo").write_text("mine")
     assert main(["demo", "--out", str(tmp_path / "demo"), "--overwrite"]) == 2
-    assert "is a file; give a folder" in capsys.readouterr().err
+    assert "is a file\n  fix: give a folder" in capsys.readouterr().err
 
 
 def test_zero_steps_are_refused_before_anything_is_written(tmp_path, capsys):

@@ -253,7 +253,7 @@ def test_a_padding_free_batch_is_masked_example_by_example(tokenizer):
     [
         (lambda t: MaskedCopies.of(t, ratio=0.0), "ratio is 0.0"),
         (lambda t: MaskedCopies.of(t, loss_on_copy="all"), "loss_on_copy is 'all'"),
-        (lambda t: MaskedCopies.of(t, corruption="random", ordinary=None), "of which ids"),
+        (lambda t: MaskedCopies.of(t, corruption="random", ordinary=None), "give the ids of which"),
         (lambda t: MaskedInputs.of(t, ratio=1.5), "must be in"),
         (lambda t: MaskedInputs.of(t, strategy="official51", global_batch_size=4), "neither the step"),
         (lambda t: MaskedInputs.of(t, ratio="0@0,0.1@1"), "how long training lasts"),

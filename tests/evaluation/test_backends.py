@@ -65,11 +65,11 @@ def test_vllm_is_refused_where_it_cannot_be_used(
     tiny_model: Path, essays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert needle(tiny_model, essays, tmp_path, "--backend", "vllm") == 2
-    assert "--backend vllm needs vLLM, and it is not installed: pip install vllm" in capsys.readouterr().err
+    assert "--backend vllm needs vLLM, and it is not installed\n  fix: pip install vllm" in capsys.readouterr().err
     stand_in(monkeypatch)
     words = ["evaluate", "all", "-m", str(tiny_model), "-o", str(tmp_path), "--baseline", "b", "--backend", "vllm"]
     assert main(words) == 2
-    assert "suite text-loss looks into the model; use --backend hf for it" in capsys.readouterr().err
+    assert "suite text-loss looks into the model\n  fix: use --backend hf for it" in capsys.readouterr().err
 
 
 def test_vllm_gets_the_prompts_and_ends_of_the_model_and_gives_its_answers(

@@ -255,7 +255,7 @@ def test_wrong_inputs_are_refused_with_the_reason(
     assert "model nowhere is not a folder" in refusal("needle", model=Path("nowhere"))
     assert "has no config.json" in refusal("needle", model=tmp_path)
     bare = Path(shutil.copytree(tiny_model, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*")))
-    assert "has no tokenizer; put tokenizer.json" in refusal("needle", model=bare)
+    assert "has no tokenizer\n  fix: put tokenizer.json" in refusal("needle", model=bare)
     empty = Path(shutil.copytree(tiny_model, tmp_path / "empty", ignore=shutil.ignore_patterns("*.safetensors")))
     assert "has no weights" in refusal("needle", model=empty)
     assert "length 4096 is above the model's limit of 2048 tokens" in refusal("needle", "--lengths", "512,4096")

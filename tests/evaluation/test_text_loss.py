@@ -149,7 +149,7 @@ def test_wrong_inputs_are_refused_with_the_reason(
         evaluate(*options, status=2, **changed)
         return capsys.readouterr().err
 
-    assert "windows of one length; give one number" in refusal("--lengths", "16,32")
+    assert "windows of one length\n  fix: give one number" in refusal("--lengths", "16,32")
     assert "--lengths 9999 is above the model's limit of 2048 tokens" in refusal("--lengths", "9999")
     assert "neither an indexed dataset" in refusal(text=tmp_path / "nowhere")
     other = write_byte_tokenizer(tmp_path / "other", vocab_size=400, texts=("a b c",))

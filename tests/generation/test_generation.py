@@ -267,7 +267,7 @@ def test_a_wrong_line_is_named(line: str, message: str) -> None:
         (["generate", "{hf}", "x", "--top-p", "0.5"], "no effect without --temperature"),
         (["generate", "{hf}", "x", "--temperature", "-1"], "--temperature -1.0 must be 0"),
         (["generate", "{hf}", "x", "--max-tokens", "0"], "--max-tokens 0 must be at least 1"),
-        (["generate", "{hf}", "x", "--prompts", "f"], "not both"),
+        (["generate", "{hf}", "x", "--prompts", "f"], "are both given"),
         (["generate", "{hf}", "--prompts", "nowhere"], "nowhere cannot be read"),
         (["generate", "{hf}", "x", "--data", "d"], "are for checkpoints of a run"),
         (["generate", "{hf}", "x", "--device", "nothing"], "--device nothing cannot be used here"),

@@ -89,7 +89,9 @@ def test_masked_inputs_train_other_layers_alike_on_every_layout(folder: Path, ki
 def test_a_gpt_is_not_made_of_a_hybrid_and_says_how_to_go_on(folder: Path, hybrid: Path) -> None:
     words = [*TINY, f"data_path={folder / 'data'}", "split=80,20,0", f"load={hybrid}", f"save={folder / 'back'}"]
     done = train("tiny_cpu_meap.yaml", *words, "train_iters=24", "use_distributed_optimizer=true", check=False)
-    assert done.returncode == 2 and "is of a hybrid model, and this run is a GPT; set model=hybrid" in done.stderr
+    assert (
+        done.returncode == 2 and "is of a hybrid model, and this run is a GPT\n  fix: set model=hybrid" in done.stderr
+    )
 
 
 def test_a_hybrid_is_exported_like_its_gpt_and_its_import_trains_as_either(

@@ -137,7 +137,7 @@ NET = dict.fromkeys(DELTA_NET, 4)
 )
 def test_a_pattern_that_cannot_be_trained_is_refused_with_its_reason(given: dict[str, Any], says: str) -> None:
     table = {name: Setting(value=value, origin="r.yaml:3") for name, value in given.items()}
-    found = list(pattern_rules.findings(Settings(table=table)))
+    found = list(map(str, pattern_rules.findings(Settings(table=table))))
     assert len(found) == 1 and found[0].startswith("r.yaml:3: ") and says in found[0]
 
 

@@ -31,7 +31,7 @@ FITTING: dict[str, Any] = {
 def found(changes: dict[str, Any], *, world: int = 1024) -> list[str]:
     table = {name: Setting(value=value, origin="recipe.yaml:7") for name, value in (FITTING | changes).items()}
     settings = Settings(table=table)
-    return findings(settings, of_settings(settings, world=world))
+    return list(map(str, findings(settings, of_settings(settings, world=world))))
 
 
 def test_a_layout_that_fits_has_no_findings() -> None:
@@ -53,11 +53,11 @@ def test_a_layout_that_fits_has_no_findings() -> None:
         ({"hidden_size": 2052}, "hidden_size=2052 is not divisible by num_attention_heads=32"),
         (
             {"num_layers": 22},
-            "num_layers=22 is not divisible by pipeline_model_parallel_size=4; it can be one of 1, 2, 11, 22",
+            "num_layers=22 is not divisible by pipeline_model_parallel_size=4; choose one of 1, 2, 11, 22",
         ),
         (
             {"num_layers_per_virtual_pipeline_stage": 4},
-            "does not divide the 6 layers of a pipeline stage (24 / 4); it can be",
+            "does not divide the 6 layers of a pipeline stage (24 / 4); choose one",
         ),
         ({"ffn_hidden_size": 5630}, "ffn_hidden_size=5630 (the feed-forward layer) is not divisible"),
         ({"padded_vocab_size": 32002}, "padded_vocab_size=32002 (the rows of the embedding) is not divisible"),
@@ -71,7 +71,7 @@ def test_a_layout_that_fits_has_no_findings() -> None:
         ({"global_batch_size": 16}, "only 16 ranks could have a sequence each"),
         (
             {"global_batch_size": 1056, "micro_batch_size": 2},
-            "with this layout micro_batch_size can be one of 1, 3, 11, 33",
+            "with this layout set micro_batch_size to one of 1, 3, 11, 33",
         ),
         ({"global_batch_size": 1152}, "interleaved pipeline stages take micro-batches in groups of"),
         (

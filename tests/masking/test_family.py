@@ -157,7 +157,7 @@ def test_ordinary_ids_skip_the_excluded_ones():
         ({"corruption": "noise"}, "corruption is 'noise'; it is mask, random, mix"),
         ({"corruption": "mix:0.5,0.5"}, "three shares"),
         ({"corruption": "mix:0.5,0.6,0.1"}, "add up to 1"),
-        ({"corruption": "random"}, "of which ids are tokens drawn"),
+        ({"corruption": "random"}, "give the ids of which tokens are drawn"),
         ({"skip_first": -1}, "skip_first is -1"),
         ({"strategy": "official51", "global_batch_size": 4, "ratio": "0:0.5"}, "one ratio for all samples"),
         ({"strategy": "official51", "global_batch_size": 4, "skip_first": 2}, "has no such setting"),

@@ -79,7 +79,7 @@ def test_what_is_written_is_a_recipe_with_the_layout_and_its_script(
 
     before = script.read_text()
     assert plan(*words) == 2
-    assert "exists already; choose another --out, or say --overwrite" in capsys.readouterr().err
+    assert "exists already\n  fix: choose another --out, or say --overwrite" in capsys.readouterr().err
     assert script.read_text() == before
     script.write_text("old")
     assert plan(*words, "--overwrite") == 0 and script.read_text() == before

@@ -107,7 +107,7 @@ def test_several_mistakes_are_named_in_one_message(folder: Path, capsys: pytest.
     assert said.startswith(
         "meap: error: 4 problems would stop this job of 1,024 processes:\n  1. override num_layers=23"
     )
-    assert [line[:5] for line in said.splitlines()[1:]] == ["  1. ", "  2. ", "  3. ", "  4. "]
+    assert [line[:5] for line in said.splitlines()[1:] if "fix:" not in line] == ["  1. ", "  2. ", "  3. ", "  4. "]
 
 
 def test_none_of_these_needs_megatron(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

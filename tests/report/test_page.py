@@ -323,7 +323,7 @@ def test_a_page_is_not_replaced_unless_asked(tmp_path: Path, capsys: pytest.Capt
     assert main(["report", str(folder)]) == 0
     first = (folder / "report.html").read_text()
     assert main(["report", str(folder)]) == 2
-    assert "exists; choose another --out" in capsys.readouterr().err
+    assert "exists\n  fix: choose another --out" in capsys.readouterr().err
     assert main(["report", str(folder), "--overwrite", "--title", "Other"]) == 0
     assert (folder / "report.html").read_text() != first
 

@@ -126,7 +126,7 @@ def test_a_script_on_a_slurm_cluster_names_the_batch_script(tmp_path: Path, monk
         ({"a/config.json": "{}", "a/model.safetensors": "", "b.gguf": "", "t.txt": "x"}, [], "found 2 models"),
         ({"a/config.json": "[]", "a/model.safetensors": "", "t.txt": "x"}, [], "cannot be read"),
         ({"t.txt": "x"}, ["--data", "nowhere"], "nowhere does not exist"),
-        ({"t.txt": "x"}, ["--out", "../x"], "must be a folder below"),
+        ({"t.txt": "x"}, ["--out", "../x"], "is not below"),
         ({"t.txt": "x", "meap/run.sh": "mine"}, [], "exists already"),
         ({"t.txt": "x", "meap": "a file"}, [], "meap"),
     ],

@@ -188,6 +188,18 @@ def test_the_progress_line_reads_well(tmp_path: Path) -> None:
     )
 
 
+def test_no_mfu_is_stated_from_the_step_on_that_exceeds_the_peak(tmp_path: Path) -> None:
+    clock, screen, path = Clock(), io.StringIO(), tmp_path / "m.jsonl"
+    metrics = metrics_of(path, screen=screen, clock=clock)
+    for step, seconds in ((1, 2.0), (2, 0.25), (3, 2.0)):
+        metrics.forward_begins()
+        clock.now += seconds
+        log_step(metrics, step, 3.0)
+    shares = [record["mfu"] for record in read_metrics(path) if record["event"] == "step"]
+    assert shares == [0.15, None, None], "0.25 s would be 120 %"
+    assert ["MFU" in line for line in screen.getvalue().splitlines()] == [True, False, False]
+
+
 def test_a_record_that_stands_for_several_steps_is_timed_per_step(tmp_path: Path) -> None:
     clock = Clock()
     metrics = metrics_of(tmp_path / "m.jsonl", clock=clock)
@@ -230,7 +242,10 @@ def test_every_scalar_still_reaches_tensorboard(tmp_path: Path) -> None:
         def close(self) -> None:
             self.seen.append("closed")
 
-    metrics = metrics_of(tmp_path / "m.jsonl", inner=Writer())
+    clock = Clock()
+    metrics = metrics_of(tmp_path / "m.jsonl", inner=Writer(), clock=clock)
+    metrics.forward_begins()
+    clock.now = 2.0
     log_step(metrics, 1, 3.0)
     metrics.flush()
     metrics.close()

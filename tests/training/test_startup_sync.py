@@ -66,7 +66,7 @@ def test_what_one_rank_finds_is_raised_on_all_with_its_rank_and_host():
 def test_what_all_find_is_said_once_and_different_findings_are_listed():
     def work(rank, call):
         def check():
-            raise UserError("nothing there") if rank < 3 else RunError("disk full")
+            raise UserError("nothing there", fix="look") if rank < 3 else RunError("disk full")
 
         def same():
             raise UserError("nothing there")
@@ -77,7 +77,8 @@ def test_what_all_find_is_said_once_and_different_findings_are_listed():
             assert str(error) == "nothing there"
         return call.everyone("different", check)
 
-    lines = [f"rank {rank} on {HOST}: nothing there" for rank in range(3)] + [f"rank 3 on {HOST}: disk full"]
+    lines = [f"  {rank + 1}. rank {rank} on {HOST}: nothing there; look" for rank in range(3)]
+    lines = ["4 of 4 ranks cannot start:", *lines, f"  4. rank 3 on {HOST}: disk full"]
     assert answers_of(as_ranks(work)) == [("RunError", "\n".join(lines))] * 4
 
 

@@ -73,7 +73,10 @@ def template_of(known: dict[str, Any], special: dict[int, str]) -> Template:
     """
     name = known["template"]
     if name not in TEMPLATES:
-        raise UserError(f"the data were made with the template {name!r}, which this version does not know; update it")
+        raise UserError(
+            f"the data were made with the template {name!r}, which this version does not know",
+            fix="update meap_megatron",
+        )
     forms = [one for one in vars(templates).values() if isinstance(one, Template)] + list(TEMPLATES.values())
     forms += [dataclasses.replace(one, end=None) for one in forms]
     same = [one for one in forms if one.fingerprint == known["template_fingerprint"]]

@@ -87,7 +87,10 @@ def plan_export(settings: ExportSettings) -> ExportPlan:
     stored = spec_from_args(checkpoint.args, source=str(checkpoint.path), family=family)
     if source and (wrong := differences(source[1].spec, stored, ignore=CHANGEABLE)):
         if settings.like is not None:
-            raise UserError(f"{checkpoint.path} is not of the model that {settings.like} holds: {wrong[0]}")
+            raise UserError(
+                f"{checkpoint.path} is not of the model that {settings.like} holds: {wrong[0]}",
+                fix=f"leave --like out, or name the folder that {checkpoint.path} was imported from",
+            )
         source = None
     table = checkpoint.entry(TOP[0].megatron)
     if table is None:
@@ -121,7 +124,8 @@ def _rows(settings: ExportSettings, stored: ModelSpec, source: Any, data: DataIn
     if used > stored.vocab_rows:
         raise UserError(
             f"the tokenizer {data.folder} gives ids up to {used - 1:,}, but {settings.checkpoint} has {stored.vocab_rows:,} "
-            "rows of embedding; name the tokenizer that made the data with --tokenizer"
+            "rows of embedding",
+            fix="name the tokenizer that made the data with --tokenizer",
         )
     if settings.rows == "model" or not used:
         return source[1].hf_rows if source and not used else stored.vocab_rows

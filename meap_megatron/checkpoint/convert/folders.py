@@ -18,8 +18,8 @@ def check_free(target: Path, *, overwrite: bool, marker: str) -> None:
         return
     if not (target / marker).is_file():
         raise UserError(
-            f"{target} was not made by this command (it has no {marker}), so --overwrite does not replace it; "
-            "name another folder"
+            f"{target} was not made by this command (it has no {marker}), so --overwrite does not replace it",
+            fix="name another folder",
         )
     if not overwrite:
-        raise UserError(f"{target} exists already; --overwrite replaces it")
+        raise UserError(f"{target} exists already", fix="replace it with --overwrite")

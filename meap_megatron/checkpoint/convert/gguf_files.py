@@ -74,21 +74,24 @@ class GgufFile:
         try:
             import gguf
         except ImportError:
-            raise UserError("reading a GGUF file needs the package gguf: pip install 'meap-megatron[gguf]'") from None
+            raise UserError(
+                "reading a GGUF file needs the package gguf", fix="pip install 'meap-megatron[gguf]'"
+            ) from None
         try:
             self.reader = gguf.GGUFReader(path)
         except Exception as error:  # the package reads past the end of a cut file, in any way
             raise UserError(
-                f"{path} cannot be read as GGUF ({type(error).__name__}: {first_line(error)}); download it again"
+                f"{path} cannot be read as GGUF ({type(error).__name__}: {first_line(error)})", fix="download it again"
             ) from None
         self.path = path
         self.tensors: dict[str, Any] = {tensor.name: tensor for tensor in self.reader.tensors}
         self.kinds = sorted({tensor.tensor_type.name for tensor in self.reader.tensors if len(tensor.shape) > 1})
         if (kind := self.get("general.type", "model")) != "model":
-            raise UserError(f"{path} holds no model: general.type is {kind!r}")
+            raise UserError(f"{path} holds no model: general.type is {kind!r}", fix="name the file of a model")
         if self.get("split.count", 1) > 1:
             raise UserError(
-                f"{path} is one of {self.get('split.count')} parts; join them (llama.cpp: llama-gguf-split --merge)"
+                f"{path} is one of {self.get('split.count')} parts",
+                fix="join them (llama.cpp: llama-gguf-split --merge)",
             )
         if self.architecture not in ARCHITECTURES:
             raise UserError(

@@ -45,20 +45,21 @@ def write_tokenizer(metadata: Metadata, folder: Path) -> None:
     kind = metadata.get("tokenizer.ggml.model")
     otherwise = "give the model's own with --tokenizer FOLDER"
     if not tokens:
-        raise UserError(f"{metadata.path} holds no tokenizer; {otherwise}")
+        raise UserError(f"{metadata.path} holds no tokenizer", fix=otherwise)
     if kind == "gpt2":
         split = metadata.get("tokenizer.ggml.pre", "default")
         if ALIKE.get(split, split) not in SPLITS:
             raise UserError(
                 f"{metadata.path}: its tokenizer splits text by the rule {split!r}; of those, {', '.join(SPLITS)} are "
-                f"known here; {otherwise}"
+                f"known here",
+                fix=otherwise,
             )
         definition = byte_level(metadata, tokens, ALIKE.get(split, split))
     elif kind == "llama":
         definition = sentencepiece(metadata, tokens)
     else:
         raise UserError(
-            f"{metadata.path}: its tokenizer is of kind {kind!r}, and gpt2 and llama are known; {otherwise}"
+            f"{metadata.path}: its tokenizer is of kind {kind!r}, and gpt2 and llama are known", fix=otherwise
         )
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     for role, name in ROLES.items():
@@ -116,7 +117,8 @@ def sentencepiece(metadata: Metadata, tokens: list[str]) -> str:
     kinds = metadata.get("tokenizer.ggml.token_type")
     if scores is None or kinds is None:
         raise UserError(
-            f"{metadata.path}: its tokenizer has no scores or no types; give the model's own with --tokenizer FOLDER"
+            f"{metadata.path}: its tokenizer has no scores or no types",
+            fix="give the model's own with --tokenizer FOLDER",
         )
     for token, score, kind in zip(tokens, scores, kinds, strict=True):
         model.pieces.add(piece=token, score=score, type=kind)

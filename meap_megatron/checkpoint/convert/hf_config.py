@@ -48,9 +48,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} is not a Hugging Face model: {what_it_is(folder)}") from None
     except (OSError, ValueError) as error:
         refuse_pointer(path)
-        raise UserError(f"{path} cannot be read as JSON: {error}") from None
+        raise UserError(f"{path} cannot be read as JSON: {error}", fix="download it again") from None
     if not isinstance(config, dict):
-        raise UserError(f"{path} is not a JSON object")
+        raise UserError(f"{path} is not a JSON object", fix="download it again")
     return config
 
 
@@ -110,7 +110,8 @@ def spec_from_config(config: dict[str, Any], *, source: str, allowed: tuple[str,
     if unknown:
         raise UserError(
             f"{source}: {unknown[0]}={config[unknown[0]]!r} is a field that the converter does not know and that may change "
-            f"the computation; if it does not, say so with --allow-config-field {unknown[0]}"
+            f"the computation",
+            fix=f"if it does not, say so with --allow-config-field {unknown[0]}",
         )
     absent = {field: value for field, value in family.defaults.items() if field not in config}
     config = {**absent, **config}
@@ -201,8 +202,8 @@ def _check_window(config: dict[str, Any], *, family: Family, source: str, absent
             else (f"sliding_window={window}")
         )
         raise UserError(
-            f"{source}: {stated} is in use (max_position_embeddings={length}); windowed attention is not converted; if "
-            'the model was trained without a window, write "sliding_window": null'
+            f"{source}: {stated} is in use (max_position_embeddings={length}); windowed attention is not converted",
+            fix='if the model was trained without a window, write "sliding_window": null',
         )
     if any(kind != "full_attention" for kind in config.get("layer_types") or ()):
         raise UserError(f"{source}: layer_types holds other layers than full_attention")

@@ -64,7 +64,7 @@ def read_header(path: Path) -> tuple[dict[str, Place], dict[str, str]]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
-        raise UserError(f"{path}: the header is not JSON ({error}); download the file again") from None
+        raise UserError(f"{path}: the header is not JSON ({error})", fix="download the file again") from None
     metadata = header.pop("__metadata__", {})
     places: dict[str, Place] = {}
     end = 0
@@ -82,7 +82,7 @@ def read_header(path: Path) -> tuple[dict[str, Place], dict[str, str]]:
     if size != 8 + length + end:
         kind = "truncated" if size < 8 + length + end else "longer than it should be"
         raise UserError(
-            f"{path} is {kind}: {size:,} bytes, its header says {8 + length + end:,}; download the file again"
+            f"{path} is {kind}: {size:,} bytes, its header says {8 + length + end:,}", fix="download the file again"
         )
     return places, metadata
 
@@ -113,7 +113,10 @@ class HfTensors:
             while len(view):
                 count = stream.readinto(view)
                 if not count:
-                    raise UserError(f"{place.file} ended inside tensor {name}; it was changed while it was read")
+                    raise UserError(
+                        f"{place.file} ended inside tensor {name}; it was changed while it was read",
+                        fix="run the same command again when nothing writes there",
+                    )
                 view = view[count:]
         return storage.view(place.dtype).reshape(last - first, *place.shape[1:])
 
@@ -129,12 +132,15 @@ def open_folder(folder: Path) -> HfTensors:
         try:
             weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{index} is not an index of safetensors files: {error}") from None
+            raise UserError(
+                f"{index} is not an index of safetensors files: {error}", fix="download it again"
+            ) from None
         names = sorted(set(weight_map.values()))
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise UserError(
-                f"{folder / missing[0]} is missing ({len(missing)} of {len(names)} files that {INDEX} names)"
+                f"{folder / missing[0]} is missing ({len(missing)} of {len(names)} files that {INDEX} names)",
+                fix="download the missing files",
             )
     elif (folder / SINGLE).is_file():
         weight_map, names = {}, [SINGLE]
@@ -159,7 +165,7 @@ def open_folder(folder: Path) -> HfTensors:
         places |= found
     for tensor, name in weight_map.items():
         if tensor not in places or places[tensor].file.name != name:
-            raise UserError(f"{folder / name} does not hold {tensor}, as {INDEX} says; download both again")
+            raise UserError(f"{folder / name} does not hold {tensor}, as {INDEX} says", fix="download both again")
     return HfTensors(places=places, files=files, metadata=metadata)
 
 

@@ -99,13 +99,16 @@ def _tokenizer(settings: ImportSettings, spec: ModelSpec) -> CorpusTokenizer | N
     folder = settings.tokenizer or settings.source
     if settings.tokenizer is None and not any((folder / name).is_file() for name in TOKENIZER_FILES[:3]):
         if settings.add_mask_token:
-            raise UserError(f"{folder} holds no tokenizer to add {settings.mask_token} to; name one with --tokenizer")
+            raise UserError(
+                f"{folder} holds no tokenizer to add {settings.mask_token} to", fix="name one with --tokenizer"
+            )
         return None
     tokenizer = load_tokenizer(folder, mask_token=settings.mask_token)
-    if problem := without_rows(tokenizer, rows=spec.vocab_rows, folder=folder):
+    if found := without_rows(tokenizer, rows=spec.vocab_rows, folder=folder):
         raise UserError(
             f"tokenizer {folder} gives ids up to {known_ids(tokenizer) - 1:,}, but the model has {spec.vocab_rows:,} rows "
-            f"of embedding; {problem}"
+            f"of embedding; {found[0]}",
+            fix=found[1],
         )
     return tokenizer
 
@@ -119,7 +122,10 @@ def _mask_row(settings: ImportSettings, tokenizer: CorpusTokenizer | None, spec:
     if token is not None:
         token_id = Tokenizer.from_str(tokenizer.definition).token_to_id(token)
         if token_id is None or token_id >= spec.vocab_rows:
-            raise UserError(f"--mask-token-init token:{token}: the tokenizer has no token {token!r} with a row")
+            raise UserError(
+                f"--mask-token-init token:{token}: the tokenizer has no token {token!r} with a row",
+                fix="name one that it has",
+            )
     known = min(known_ids(tokenizer), spec.vocab_rows)
     return MaskRow(mask_id=tokenizer.info.mask_id, known=known, kind=kind, token_id=token_id, seed=settings.seed)
 

@@ -82,7 +82,8 @@ def spec_from_args(args: argparse.Namespace, *, source: str, family: str | None 
         own = ", ".join(flag for flag, has in zip(flags, parts.values(), strict=True) if has)
         raise UserError(
             f"{source} has {own or 'none of ' + ', '.join(flags)}, and models of "
-            + (f"the family {family} differ in that; use --family {fitting[0]}" if fitting else "no family have all")
+            + (f"the family {family} differ in that" if fitting else "no family have all"),
+            fix=f"use --family {fitting[0]}" if fitting else None,
         )
     return ModelSpec(
         family=family or fitting[0],

@@ -57,7 +57,10 @@ def find_checkpoint(folder: Path) -> Path:
         steps = iterations(folder)
         step = tracker.iteration if tracker.iteration is not None else (steps[-1] if steps else None)
         if step is None:
-            raise UserError(f"{folder} holds no checkpoint of Megatron: no {TRACKER} and no iter_* folder")
+            raise UserError(
+                f"{folder} holds no checkpoint of Megatron: no {TRACKER} and no iter_* folder",
+                fix="name the `save` folder of a run, or one iter_NNNNNNN in it",
+            )
         found = iteration_folder(folder, step)
     if not (found / DCP).is_file():
         raise UserError(f"{found} is not a checkpoint of the format torch_dist: it has no {DCP}")
@@ -163,7 +166,10 @@ class Checkpoint:
             result[target] = data[source]
             covered += result[target].numel()
         if covered != result.numel():
-            raise UserError(f"{self.path}: the chunks of {name} do not cover it; the checkpoint is incomplete")
+            raise UserError(
+                f"{self.path}: the chunks of {name} do not cover it; the checkpoint is incomplete",
+                fix="use another checkpoint, or a copy of this one",
+            )
         return result if first is None else result[0]
 
     def _read_chunk(self, name: str, offsets: torch.Size) -> torch.Tensor:
@@ -195,9 +201,14 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     for name, size in sorted(needed.items()):
         file = path / name
         if not file.is_file():
-            raise UserError(f"{file} is missing; the checkpoint is incomplete")
+            raise UserError(
+                f"{file} is missing; the checkpoint is incomplete", fix="use another checkpoint, or a copy of this one"
+            )
         if file.stat().st_size < size:
-            raise UserError(f"{file} is truncated: {file.stat().st_size:,} bytes, the index needs {size:,}")
+            raise UserError(
+                f"{file} is truncated: {file.stat().st_size:,} bytes, the index needs {size:,}",
+                fix="use another checkpoint, or a copy of this one",
+            )
     place = index.storage_data.get(MetadataIndex(COMMON))
     if place is not None:
         listed, more = read_plain(_read_bytes(path, place), source=f"{path}: {COMMON}")

@@ -124,7 +124,9 @@ def read_index(path: Path) -> tuple[Any, set[str]]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except Exception as error:  # a torn pickle can raise anything
-        raise UserError(f"{path} is damaged: {type(error).__name__}: {error}") from None
+        raise UserError(
+            f"{path} is damaged: {type(error).__name__}: {error}", fix="use another checkpoint, or a copy of this one"
+        ) from None
     if not isinstance(index, Metadata):
         raise UserError(f"{path} is not the index of a distributed checkpoint")
     return index, reader.unknown
@@ -142,7 +144,10 @@ def read_plain(archive: bytes, *, source: str) -> tuple[Any, set[str]]:
             reader = Reader(io.BytesIO(files.read(name)), PLAIN_CLASSES)
             return reader.load(), reader.unknown
     except Exception as error:
-        raise UserError(f"{source} is damaged: {type(error).__name__}: {error}") from None
+        raise UserError(
+            f"{source} is damaged: {type(error).__name__}: {error}",
+            fix="use another checkpoint, or a copy of this one",
+        ) from None
 
 
 def untrusted(names: set[str]) -> list[str]:

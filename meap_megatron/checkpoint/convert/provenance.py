@@ -67,7 +67,9 @@ def tokenizer_of(
             folder = sidecar_path(str(prefix)).parent / sidecar.tokenizer.folder
             if folder.is_dir():
                 return DataInfo(folder=folder, info=sidecar.tokenizer, replaces=True, sidecar=sidecar, prefix=prefix)
-        raise UserError(f"{sidecar_path(str(prefix))} names no tokenizer folder that exists; give it with --tokenizer")
+        raise UserError(
+            f"{sidecar_path(str(prefix))} names no tokenizer folder that exists", fix="give it with --tokenizer"
+        )
     if source is not None and checkpoint.iteration == 0:
         folder, record = source
         if record.mask_id is not None:
@@ -76,8 +78,8 @@ def tokenizer_of(
         return DataInfo(folder=folder / HF_FOLDER, info=None, replaces=False, sidecar=None)
     where = f"its data {prefix} are not here" if prefix else "its arguments name no data"
     raise UserError(
-        f"the tokenizer of {checkpoint.path} is not known: {where}; name the data with --data PREFIX, or the tokenizer "
-        "with --tokenizer FOLDER"
+        f"the tokenizer of {checkpoint.path} is not known: {where}",
+        fix="name the data with --data PREFIX, or the tokenizer with --tokenizer FOLDER",
     )
 
 

@@ -81,7 +81,7 @@ def read_record(folder: Path) -> ImportRecord | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+        raise UserError(f"{path} cannot be read: {error}", fix="import the model again") from None
 
 
 def origin(checkpoint: Path, args: argparse.Namespace, *, named: Path | None) -> tuple[Path, ImportRecord] | None:

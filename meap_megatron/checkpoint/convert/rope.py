@@ -45,13 +45,13 @@ def read(
     for name, value in parameters.items():
         if name not in KNOWN and name not in allowed and value not in (None, False):
             raise UserError(
-                f"{source}: rope_parameters has {name}={value!r}, which the converter does not know; if it does not change "
-                f"the computation, say so with --allow-config-field {name}"
+                f"{source}: rope_parameters has {name}={value!r}, which the converter does not know",
+                fix=f"if it does not change the computation, say so with --allow-config-field {name}",
             )
     bases = {float(value) for value in (parameters.get("rope_theta"), config.get("rope_theta")) if value is not None}
     if len(bases) > 1:
         raise UserError(
-            f"{source}: rope_theta and rope_parameters name two bases, {sorted(bases)}; correct one of them"
+            f"{source}: rope_theta and rope_parameters name two bases, {sorted(bases)}", fix="correct one of them"
         )
     base = bases.pop() if bases else base
     if base != int(base):

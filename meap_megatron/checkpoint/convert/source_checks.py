@@ -44,7 +44,9 @@ def check_tensors(hf: HfTensors, spec: ModelSpec, *, source: Path) -> None:
         names = [f"model.layers.{layer}.{name}" for layer in range(spec.num_layers) for name in entry.hf]
         types = {hf.places[name].dtype for name in names}
         if len(types) > 1:
-            raise UserError(f"{source}: {entry.hf[0]} has several types, {sorted(map(str, types))}; save it in one")
+            raise UserError(
+                f"{source}: {entry.hf[0]} has several types, {sorted(map(str, types))}", fix="save it in one"
+            )
 
 
 def check_tied(hf: HfTensors, *, source: Path) -> None:
@@ -59,8 +61,8 @@ def check_tied(hf: HfTensors, *, source: Path) -> None:
         same = same and torch.equal(hf.read(head, rows=span), hf.read(table, rows=span))
     if not same:
         raise UserError(
-            f"{source}: config.json says tie_word_embeddings=true, but {head} is not {table}; set it to false if the head "
-            f"was trained apart, or remove {head} if it is a leftover"
+            f"{source}: config.json says tie_word_embeddings=true, but {head} is not {table}",
+            fix=f"set it to false if the head was trained apart, or remove {head} if it is a leftover",
         )
 
 
@@ -68,13 +70,14 @@ def check_adapter(source: Path, *, ignore: bool) -> None:
     """Refuse a LoRA adapter beside full weights, which transformers adds by itself and this converter does not."""
     if not ignore and (source / ADAPTER).is_file():
         raise UserError(
-            f"{source} holds a LoRA adapter ({ADAPTER}) beside the weights, which transformers adds by itself: merge it "
-            "first (peft: merge_and_unload, then save_pretrained), or convert the weights alone with --ignore-adapter"
+            f"{source} holds a LoRA adapter ({ADAPTER}) beside the weights, which transformers adds by itself",
+            fix="merge it first (peft: merge_and_unload, then save_pretrained), or convert the weights alone with "
+            "--ignore-adapter",
         )
 
 
-def without_rows(tokenizer: CorpusTokenizer, *, rows: int, folder: Path) -> str | None:
-    """Return which tokens have no row in a model and what to do, or None if all have.
+def without_rows(tokenizer: CorpusTokenizer, *, rows: int, folder: Path) -> tuple[str, str] | None:
+    """Return which tokens have no row in a model, and what to do, or None if all have.
 
     A token that only a class of transformers adds (`<|endoftext|>` to every model of type qwen2) is in no text.
     """
@@ -92,12 +95,12 @@ def without_rows(tokenizer: CorpusTokenizer, *, rows: int, folder: Path) -> str 
         return None
     added = {str(token) for token in opened.get_added_tokens_decoder().values()}
     if set(missing) - added:
-        return "it is another model's tokenizer"
+        return "it is another model's tokenizer", "give the model's own with --tokenizer"
     listed = ", ".join(f"{token} ({n})" for token, n in sorted(missing.items(), key=itemgetter(1))[:4])
     return (
         f"{listed}{', ...' if len(missing) > 4 else ''} {'has' if len(missing) == 1 else 'have'} no row: tokens were added "
-        "and the model was not resized; give it rows (transformers: model.resize_token_embeddings(len(tokenizer)), then "
-        "save both), or remove the tokens"
+        "and the model was not resized",
+        "give it rows (transformers: model.resize_token_embeddings(len(tokenizer)), then save both), or remove the tokens",
     )
 
 

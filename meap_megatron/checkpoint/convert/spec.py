@@ -138,7 +138,8 @@ def check_layout(spec: ModelSpec, *, tensor_parallel: int, pipeline_parallel: in
         allowed = ", ".join(str(n) for n in range(1, heads + 1) if fits(n))
         raise UserError(
             f"--tensor-model-parallel-size {tensor_parallel} does not divide the {heads} query heads and {groups} key-value "
-            f"heads of this model; use one of {allowed}"
+            f"heads of this model",
+            fix=f"use one of {allowed}",
         )
     if spec.ffn_hidden_size % tensor_parallel:
         raise UserError(

@@ -28,7 +28,8 @@ def check_imports(folders: list[str], sidecars: list[Sidecar], prefixes: list[st
             if size == rows + 1 and sidecar.tokenizer.mask_id == rows:
                 raise UserError(
                     f"{prefix} uses [MASK] (id {rows}), for which the model in {folder} has no row: it was imported without "
-                    "one; import it again with --add-mask-token"
+                    "one",
+                    fix="import it again with --add-mask-token",
                 )
             check_tokenizer(folder, record, sidecar, prefix)
 
@@ -45,7 +46,8 @@ def check_tokenizer(folder: Path, record: ImportRecord, sidecar: Sidecar, prefix
         return
     raise UserError(
         f"{prefix} was made with another tokenizer than the model in {folder} has ({found}); its rows would be "
-        f"trained as other tokens: run `meap preprocess` again with --tokenizer {own or folder}"
+        f"trained as other tokens",
+        fix=f"run `meap preprocess` again with --tokenizer {own or folder}",
     )
 
 
@@ -97,8 +99,8 @@ def check_named(
         found = f"it has {info.vocab_size:,} ids, and that one {ids:,}"
     if found is not None:
         raise UserError(
-            f"--tokenizer {given} is not the tokenizer that {whose} ({found}): rows of the model would get other tokens; "
-            f"leave --tokenizer out, or give {'the right one' if own is None else own}"
+            f"--tokenizer {given} is not the tokenizer that {whose} ({found}): rows of the model would get other tokens",
+            fix=f"leave --tokenizer out, or give {'the right one' if own is None else own}",
         )
     return info
 

@@ -31,6 +31,7 @@ from meap_megatron.checkpoint.convert.spec import ModelSpec, differences
 from meap_megatron.errors import RunError, UserError, first_line
 from meap_megatron.layer_pattern import of_blocks
 from meap_megatron.memory import free_memory
+from meap_megatron.terminal import is_verbose
 
 SHORT, LONG = 64, 4160  # tokens
 LONG_WORK = 2e11  # parameters x tokens up to which the long sequence is run
@@ -165,8 +166,9 @@ def hf_logits(folder: Path, *, layers: int, sequences: list[dict[str, Any]]) -> 
     """Return logits and hidden states of transformers, in the form of Megatron's (`training.logits.compute`)."""
     import transformers
 
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    if not is_verbose():
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
     if (folder / ADAPTER).is_file():
         with tempfile.TemporaryDirectory(prefix="meap-verify-") as bare:
             # transformers adds an adapter that it finds beside the weights, and has no option against it.
@@ -185,7 +187,8 @@ def hf_logits(folder: Path, *, layers: int, sequences: list[dict[str, Any]]) -> 
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"transformers cannot load {folder}, with which the result is compared ({type(error).__name__}: "
-            f"{first_line(error)}); correct its config.json, or convert it with --skip-verification"
+            f"{first_line(error)})",
+            fix="correct its config.json, or convert it with --skip-verification",
         ) from error
     results = []
     for sequence in sequences:

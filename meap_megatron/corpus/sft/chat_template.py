@@ -72,7 +72,8 @@ class ChatTemplate:
             except TemplateSyntaxError as error:
                 raise UserError(
                     f"tokenizer {source}: its {name} chat template is not valid Jinja, line {error.lineno}: "
-                    f"{error.message}; correct it, or use another --template"
+                    f"{error.message}",
+                    fix="correct it, or use another --template",
                 ) from None
 
     def render(
@@ -98,7 +99,10 @@ class ChatTemplate:
 
         further = dict(variables or {})
         if reserved := RESERVED.intersection(further):
-            raise UserError(f"the template variable {min(reserved)!r} is reserved; a record may not set it")
+            raise UserError(
+                f"the template variable {min(reserved)!r} is reserved; a record may not set it",
+                fix="give the key another name",
+            )
         source, dates = self._frozen[TOOL_USE if tools is not None and TOOL_USE in self.sources else DEFAULT]
         blocks = GENERATION.search(source) is not None
         try:

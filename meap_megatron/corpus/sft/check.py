@@ -85,7 +85,8 @@ def merged_fields(prefixes: list[str], sidecars: list[Sidecar]) -> dict[str, Any
             if record.get(name) != first.get(name):
                 raise UserError(
                     f"{prefix} and {prefixes[0]} cannot be merged: {name} is {record.get(name)!r} in the one and "
-                    f"{first.get(name)!r} in the other; make both with the same options"
+                    f"{first.get(name)!r} in the other",
+                    fix="make both with the same options",
                 )
     num_trained = sum(record["num_trained_tokens"] for record in records)
     num_tokens = sum(sidecar.num_tokens for sidecar in sidecars)

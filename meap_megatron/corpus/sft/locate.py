@@ -111,7 +111,8 @@ class Locator:
         end = end or self._end(text, stop, bound, tight=False)
         if end is None or self._holds_next(text[stop : end[0]], messages, number):
             raise UserError(
-                f"the chat template writes no special token behind messages[{number}], so its end is unknown"
+                f"the chat template writes no special token behind messages[{number}], so its end is unknown",
+                fix="use one of the templates of --template",
             )
         return Found(start, *end)
 
@@ -132,8 +133,8 @@ class Locator:
                 break
             return Found(start, *end)
         raise UserError(
-            f"the chat template looks at the text of messages[{number}] in a way that hides where it is written; use one "
-            f"of the templates of --template"
+            f"the chat template looks at the text of messages[{number}] in a way that hides where it is written",
+            fix="use one of the templates of --template",
         )
 
     def _opened(self, text: str, done: int, start: int) -> int | None:
@@ -157,7 +158,10 @@ class Locator:
         needle = prompt[stops[-1] :].rstrip() if stops else ""
         if needle and (at := text.rfind(needle, done, start)) >= 0:
             return at + len(needle)
-        raise UserError(f"the chat template writes nothing that tells where messages[{number}] begins")
+        raise UserError(
+            f"the chat template writes nothing that tells where messages[{number}] begins",
+            fix="use one of the templates of --template",
+        )
 
     def _end(self, text: str, stop: int, bound: int, *, tight: bool) -> tuple[int, int] | None:
         """Return the span of what closes an answer, or None.

@@ -72,7 +72,10 @@ class Marks:
             self.left.setdefault(put[number].message, []).append((put[number], position))
         for before, after in itertools.pairwise(self.left[message] for message in sorted(self.left)):
             if before[-1][1] > after[0][1]:
-                raise UserError("the chat template changes the order of the answers, so they cannot be located")
+                raise UserError(
+                    "the chat template changes the order of the answers, so they cannot be located",
+                    fix="use one of the templates of --template",
+                )
 
     def lost(self, message: int) -> bool:
         """Tell whether a message that says something had marks, and none is left."""
@@ -122,7 +125,8 @@ def rendered_marks(
             if number in positions:
                 raise UserError(
                     f"the chat template writes the text of messages[{put[number].message}] more than once, so "
-                    f"the answer cannot be located"
+                    f"the answer cannot be located",
+                    fix="use one of the templates of --template",
                 )
             positions[number] = position
         return Marks(put, positions)

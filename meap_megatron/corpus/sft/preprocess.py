@@ -66,8 +66,8 @@ class SftWork(PreprocessingWork[SftResult]):
         if self.fitted.date is not None and config.date is None:
             if config.shard is not None:
                 raise UserError(
-                    f"the chat template writes today's date; with --shard, --date {self.fitted.date} makes all parts the "
-                    f"same"
+                    "the chat template writes today's date, which may differ between the parts of --shard",
+                    fix=f"give all parts the same with --date {self.fitted.date}",
                 )
             print(f"meap: note: the chat template writes a date: {self.fitted.date} (--date)", file=sys.stderr)
         config = dataclasses.replace(config, template=self.fitted.name)

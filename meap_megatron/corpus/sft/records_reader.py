@@ -42,8 +42,8 @@ class ObjectReader(RecordReader[dict[str, Any]]):
             names = [name for name in table.schema_arrow.names if name in self.wanted]
             if not names:
                 raise UserError(
-                    f"{path} has the columns {table.schema_arrow.names[:8]}, of which none is known; "
-                    f"--columns question=COLUMN,answer=COLUMN names them"
+                    f"{path} has the columns {table.schema_arrow.names[:8]}, of which none is known",
+                    fix="name them with --columns question=COLUMN,answer=COLUMN",
                 )
             groups = range(self.chunk.start, self.chunk.stop)
             self.unread = tuple(sorted(filled_columns(table.metadata, groups) - self.wanted))

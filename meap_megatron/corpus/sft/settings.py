@@ -75,10 +75,10 @@ class SftConfig(RunConfig):
         if names and (missing := sorted(needed - names)):
             raise UserError(f"--columns names no column for {missing[0]!r}; it needs question and answer, or messages")
         if "messages" in names and (more := sorted(names & {"question", "answer", "input", "history"})):
-            raise UserError(f"--columns: messages contain {more[0]!r} themselves; name one of both")
+            raise UserError(f"--columns: messages contain {more[0]!r} themselves", fix="name one of both")
         if names and self.format not in (None, "messages" if "messages" in names else "pairs", "alpaca"):
             raise UserError(
-                f"--columns and --format {self.format}: the columns say what a record is; leave --format out"
+                f"--columns and --format {self.format}: the columns say what a record is", fix="leave --format out"
             )
         if len(set(self.columns.values())) < len(names):
             raise UserError("--columns names one column twice")

@@ -86,11 +86,12 @@ def fit_template(
         if chat is None:
             raise UserError(
                 f"tokenizer {source} has no chat template (chat_template.jinja, or chat_template in "
-                f"tokenizer_config.json); use one of --template {', '.join(TEMPLATES)}"
+                f"tokenizer_config.json)",
+                fix=f"use one of --template {', '.join(TEMPLATES)}",
             )
         if answer_end == "eos":
             raise UserError(
-                "--answer-end eos: the tokenizer's chat template ends the answers itself; name a --template"
+                "--answer-end eos: the tokenizer's chat template ends the answers itself", fix="name a --template"
             )
         chat.check_syntax(source)
         return _fit_chat(chat, tokenizer, special, ordinary, date)
@@ -101,8 +102,8 @@ def fit_template(
         template = dataclasses.replace(template, end=None)
     if template.end is None and tokenizer.info.eos_id is None:
         raise UserError(
-            f"tokenizer {source} has no EOS token, which closes an answer in the template {name!r}; "
-            f"name one with --eos-token"
+            f"tokenizer {source} has no EOS token, which closes an answer in the template {name!r}",
+            fix="name one with --eos-token",
         )
     marks = tuple(token for token in ordinary if token.strip() and token in template.text)
     _, specials = template_specials(tokenizer.definition, marks)

@@ -38,8 +38,8 @@ class SourceReader(ChunkReader):
         self.path = options.source.split(".")
         if self.of_file is None and chunk.file.kind == "txt":
             raise UserError(
-                f"input {chunk.file.path} is plain text, which has no key {options.source!r}; take the source of its "
-                "documents from the files' place, with --upsample-source folder or file"
+                f"input {chunk.file.path} is plain text, which has no key {options.source!r}",
+                fix="take the source of its documents from the files' place, with --upsample-source folder or file",
             )
 
     def records(self) -> Iterator[Document]:
@@ -65,7 +65,8 @@ class SourceReader(ChunkReader):
         """Return the columns of the text and of the source."""
         if self.of_file is None and self.path[0] not in schema.names:
             raise UserError(
-                f"{self.chunk.file.path} has no column {self.path[0]!r}, only {schema.names}; --upsample-source names it"
+                f"{self.chunk.file.path} has no column {self.path[0]!r}, only {schema.names}",
+                fix="name the column of the source with --upsample-source",
             )
         return super().columns(schema) + ([self.path[0]] if self.of_file is None else [])
 

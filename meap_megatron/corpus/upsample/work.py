@@ -40,8 +40,9 @@ class UpsampleWork(TextWork[UpsampleResult]):
         if config.shard is not None:
             raise UserError(
                 "--shard with --length-upsample: the budgets are met in the order of the whole input, which one task of an "
-                "array does not see; run it as one job with as many --workers as the machine has (it stops reading when "
-                "the budgets are met)"
+                "array does not see",
+                fix="run it as one job with as many --workers as the machine has (it stops reading when "
+                "the budgets are met)",
             )
         super().__init__(config)
         self.options = options

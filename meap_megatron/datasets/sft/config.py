@@ -97,7 +97,9 @@ class SFTConfig:
             if value < least:
                 raise UserError(f"{name} is {value}; it must be at least {least}")
         if not 0 < self.ratio < 1:
-            raise UserError(f"ratio is {self.ratio}; it must be in (0, 1); without masked copies, use layout 'ntp'")
+            raise UserError(
+                f"ratio is {self.ratio}; it must be in (0, 1)", fix="without masked copies, use layout 'ntp'"
+            )
         if not 0 <= self.seed < 2**64:
             raise UserError(f"seed is {self.seed}; it must be in [0, 2**64)")
         if self.sampler == "official" and self.refresh == "per_epoch":
@@ -105,7 +107,10 @@ class SFTConfig:
         if self.layout == "ntp" and self.loss_on_original == "none":
             raise UserError("loss_on_original 'none' with layout 'ntp': nothing would be trained")
         if self.shares.random > 0 and self.ordinary is None:
-            raise UserError(f"corruption is {self.corruption!r}, but ordinary is None: of which ids are tokens drawn?")
+            raise UserError(
+                f"corruption is {self.corruption!r}, but ordinary is None",
+                fix="give the ids of which tokens are drawn as ordinary",
+            )
 
     @cached_property
     def shares(self) -> Corruption:

@@ -66,12 +66,16 @@ def check_sft(prefix: str) -> Sidecar:
     """
     sidecar = check_prefix(prefix)
     if sidecar.kind != "sft":
-        raise UserError(f"{prefix} holds {sidecar.kind!r} data; fine-tuning reads data of 'meap preprocess sft'")
+        raise UserError(
+            f"{prefix} holds {sidecar.kind!r} data; fine-tuning reads data of 'meap preprocess sft'",
+            fix="make it with `meap preprocess sft`",
+        )
     header, roles = read_header(idx_path(prefix)), read_header(idx_path(roles_prefix(prefix)))
     if roles.dtype != "uint8" or roles.num_sequences != header.num_sequences:
         raise UserError(
             f"{idx_path(roles_prefix(prefix))} holds {roles.num_sequences:,} sequences of {roles.dtype}, "
-            f"{idx_path(prefix)} has {header.num_sequences:,}: the roles are of other data; make the data again"
+            f"{idx_path(prefix)} has {header.num_sequences:,}: the roles are of other data",
+            fix="make the data again",
         )
     if header.num_sequences > MAX_CONVERSATIONS:
         raise UserError(f"{prefix} has {header.num_sequences:,} conversations; {MAX_CONVERSATIONS:,} are possible")
@@ -90,6 +94,7 @@ def open_sft(prefix: str) -> SFTData:
         first = int(np.flatnonzero(data.ids.lengths != data.roles.lengths)[0])
         raise UserError(
             f"conversation {first} of {prefix} has {data.ids.lengths[first]} tokens and {data.roles.lengths[first]} "
-            "roles: the two files are not of one run; make the data again"
+            "roles: the two files are not of one run",
+            fix="make the data again",
         )
     return data

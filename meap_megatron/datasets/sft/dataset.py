@@ -55,9 +55,9 @@ class MEAPSFTDatasetConfig(BlendedMegatronDatasetConfig):
         """Check what the base class does not know."""
         super().__post_init__()
         if self.sft is None:
-            raise UserError("MEAPSFTDatasetConfig has no sft; give an SFTConfig")
+            raise UserError("MEAPSFTDatasetConfig has no sft", fix="give an SFTConfig")
         if self.mock:
-            raise UserError("fine-tuning has no mock data; give a prefix made by 'meap preprocess sft'")
+            raise UserError("fine-tuning has no mock data", fix="give a prefix made by 'meap preprocess sft'")
 
 
 class MEAPSFTDataset(MegatronDataset):
@@ -178,7 +178,8 @@ class MEAPSFTDataset(MegatronDataset):
             if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
                 raise RunError(
                     f"{folder} does not hold the index that rank 0 has made ({base}): the folder is not shared "
-                    "between the machines; set data_cache_path to one that is"
+                    "between the machines",
+                    fix="set data_cache_path to one that is",
                 )
             with disk_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)

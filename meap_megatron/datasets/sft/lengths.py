@@ -20,7 +20,8 @@ def check_lengths(lengths: NDArray, *, prefix: str, over_long: str, sequence_len
     if num_too_long and over_long == "error":
         raise UserError(
             f"{num_too_long:,} of the {len(lengths):,} conversations of {prefix} have more than the {sequence_length + 1:,} "
-            f"tokens that fit into a row of seq_length={sequence_length} (the longest has {int(lengths.max()):,}); raise "
+            f"tokens that fit into a row of seq_length={sequence_length} (the longest has {int(lengths.max()):,})",
+            fix=f"raise "
             f"seq_length, make the data again with --max-length {sequence_length + 1}, or leave them out with "
-            "meap_sft_over_long=drop"
+            "meap_sft_over_long=drop",
         )

@@ -184,7 +184,8 @@ def build_index(
         raise UserError(
             f"{num_rows:,} rows are asked for, but none of the {len(conversations):,} conversations of this split of "
             f"{data.prefix} trains anything ({found.num_too_long:,} do not fit into a row of {sequence_length:,}, "
-            f"{found.num_untrained:,} have nothing to train); change the split or the data"
+            f"{found.num_untrained:,} have nothing to train)",
+            fix="change the split or the data",
         )
     items, offsets, order, epochs = (
         DiskArray(folder, np.uint32),

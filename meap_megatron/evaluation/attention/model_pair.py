@@ -36,7 +36,8 @@ def baseline_folder(request: Request) -> Path:
     """
     if not request.extra.get("baseline"):
         raise UserError(
-            "the attention analyses compare two models: give the one trained with NTP as --baseline DIR beside --model"
+            "the attention analyses compare two models",
+            fix="give the one trained with NTP as --baseline DIR beside --model",
         )
     folder = Path(request.extra["baseline"])
     identity.check_model(folder)
@@ -80,7 +81,8 @@ def check_order(model: Path, baseline: Path) -> None:
     if ratios[0] is not None and ratios[1] is not None and ratios[0] < ratios[1]:
         raise UserError(
             f"--model {model} was trained with mask ratio {ratios[0]}, --baseline {baseline} with {ratios[1]} "
-            f"({bos.FILE_NAME}): the baseline is the model without masks; exchange the two"
+            f"({bos.FILE_NAME}): the baseline is the model without masks",
+            fix="exchange --model and --baseline",
         )
 
 

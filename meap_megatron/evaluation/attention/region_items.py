@@ -197,7 +197,9 @@ def templated_items(count: int, *, seed: int) -> list[Item]:
     """
     most = len(TEMPLATES) * len(PLACES) * 8
     if count > most:
-        raise UserError(f"{count:,} templated items were asked for, the table makes {most:,}; give --limit up to that")
+        raise UserError(
+            f"{count:,} templated items were asked for, the table makes {most:,}", fix="give --limit up to that"
+        )
     random = np.random.default_rng([seed, 6])
     items: dict[tuple[str, str, str, str], Item] = {}
 

@@ -31,8 +31,8 @@ def encode(
     """
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(
-            f"{type(tokenizer).__name__} gives no character offsets, by which tokens are told apart; "
-            f"put a tokenizer.json beside the weights"
+            f"{type(tokenizer).__name__} gives no character offsets, by which tokens are told apart",
+            fix="put a tokenizer.json beside the weights",
         )
     text, ends = item.joined()
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
@@ -43,7 +43,7 @@ def encode(
     labels = np.concatenate([np.zeros(len(head), np.int64), regions, [REGIONS.index("eos")]])
     if missing := set(range(len(REGIONS))) - set(labels.tolist()):
         raise UserError(
-            f"item {item.name}: no token begins in region '{REGIONS[min(missing)]}'; use a finer tokenizer"
+            f"item {item.name}: no token begins in region '{REGIONS[min(missing)]}'", fix="use a finer tokenizer"
         )
     return ids, labels
 

@@ -101,10 +101,12 @@ def eos_id(arm: ComparedModel, text: str | None) -> int:
     """
     if text is None:
         if arm.tokenizer.eos_token_id is None:
-            raise UserError(f"the tokenizer of {arm.folder} has no EOS token; name another with --eos-token")
+            raise UserError(f"the tokenizer of {arm.folder} has no EOS token", fix="name another with --eos-token")
         return int(arm.tokenizer.eos_token_id)
     if text not in arm.tokenizer.get_vocab():
-        raise UserError(f"--eos-token {text!r} is not a token of {arm.folder}; it has {arm.tokenizer.eos_token!r}")
+        raise UserError(
+            f"--eos-token {text!r} is not a token of {arm.folder}", fix=f"take its own, {arm.tokenizer.eos_token!r}"
+        )
     return int(arm.tokenizer.convert_tokens_to_ids(text))
 
 

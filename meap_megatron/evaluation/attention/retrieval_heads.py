@@ -172,8 +172,8 @@ def encode(document: Mapping[str, Any], arm: ComparedModel, *, add_bos: bool) ->
     """
     if not getattr(arm.tokenizer, "is_fast", False):
         raise UserError(
-            f"{type(arm.tokenizer).__name__} gives no character offsets, by which the needle is found; "
-            f"put a tokenizer.json beside the weights"
+            f"{type(arm.tokenizer).__name__} gives no character offsets, by which the needle is found",
+            fix="put a tokenizer.json beside the weights",
         )
     prompt, hidden, answer = (document[key] for key in ("prompt", "needle", "answer"))
     encoded = arm.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)

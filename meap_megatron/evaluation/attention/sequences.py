@@ -49,7 +49,7 @@ def source_of(path: str) -> dict[str, Any]:
     if idx_path(path).is_file():
         sidecar = check_prefix(path)
         if sidecar.kind != "text":
-            raise UserError(f"{path} holds {sidecar.kind!r} data; give a dataset of 'meap preprocess text'")
+            raise UserError(f"{path} holds {sidecar.kind!r} data", fix="give a dataset of 'meap preprocess text'")
         return {"kind": "indexed dataset", "sha256": sidecar.content_hash}
     texts = read_texts(path)
     return {"kind": "text", "sha256": hashlib.sha256("\0".join(texts).encode()).hexdigest()}
@@ -71,7 +71,7 @@ def read_texts(path: str) -> tuple[str, ...]:
         try:
             text = place.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not UTF-8 text ({error}); give a .txt or .jsonl file") from None
+            raise UserError(f"{path} is not UTF-8 text ({error})", fix="give a .txt or .jsonl file") from None
         if not text.strip():
             raise UserError(f"{path} holds no text")
         return (text,)
@@ -104,7 +104,8 @@ def open_stream(path: str, *, tokenizer: Any, add_bos: bool, fingerprint: str | 
         if sidecar.tokenizer.fingerprint != fingerprint:
             raise UserError(
                 f"{path} was made with tokenizer {sidecar.tokenizer.fingerprint:.12}, the models' tokenizer is "
-                f"{fingerprint or 'none that makes such data'!s:.25}: its ids mean other tokens; make the data again"
+                f"{fingerprint or 'none that makes such data'!s:.25}: its ids mean other tokens",
+                fix="make the data again",
             )
         tokens = open_pair(path).tokens
     return Stream(tokens=tokens, source={**source, "num_tokens": len(tokens)})
@@ -118,8 +119,8 @@ def choose_blocks(num_blocks: int, *, count: int, length: int, seed: int) -> NDA
     """
     if num_blocks < count:
         raise UserError(
-            f"the data holds {num_blocks:,} blocks of {length:,} tokens, {count:,} were asked for; give more text, "
-            f"shorter --lengths, or --limit {max(num_blocks, 1)}"
+            f"the data holds {num_blocks:,} blocks of {length:,} tokens, {count:,} were asked for",
+            fix=f"give more text, shorter --lengths, or --limit {max(num_blocks, 1)}",
         )
     return np.sort(np.random.default_rng([seed, length]).choice(num_blocks, size=count, replace=False))
 

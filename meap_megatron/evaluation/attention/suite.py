@@ -80,8 +80,8 @@ def text_of(request: Request) -> str:
     found = request.extra.get("text") or request.data
     if not found:
         raise UserError(
-            "attention reads packed blocks of text: give --text (or --data) the prefix of an indexed dataset, "
-            "or a text file or folder; the paper's kind is held-out pre-training text"
+            "attention reads packed blocks of text, held-out pre-training text as in the paper",
+            fix="give --text (or --data) the prefix of an indexed dataset, or a text file or folder",
         )
     return str(found)
 
@@ -107,7 +107,8 @@ def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, A
     if request.lengths and not all(asked.values()):
         above = next(length for length, fits in asked.items() if not fits)
         raise UserError(
-            f"length {above} is above the limit of {limit} tokens of the models (config.json); give --lengths up to it"
+            f"length {above} is above the limit of {limit} tokens of the models (config.json)",
+            fix="give --lengths up to it",
         )
     ledger = Ledger(request.out / f"{name}.responses.jsonl", identity={**session.identity(), "settings": chosen})
     known, records = len(ledger.answers), []
@@ -160,13 +161,14 @@ def check_arms(arms: tuple[ComparedModel, ComparedModel]) -> tuple[TokenizerInfo
     if info.fingerprint != other.fingerprint:
         raise UserError(
             f"--model {meap.folder} has tokenizer {info.fingerprint:.12}, --baseline {ntp.folder} has "
-            f"{other.fingerprint:.12}: the two must read the same tokens; compare models of one tokenizer"
+            f"{other.fingerprint:.12}: the two must read the same tokens",
+            fix="compare models of one tokenizer",
         )
     rows = {arm.name: arm.model.get_input_embeddings().num_embeddings for arm in arms}
     if mask_token not in meap.tokenizer.get_vocab() or rows["meap"] <= info.mask_id:
         raise UserError(
-            f"--model {meap.folder} knows no {mask_token}: it cannot have been trained with MEAP; put the "
-            f"tokenizer of the training data beside it, or exchange --model and --baseline"
+            f"--model {meap.folder} knows no {mask_token}: it cannot have been trained with MEAP",
+            fix="put the tokenizer of the training data beside it, or exchange --model and --baseline",
         )
     cells: tuple[str, ...] = scores.CELLS
     notes = ["the row of [MASK] in the NTP model was never trained"]

@@ -85,7 +85,10 @@ def read_spec(text: str) -> JudgeSpec:
         name, _, rest = text.partition("@http")
         url, _, variable = f"http{rest}".partition("#")
         if not name:
-            raise UserError(f"--judge {text}: the model's name is missing; example: gpt-4o@https://api.openai.com/v1")
+            raise UserError(
+                f"--judge {text}: the model's name is missing",
+                fix="give MODEL@URL, as in gpt-4o@https://api.openai.com/v1",
+            )
         return JudgeSpec(name=name, url=check_url(url), key_variable=variable or None)
     if Path(text).is_dir():
         return JudgeSpec(name=Path(text).resolve().name, folder=Path(text))
@@ -102,13 +105,14 @@ def read_specs(texts: Sequence[str] | None) -> list[JudgeSpec]:
     """
     if not texts:
         raise UserError(
-            "hallucination needs a judge: --judge MODEL@URL (an OpenAI-compatible endpoint; its key comes from "
-            "MEAP_JUDGE_API_KEY or OPENAI_API_KEY), --judge DIR (a local model), or --judge none for ROUGE only"
+            "hallucination needs a judge",
+            fix="give --judge MODEL@URL (an OpenAI-compatible endpoint; its key comes from MEAP_JUDGE_API_KEY or "
+            "OPENAI_API_KEY), --judge DIR (a local model), or --judge none for ROUGE only",
         )
     specs = [read_spec(text) for text in texts if text != NO_JUDGE]
     names = [spec.name for spec in specs]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UserError(f"two judges are called {twice}; run them with separate --out")
+        raise UserError(f"two judges are called {twice}", fix="run them with separate --out")
     return specs
 
 

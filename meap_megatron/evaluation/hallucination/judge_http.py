@@ -38,11 +38,11 @@ def check_url(url: str) -> str:
     except ValueError:  # a port that is not a number, an unclosed bracket
         known = False
     if not known:
-        raise UserError(f"judge endpoint {url!r} is not an address; example: https://api.openai.com/v1")
+        raise UserError(f"judge endpoint {url!r} is not an address", fix="give one such as https://api.openai.com/v1")
     if parts.username or parts.password or parts.query:
         raise UserError(
-            f"the address of judge endpoint {parts.hostname} holds a user, password or query; "
-            f"put the key into the environment variable {KEY_VARIABLES[0]}"
+            f"the address of judge endpoint {parts.hostname} holds a user, password or query",
+            fix=f"put the key into the environment variable {KEY_VARIABLES[0]}",
         )
     return url.rstrip("/").removesuffix("/chat/completions")
 
@@ -62,12 +62,13 @@ def find_key(url: str, variable: str | None) -> str | None:
     found = next((value for name in names if (value := os.environ.get(name, "").strip())), None)
     if found is None and (variable or not is_loopback(url)):
         raise UserError(
-            f"judge endpoint {url} needs an API key in the environment variable {' or '.join(names)} "
-            f"(any text if the endpoint asks for none)"
+            f"judge endpoint {url} needs an API key",
+            fix=f"set the environment variable {' or '.join(names)} (any text if the endpoint asks for none)",
         )
     if found and not (found.isascii() and found.isprintable()):
         raise UserError(
-            f"the API key in the environment has a character that a header cannot hold ({' or '.join(names)})"
+            f"the API key in the environment has a character that a header cannot hold ({' or '.join(names)})",
+            fix=f"correct {' or '.join(names)}",
         )
     return found
 
@@ -137,7 +138,8 @@ class HttpJudge:
                 break
         raise RunError(
             f"judge {self.model} at {self.url} gives no answer after {attempt + 1} tries: {problem}; judgements so far "
-            f"are kept, the same command continues with the rest"
+            "are kept",
+            fix="continue with the same command",
         )
 
     def _pause(self, attempt: int, asked: float | None) -> float:
@@ -156,7 +158,7 @@ class HttpJudge:
             403: "check the API key in the environment",
             404: "check address and model name of --judge; the address ends before /chat/completions",
         }.get(code, "check --judge; redirects are not followed" if code < 400 else "check --judge")
-        return UserError(f"judge {self.model} at {self.url} refuses: {problem}; {advice}")
+        return UserError(f"judge {self.model} at {self.url} refuses: {problem}", fix=advice)
 
 
 class _Malformed(ValueError):

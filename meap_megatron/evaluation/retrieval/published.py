@@ -61,8 +61,8 @@ def context(measure: Measure, ids: list[int], needle: str, *, room: int, depth: 
     hidden = encode(measure, needle)
     if room <= len(hidden):
         raise UserError(
-            f"no room for a haystack: the published test keeps 200 tokens free, and the needle takes {len(hidden)}; use "
-            f"lengths from {2 ** (200 + len(hidden)).bit_length()} on"
+            f"no room for a haystack: the published test keeps 200 tokens free, and the needle takes {len(hidden)}",
+            fix=f"use lengths from {2 ** (200 + len(hidden)).bit_length()} on",
         )
     ids = ids[: room - len(hidden)]
     if depth is None:

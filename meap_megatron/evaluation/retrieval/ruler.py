@@ -95,7 +95,7 @@ def prepare() -> str:
         import wonderwords  # noqa: F401
         from nltk.tokenize import punkt
     except ImportError as error:
-        raise UserError(f"RULER needs the package {error.name}: pip install 'meap-megatron[eval]'") from None
+        raise UserError(f"RULER needs the package {error.name}", fix="pip install 'meap-megatron[eval]'") from None
     try:
         nltk.data.find("tokenizers/punkt_tab/english")
     except LookupError:
@@ -241,7 +241,7 @@ def read_questions(kind: str, folder: Path | None) -> tuple[list[dict[str, Any]]
     name = QUESTIONS[kind]
     path = find(folder, name) if folder else None
     if path is None:
-        raise UserError(f"RULER {kind} reads {name}, which is not bundled; give its folder with --data DIR")
+        raise UserError(f"RULER {kind} reads {name}, which is not bundled", fix="give its folder with --data DIR")
     content = read_json(path)
     try:
         if kind == "qa_squad":
@@ -266,7 +266,7 @@ def read_questions(kind: str, folder: Path | None) -> tuple[list[dict[str, Any]]
             ]
             passages = sorted({text for *_, texts, _ in entries for text in texts})
     except (KeyError, TypeError, ValueError):
-        raise UserError(f"{path} is not {name} as published: it has other keys; copy the file again") from None
+        raise UserError(f"{path} is not {name} as published: it has other keys", fix="copy the file again") from None
     number = {text: place for place, text in enumerate(passages)}
     questions = [
         {
@@ -278,7 +278,7 @@ def read_questions(kind: str, folder: Path | None) -> tuple[list[dict[str, Any]]
         for question, answers, texts, others in entries
     ]
     if not questions:
-        raise UserError(f"{path} holds no question that has an answer; copy the file again")
+        raise UserError(f"{path} holds no question that has an answer", fix="copy the file again")
     return questions, passages
 
 

@@ -26,7 +26,8 @@ class Official51(Strategy):
         if config.protected_ids:
             raise UserError(
                 f"protected_ids is {config.protected_ids}; strategy 'official51' protects no token, as the official "
-                "code: leave protected_ids empty or use strategy 'random'"
+                "code",
+                fix="leave protected_ids empty or use strategy 'random'",
             )
         for name, neutral in (
             ("skip_first", 0),
@@ -37,12 +38,13 @@ class Official51(Strategy):
             if getattr(config, name) != neutral:
                 raise UserError(
                     f"{name} is {getattr(config, name)!r}; strategy 'official51' is the official code's, which has no "
-                    "such setting: leave it out or use strategy 'random'"
+                    "such setting",
+                    fix="leave it out or use strategy 'random'",
                 )
         if config.schedule.constant is None:
             raise UserError(
-                f"ratio is {config.ratio!r}; strategy 'official51' has one ratio for all samples: give a number or use "
-                "strategy 'random'"
+                f"ratio is {config.ratio!r}; strategy 'official51' has one ratio for all samples",
+                fix="give a number or use strategy 'random'",
             )
 
     def check_sample(

@@ -21,8 +21,8 @@ def skip_make(original: Callable[[], None]) -> Callable[[], None]:
         except ImportError as error:
             raise RunError(
                 f"megatron.core.datasets.helpers_cpp cannot be imported ({error}); megatron-core's wheel ships it for "
-                f"CPython 3.12 on Linux x86-64, this is Python {sys.version.split()[0]}: use Python 3.12, or install "
-                "megatron-core from its sdist with a C++ compiler present"
+                f"CPython 3.12 on Linux x86-64, this is Python {sys.version.split()[0]}",
+                fix="use Python 3.12, or install megatron-core from its sdist with a C++ compiler present",
             ) from None
 
     return compile_helpers

@@ -157,7 +157,7 @@ def test_a_file_that_git_lfs_has_not_fetched(broken: Path, capsys: pytest.Captur
     victim = next(iter(sorted(broken.glob("*.safetensors")))) if name.startswith("model") else broken / name
     victim.write_text(POINTER)
     said = refused(capsys, broken, "--add-mask-token")
-    assert f"{victim} is a Git LFS pointer, not the data: fetch it with `git lfs pull`" in said
+    assert f"{victim} is a Git LFS pointer, not the data\n  fix: fetch it with `git lfs pull`" in said
 
 
 def test_a_folder_that_transformers_cannot_load(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,7 +202,7 @@ def test_an_existing_folder_is_replaced_only_if_asked_and_if_an_import_made_it(
     out = tmp_path / "out"
     words = ["convert", "import", str(model), str(out), "--skip-verification"]
     assert main(words) == 0
-    assert main(words) == 2 and "--overwrite replaces it" in capsys.readouterr().err
+    assert main(words) == 2 and "replace it with --overwrite" in capsys.readouterr().err
     assert main([*words, "--overwrite"]) == 0
     (out / "meap_import.json").unlink()
     assert main([*words, "--overwrite"]) == 2 and "not made by this command" in capsys.readouterr().err

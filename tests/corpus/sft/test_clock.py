@@ -65,7 +65,7 @@ def test_the_date_is_that_of_the_first_day_and_is_said(
 
 
 def test_an_option_sets_the_date_and_parts_need_it(job: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="with --shard, --date 2031-05-01 makes all parts the same"):
+    with pytest.raises(UserError, match="give all parts the same with --date 2031-05-01"):
         job(1, "x", shard=(0, 2))
     day = datetime.datetime(2024, 2, 29).date()
     job(1, "whole", date=day)

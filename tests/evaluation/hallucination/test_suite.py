@@ -157,7 +157,7 @@ def test_what_cannot_be_used_is_refused_before_the_model_generates(
     for words, data, message in [
         ([], None, "hallucination needs a judge"),
         (["--judge", "m@https://judge.example/v1"], None, "needs an API key"),
-        (["--judge", "none"], empty, "holds no articles; put there one or more of xsum.jsonl"),
+        (["--judge", "none"], empty, "holds no articles\n  fix: put there one or more of xsum.jsonl"),
         (["--judge", "none"], broken, "xsum.jsonl:2: a record needs the texts document and summary"),
         (["--judge", "none", "--template", "lama"], None, "there is no template 'lama'"),
     ]:
