@@ -36,7 +36,18 @@ ALLOWED: dict[str, set[str]] = {
     "planning": {"indexed", "launch"},  # recipes, what FP8 asks of shapes, and sidecars: none of them imports torch
 }
 """Package -> packages of ours that it may import. `cli` may import all, and none may import `cli`."""
-OPEN_TO_ALL = {"atomic", "config", "declared", "errors", "formats", "layer_pattern", "memory", "terminal", "version", "_C"}
+OPEN_TO_ALL = {
+    "atomic",
+    "config",
+    "declared",
+    "errors",
+    "formats",
+    "layer_pattern",
+    "memory",
+    "terminal",
+    "version",
+    "_C",
+}
 """Modules beside the packages that every package may import."""
 READ_NAMESPACE = {
     *("launch.arguments", "launch.external_loader", "launch.sft_settings"),  # the rules of what was parsed
