@@ -176,10 +176,11 @@ def main(argv: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if debug:
             raise
-        print(
-            f"meap: error: the Python package {error.name} is not installed for {sys.executable}\n"
-            "fix: `meap doctor` lists what is missing, with the commands that install it",
-            file=sys.stderr,
+        terminal.print_error(
+            UserError(
+                f"the Python package {error.name} is not installed for {sys.executable}",
+                fix="`meap doctor` lists what is missing, with the commands that install it",
+            )
         )
         return 2
     except Exception as error:

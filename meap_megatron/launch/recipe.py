@@ -203,7 +203,7 @@ def read_settings(path: Path, via: tuple[tuple[Path, str], ...] = ()) -> tuple[d
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"cannot read recipe {path}: {error.strerror}{moved_import(path, via)}") from None
+        raise UserError(f"cannot read recipe {path}: {error.strerror}", fix=where_it_may_be(path, via)) from None
     except UnicodeDecodeError:
         raise UserError(f"recipe {path} is not UTF-8 text") from None
     try:
@@ -240,12 +240,12 @@ def read_settings(path: Path, via: tuple[tuple[Path, str], ...] = ()) -> tuple[d
     return settings | own, layouts or inherited
 
 
-def moved_import(path: Path, via: tuple[tuple[Path, str], ...]) -> str:
-    """Return what to say of a recipe that is not there: which file names it, and where it may be."""
+def where_it_may_be(path: Path, via: tuple[tuple[Path, str], ...]) -> str:
+    """Return what to do about a recipe that is not there, with the file that names it."""
     if not via:
-        return "; examples/recipes contains some"
+        return "give the path of one; the repository has some in examples/recipes, and `meap init` writes one"
     what = "the folder of the import was moved" if path.name == "model.yaml" else "the file was moved"
-    return f"; {via[-1][1]} extends it: if {what}, correct its path there"
+    return f"{via[-1][1]} extends it: if {what}, correct its path there"
 
 
 def extended(path: Path, node: yaml.Node, via: tuple[tuple[Path, str], ...]) -> list[tuple[Path, str]]:

@@ -208,8 +208,6 @@ def test_show_prints_a_row_as_training_reads_it_from_its_first_masked_token_on(
     row = ["show", str(folder / "out"), "--index", "0", "--seq-length", "48", "--rows", "0", "--sft-min-answer", "5"]
     assert main([*row, "--mask-ratio", "0.5", "--seed", "3"]) == 0
     said = capsys.readouterr().out.splitlines()
-    what = "the stored conversation, before packing and masking (--seq-length N shows a row of training)"
-    assert said[0] == f"{folder / 'out'}: row 0 of 2, {what}"
     assert said[0] == f"{folder / 'out'}: sample 0 of 1 in train (100,0,0), seed 3"
     assert said[1] == "40 positions and 8 of padding, 3 masked (7.5%), loss on 10"
     assert sorted(line.split(": ")[1] for line in said[2:4]) == [

@@ -27,9 +27,9 @@ with_temporary_log(start)
         ("return 2", False),
         ("raise SystemExit(143)", False),
         ("raise KeyboardInterrupt", False),
-        ("raise UserError", False),
+        ("raise UserError('it is refused')", False),
         ("return 1", True),
-        ("raise RunError", True),
+        ("raise RunError('it failed')", True),
     ],
 )
 def test_the_log_of_a_run_without_save_stays_only_where_an_error_names_it(end: str, stays: bool) -> None:

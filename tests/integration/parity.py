@@ -44,8 +44,8 @@ class Task:
     def train(self, name: str, *settings: str, saves: bool = True) -> Path:
         """Train to the end and return the run's folder; without `saves` it holds the metrics alone."""
         run = self.root / name
-        kept = f"save={run}" if saves else f"meap_metrics={run / 'metrics.jsonl'}"
-        train(self.recipe, *TINY, f"data_path={self.root / 'data'}", kept, *self.settings, *settings)
+        kept = [f"save={run}"] if saves else ["save=null", f"meap_metrics={run / 'metrics.jsonl'}"]
+        train(self.recipe, *TINY, f"data_path={self.root / 'data'}", *kept, *self.settings, *settings)
         return run
 
     def run(self, layout: str, optimizer: str) -> Path:

@@ -229,7 +229,7 @@ def test_an_import_leaves_recipes_that_lack_nothing_but_data(tmp_path: Path) -> 
 
     model = {key: setting.value for key, setting in load(mc / "model.yaml").settings.items()}
     for name, base in (("sft_meap", "sft"), ("continue", "continue")):
-        with pytest.raises(UserError, match=rf"mc/{name}.yaml:\d+: no training data: set data_path to the prefix"):
+        with pytest.raises(UserError, match=rf"mc/{name}.yaml:\d+: no training data; set data_path to the prefix"):
             settings(f"{name}.yaml")
         expected = {key: setting.value for key, setting in load(RECIPES / "base" / f"{base}.yaml").settings.items()}
         own = {"data_path": "data/x", "save": f"runs/it_s__1___model_{name}", "seq_length": 64}

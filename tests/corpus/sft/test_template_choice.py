@@ -64,7 +64,7 @@ def test_the_default_is_the_template_that_the_tokenizer_is_made_for(
     source = write_rows(tmp_path / "in.jsonl", [alpaca("q", "a")])
     sidecar = preprocess_sft(config(source, tmp_path / "out", folder))
     assert sidecar.sft is not None and sidecar.sft["template"] == template
-    assert f"meap: note: template {template} is used: {DEFAULTS[template]}" in capsys.readouterr().err
+    assert f"meap: note: using template {template}: {DEFAULTS[template]}" in capsys.readouterr().err
 
 
 def test_a_chat_template_ends_its_answers_itself(tmp_path: Path, chat_words: Path) -> None:

@@ -231,7 +231,7 @@ def test_wrong_inputs_are_refused_with_the_reason(
     assert "--mask-ratio must be between 0 and 1, found 1.5" in refusal("--mask-ratio", "1.5")
     assert "attention needs sequences of at least 16 tokens" in refusal("--lengths", "8")
     assert "blocks of 2,000 tokens, 500 were asked for" in refusal("--lengths", "2000")
-    assert "--eos-token '<end>' is no token" in refusal("--eos-token", "<end>", suite="regions")
+    assert "--eos-token '<end>' is not a token" in refusal("--eos-token", "<end>", suite="regions")
 
     other = write_tokenizer(
         tmp_path / "other", write_byte_tokenizer(tmp_path / "bytes", vocab_size=400, texts=("a b c",))
@@ -245,7 +245,7 @@ def test_wrong_inputs_are_refused_with_the_reason(
     for name, ratio in (("meap", 0.15), ("ntp", 0.0)):
         record = {"format_version": 1, "add_bos": False, "mask_ratio": ratio}
         (pair[name] / bos.FILE_NAME).write_text(json.dumps(record))
-    assert "exchange the two" in refusal(*SMALL, model=pair["ntp"], baseline=pair["meap"])
+    assert "exchange --model and --baseline" in refusal(*SMALL, model=pair["ntp"], baseline=pair["meap"])
 
 
 @pytest.mark.parametrize("add_bos", [True, False])

@@ -125,7 +125,7 @@ def test_a_redirect_is_refused_so_that_the_key_stays_with_its_host(monkeypatch: 
 def test_an_endpoint_that_is_down_says_so_and_that_nothing_is_lost() -> None:
     with endpoint(lambda stub, body: says("")) as stub:
         pass
-    with pytest.raises(RunError, match=r"gives no answer after 3 tries: .*refused.* the same command continues"):
+    with pytest.raises(RunError, match=r"gives no answer after 3 tries: .*refused.*; continue with the same command"):
         ask(stub, tries=3)
 
 

@@ -103,7 +103,7 @@ def test_a_judge_that_dies_costs_neither_summaries_nor_judgements(
     with endpoint(reply) as stub:
         words = ["--judge", f"stub@{stub.url}", "--judge-concurrency", "1"]
         evaluate(*words, status=1)
-        assert "status 500" in (said := capsys.readouterr().err) and "the same command continues" in said
+        assert "status 500" in (said := capsys.readouterr().err) and "fix: continue with the same command" in said
         assert not (tmp_path / "out" / "hallucination.json").exists()
         dead["after"] = 10**6
         resumed = evaluate(*words)
