@@ -1,7 +1,7 @@
 """What is measured on the models of an experiment at their end: loss on text, and attention of each pair.
 
 python -m experiments.secondary --arms runs/repeated/arms --baseline ntp --model mask15 \\
-    --text runs/repeated/data/valid --lengths 128 --record docs/experiments/repeated_data/secondary
+    --text runs/repeated/data/valid --lengths 128 --limit 200 --record docs/experiments/repeated_data/secondary
 
 Models are `ARM-seed-N/run` (or `ARM-seed-N/hf`, exported already) below `--arms`; a pair is two models of one seed. Every
 suite of `meap evaluate` that is named runs once for each model, or once for each pair; finished ones are not repeated.
@@ -128,10 +128,11 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     args.record.mkdir(parents=True, exist_ok=True)
-    path = args.record / f"{args.model}-{args.baseline}"
-    replace_text(path.with_suffix(".json"), json.dumps(clean(found), indent=1) + "\n")
-    replace_text(path.with_suffix(".md"), table(found, model=args.model, baseline=args.baseline))
-    print(path.with_suffix(".md").read_text(encoding="utf-8"))
+    name = f"{args.model}-{args.baseline}"  # of arms such as ratio-0.15: their ".15" is not a suffix
+    text = table(found, model=args.model, baseline=args.baseline)
+    replace_text(args.record / f"{name}.json", json.dumps(clean(found), indent=1) + "\n")
+    replace_text(args.record / f"{name}.md", text)
+    print(text)
     return 0
 
 

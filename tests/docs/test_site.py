@@ -33,7 +33,7 @@ def test_every_message_in_the_troubleshooting_table_is_one_of_the_programs() -> 
 
 
 def test_every_page_stands_in_the_navigation() -> None:
-    listed = set(re.findall(r"[\w/]+\.md", yaml.dump(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])))
+    listed = set(re.findall(r"[\w/.-]+\.md", yaml.dump(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])))
     there = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
     assert there <= listed
     source = (DOCS / "site_pages.py").read_text(encoding="utf-8")

@@ -52,3 +52,14 @@ def test_what_is_not_there_is_refused_by_name(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "mask15-seed-1").mkdir()
     assert secondary.main(words) == 2
     assert "neither run/ nor hf/" in capsys.readouterr().err
+
+
+def test_the_record_has_the_whole_names_of_its_arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for arm in ("ratio-0.00", "ratio-0.15"):
+        for seed in (1, 2):
+            (tmp_path / "arms" / f"{arm}-seed-{seed}").mkdir(parents=True)
+    monkeypatch.setattr(secondary, "measure", lambda args, seed: {"attention": {"pair": {"decay": seed / 10}}})
+    words = ["--arms", str(tmp_path / "arms"), "--baseline", "ratio-0.00", "--model", "ratio-0.15", "--text", "t"]
+    assert secondary.main([*words, "--record", str(tmp_path / "record")]) == 0
+    names = sorted(path.name for path in (tmp_path / "record").iterdir())
+    assert names == ["ratio-0.15-ratio-0.00.json", "ratio-0.15-ratio-0.00.md"]
