@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.drawing import clean, estimate, row
+from experiments.drawing import clean, estimate, new_figure, row, save
 from experiments.finetuning.plan import EQUAL_EPOCHS, MEAP, NTP, SMALLEST_DIFFERENCE, UNTOUCHED, Plan
 from experiments.statistics import contrast, t_interval
 from meap_megatron.atomic import replace_text
@@ -65,6 +65,7 @@ def analyse(plan: Plan, runs: Sequence[Scores]) -> dict[str, Any]:
         "summary": {
             arm: {
                 "models": len(found),
+                "each": [accuracy(scores) for scores in found],
                 "mdqa": t_interval([accuracy(scores) for scores in found]),
                 "places": {task: float(np.mean([s["mdqa"][task] for s in found])) for task in found[0]["mdqa"]},
                 "headlines": [scores["headlines"] for scores in found],
@@ -87,7 +88,7 @@ def heading(found: Mapping[str, Any]) -> str:
 
 
 def write_report(folder: Path, found: Mapping[str, Any]) -> None:
-    """Write results.json and table.md."""
+    """Write results.json, table.md and the figures: every model, and every difference with its two intervals."""
     replace_text(folder / "results.json", json.dumps(clean(found), indent=1) + "\n")
     places = list(next(iter(found["summary"].values()))["places"])
     lines = [
@@ -105,3 +106,37 @@ def write_report(folder: Path, found: Mapping[str, Any]) -> None:
         questions = f"[{c['question_low']:+.3f}, {c['question_high']:+.3f}]"
         lines.append(row([name, estimate(c["mean"], c["low"], c["high"], sign="+"), questions, f"{c['p_t']:.3f}"]))
     replace_text(folder / "table.md", "\n".join(lines) + "\n")
+    draw_models(folder / "models.png", found)
+    if found["contrasts"]:
+        draw_contrasts(folder / "differences.png", found)
+
+
+def draw_models(path: Path, found: Mapping[str, Any]) -> None:
+    """Draw the primary measure: every model a dot, the mean of its arm a line."""
+    figure, axes = new_figure()
+    for place, summary in enumerate(found["summary"].values()):
+        axes.plot([place] * len(summary["each"]), summary["each"], "o", color="grey", markersize=5)
+        axes.hlines(np.mean(summary["each"]), place - 0.2, place + 0.2, color="#d1495b", linewidth=2)
+    axes.set_xticks(range(len(found["summary"])), list(found["summary"]))
+    axes.set(
+        xlim=(-0.5, len(found["summary"]) - 0.5), ylim=(0, None), ylabel="questions answered, mean of three places"
+    )
+    save(figure, axes, path, title=heading(found).replace("**", ""))
+
+
+def draw_contrasts(path: Path, found: Mapping[str, Any]) -> None:
+    """Draw the differences: every seed a dot, mean with the interval over seeds and the one over questions."""
+    figure, axes = new_figure()
+    for place, c in enumerate(found["contrasts"].values()):
+        axes.plot([place] * len(c["differences"]), c["differences"], "o", color="grey", markersize=5)
+        for shift, interval, colour in ((0.1, "seeds", "#d1495b"), (0.2, "questions", "#2b7bba")):
+            low, high = (c["low"], c["high"]) if interval == "seeds" else (c["question_low"], c["question_high"])
+            half = [[c["mean"] - low], [high - c["mean"]]]
+            label = f"mean, 95 % interval over {interval}" if place == 0 else None
+            axes.errorbar([place + shift], [c["mean"]], yerr=half, fmt="s", color=colour, capsize=4, label=label)
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.axhspan(-SMALLEST_DIFFERENCE, SMALLEST_DIFFERENCE, color="grey", alpha=0.15, label="of no interest")
+    axes.set_xticks(range(len(found["contrasts"])), list(found["contrasts"]))
+    axes.set(xlim=(-0.5, len(found["contrasts"]) - 0.5), ylabel="difference in questions answered")
+    axes.legend(fontsize=8)
+    save(figure, axes, path, title=heading(found).replace("**", ""))

@@ -55,6 +55,20 @@ def test_no_difference_is_given_before_the_last_model() -> None:
     assert report.heading(result).startswith("**INCOMPLETE")
 
 
+def test_the_report_draws_every_model_and_both_intervals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = {}
+    monkeypatch.setattr(report, "save", lambda figure, axes, path, title: drawn.update({path.name: axes}))
+    result = report.analyse(REGISTERED, models(30))
+    report.write_report(tmp_path, result)
+    assert "**meap2 - ntp4: support; meap2 - ntp2: support**" in (tmp_path / "table.md").read_text()
+    dots = [line.get_ydata() for line in drawn["models.png"].get_lines()]
+    assert [len(y) for y in dots] == [1, 3, 3, 3] and dots[2][0] == pytest.approx(122 / 300)
+    seeds, questions = (bar.get_segments()[0][:, 1] for bar in drawn["differences.png"].collections[:2])
+    found = result["contrasts"]["meap2 - ntp4"]
+    assert seeds == pytest.approx([found["low"], found["high"]])
+    assert questions == pytest.approx([found["question_low"], found["question_high"]])
+
+
 def test_inputs_that_are_not_given_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert script.main(["run", "--smoke", "--out", str(tmp_path), "--model", "x"]) == 2
     assert "run needs --alpaca" in capsys.readouterr().err
