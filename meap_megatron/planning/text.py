@@ -15,7 +15,7 @@ GB = 1e9
 ROWS = 10
 WIDTH = 118
 UNKNOWN = (
-    "Arithmetic, not a measurement: nothing of this project was ever run on a GPU. The same arithmetic comes within 10 % "
+    "Arithmetic, not a measurement: no run of this project was timed on a GPU yet. The same arithmetic comes within 10 % "
     "of 39 published runs of dense models of 1.7B to 1T parameters on NVIDIA's own machines, eight GPUs and eight network "
     "cards each (docs/planning.md). It does not know slower networks, PCIe cards, data that comes late, checkpoints and "
     "evaluations, gaps in the allocator, other jobs on the network; for layers so small that starting their kernels "
