@@ -11,6 +11,7 @@ WORKDIR /src
 COPY pyproject.toml setup.py README.md LICENSE ./
 COPY csrc csrc
 COPY meap_megatron meap_megatron
+COPY examples examples
 # The image's own constraints would bind setuptools and pybind11 of the build too, which nothing keeps.
 RUN PIP_CONSTRAINT="" python -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 

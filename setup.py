@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from pybind11.setup_helpers import Pybind11Extension, build_ext
-from setuptools import setup
+from setuptools import find_namespace_packages, setup
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "meap_megatron/version.py").read_text()).group(1)
@@ -23,6 +23,9 @@ if sanitizers := os.environ.get("MEAP_SANITIZE"):
     LINK_ARGS += [f"-fsanitize={sanitizers}"]
 
 setup(
+    # A user without a checkout has the recipes too: `meap init --examples`.
+    packages=[*find_namespace_packages(include=["meap_megatron*"]), "meap_megatron.examples"],
+    package_dir={"meap_megatron.examples": "examples"},
     ext_modules=[
         Pybind11Extension(
             "meap_megatron._C",

@@ -44,6 +44,7 @@ OPEN_TO_ALL = {
     "formats",
     "layer_pattern",
     "memory",
+    "shipped",
     "terminal",
     "version",
     "_C",

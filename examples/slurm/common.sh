@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # What the batch scripts of this folder share; sourced by them, never run. All they read from the environment:
 #
-#   MEAP_HOME              checkout of the project        (default: the folder in which sbatch was called)
+#   MEAP_HOME              the folder with examples/slurm (default: the folder in which sbatch was called)
 #   MEAP_VENV              Python environment with meap   (default: MEAP_HOME/.venv, else the meap on the path)
 #   MEAP_CONTAINER_IMAGE   image with meap in it; set: steps run in it through pyxis, and MEAP_VENV is not used
 #   MEAP_CONTAINER_MOUNTS  its mounts                     (default: the working folder and MEAP_HOME, at their own paths)

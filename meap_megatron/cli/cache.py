@@ -20,7 +20,7 @@ process on any machine that sees the data is enough; the run then finds the inde
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("recipe", help="a YAML file, see examples/recipes")
+    parser.add_argument("recipe", help="a YAML file: `meap init` writes one, `meap init --examples` copies ours")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the recipe's")
 
 

@@ -8,6 +8,7 @@ HELP = """Look at a folder and write a recipe and a script for what is in it. As
   meap init                          this folder: a model, a tokenizer, texts or conversations; GPUs and SLURM of the machine
   meap init my_project --out mine    writes mine/recipe.yaml and mine/run.sh
   bash meap/run.sh
+  meap init --examples               ./examples: the recipes and sweeps of the paper, batch scripts for SLURM
 
 A model (a Hugging Face folder or a .gguf file) and conversations become a fine-tuning run, a model and text continued
 pre-training, text alone a small model from the beginning. Every line that is written says what it is for."""
@@ -28,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="what is written and made, below DIR (default: meap)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier recipe.yaml and run.sh")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--overwrite", action="store_true", help="replace an earlier recipe.yaml and run.sh")
+    what.add_argument("--examples", action="store_true", help="copy the project's own recipes to DIR/examples instead")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
     from meap_megatron.starter.found import look, relative
 
     folder: Path = args.folder
+    if args.examples:
+        return copy_examples(folder)
     out = folder / args.out
     inside = relative(out, folder)
     if Path(inside).is_absolute() or inside == ".":
@@ -50,8 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.overwrite and (there := [path for path in (recipe, script) if path.exists()]):
         raise UserError(f"{there[0]} exists already", fix="choose another --out, or say --overwrite")
     found = look(folder, model=args.model, tokenizer=args.tokenizer, data=args.data, out=out)
-    examples = Path(__file__).resolve().parents[2] / "examples" / "slurm"
-    text = written.script(found, start=folder, out=inside, examples=examples if examples.is_dir() else None)
+    text = written.script(found, start=folder, out=inside)
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         replace_text(recipe, written.recipe(found, out=inside))
@@ -67,4 +71,31 @@ def run(args: argparse.Namespace) -> int:
     print(f"machine:    {counted(found.gpus, 'GPU') if found.gpus else 'no GPU'}{', SLURM' * found.slurm}")
     print(f"written:    {recipe} and {script}\nnext:       bash {script}")
     print(f"then:       {written.last_command(found, inside)}")
+    return 0
+
+
+def copy_examples(folder: Path) -> int:
+    """Copy the project's own recipes, sweeps and batch scripts to FOLDER/examples, where a user may change them.
+
+    Raises:
+        UserError: something is there already.
+    """
+    from meap_megatron.atomic import replace_folder
+    from meap_megatron.errors import UserError
+    from meap_megatron.shipped import HOME
+
+    out = folder / "examples"
+    if out.exists():
+        raise UserError(f"{out} exists already", fix="name another folder: meap init --examples DIR")
+    ours = HOME / "examples"
+    with replace_folder(out) as new:
+        for path in ours.rglob("*"):
+            if path.is_file() and path.suffix != ".pyc":
+                copy = new / path.relative_to(ours)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(path.read_bytes())  # without the modes: an installation may be read-only
+    print(f"written:    {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+    print(
+        f"next:       meap train {out / 'recipes' / 'tiny_cpu_meap.yaml'} data_path=PREFIX save=FOLDER    (on a CPU)"
+    )
     return 0

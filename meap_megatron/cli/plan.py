@@ -18,7 +18,7 @@ Exit status: 0; 2 if nothing fits or the input is wrong."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("recipe", help="a YAML file, see examples/recipes")
+    parser.add_argument("recipe", help="a YAML file: `meap init` writes one, `meap init --examples` copies ours")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings on top of the recipe")
     parser.add_argument("--gpus", type=int, required=True, metavar="N", help="GPUs of the job")
     parser.add_argument("--gpu", required=True, metavar="KIND", help="a100, h100, h200 or b200 (SXM, eight per node)")

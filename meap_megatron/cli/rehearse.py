@@ -27,7 +27,7 @@ Exit status: 0; 2 if something would stop the job; 1 if the rehearsal itself fai
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("recipe", help="a YAML file, see examples/recipes")
+    parser.add_argument("recipe", help="a YAML file: `meap init` writes one, `meap init --examples` copies ours")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the recipe's")
     parser.add_argument(
         "--world-size", type=int, metavar="N", help="processes of the job (default: those of layout=N)"

@@ -14,7 +14,7 @@ Arms that are finished are skipped, others continue where they stopped. `meap sw
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("sweep", help="a YAML file, see examples/sweeps")
+    parser.add_argument("sweep", help="a YAML file: `meap init --examples` copies ours")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of all arms")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--dry-run", action="store_true", help="print the arms and exit")
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         gpus = int(layouts[-1]) if layouts and layouts[-1].isdecimal() else run.GPUS_PER_NODE
         for arm in sweep.arms:
             script = "sft" if loaded[arm.name].get("meap_epochs") else "pretrain"
-            print(run.slurm_command(sweep, arm, script=f"examples/slurm/{script}.sbatch", gpus=gpus))
+            print(run.slurm_command(sweep, arm, script=script, gpus=gpus))
         return 0
     if args.dry_run:
         for arm in sweep.arms:

@@ -14,7 +14,7 @@ metrics.jsonl of the runs. Missing cells are dashes."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("sweep", help="a YAML file, see examples/sweeps")
+    parser.add_argument("sweep", help="a YAML file: `meap init --examples` copies ours")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as given to `meap sweep`, for save=FOLDER")
     parser.add_argument(
         "--results", default=None, help="folder with one folder of results per arm (default: the runs)"
@@ -24,13 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Read the results and print the tables."""
     from meap_megatron.errors import UserError
+    from meap_megatron.shipped import COPY
     from meap_megatron.sweep import plan
     from meap_megatron.sweep.results import read_scores, validation_loss
     from meap_megatron.sweep.table import read_table, render
 
     sweep = plan.load(args.sweep, args.overrides)
     if not sweep.tables:
-        raise UserError(f"{sweep.path} describes no tables", fix="add them as in examples/sweeps")
+        raise UserError(f"{sweep.path} describes no tables", fix=f"add them as in examples/sweeps; {COPY}")
     tables = [read_table(table, origin=str(sweep.path)) for table in sweep.tables]
     folders = {arm.name: Path(args.results) / arm.name if args.results else arm.save for arm in sweep.arms}
     if not any(folder.is_dir() for folder in folders.values()):

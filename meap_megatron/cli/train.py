@@ -24,7 +24,7 @@ TRAINER = "meap_megatron.training.pretrain"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("recipe", help="a YAML file, see examples/recipes")
+    parser.add_argument("recipe", help="a YAML file: `meap init` writes one, `meap init --examples` copies ours")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the recipe's")
     parser.add_argument("--nproc", type=int, default=None, help="processes on this machine (as nproc=N)")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved command line and exit")

@@ -107,7 +107,10 @@ def next_commands(out: Path) -> list[tuple[str, list[str]]]:
         ("this model on it, longer", [f"meap train {recipe} data_path=data/mine save=runs/mine train_iters=3000"]),
         (
             "a model of the paper on the GPUs of one machine (recipes: 0.1B, 0.3B, 0.5B, 1.1B)",
-            ["meap train examples/recipes/pretrain/llama_0.1b_meap.yaml data_path=data/mine save=runs/llama nproc=8"],
+            [
+                *([] if Path("examples/recipes").is_dir() else ["meap init --examples"]),
+                "meap train examples/recipes/pretrain/llama_0.1b_meap.yaml data_path=data/mine save=runs/llama nproc=8",
+            ],
         ),
         (
             "the same on SLURM: start one task per GPU, the ranks are read from the environment",

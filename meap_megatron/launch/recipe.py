@@ -29,6 +29,7 @@ from meap_megatron.errors import UserError
 from meap_megatron.launch import hybrid, limits, precision
 from meap_megatron.launch.blend import DATA_KEYS, entries_of
 from meap_megatron.launch.flags import Flag
+from meap_megatron.shipped import COPY
 
 LAUNCH_KEYS = {"device": "auto, cpu or cuda", "nproc": "processes on this machine (0: one per GPU, 1 on a CPU)"}
 """Keys that are not Megatron's: they say where and how to start."""
@@ -243,7 +244,7 @@ def read_settings(path: Path, via: tuple[tuple[Path, str], ...] = ()) -> tuple[d
 def where_it_may_be(path: Path, via: tuple[tuple[Path, str], ...]) -> str:
     """Return what to do about a recipe that is not there, with the file that names it."""
     if not via:
-        return "give the path of one; the repository has some in examples/recipes, and `meap init` writes one"
+        return f"give the path of one; `meap init` writes one for your data, {COPY}"
     what = "the folder of the import was moved" if path.name == "model.yaml" else "the file was moved"
     return f"{via[-1][1]} extends it: if {what}, correct its path there"
 

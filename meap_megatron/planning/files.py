@@ -13,6 +13,7 @@ from meap_megatron.errors import UserError
 from meap_megatron.launch.hybrid import CUTS
 from meap_megatron.layer_pattern import CUT
 from meap_megatron.planning.search import Plan
+from meap_megatron.shipped import HOME
 
 MANAGED = (
     "tensor_model_parallel_size",
@@ -36,13 +37,12 @@ LONGEST = 24
 
 SCRIPT = """#!/bin/bash
 # {what}
-# Written by `meap plan`: {sizes}; an estimate of {estimate}. Submit from the checkout of the project,
-# or set MEAP_HOME to it:
+# Written by `meap plan`: {sizes}; an estimate of {estimate}.
 #
 #   sbatch {script} [key=value ...]
 #
-# The arguments are those of `meap train`. What the environment says is listed in examples/slurm/common.sh, the rest in
-# docs/slurm.md.
+# The arguments are those of `meap train`. MEAP_HOME is the folder with examples/slurm (a checkout, or where
+# `meap init --examples` was called); examples/slurm/common.sh lists what else the environment says.
 #SBATCH --job-name={name}
 #SBATCH --nodes={nodes}
 #SBATCH --ntasks-per-node={tasks}
@@ -56,10 +56,11 @@ SCRIPT = """#!/bin/bash
 
 # SLURM runs a copy of this script from a folder of its own: its neighbours are found from where it was submitted.
 MEAP_HOME=${{MEAP_HOME:-$SLURM_SUBMIT_DIR}}
+[[ -d $MEAP_HOME/examples/slurm ]] || MEAP_HOME={home}
 for part in common.sh training.sh; do
     # shellcheck source=/dev/null
     source "$MEAP_HOME/examples/slurm/$part" || {{
-        echo "meap: error: submit from the checkout of the project, or set MEAP_HOME to it (now $MEAP_HOME)" >&2
+        echo "meap: error: submit from the folder with examples/slurm, or set MEAP_HOME to it (now $MEAP_HOME)" >&2
         exit 2
     }}
 done
@@ -156,6 +157,7 @@ def script_text(plan: Plan, folder: Path, *, overrides: list[str], node: int, si
         what=f"{recipe.path.stem} on {plan.layout.gpus} x {plan.gpu.name}, one task per GPU.",
         sizes=sizes,
         estimate=estimate,
+        home=shlex.quote(str(HOME)),
         script=shlex.quote(str(folder / "plan.sbatch")),
         name=f"meap-{recipe.path.stem}",
         nodes=max(1, plan.layout.gpus // node),

@@ -231,7 +231,7 @@ def nothing_fits(job: PlannedJob, gpu: Gpu, smallest: Plan | None, *, gpus: int,
         works = [count for count in steps if any(True for _ in layouts(job, gpus=count, node=node))]
         near = sorted(sorted(works, key=lambda count: abs(count - gpus))[:4])
         shape = job.model(1)
-        fp8 = ", and FP8 asks for multiples of its block sizes (examples/recipes)" if job.fp8 else ""
+        fp8 = ", and FP8 asks for multiples of its block sizes" if job.fp8 else ""
         return (
             f"no TP x PP x CP x DP of {counted(gpus, 'GPU')} divides this model and its batch: DP must divide the "
             f"global_batch_size of {job.global_batch}, TP {counted(shape.num_attention_heads, 'head')} and "

@@ -5,6 +5,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from meap_megatron.shipped import sbatch
 from meap_megatron.starter.found import CONVERSATIONS, Findings, relative
 
 CPU_ROW, CPU_BATCH, CPU_STEPS, LONGEST_ROW, UNKNOWN_ROW = 512, 4, 20, 4096, 2048
@@ -198,14 +199,13 @@ def last_command(found: Findings, out: str) -> str:
     return f'meap generate {shlex.quote(out)}/run "Once upon a time"'
 
 
-def script(found: Findings, *, start: Path, out: str, examples: Path | None) -> str:
+def script(found: Findings, *, start: Path, out: str) -> str:
     """Return run.sh.
 
     Args:
         found: what there is.
         start: the folder in which it runs.
         out: the folder of everything that is made, from there.
-        examples: the batch scripts of a checkout of this project; None where there is none.
     """
     lines = [
         "#!/usr/bin/env bash",
@@ -217,21 +217,19 @@ def script(found: Findings, *, start: Path, out: str, examples: Path | None) -> 
         lines += ["", f"# {number}. {step.why}."]
         lines += [f"[ -e {step.makes} ] ||", f"    {step.command}"] if step.makes else [step.command]
         if step.command.startswith("meap train"):
-            lines += slurm_lines(found, out=out, examples=examples)
+            lines += slurm_lines(found, start=start, out=out)
     lines += ["", f"echo {shlex.quote('Now try it:  ' + last_command(found, out))}"]
     return "\n".join(lines) + "\n"
 
 
-def slurm_lines(found: Findings, *, out: str, examples: Path | None) -> list[str]:
+def slurm_lines(found: Findings, *, start: Path, out: str) -> list[str]:
     """Return the comment on training as a job, where there is SLURM."""
     if not found.slurm:
         return []
     plan = f"#   meap plan {out}/recipe.yaml --gpus 8 --gpu h100 --out {out}/plan   # memory, time, layout, script"
-    if examples is None:
-        return ["# This machine has SLURM. As a job:", plan]
     name = "sft" if found.data.kind == CONVERSATIONS else "pretrain"
-    command = f"MEAP_HOME={shlex.quote(str(examples.parents[1]))} sbatch {shlex.quote(str(examples / name))}.sbatch"
-    return ["# This machine has SLURM. As a job instead:", f"#   {command} {out}/recipe.yaml save={out}/run", plan]
+    command = sbatch(name, [f"{out}/recipe.yaml", f"save={out}/run"], start=start)
+    return ["# This machine has SLURM. As a job instead:", f"#   {command}", plan]
 
 
 def recipe(found: Findings, *, out: str) -> str:

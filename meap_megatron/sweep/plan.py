@@ -22,6 +22,7 @@ import yaml
 
 from meap_megatron.errors import UserError
 from meap_megatron.launch.recipe import Loader, Recipe
+from meap_megatron.shipped import COPY
 from meap_megatron.training.metrics import read_metrics
 
 KEYS = ("description", "recipe", "save", "settings", "arms", "tables")
@@ -98,9 +99,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     try:
         root = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except OSError as error:
-        raise UserError(
-            f"cannot read sweep {path}: {error.strerror}", fix="name one such as those of examples/sweeps"
-        ) from None
+        raise UserError(f"cannot read sweep {path}: {error.strerror}", fix=f"give the path of one; {COPY}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {error}") from None
     if not isinstance(root, dict):

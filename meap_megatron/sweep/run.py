@@ -1,11 +1,11 @@
 """Run the arms of a sweep one after the other on this machine, or write down how SLURM runs them side by side."""
 
-import shlex
 import signal
 import subprocess
 import sys
 from typing import Any
 
+from meap_megatron import shipped
 from meap_megatron.errors import UserError
 from meap_megatron.sweep.plan import Arm, Sweep, steps_done
 
@@ -75,9 +75,9 @@ def slurm_command(sweep: Sweep, arm: Arm, *, script: str, gpus: int) -> str:
     """Return the sbatch command that runs an arm as a job of its own, over as many starts as it takes.
 
     Args:
-        script: the batch script, which takes the arguments of `meap train`.
+        script: name of the batch script, which takes the arguments of `meap train`.
         gpus: of the arm, 8 per node.
     """
     name = f"{sweep.path.stem}-{arm.name}"
     options = [f"--job-name={name}", f"--nodes={-(-gpus // GPUS_PER_NODE)}"]
-    return shlex.join(["sbatch", *options, script, *train_command(sweep, arm)[1:]])
+    return shipped.sbatch(script, train_command(sweep, arm)[1:], options=options)

@@ -33,7 +33,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not (ROOT / ".git").exists() or shutil.which("git") is None:
         pytest.skip("only a checkout knows which files belong to the project")
     copy, out = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("dist")
-    for name in (*tracked("meap_megatron", "csrc", "tests/test_imports.py"), *TOP_FILES):
+    for name in (*tracked("meap_megatron", "csrc", "examples", "tests/test_imports.py"), *TOP_FILES):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, copy / name)
     setup(copy, "sdist", "--dist-dir", str(out))
@@ -59,7 +59,7 @@ def setup(folder: Path, *words: str) -> None:
 
 
 def test_the_source_distribution_has_what_the_package_is_built_from_and_no_other_file(sources: Path) -> None:
-    wanted = tracked("csrc") | set(TOP_FILES)
+    wanted = tracked("csrc", "examples") | set(TOP_FILES)
     found = {str(path.relative_to(sources)) for path in sources.rglob("*") if path.is_file()}
     made = {name for name in found if name in ("PKG-INFO", "setup.cfg") or name.startswith("meap_megatron.egg-info/")}
     assert found - made == wanted | tracked("meap_megatron")
@@ -67,7 +67,7 @@ def test_the_source_distribution_has_what_the_package_is_built_from_and_no_other
 
 def test_an_installation_has_every_file_of_the_package_and_no_other(installed: Path) -> None:
     found = {str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file()}
-    assert found == tracked("meap_megatron")
+    assert found == tracked("meap_megatron") | {f"meap_megatron/{name}" for name in tracked("examples")}
 
 
 def test_the_installed_package_runs_without_torch_and_from_its_own_files(installed: Path) -> None:

@@ -12,7 +12,7 @@ import yaml
 from meap_megatron.cli.main import main
 from meap_megatron.planning.job import layout_of, read
 from meap_megatron.planning.layout import PlannedLayout
-from tests.support.runs import RECIPES, ROOT
+from tests.support.runs import RECIPES
 
 RECIPE = str(RECIPES / "sft/llama3_8b_meap.yaml")
 
@@ -103,7 +103,7 @@ def test_the_script_starts_training_with_the_plan_and_the_words_behind_it(tmp_pa
     slurm = {
         "SLURM_JOB_ID": "7",
         "SLURM_JOB_NODELIST": "node7",
-        "SLURM_SUBMIT_DIR": str(ROOT),
+        "SLURM_SUBMIT_DIR": str(tmp_path),  # no examples there: those of the installation
         "SLURM_JOB_END_TIME": "0",
     }
     subprocess.run(

@@ -115,6 +115,22 @@ def test_a_script_on_a_slurm_cluster_names_the_batch_script(tmp_path: Path, monk
     assert f"sbatch {ROOT}/examples/slurm/pretrain.sbatch meap/recipe.yaml save=meap/run" in script_of(tmp_path)
 
 
+def test_the_examples_are_copied_once_and_a_recipe_of_them_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["init", "--examples", str(tmp_path)]) == 0
+    assert f"meap train {tmp_path}/examples/recipes/tiny_cpu_meap.yaml" in capsys.readouterr().out
+    copied = tmp_path / "examples"
+    names = {path.relative_to(copied) for path in copied.rglob("*") if path.is_file()}
+    ours = ROOT / "examples"
+    assert names == {path.relative_to(ours) for path in ours.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    recipe = copied / "recipes" / "sft" / "llama3_8b_meap.yaml"
+    assert load(recipe, ["layout=8"]).get("tensor_model_parallel_size") == 2
+    recipe.write_text("mine")
+    assert main(["init", "--examples", str(tmp_path)]) == 2
+    assert "exists already" in capsys.readouterr().err and recipe.read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     "files, words, message",
     [

@@ -107,11 +107,11 @@ def test_a_faulty_sweep_is_refused_by_name(tmp_path: Path, text: str, message: s
 
 
 def test_slurm_gets_one_job_per_arm_with_the_words_of_meap_train(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep = plan.load(write(tmp_path), ["layout=16"])
-    assert slurm_command(sweep, sweep.arms[1], script="x.sbatch", gpus=16) == (
-        f"sbatch --job-name=sweep-0.15 --nodes=2 x.sbatch {tmp_path}/recipe.yaml "
+    assert slurm_command(sweep, sweep.arms[1], script="sft", gpus=16) == (
+        f"sbatch --job-name=sweep-0.15 --nodes=2 examples/slurm/sft.sbatch {tmp_path}/recipe.yaml "
         "lr=0.2 train_iters=9 meap_mask_ratio=0.15 layout=16 save=runs/s/0.15"
     )
     for name, script in (("pretrain_ratio", "pretrain"), ("sft_ratio", "sft")):
@@ -121,6 +121,9 @@ def test_slurm_gets_one_job_per_arm_with_the_words_of_meap_train(
         assert all(
             f"--nodes=8 examples/slurm/{script}.sbatch " in line and " save=runs/sweeps/" in line for line in lines
         )
+    monkeypatch.chdir(tmp_path)  # no examples here: those of the installation
+    command = slurm_command(sweep, sweep.arms[1], script="sft", gpus=16)
+    assert command.startswith(f"MEAP_HOME={ROOT} sbatch ") and f" {ROOT}/examples/slurm/sft.sbatch " in command
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
