@@ -5,11 +5,12 @@ waiting, on a large machine for as long as the encoding took; a thread of the pr
 meanwhile.
 """
 
+import contextlib
 import hashlib
 import os
-import queue
-import threading
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,13 +29,10 @@ class Joining:
     def __init__(self, target: Path) -> None:
         self.digest = hashlib.sha256()
         self._target = target
-        self._waiting: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
-        self._abandoned = False
-        self._error: BaseException | None = None
+        self._copies: deque[Future[None]] = deque()  # those that are not known to have ended well
         with disk_errors(target):
             self._stream = target.open("wb")
-        self._thread = threading.Thread(target=self._work, name="joining", daemon=True)
-        self._thread.start()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="joining")
 
     def add(self, source: Path) -> None:
         """Append a complete file, later.
@@ -43,7 +41,7 @@ class Joining:
             RunError: the disk is full.
         """
         self._check()
-        self._waiting.put(source)
+        self._copies.append(self._thread.submit(self._append, source))
 
     def finish(self, final: Path) -> int:
         """Wait until all files are joined and on the disk, name the result `final`, and return its bytes.
@@ -51,35 +49,31 @@ class Joining:
         Raises:
             RunError: the disk is full.
         """
-        self._waiting.put(None)
-        self._thread.join()
+        self._thread.shutdown()
         self._check()
+        self._stream.close()
         size = self._target.stat().st_size
         os.replace(self._target, final)
         return size
 
     def abandon(self) -> None:
         """End the thread and remove what it wrote, unless it was finished."""
-        self._abandoned = True
-        self._waiting.put(None)
-        self._thread.join()
+        self._thread.shutdown(cancel_futures=True)
+        with contextlib.suppress(OSError):  # the disk is full
+            self._stream.close()
         self._target.unlink(missing_ok=True)
 
     def _check(self) -> None:
-        if self._error is not None:
-            with disk_errors(self._target):
-                raise self._error
+        with disk_errors(self._target):
+            while self._copies and self._copies[0].done():
+                self._copies[0].result()
+                self._copies.popleft()
 
-    def _work(self) -> None:
-        try:
-            with self._stream:
-                while (source := self._waiting.get()) is not None and not self._abandoned:
-                    copy_hashed(source, self._stream, self.digest)
-                    # Now, beside the encoding: left to the end, the disk would have to write all of it then.
-                    self._stream.flush()
-                    os.fsync(self._stream.fileno())
-        except BaseException as error:
-            self._error = error
+    def _append(self, source: Path) -> None:
+        copy_hashed(source, self._stream, self.digest)
+        # Now, beside the encoding: left to the end, the disk would have to write all of it then.
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
 
 
 def copy_hashed(

@@ -10,7 +10,7 @@ from meap_megatron.corpus.concatenate import Joining
 from meap_megatron.corpus.encode import libraries
 from meap_megatron.corpus.inputs import InputFile, find_inputs, refuse_skipped
 from meap_megatron.corpus.settings import RunConfig
-from meap_megatron.corpus.shard import EncodeJob, Shard, ShardResult, plan_shards, shard_bytes_for
+from meap_megatron.corpus.shard import Shard, ShardEncoder, ShardResult, part_files, plan_shards, shard_bytes_for
 from meap_megatron.corpus.work_folder import plan_hash
 from meap_megatron.corpus.workers import Numbered
 from meap_megatron.corpus.write_dataset import publish
@@ -32,6 +32,7 @@ class PreprocessingWork[R: ShardResult](ABC):
         shards: (number, chunks) of this run.
         result_type: what a shard gives.
         plan: all that decides the output's bytes; resume compares it.
+        policy: the sidecar's kind, add_bos and add_eos.
         joins_in_order: the .bin is all shards in their order, so that they can be joined as they are finished.
         joining: joins them, when `joins_in_order`; given by the run.
         unit: what the output consists of, for the message that there is none.
@@ -42,6 +43,7 @@ class PreprocessingWork[R: ShardResult](ABC):
     shards: list[Numbered]
     result_type: type[R]
     plan: dict[str, Any]
+    policy: dict[str, Any]
     joins_in_order = True
     joining: Joining | None = None
 
@@ -88,8 +90,8 @@ class PreprocessingWork[R: ShardResult](ABC):
         save_tokenizer(self.tokenizer, folder)
 
     @abstractmethod
-    def job(self, folder: Path, encoder: str) -> EncodeJob:
-        """Return the job of the workers; the tokenizer is in `folder`/tokenizer."""
+    def shard_encoder(self, folder: Path, encoder: str) -> ShardEncoder:
+        """Return what encodes the shards into a work folder."""
 
     def upcoming(self, waiting: list[Numbered], results: dict[int, R]) -> Iterator[Numbered]:
         """Give the shards to encode, each when a worker is free for it.
@@ -105,27 +107,40 @@ class PreprocessingWork[R: ShardResult](ABC):
         """Say on stderr what looks wrong."""
 
     @abstractmethod
-    def outcome(self, results: list[R], kept: int) -> dict[str, Any]:
-        """Return what `noted.summary` says of the rows: `unit`, `read`, `kept` (these) and `truncated`."""
+    def outcome(self, results: list[R]) -> tuple[str, int, int]:
+        """Return what was read is called, how many of it, and how many were truncated."""
 
     @property
     def dropped_texts(self) -> dict[str, str]:
         """What the kinds of rows are called that are dropped."""
         return {}
 
-    @abstractmethod
-    def publish(self, folder: Path, results: list[R], encoder: str) -> Sidecar:
-        """Put the shards of the work folder under the final names."""
-
-    def join(
+    def publish(
         self,
-        files: list[tuple[Path, Path]],
-        num_documents: int,
+        folder: Path,
+        results: list[R],
         encoder: str,
+        *,
+        files: list[tuple[Path, Path]] | None = None,
+        num_documents: int | None = None,
         role_sources: list[Path] | None = None,
         **fields: Any,
     ) -> Sidecar:
-        """Join pairs of files (token ids, lengths) under the final names; `fields` go into the sidecar."""
+        """Put the shards of the work folder under the final names.
+
+        Args:
+            folder: the work folder.
+            results: of the shards, in their order.
+            encoder: that was used.
+            files: pairs of files (token ids, lengths) to join; None for those of the shards.
+            num_documents: in these files; None for those of the results.
+            role_sources: files with the roles of the tokens; None for text.
+            fields: more of the sidecar.
+        """
+        if files is None:
+            files = [part_files(folder, result.shard) for result in results]
+        if num_documents is None:
+            num_documents = sum(result.num_documents for result in results)
         return publish(
             self.config.prefix,
             sources=self.joining or [tokens for tokens, _ in files],
@@ -137,7 +152,7 @@ class PreprocessingWork[R: ShardResult](ABC):
             dtype=self.plan["dtype"],
             tokenizer=self.tokenizer.info,
             save_tokenizer=self.save_tokenizer,
-            fields={"libraries": libraries(encoder), "plan": plan_hash(self.plan), **fields},
+            fields={"libraries": libraries(encoder), "plan": plan_hash(self.plan), **self.policy, **fields},
         )
 
 

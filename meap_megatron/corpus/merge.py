@@ -4,6 +4,7 @@ import itertools
 import re
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,7 @@ def merge(output: str | Path, inputs: list[str], *, overwrite: bool = False) -> 
         num_documents=sum(len(pair.document_indices) - 1 for pair in pairs),
         dtype=first.dtype,
         tokenizer=first.tokenizer,
-        save_tokenizer=(lambda folder: _copy_folder(folders[0], folder)) if folders else None,
+        save_tokenizer=partial(_copy_folder, folders[0]) if folders else None,
         role_sources=[bin_path(roles_prefix(prefix)) for prefix in prefixes] if first.kind == "sft" else None,
         fields={
             "kind": first.kind,

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Iterator
 
-from meap_megatron.corpus.inputs import InputFile, Skipped, skipped_lines
+from meap_megatron.corpus.inputs import InputFile
 from meap_megatron.corpus.readers import RecordReader, place_of
-from meap_megatron.errors import UserError, counted
+from meap_megatron.errors import UserError
 
 Noted = dict[str, list]
 """Kind -> [count, path, start of the chunk, number in it]; all of it JSON. Where a row begins is looked up in the end."""
@@ -53,31 +53,3 @@ def refuse_noted(dropped: Noted, unused: Noted, files: list[InputFile], texts: d
         "--strict: records would be dropped, or have keys that are not used:\n" + "\n".join(lines),
         fix="correct these records, or leave --strict out",
     )
-
-
-def summary(
-    *,
-    files: list[InputFile],
-    skipped: list[Skipped],
-    unit: str,
-    read: int,
-    kept: int,
-    truncated: int,
-    bad: int,
-    dropped: Noted,
-    unused: Noted,
-    texts: dict[str, str],
-) -> Iterator[str]:
-    """Give the lines that end a run: files and rows, and what became of those that were not used as they are."""
-    more = f", {len(skipped):,} skipped:" if skipped else ""
-    yield f"{counted(len(files), 'file')} read{more}"
-    yield from skipped_lines(skipped)
-    lost = bad + sum(count for count, *_ in dropped.values())
-    cut = f" ({truncated:,} truncated)" if truncated else ""
-    yield f"{counted(read, unit.removesuffix('s'))} read, {kept:,} kept{cut}, {lost:,} dropped{':' * bool(lost)}"
-    yield from noted_lines(dropped, files, texts)
-    if bad:
-        yield f"  invalid ({bad:,}): listed above"
-    if unused:
-        yield "keys of records that are not used:"
-        yield from noted_lines(unused, files, {})

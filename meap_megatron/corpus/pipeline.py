@@ -11,15 +11,11 @@ from typing import Any
 from meap_megatron.corpus.concatenate import Joining
 from meap_megatron.corpus.dataset_work import PreprocessingWork
 from meap_megatron.corpus.encode import choose_encoder
-from meap_megatron.corpus.noted import merged, refuse_noted, summary
+from meap_megatron.corpus.inputs import skipped_lines
+from meap_megatron.corpus.noted import merged, noted_lines, refuse_noted
 from meap_megatron.corpus.progress import Progress
 from meap_megatron.corpus.settings import RunConfig
-from meap_megatron.corpus.shard import (
-    LISTED,
-    ShardResult,
-    check_bad_lines,
-    part_files,
-)
+from meap_megatron.corpus.shard import LISTED, ShardResult, check_bad_lines, part_files
 from meap_megatron.corpus.work_folder import Parts, compare_plans, parts_path, plan_hash, read_plan
 from meap_megatron.corpus.workers import available_cpus, run_shards
 from meap_megatron.corpus.write_dataset import existing
@@ -104,8 +100,8 @@ def _run[R: ShardResult](work: PreprocessingWork[R], parts: Parts, encoder: str)
 
     join_finished()
     workers = min(config.workers or available_cpus(), len(waiting))
-    job, upcoming = work.job(parts.folder, encoder), work.upcoming(waiting, results)
-    run_shards(job, upcoming, workers=workers, advance=progress.advance, finished=finished)  # type: ignore[arg-type]
+    loading, upcoming = work.shard_encoder(parts.folder, encoder), work.upcoming(waiting, results)
+    run_shards(loading, upcoming, workers=workers, advance=progress.advance, finished=finished)  # type: ignore[arg-type]
     progress.finish()
     ordered = [results[number] for number, _ in shards if number in results]
     _report_bad(ordered)
@@ -113,29 +109,35 @@ def _run[R: ShardResult](work: PreprocessingWork[R], parts: Parts, encoder: str)
     if not sum(result.num_documents for result in ordered) and config.shard is None:
         parts.remove()
         lines = "\n".join(_summary(work, ordered, kept=0))
-        outcome = work.outcome(ordered, kept=0)
-        one = outcome["unit"].removesuffix("s")
-        none = f"no {one} of the inputs can be used" if outcome["read"] else f"the inputs contain no {work.unit}"
+        unit, read, _ = work.outcome(ordered)
+        none = (
+            f"no {unit.removesuffix('s')} of the inputs can be used" if read else f"the inputs contain no {work.unit}"
+        )
         raise UserError(f"{none}: {', '.join(config.inputs)}\n{lines}")
     sidecar = work.publish(parts.folder, ordered, encoder)
     parts.remove()
-    lines = "\n".join(_summary(work, ordered, kept=sidecar.num_documents))
-    print(lines, file=sys.stderr)
+    print("\n".join(_summary(work, ordered, kept=sidecar.num_documents)), file=sys.stderr)
     return sidecar
 
 
 def _summary[R: ShardResult](work: PreprocessingWork[R], results: list[R], *, kept: int) -> Iterator[str]:
-    """Give the lines that end a run."""
-    lines = summary(
-        files=work.inputs.files,
-        skipped=work.inputs.skipped,
-        bad=sum(result.num_bad for result in results),
-        dropped=merged(result.dropped for result in results),
-        unused=merged(result.unused for result in results),
-        texts=work.dropped_texts,
-        **work.outcome(results, kept),
-    )
-    return (line if line.startswith(" ") else f"meap: {line}" for line in lines)
+    """Give the lines that end a run: files and rows, and what became of those that were not used as they are."""
+    files, skipped, texts = work.inputs.files, work.inputs.skipped, work.dropped_texts
+    yield f"meap: {counted(len(files), 'file')} read" + (f", {len(skipped):,} skipped:" if skipped else "")
+    yield from skipped_lines(skipped)
+    dropped, unused = merged(result.dropped for result in results), merged(result.unused for result in results)
+    bad = sum(result.num_bad for result in results)
+    lost = bad + sum(count for count, *_ in dropped.values())
+    unit, read, truncated = work.outcome(results)
+    cut = f" ({truncated:,} truncated)" if truncated else ""
+    read_text = counted(read, unit.removesuffix("s"))
+    yield f"meap: {read_text} read, {kept:,} kept{cut}, {lost:,} dropped{':' * bool(lost)}"
+    yield from noted_lines(dropped, files, texts)
+    if bad:
+        yield f"  invalid ({bad:,}): listed above"
+    if unused:
+        yield "meap: keys of records that are not used:"
+        yield from noted_lines(unused, files, {})
 
 
 def _old_plan(config: RunConfig) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import IO, Any
 
 from meap_megatron.corpus import hub
@@ -53,10 +54,32 @@ class RecordReader[T](ABC):
         """Give the rows of a shard of a data set of the Hub."""
         return enumerate(hub.rows_of(self.chunk.file.path, self.chunk.start, version=self.chunk.file.modified), 1)
 
-    def open(self) -> open_stream:
+    def open(self) -> AbstractContextManager[tuple[IO[bytes], Callable[[], int]]]:
         """Open the file."""
         file = self.chunk.file
         return open_stream(file.path, compression=file.compression, encoding=file.encoding)
+
+    def table_rows(
+        self, columns: Callable[[Any], list[str]], values: Callable[[int, Any], list[Any]], *, batch_size: int
+    ) -> Iterator[tuple[int, Any]]:
+        """Give the rows of a parquet file.
+
+        Args:
+            columns: from the open file to the names of the columns that are read.
+            values: from the number of rows before a batch, and the batch, to its rows.
+            batch_size: rows of a batch.
+        """
+        import pyarrow.parquet
+
+        with pyarrow.parquet.ParquetFile(self.chunk.file.path) as table:
+            names, groups = columns(table), range(self.chunk.start, self.chunk.stop)
+            total = sum(table.metadata.row_group(group).num_rows for group in groups)
+            number = 0
+            for batch in table.iter_batches(batch_size=batch_size, row_groups=list(groups), columns=names):
+                for value in values(number, batch):
+                    number += 1
+                    self.consumed = self.chunk.size * number // total
+                    yield number, value
 
     def _lines[U](self, parse: Callable[[bytes], U]) -> Iterator[tuple[int, U]]:
         chunk = self.chunk
@@ -128,34 +151,30 @@ class ChunkReader(RecordReader[bytes]):
         return text_of(record, self.key)
 
     def _rows(self) -> Iterator[Document]:
-        import pyarrow.parquet
+        def values(before: int, batch: Any) -> list[bytes | None]:
+            self.see_batch(before, batch)
+            # As bytes: a value that is not UTF-8 is then one bad row and not the end of the file.
+            return _as_bytes(batch.column(self.key)).to_pylist()
 
-        path, key = self.chunk.file.path, self.key
-        with pyarrow.parquet.ParquetFile(path) as table:
-            schema = table.schema_arrow
-            if key not in schema.names:
-                raise UserError(
-                    f"{path} has no column {key!r}, only {schema.names}", fix="name the text column with --json-key"
-                )
-            if not _holds_texts(schema.field(key).type):
-                raise UserError(
-                    f"{path}: column {key!r} contains {schema.field(key).type}, expected strings",
-                    fix="name a text column with --json-key",
-                )
-            groups = range(self.chunk.start, self.chunk.stop)
-            rows = sum(table.metadata.row_group(group).num_rows for group in groups)
-            number = 0
-            for batch in table.iter_batches(batch_size=1024, row_groups=list(groups), columns=self.columns(schema)):
-                self.see_batch(number, batch)
-                # As bytes: a value that is not UTF-8 is then one bad row and not the end of the file.
-                for value in _as_bytes(batch.column(key)).to_pylist():
-                    number += 1
-                    self.consumed = self.chunk.size * number // rows
-                    yield number, f"{key!r} is null" if value is None else _checked(value)
+        for number, value in self.table_rows(self.columns, values, batch_size=1024):
+            yield number, f"{self.key!r} is null" if value is None else _checked(value)
 
-    def columns(self, schema: Any) -> list[str]:
-        """Return the columns of a parquet file that are read."""
-        del schema
+    def columns(self, table: Any) -> list[str]:
+        """Return the columns of a parquet file that are read.
+
+        Raises:
+            UserError: there is no such column, or it has no texts.
+        """
+        path, schema = self.chunk.file.path, table.schema_arrow
+        if self.key not in schema.names:
+            raise UserError(
+                f"{path} has no column {self.key!r}, only {schema.names}", fix="name the text column with --json-key"
+            )
+        if not _holds_texts(kind := schema.field(self.key).type):
+            raise UserError(
+                f"{path}: column {self.key!r} contains {kind}, expected strings",
+                fix="name a text column with --json-key",
+            )
         return [self.key]
 
     def see_batch(self, before: int, batch: Any) -> None:

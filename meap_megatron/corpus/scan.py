@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meap_megatron.corpus.workers import available_cpus
-from meap_megatron.indexed.pair import BLOCK, IndexedReader
+from meap_megatron.indexed.pair import IndexedReader
 from meap_megatron.indexed.sidecar import TokenizerInfo, bin_path, idx_path, roles_prefix
 
 CHUNK = 2**22  # tokens
@@ -148,5 +148,4 @@ def _hash_rest(digest: "hashlib._Hash", prefix: str | Path, pair: IndexedReader,
     for path in (idx_path(prefix), *beside):
         if path.is_file():
             with path.open("rb") as stream:
-                while block := stream.read(BLOCK):
-                    digest.update(block)
+                hashlib.file_digest(stream, lambda: digest)

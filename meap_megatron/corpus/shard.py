@@ -10,6 +10,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -30,38 +31,18 @@ NO_TEXT = (
 Shard = tuple[InputChunk, ...]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EncodeJob(ABC):
-    """What every shard of a run has in common; goes to the workers by pickle."""
-
-    folder: str  # the work folder
-    encoder: str
-    special_ids: tuple[int, ...]  # no text may give them
-    vocab_size: int
-    dtype: str
-    max_bad_lines: int
-
-    @abstractmethod
-    def start(self) -> "Runner":
-        """Load what a process needs to encode shards."""
-
-    def definition(self) -> str:
-        """Return the extended tokenizer.json."""
-        return (Path(self.folder) / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class ShardResult:
-    """What a finished shard holds; one line of the manifest."""
+    """What a shard holds, counted while it is encoded; when it is finished, one line of the manifest."""
 
     shard: int
-    num_documents: int
-    num_tokens: int
-    text_bytes: int
-    num_bad: int
-    bad_lines: tuple[str, ...]  # "file:line: reason" of the first ones
-    dropped: Noted  # records that are lost, by kind
-    unused: Noted  # keys of records that are not used
+    num_documents: int = 0
+    num_tokens: int = 0
+    text_bytes: int = 0
+    num_bad: int = 0
+    bad_lines: list[str] = dataclasses.field(default_factory=list)  # "file:line: reason" of the first ones
+    dropped: Noted = dataclasses.field(default_factory=dict)  # records that are lost, by kind
+    unused: Noted = dataclasses.field(default_factory=dict)  # keys of records that are not used
     num_bos_text: int = 0  # documents whose text begins with the characters of the BOS token
     bos_text_place: str | None = None
 
@@ -86,9 +67,7 @@ def shard_bytes_for(files: list[InputFile], *, parts: int = 1) -> int:
     return min(max(total // (64 * parts), MIN_SHARD_BYTES), MAX_SHARD_BYTES)
 
 
-def plan_shards(
-    files: list[InputFile], shard_bytes: int, *, cut: Callable[[InputFile, int], list[InputChunk]] = cut
-) -> list[Shard]:
+def plan_shards(files: list[InputFile], shard_bytes: int) -> list[Shard]:
     """Cut the files into chunks and group neighbouring chunks until a shard has `shard_bytes`."""
     shards: list[Shard] = []
     chunks: list[InputChunk] = []
@@ -140,24 +119,38 @@ def complete_together(final: Sequence[Path], *, dtype: str) -> Iterator[PairWrit
             raise
 
 
-class Runner(ABC):
-    """Encodes shards one after the other in one process.
+@dataclasses.dataclass(kw_only=True)
+class ShardEncoder(ABC):
+    """Encodes shards one after the other in one process, to which it goes by pickle before `load`.
 
     Attributes:
+        folder: the work folder; the tokenizer is in `folder`/tokenizer.
+        encoder_name: "gigatoken" or "tokenizers".
+        special_ids: ids that no text may give.
+        vocab_size: highest id + 1.
+        dtype: type of a token id.
+        max_bad_lines: bad lines that are skipped without failing.
         third: suffix of the third file of a shard, "" where it has two.
-        forbidden: bool[vocabulary], the ids that no text may give.
+        result: of the shard that is being encoded.
     """
 
-    third = ""
+    folder: str
+    encoder_name: str
+    special_ids: tuple[int, ...]
+    vocab_size: int
+    dtype: str
+    max_bad_lines: int
+    third: ClassVar[str] = ""
+    result: ShardResult = dataclasses.field(init=False)
 
-    def __init__(self, job: EncodeJob) -> None:
-        self.job = job
-        self.forbidden = np.zeros(job.vocab_size, dtype=bool)
-        self.forbidden[list(job.special_ids)] = True
+    def load(self) -> None:
+        """Make what a process needs to encode shards."""
+        self.forbidden = np.zeros(self.vocab_size, dtype=bool)
+        self.forbidden[list(self.special_ids)] = True
 
-    @abstractmethod
-    def state(self, writer: PairWriter, report: Callable[[Advance], None]) -> "ShardState":
-        """Begin a shard."""
+    def definition(self) -> str:
+        """Return the extended tokenizer.json."""
+        return (Path(self.folder) / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8")
 
     def run(self, number: int, shard: Shard, report: Callable[[Advance], None]) -> ShardResult:
         """Encode one shard; its files appear when all are complete.
@@ -166,25 +159,18 @@ class Runner(ABC):
             UserError: an input is damaged, or there are more bad lines than allowed.
             RunError: the disk is full, or the encoders disagree.
         """
-        folder = Path(self.job.folder)
+        folder = Path(self.folder)
+        self.report, self.result = report, self._empty_result(number)
         third = [part_file(folder, number, self.third)] if self.third else []
-        with complete_together([*part_files(folder, number), *third], dtype=self.job.dtype) as writer:
-            state = self.state(writer, report)
+        with complete_together([*part_files(folder, number), *third], dtype=self.dtype) as self.writer:
             for chunk in shard:
-                state.read(chunk)
-        return state.result(number)
+                self.reported = 0  # input bytes of this chunk
+                self.read(chunk)
+        self.result.num_documents, self.result.num_tokens = self.writer.num_documents, self.writer.num_tokens
+        return self.result
 
-
-class ShardState(ABC):
-    """The counts of one shard while it is being encoded."""
-
-    def __init__(self, owner: Runner, writer: PairWriter, report: Callable[[Advance], None]) -> None:
-        self.owner, self.writer, self.report = owner, writer, report
-        self.bad_lines = BadLines(owner.job.max_bad_lines)
-        self.dropped: Noted = {}
-        self.unused: Noted = {}
-        self.text_bytes = 0
-        self.reported = 0  # input bytes of the current chunk
+    def _empty_result(self, number: int) -> ShardResult:
+        return ShardResult(shard=number)
 
     @abstractmethod
     def read(self, chunk: InputChunk) -> None:
@@ -192,43 +178,21 @@ class ShardState(ABC):
 
     def advance(self, reader: RecordReader, *, text_bytes: int, num_documents: int) -> None:
         """Report a batch that was written."""
-        self.text_bytes += text_bytes
+        self.result.text_bytes += text_bytes
         input_bytes = reader.consumed - self.reported
         self.reported = reader.consumed
         self.report(Advance(input_bytes=input_bytes, text_bytes=text_bytes, num_documents=num_documents))
 
-    def result(self, number: int) -> ShardResult:
-        """Return the counts."""
-        return ShardResult(
-            shard=number,
-            num_documents=self.writer.num_documents,
-            num_tokens=self.writer.num_tokens,
-            text_bytes=self.text_bytes,
-            num_bad=self.bad_lines.count,
-            bad_lines=tuple(self.bad_lines.listed),
-            dropped=self.dropped,
-            unused=self.unused,
-        )
-
-
-class BadLines:
-    """The bad lines of one shard: all are counted, the first ones are listed."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.count = 0
-        self.listed: list[str] = []
-
-    def add(self, reader: RecordReader, number: int, reason: str) -> None:
-        """Note one.
+    def note_bad(self, reader: RecordReader, number: int, reason: str) -> None:
+        """Count a bad line, and list it if it is one of the first.
 
         Raises:
             UserError: there are more than allowed.
         """
-        self.count += 1
-        if len(self.listed) < LISTED:
-            self.listed.append(f"{reader.place(number)}: {reason}")
-        check_bad_lines(self.count, self.listed, self.limit)
+        self.result.num_bad += 1
+        if len(self.result.bad_lines) < LISTED:
+            self.result.bad_lines.append(f"{reader.place(number)}: {reason}")
+        check_bad_lines(self.result.num_bad, self.result.bad_lines, self.max_bad_lines)
 
 
 def check_bad_lines(count: int, listed: list[str], limit: int) -> None:

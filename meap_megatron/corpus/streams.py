@@ -2,6 +2,7 @@
 
 import bz2
 import codecs
+import contextlib
 import gzip
 import io
 import lzma
@@ -81,22 +82,15 @@ def encoding_of(head: bytes, *, kind: str) -> str:
     return ""
 
 
-class open_stream:  # noqa: N801 (used as a statement)
+@contextlib.contextmanager
+def open_stream(path: str, *, compression: str, encoding: str) -> Iterator[tuple[IO[bytes], Callable[[], int]]]:
     """Open a file for reading UTF-8 bytes; gives the stream and a function that tells how many bytes of the file are read.
 
     A byte order mark of UTF-8 is left in place, one of another encoding is removed.
     """
-
-    def __init__(self, path: str, *, compression: str, encoding: str) -> None:
-        self.path, self.compression, self.encoding = path, compression, encoding
-
-    def __enter__(self) -> tuple[IO[bytes], Callable[[], int]]:
-        self.raw = cast(io.BufferedReader, open(self.path, "rb", buffering=2**20))  # noqa: SIM115 (closed in __exit__)
-        stream = decompressed(self.raw, self.compression)
-        return _buffered(_Chunks(_transcoded(stream, self.encoding))) if self.encoding else stream, self.raw.tell
-
-    def __exit__(self, *_: object) -> None:
-        self.raw.close()
+    with cast(io.BufferedReader, open(path, "rb", buffering=2**20)) as raw:
+        stream = decompressed(raw, compression)
+        yield _buffered(_Chunks(_transcoded(stream, encoding))) if encoding else stream, raw.tell
 
 
 def decompressed(raw: io.BufferedReader, compression: str) -> IO[bytes]:
@@ -123,27 +117,24 @@ def part_of(stream: IO[bytes], size: int) -> IO[bytes]:
     return _buffered(_Chunks(chunks()))
 
 
-class reading:  # noqa: N801 (used as a statement)
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
     """Turn the errors of opening, decompressing and transcoding one file into a `UserError` that names it."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+    try:
+        yield
+    except Exception as error:
         if reason := unreadable(error):
-            raise UserError(f"input {self.path} cannot be read: {reason}") from error
+            raise UserError(f"input {path} cannot be read: {reason}") from error
+        raise
 
 
-def unreadable(error: BaseException | None) -> str | None:
+def unreadable(error: Exception) -> str | None:
     """Return why a file cannot be read, or None for errors that have another cause."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     damage = (OSError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, UnicodeDecodeError)
     arrow = type(error).__module__.startswith(("pyarrow", "zstandard", "zstd"))
-    if isinstance(error, damage) or (arrow and isinstance(error, Exception)):
+    if isinstance(error, damage) or arrow:
         return f"{error}; the file is damaged"
     return None
 

@@ -2,15 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from meap_megatron.corpus.borders import border_ids
 from meap_megatron.corpus.dataset_work import PreprocessingWork
 from meap_megatron.corpus.readers import ChunkReader
 from meap_megatron.corpus.settings import PreprocessConfig
-from meap_megatron.corpus.shard import Shard, ShardResult, part_files
-from meap_megatron.corpus.text_shard import TextJob
-from meap_megatron.indexed.sidecar import Sidecar
+from meap_megatron.corpus.shard import Shard, ShardResult
+from meap_megatron.corpus.text_shard import TextEncoder
 
 SAMPLE_BYTES, SAMPLE_TEXT_BYTES = 2**16, 2**13  # of text per sampled shard and per document
 
@@ -27,7 +25,9 @@ class TextWork[R: ShardResult](PreprocessingWork[R]):
         self.bos_id, self.eos_id = border_ids(
             self.tokenizer, add_bos=config.add_bos, add_eos=config.add_eos, source=config.tokenizer
         )
-        self.cut(config, json_key=config.json_key, add_bos=self.bos_id is not None, add_eos=config.add_eos)
+        borders = {"add_bos": self.bos_id is not None, "add_eos": config.add_eos}
+        self.policy = {"kind": "text", **borders}
+        self.cut(config, json_key=config.json_key, **borders)
 
     def sample_of(self, shard: Shard) -> list[bytes]:
         """Return starts of documents; a character is not cut in two."""
@@ -42,11 +42,11 @@ class TextWork[R: ShardResult](PreprocessingWork[R]):
                     return texts
         return texts
 
-    def job(self, folder: Path, encoder: str) -> TextJob:
-        """Return the job of the workers."""
-        return TextJob(
+    def shard_encoder(self, folder: Path, encoder: str) -> TextEncoder:
+        """Return what encodes the shards into a work folder."""
+        return TextEncoder(
             folder=str(folder),
-            encoder=encoder,
+            encoder_name=encoder,
             key=self.config.json_key,
             bos_id=self.bos_id,
             eos_id=self.eos_id,
@@ -68,22 +68,8 @@ class TextWork[R: ShardResult](PreprocessingWork[R]):
                 file=sys.stderr,
             )
 
-    def outcome(self, results: list[R], kept: int) -> dict[str, Any]:
-        """Return how many documents were read and kept."""
+    def outcome(self, results: list[R]) -> tuple[str, int, int]:
+        """Return how many documents were read."""
         lost = sum(result.num_bad + sum(count for count, *_ in result.dropped.values()) for result in results)
         read = lost + sum(result.num_documents for result in results)
-        return {"unit": "documents", "read": read, "kept": kept, "truncated": 0}
-
-    def publish(self, folder: Path, results: list[R], encoder: str) -> Sidecar:
-        """Join the shards."""
-        num_documents = sum(result.num_documents for result in results)
-        return self.join_text([part_files(folder, result.shard) for result in results], num_documents, encoder)
-
-    def join_text(self, files: list[tuple[Path, Path]], num_documents: int, encoder: str, **fields: Any) -> Sidecar:
-        """Join pairs of files (token ids, lengths)."""
-        policy: dict[str, Any] = {
-            "kind": "text",
-            "add_bos": self.bos_id is not None,
-            "add_eos": self.eos_id is not None,
-        }
-        return self.join(files, num_documents, encoder, **policy, **fields)
+        return "documents", read, 0

@@ -63,10 +63,12 @@ class Parts:
     def finished[R: ShardResult](self, dtype: str, *, kind: type[R]) -> dict[int, R]:
         """Return the finished shards whose files have the recorded sizes."""
         results: dict[int, R] = {}
+        names = {field.name for field in dataclasses.fields(kind)}
         for record in _records(self.manifest)[1:]:
-            done = record.get("done", {})
-            with contextlib.suppress(TypeError, OSError):
-                result = kind(**{**done, "bad_lines": tuple(done.get("bad_lines", ()))})
+            if (done := record.get("done", {})).keys() != names:
+                continue  # of another version
+            with contextlib.suppress(OSError):
+                result = kind(**done)
                 sizes = result.files(self.folder, dtype=dtype)
                 if all(path.stat().st_size == size for path, size in sizes.items()):
                     results[result.shard] = result

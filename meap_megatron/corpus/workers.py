@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from meap_megatron.corpus.encode import forget
-from meap_megatron.corpus.shard import Advance, EncodeJob, Runner, Shard, ShardResult
+from meap_megatron.corpus.shard import Advance, Shard, ShardEncoder, ShardResult
 from meap_megatron.errors import RunError, UserError
 
 Numbered = tuple[int, Shard]
@@ -27,9 +27,8 @@ Numbered = tuple[int, Shard]
 def available_cpus() -> int:
     """Return the CPUs this process may use: the smallest of affinity, control group and SLURM's allotment."""
     counts = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
-    for variable in ("SLURM_CPUS_PER_TASK",):
-        if os.environ.get(variable, "").isdigit():
-            counts.append(int(os.environ[variable]))
+    if (allotted := os.environ.get("SLURM_CPUS_PER_TASK", "")).isdigit():
+        counts.append(int(allotted))
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         if quota != "max":
@@ -40,7 +39,7 @@ def available_cpus() -> int:
 
 
 def run_shards(
-    job: EncodeJob,
+    encoder: ShardEncoder,
     shards: Iterator[Numbered],
     *,
     workers: int,
@@ -50,7 +49,7 @@ def run_shards(
     """Encode shards, in this process when one worker is enough, else in `workers` processes.
 
     Args:
-        job: what the shards have in common.
+        encoder: encodes each, once it is loaded.
         shards: (number, chunks) of the shards still to do; the next one is asked for when a process is free.
         workers: number of processes.
         advance: called in this process with each step of progress.
@@ -61,14 +60,14 @@ def run_shards(
         RunError: from a worker, or a worker died.
     """
     if workers <= 1:
-        encoder: Runner | None = None
-        for number, shard in shards:
-            encoder = encoder or job.start()
+        for index, (number, shard) in enumerate(shards):
+            if index == 0:
+                encoder.load()
             finished(encoder.run(number, shard, advance))
         return
     forget()
     with _one_thread_each():
-        pool = [_Worker(index, job) for index in range(workers)]
+        pool = [_Worker(index, encoder) for index in range(workers)]
     try:
         _drive(pool, shards, advance, finished)
     finally:
@@ -121,13 +120,13 @@ def _drive(
 class _Worker:
     """The parent's view of one process."""
 
-    def __init__(self, index: int, job: EncodeJob) -> None:
+    def __init__(self, index: int, encoder: ShardEncoder) -> None:
         # spawn: a fork of a process that has used gigatoken's or tokenizers' thread pool may hang.
         context = multiprocessing.get_context("spawn")
         self.index = index
         self.task: Numbered | None = None
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, job, os.getpid()), daemon=True)
+        self.process = context.Process(target=_work, args=(theirs, encoder, os.getpid()), daemon=True)
         self.process.start()
         theirs.close()
 
@@ -166,7 +165,7 @@ class _Worker:
             self.process.join()
 
 
-def _work(pipe: Connection, job: EncodeJob, parent: int) -> None:
+def _work(pipe: Connection, encoder: ShardEncoder, parent: int) -> None:
     """Body of a worker process: take shards until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     if sys.platform == "linux":
@@ -175,7 +174,7 @@ def _work(pipe: Connection, job: EncodeJob, parent: int) -> None:
             return
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:
-        encoder = job.start()
+        encoder.load()
         while True:
             number, shard = pipe.recv()
             pipe.send(encoder.run(number, shard, pipe.send))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from meap_megatron.corpus.concatenate import COPY_BYTES, Joining, copy_hashed
+from meap_megatron.corpus.concatenate import Joining, copy_hashed
 from meap_megatron.indexed.pair import write_index
 from meap_megatron.indexed.replacement import finish, replacement
 from meap_megatron.indexed.sidecar import (
@@ -90,8 +90,7 @@ def publish(
             )
             idx_bytes = stream.tell()
         with idx_file.open("rb") as stream:
-            while chunk := stream.read(COPY_BYTES):
-                digest.update(chunk)
+            hashlib.file_digest(stream, lambda: digest)
         return bin_bytes, idx_bytes
 
     with replacement(Path(prefix), old=existing(prefix), last=sidecar_path(prefix)) as new:

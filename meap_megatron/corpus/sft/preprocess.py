@@ -17,11 +17,11 @@ from meap_megatron.corpus.sft.records import Record, RecordOptions, detect_forma
 from meap_megatron.corpus.sft.records_reader import ObjectReader
 from meap_megatron.corpus.sft.render import RenderOptions
 from meap_megatron.corpus.sft.settings import SftConfig
-from meap_megatron.corpus.sft.shard import ROLES, SftJob, SftResult, merged_counts
+from meap_megatron.corpus.sft.shard import ROLES, SftEncoder, SftResult, merged_counts
 from meap_megatron.corpus.sft.spans import template_specials
 from meap_megatron.corpus.sft.template_fit import fit_template
 from meap_megatron.corpus.sft.templates import DEFAULTS, TOKENIZER
-from meap_megatron.corpus.shard import Shard, part_file, part_files
+from meap_megatron.corpus.shard import Shard, part_file
 from meap_megatron.corpus.work_folder import parts_path, read_plan
 from meap_megatron.errors import UserError, counted
 from meap_megatron.indexed.sidecar import Sidecar, read_sidecar, sidecar_path
@@ -84,6 +84,8 @@ class SftWork(PreprocessingWork[SftResult]):
             if config.template != TOKENIZER
             else None
         )
+        has_bos = self.bos_id is not None
+        self.policy = {"kind": "sft", "add_bos": has_bos and config.multi_turn == "history", "add_eos": False}
         self.cut(
             config,
             **self._options(),
@@ -91,7 +93,7 @@ class SftWork(PreprocessingWork[SftResult]):
             columns=dict(config.columns),
             alpaca_prompt=config.stanford,
             system=config.system,
-            add_bos=self.bos_id is not None,
+            add_bos=has_bos,
         )
 
     def encoding_tokenizer(self) -> CorpusTokenizer:
@@ -113,12 +115,12 @@ class SftWork(PreprocessingWork[SftResult]):
                 break
         return [text[:SAMPLE_CHARACTERS].encode("utf-8") for text in texts if text]
 
-    def job(self, folder: Path, encoder: str) -> SftJob:
-        """Return the job of the workers."""
+    def shard_encoder(self, folder: Path, encoder: str) -> SftEncoder:
+        """Return what encodes the shards into a work folder."""
         config = self.config
-        return SftJob(
+        return SftEncoder(
             folder=str(folder),
-            encoder=encoder,
+            encoder_name=encoder,
             fitted=self.fitted,
             bos_id=self.bos_id,
             eos_id=self.tokenizer.info.eos_id,
@@ -150,10 +152,10 @@ class SftWork(PreprocessingWork[SftResult]):
                 file=sys.stderr,
             )
 
-    def outcome(self, results: list[SftResult], kept: int) -> dict[str, Any]:
-        """Return how many records were read, kept and truncated."""
+    def outcome(self, results: list[SftResult]) -> tuple[str, int, int]:
+        """Return how many records were read and truncated."""
         counts = merged_counts(results)
-        return {"unit": "records", "read": counts["read"], "kept": kept, "truncated": counts["truncated"]}
+        return "records", counts["read"], counts["truncated"]
 
     @property
     def dropped_texts(self) -> dict[str, str]:
@@ -167,9 +169,8 @@ class SftWork(PreprocessingWork[SftResult]):
             "functions": f"with functions, for which the template {self.config.template!r} has no place{other}",
         }
 
-    def publish(self, folder: Path, results: list[SftResult], encoder: str) -> Sidecar:
-        """Join the shards."""
-        num_rows = sum(result.num_documents for result in results)
+    def publish(self, folder: Path, results: list[SftResult], encoder: str, **fields: Any) -> Sidecar:
+        """Join the shards, and their roles."""
         num_tokens = sum(result.num_tokens for result in results)
         num_trained = sum(result.num_trained_tokens for result in results)
         histogram = [sum(counts) for counts in zip(*(result.answer_lengths for result in results), strict=True)]
@@ -181,16 +182,8 @@ class SftWork(PreprocessingWork[SftResult]):
             "trained_share": trained_share(num_trained, num_tokens),
             "answer_length_histogram": as_table(histogram),
         }
-        return self.join(
-            [part_files(folder, result.shard) for result in results],
-            num_rows,
-            encoder,
-            role_sources=[part_file(folder, result.shard, ROLES) for result in results],
-            kind="sft",
-            add_bos=self.bos_id is not None and self.config.multi_turn == "history",
-            add_eos=False,
-            sft=sft,
-        )
+        roles = [part_file(folder, result.shard, ROLES) for result in results]
+        return super().publish(folder, results, encoder, role_sources=roles, sft=sft, **fields)
 
     def _options(self) -> dict[str, Any]:
         """Return the options that the sidecar holds."""

@@ -30,30 +30,28 @@ class ObjectReader(RecordReader[dict[str, Any]]):
 
     def records(self) -> Iterator[NumberedRecord]:
         """Give the records."""
-        if self.chunk.file.kind == hub.KIND:
-            return ((n, {key: without_nulls(value) for key, value in record.items()}) for n, record in self.hub_rows())
-        return self._rows() if self.chunk.file.kind == "parquet" else self.values(parse_object)
+        kind = self.chunk.file.kind
+        if kind not in (hub.KIND, "parquet"):
+            return self.values(parse_object)
+        rows = self.hub_rows() if kind == hub.KIND else self.table_rows(self._columns, _rows_of, batch_size=256)
+        return ((n, {key: without_nulls(value) for key, value in record.items()}) for n, record in rows)
 
-    def _rows(self) -> Iterator[NumberedRecord]:
-        import pyarrow.parquet
+    def _columns(self, table: Any) -> list[str]:
+        """Return the columns that are read, and note the others."""
+        names = [name for name in table.schema_arrow.names if name in self.wanted]
+        if not names:
+            raise UserError(
+                f"{self.chunk.file.path} has the columns {table.schema_arrow.names[:8]}, of which none is known",
+                fix="name them with --columns question=COLUMN,answer=COLUMN",
+            )
+        groups = range(self.chunk.start, self.chunk.stop)
+        self.unread = tuple(sorted(filled_columns(table.metadata, groups) - self.wanted))
+        return names
 
-        path = self.chunk.file.path
-        with pyarrow.parquet.ParquetFile(path) as table:
-            names = [name for name in table.schema_arrow.names if name in self.wanted]
-            if not names:
-                raise UserError(
-                    f"{path} has the columns {table.schema_arrow.names[:8]}, of which none is known",
-                    fix="name them with --columns question=COLUMN,answer=COLUMN",
-                )
-            groups = range(self.chunk.start, self.chunk.stop)
-            self.unread = tuple(sorted(filled_columns(table.metadata, groups) - self.wanted))
-            total = sum(table.metadata.row_group(group).num_rows for group in groups)
-            number = 0
-            for batch in table.iter_batches(batch_size=256, row_groups=list(groups), columns=names):
-                for record in batch.to_pylist():
-                    number += 1
-                    self.consumed = self.chunk.size * number // total
-                    yield number, {key: without_nulls(value) for key, value in record.items()}
+
+def _rows_of(before: int, batch: Any) -> list[dict[str, Any]]:
+    del before
+    return batch.to_pylist()
 
 
 def filled_columns(metadata: Any, groups: range) -> set[str]:

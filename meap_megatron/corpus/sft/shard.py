@@ -1,7 +1,6 @@
 """Turn the chunks of one shard into rows of ids and roles. A shard's bytes depend on its input and the options only."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,14 @@ from meap_megatron.corpus.cutting import InputChunk
 from meap_megatron.corpus.noted import merged, note
 from meap_megatron.corpus.sft.conversation import Conversation
 from meap_megatron.corpus.sft.encode import PieceEncoder
-from meap_megatron.corpus.sft.histogram import count_lengths
+from meap_megatron.corpus.sft.histogram import BOUNDS, count_lengths
 from meap_megatron.corpus.sft.records import Dropped, RecordOptions, to_record
 from meap_megatron.corpus.sft.records_reader import ObjectReader
 from meap_megatron.corpus.sft.render import RenderOptions
 from meap_megatron.corpus.sft.spans import Known, Span, TextRun
 from meap_megatron.corpus.sft.template_fit import Fitted
 from meap_megatron.corpus.sft.turns import function_names
-from meap_megatron.corpus.shard import NO_TEXT, Advance, EncodeJob, Runner, ShardResult, ShardState, part_file
-from meap_megatron.indexed.pair import PairWriter
+from meap_megatron.corpus.shard import NO_TEXT, ShardEncoder, ShardResult, part_file
 from meap_megatron.indexed.roles import PROMPT, answer_lengths, num_unclosed, truncate
 
 BATCH_ROWS = 1024  # conversations rendered and encoded together
@@ -32,9 +30,27 @@ DROPPED = ("long", "untrained", "unanswered", "functions")
 """Kinds of rows that are lost."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SftJob(EncodeJob):
-    """What every shard of a run has in common; goes to the workers by pickle."""
+@dataclasses.dataclass(kw_only=True)
+class SftResult(ShardResult):
+    """What a shard holds; `num_documents` are its rows."""
+
+    counts: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
+    """By the names of COUNTS; bad records are `num_bad`, lost ones `dropped`."""
+    num_trained_tokens: int = 0
+    num_empty_answers: int = 0
+    empty_answer_place: str | None = None  # the first
+    num_unclosed: int = 0  # trained answers that no end token closes
+    answer_lengths: list[int] = dataclasses.field(default_factory=lambda: [0] * len(BOUNDS))
+    """Before truncation, by the ranges of histogram.BOUNDS."""
+
+    def files(self, folder: Path, *, dtype: str) -> dict[Path, int]:
+        """Return the files of the shard and their sizes in bytes."""
+        return super().files(folder, dtype=dtype) | {part_file(folder, self.shard, ROLES): self.num_tokens}
+
+
+@dataclasses.dataclass(kw_only=True)
+class SftEncoder(ShardEncoder):
+    """Encodes conversations."""
 
     fitted: Fitted
     bos_id: int | None
@@ -44,90 +60,51 @@ class SftJob(EncodeJob):
     takes_functions: bool  # the template may have a place for tools and their calls
     max_length: int | None
     over_long: str
-
-    def start(self) -> "SftEncoder":
-        """Load the tokenizer and the template."""
-        return SftEncoder(self)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SftResult(ShardResult):
-    """What a finished shard holds; `num_documents` are its rows."""
-
-    counts: dict[str, int]  # by the names of COUNTS; bad records are `num_bad`, lost ones `dropped`
-    num_trained_tokens: int
-    num_empty_answers: int
-    empty_answer_place: str | None  # the first
-    num_unclosed: int  # trained answers that no end token closes
-    answer_lengths: list[int]  # before truncation, by the ranges of histogram.BOUNDS
-
-    def files(self, folder: Path, *, dtype: str) -> dict[Path, int]:
-        """Return the files of the shard and their sizes in bytes."""
-        return {**super().files(folder, dtype=dtype), part_file(folder, self.shard, ROLES): self.num_tokens}
-
-
-class SftEncoder(Runner):
-    """Encodes conversations with one loaded tokenizer and template."""
-
-    job: SftJob
     third = ROLES
+    result: SftResult = dataclasses.field(init=False)
 
-    def __init__(self, job: SftJob) -> None:
-        super().__init__(job)
-        self.renderer, definition = job.fitted.load(
-            job.definition(), bos_id=job.bos_id, eos_id=job.eos_id, options=job.options
+    def load(self) -> None:
+        """Load the tokenizer and the template too."""
+        super().load()
+        self.renderer, definition = self.fitted.load(
+            self.definition(), bos_id=self.bos_id, eos_id=self.eos_id, options=self.options
         )
-        self.encoder = PieceEncoder(job.encoder, definition)
+        self.encoder = PieceEncoder(self.encoder_name, definition)
 
-    def state(self, writer: PairWriter, report: Callable[[Advance], None]) -> "_State":
-        """Begin a shard."""
-        return _State(self, writer, report)
-
-
-class _State(ShardState):
-    """The counts of one shard while it is being encoded."""
-
-    owner: SftEncoder
-
-    def __init__(self, owner: SftEncoder, writer: PairWriter, report: Callable[[Advance], None]) -> None:
-        super().__init__(owner, writer, report)
-        self.job = owner.job
-        self.counts = dict.fromkeys(COUNTS, 0)
-        self.num_trained = self.num_empty_answers = self.num_unclosed = 0
-        self.empty_answer_place: str | None = None
-        self.histogram = count_lengths(np.zeros(0, dtype=np.int64))
+    def _empty_result(self, number: int) -> SftResult:
+        return SftResult(shard=number)
 
     def read(self, chunk: InputChunk) -> None:
-        reader = ObjectReader(chunk, columns=self.job.records.columns.values())
-        number = 0
-        self.reported = size = 0
+        """Encode the conversations of a chunk."""
+        reader = ObjectReader(chunk, columns=self.records.columns.values())
+        number = size = 0
         batch: list[tuple[int, list[Span]]] = []
         for number, given in reader:
-            self.counts["read"] += 1
-            record = to_record(given, self.job.records) if isinstance(given, dict) else given
+            self.result.counts["read"] += 1
+            record = to_record(given, self.records) if isinstance(given, dict) else given
             if isinstance(record, str):
-                self.bad_lines.add(reader, number, record)
+                self.note_bad(reader, number, record)
                 continue
             for name in record.unused:
-                note(self.unused, name, reader, number)
+                note(self.result.unused, name, reader, number)
             if isinstance(record, Dropped):
-                note(self.dropped, record.kind, reader, number)
+                note(self.result.dropped, record.kind, reader, number)
                 continue
             found = record.conversation
             functions = function_names(found)
-            if functions is not None and not self.job.takes_functions:
-                note(self.dropped, "functions", reader, number)
+            if functions is not None and not self.takes_functions:
+                note(self.result.dropped, "functions", reader, number)
                 continue
-            rendered = self.owner.renderer.render(found)
+            rendered = self.renderer.render(found)
             if isinstance(rendered, str):
-                self.bad_lines.add(reader, number, rendered)
+                self.note_bad(reader, number, rendered)
                 continue
             if functions and not all(shows(spans, functions) for spans in rendered):
-                note(self.dropped, "functions", reader, number)
+                note(self.result.dropped, "functions", reader, number)
                 continue
-            for name in self.owner.renderer.unused:
-                if name not in self.job.records.ignored:
-                    note(self.unused, name, reader, number)
+            for name in self.renderer.unused:
+                if name not in self.records.ignored:
+                    note(self.result.unused, name, reader, number)
             self.note_empty(reader, number, found)
             batch += [(number, spans) for spans in rendered]
             size += sum(len(message.text) for message in found.messages)
@@ -136,79 +113,62 @@ class _State(ShardState):
                 batch, size = [], 0
         self.encode(reader, batch)
         for name in reader.unread:
-            if name not in self.job.records.ignored:
-                note(self.unused, name, reader, 1, count=number)
+            if name not in self.records.ignored:
+                note(self.result.unused, name, reader, 1, count=number)
 
     def note_empty(self, reader: ObjectReader, number: int, conversation: Conversation) -> None:
+        """Count the answers of a conversation that say nothing."""
         answers = (message for message in conversation.messages if message.trained)
         empty = sum(not message.content and not message.fields.get("tool_calls") for message in answers)
-        if empty and not self.num_empty_answers:
-            self.empty_answer_place = reader.place(number)
-        self.num_empty_answers += empty
+        if empty and not self.result.num_empty_answers:
+            self.result.empty_answer_place = reader.place(number)
+        self.result.num_empty_answers += empty
 
     def encode(self, reader: ObjectReader, batch: list[tuple[int, list[Span]]]) -> None:
         """Encode and write a batch of rows; a conversation of which one row is bad loses that row only."""
         kept: list[NDArray[np.uint32]] = []
         kept_roles: list[NDArray[np.uint8]] = []
         lengths: list[NDArray[np.int64]] = []
-        rows, num_bytes = self.owner.encoder.encode([spans for _, spans in batch])
+        rows, num_bytes = self.encoder.encode([spans for _, spans in batch])
         for (number, spans), (ids, roles) in zip(batch, rows, strict=True):
             if not roles.any():
-                note(self.dropped, "unanswered", reader, number)
+                note(self.result.dropped, "unanswered", reader, number)
                 continue
-            if reason := self.wrong(spans, ids):
-                self.bad_lines.add(reader, number, reason)
+            written = sum(bool(self.forbidden[span.token_id]) for span in spans if isinstance(span, Known))
+            if np.count_nonzero(self.forbidden[ids]) > written:
+                self.note_bad(reader, number, f"a text {NO_TEXT}")
                 continue
-            self.num_unclosed += num_unclosed(roles)
+            self.result.num_unclosed += num_unclosed(roles)
             fitted = self.fit(ids, roles)
             if isinstance(fitted, str):
-                note(self.dropped, fitted, reader, number)
+                note(self.result.dropped, fitted, reader, number)
                 continue
             kept.append(fitted[0])
             kept_roles.append(fitted[1])
             lengths.append(answer_lengths(roles, before=len(fitted[1])))
-            self.num_trained += int(np.count_nonzero(fitted[1]))
+            self.result.num_trained_tokens += int(np.count_nonzero(fitted[1]))
         self.writer.add(kept, before=[], after=[])
         if kept:
             self.writer.third.write(memoryview(np.concatenate(kept_roles)))  # type: ignore[union-attr]
-        self.counts["kept"] += len(kept)
-        if lengths:
             counted = count_lengths(np.concatenate(lengths))
-            self.histogram = [a + b for a, b in zip(self.histogram, counted, strict=True)]
+            self.result.answer_lengths = [a + b for a, b in zip(self.result.answer_lengths, counted, strict=True)]
+        self.result.counts["kept"] += len(kept)
         self.advance(reader, text_bytes=num_bytes, num_documents=len(kept))
-
-    def wrong(self, spans: list[Span], ids: NDArray[np.uint32]) -> str | None:
-        """Return why a row is bad."""
-        written = sum(bool(self.owner.forbidden[span.token_id]) for span in spans if isinstance(span, Known))
-        if np.count_nonzero(self.owner.forbidden[ids]) > written:
-            return f"a text {NO_TEXT}"
-        return None
 
     def fit(
         self, ids: NDArray[np.uint32], roles: NDArray[np.uint8]
     ) -> tuple[NDArray[np.uint32], NDArray[np.uint8]] | str:
         """Return the row within the longest length, or why it is dropped, one of `DROPPED`."""
-        limit = self.job.max_length
+        limit = self.max_length
         if limit is None or len(ids) <= limit:
             return ids, roles
-        if self.job.over_long == "drop":
+        if self.over_long == "drop":
             return "long"
         ids, roles = truncate(ids, roles, max_length=limit)
         if not np.any(roles != PROMPT):
             return "untrained"
-        self.counts["truncated"] += 1
+        self.result.counts["truncated"] += 1
         return ids, roles
-
-    def result(self, number: int) -> SftResult:
-        return SftResult(
-            **vars(super().result(number)),
-            counts=self.counts,
-            num_trained_tokens=self.num_trained,
-            num_empty_answers=self.num_empty_answers,
-            empty_answer_place=self.empty_answer_place,
-            num_unclosed=self.num_unclosed,
-            answer_lengths=self.histogram,
-        )
 
 
 def shows(spans: list[Span], names: set[str]) -> bool:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from meap_megatron.corpus.cutting import InputChunk
 from meap_megatron.corpus.readers import ChunkReader, Document
-from meap_megatron.corpus.shard import Advance, ShardResult, part_file
-from meap_megatron.corpus.text_shard import TextEncoder, TextJob, TextState
+from meap_megatron.corpus.shard import ShardResult, part_file
+from meap_megatron.corpus.text_shard import TextEncoder
 from meap_megatron.corpus.upsample.selection import ROW, Upsample, draw, source_of_file
 from meap_megatron.errors import UserError
-from meap_megatron.indexed.pair import PairWriter
 
 ROWS = "rows"
 """Suffix of the third file of a finished shard: a ROW per document that was read."""
@@ -61,14 +60,17 @@ class SourceReader(ChunkReader):
         self._see(number, record, self.path)
         return super().document(number, record)
 
-    def columns(self, schema: Any) -> list[str]:
+    def columns(self, table: Any) -> list[str]:
         """Return the columns of the text and of the source."""
-        if self.of_file is None and self.path[0] not in schema.names:
+        found = super().columns(table)
+        if self.of_file is not None:
+            return found
+        if self.path[0] not in (names := table.schema_arrow.names):
             raise UserError(
-                f"{self.chunk.file.path} has no column {self.path[0]!r}, only {schema.names}",
+                f"{self.chunk.file.path} has no column {self.path[0]!r}, only {names}",
                 fix="name the column of the source with --upsample-source",
             )
-        return super().columns(schema) + ([self.path[0]] if self.of_file is None else [])
+        return [*found, self.path[0]]
 
     def see_batch(self, before: int, batch: Any) -> None:
         """Keep the sources of a batch of rows."""
@@ -85,66 +87,47 @@ class SourceReader(ChunkReader):
             self.sources[number] = value
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class UpsampleJob(TextJob):
-    """What every shard of a run has in common; goes to the workers by pickle."""
-
-    upsample: Upsample
-
-    def start(self) -> "UpsampleEncoder":
-        """Load what a process needs to encode shards."""
-        return UpsampleEncoder(self)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(kw_only=True)
 class UpsampleResult(ShardResult):
-    """What a finished shard holds; `num_documents` are its candidates."""
+    """What a shard holds; `num_documents` are its candidates."""
 
-    num_rows: int  # documents that were read
+    num_rows: int = 0  # documents that were read
     sizes: list[int]  # of the candidates of every source
-    unknown_sources: dict[str, int]  # sources without a budget -> documents
+    unknown_sources: dict[str, int] = dataclasses.field(default_factory=dict)  # without a budget -> documents
 
     def files(self, folder: Path, *, dtype: str) -> dict[Path, int]:
         """Return the files of the shard and their sizes in bytes."""
-        return {
-            **super().files(folder, dtype=dtype),
-            part_file(folder, self.shard, ROWS): ROW.itemsize * self.num_rows,
-        }
+        rows = {part_file(folder, self.shard, ROWS): ROW.itemsize * self.num_rows}
+        return super().files(folder, dtype=dtype) | rows
 
 
+@dataclasses.dataclass(kw_only=True)
 class UpsampleEncoder(TextEncoder):
     """Encodes the candidates among documents of text."""
 
-    job: UpsampleJob
+    upsample: Upsample
     third = ROWS
+    result: UpsampleResult = dataclasses.field(init=False)
 
-    def state(self, writer: PairWriter, report: Callable[[Advance], None]) -> "_CandidateState":
-        """Begin a shard."""
-        return _CandidateState(self, writer, report)
-
-
-class _CandidateState(TextState):
-    """The counts of one shard while it is being encoded."""
-
-    def __init__(self, owner: UpsampleEncoder, writer: PairWriter, report: Callable[[Advance], None]) -> None:
-        super().__init__(owner, writer, report)
-        self.options = owner.job.upsample
-        self.numbers = {name: number for number, name in enumerate(self.options.mixture)}
-        self.sizes = [0] * len(self.numbers)
-        self.unknown_sources = Counter[str]()
+    def _empty_result(self, number: int) -> UpsampleResult:
+        self.numbers = {name: source for source, name in enumerate(self.upsample.mixture)}
         self.rows: list[tuple[int, int, int, bool, bool]] = []  # fields in the order of ROW
-        self.num_rows = 0
+        return UpsampleResult(shard=number, sizes=[0] * len(self.numbers))
 
     def reader(self, chunk: InputChunk) -> SourceReader:
-        self.source_reader = SourceReader(chunk, key=self.job.key, options=self.options)
+        """Return what gives the documents of a chunk, and their sources."""
+        self.source_reader = SourceReader(chunk, key=self.key, options=self.upsample)
         return self.source_reader
 
     def read(self, chunk: InputChunk) -> None:
+        """Encode the candidates of a chunk."""
         super().read(chunk)
-        self.unknown_sources.update(self.source_reader.unknown_sources)
+        known = Counter(self.result.unknown_sources)
+        self.result.unknown_sources = dict(known + self.source_reader.unknown_sources)
 
     def keeps(self, number: int, text: bytes, ids: NDArray[np.uint32]) -> bool:
-        options = self.options
+        """Tell whether a document is a candidate, and note its row."""
+        options = self.upsample
         tokens = len(self.before) + len(ids) + len(self.after)
         size = tokens if options.measure == "tokens" else len(text.decode("utf-8"))
         source = self.numbers[self.source_reader.sources[number]]
@@ -152,21 +135,14 @@ class _CandidateState(TextState):
         candidate = long or draw(text, seed=options.seed) < options.keep
         self.rows.append((tokens, size, source, long, candidate))
         if candidate:
-            self.sizes[source] += size
+            self.result.sizes[source] += size
         return candidate
 
     def encode(self, reader: ChunkReader, texts: list[bytes], numbers: list[int]) -> None:
+        """Encode a batch of documents and write their rows too."""
         super().encode(reader, texts, numbers)
         self.writer.third.write(np.array(self.rows, dtype=ROW).tobytes())  # type: ignore[union-attr]
-        self.num_rows += len(self.rows)
+        self.result.num_rows += len(self.rows)
         self.rows.clear()
         for number in numbers:
             del self.source_reader.sources[number]
-
-    def result(self, number: int) -> UpsampleResult:
-        return UpsampleResult(
-            **vars(super().result(number)),
-            num_rows=self.num_rows,
-            sizes=self.sizes,
-            unknown_sources=dict(self.unknown_sources),
-        )

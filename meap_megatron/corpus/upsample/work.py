@@ -20,7 +20,7 @@ from meap_megatron.atomic import disk_errors
 from meap_megatron.corpus.settings import PreprocessConfig
 from meap_megatron.corpus.shard import part_file, part_files
 from meap_megatron.corpus.text_work import TextWork
-from meap_megatron.corpus.upsample.candidates import ROWS, UpsampleJob, UpsampleResult
+from meap_megatron.corpus.upsample.candidates import ROWS, UpsampleEncoder, UpsampleResult
 from meap_megatron.corpus.upsample.selection import ROW, Selection, Upsample, report, source_of_file, unmet
 from meap_megatron.corpus.workers import Numbered
 from meap_megatron.errors import UserError
@@ -48,9 +48,9 @@ class UpsampleWork(TextWork[UpsampleResult]):
         self.options = options
         self.plan["length_upsample"] = options.plan()
 
-    def job(self, folder: Path, encoder: str) -> UpsampleJob:
-        """Return the job of the workers."""
-        return UpsampleJob(**vars(super().job(folder, encoder)), upsample=self.options)
+    def shard_encoder(self, folder: Path, encoder: str) -> UpsampleEncoder:
+        """Return what encodes the shards into a work folder."""
+        return UpsampleEncoder(**vars(super().shard_encoder(folder, encoder)), upsample=self.options)
 
     def upcoming(self, waiting: list[Numbered], results: dict[int, UpsampleResult]) -> Iterator[Numbered]:
         """Give the shards, without what comes after a met budget, until all budgets are met."""
@@ -92,15 +92,15 @@ class UpsampleWork(TextWork[UpsampleResult]):
                 file=sys.stderr,
             )
 
-    def outcome(self, results: list[UpsampleResult], kept: int) -> dict[str, Any]:
-        """Return how many documents were read, and taken."""
+    def outcome(self, results: list[UpsampleResult]) -> tuple[str, int, int]:
+        """Return how many documents were read, taken or not."""
         others = sum(
             result.num_rows - result.num_documents + sum(result.unknown_sources.values()) for result in results
         )
-        outcome = super().outcome(results, kept)
-        return {**outcome, "read": outcome["read"] + others}
+        unit, read, truncated = super().outcome(results)
+        return unit, read + others, truncated
 
-    def publish(self, folder: Path, results: list[UpsampleResult], encoder: str) -> Sidecar:
+    def publish(self, folder: Path, results: list[UpsampleResult], encoder: str, **fields: Any) -> Sidecar:
         """Apply the budgets in the order of the input, and join what is taken."""
         selection = Selection(self.options.budgets())
         files = []
@@ -111,7 +111,8 @@ class UpsampleWork(TextWork[UpsampleResult]):
         made = report(self.options, selection)
         if warning := unmet(made):
             print(f"meap: warning: {warning}", file=sys.stderr)
-        return self.join_text(files, int(selection.kept[:, 0].sum()), encoder, upsample=made)
+        kept = int(selection.kept[:, 0].sum())
+        return super().publish(folder, results, encoder, files=files, num_documents=kept, upsample=made, **fields)
 
 
 def only(pair: tuple[Path, Path], taken: NDArray[np.bool_], *, dtype: str) -> tuple[Path, Path]:
