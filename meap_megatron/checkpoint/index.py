@@ -5,6 +5,7 @@ tensors and plain values only, so looking at a checkpoint runs no code of it.
 """
 
 from pathlib import Path
+from typing import Any
 
 INDEX = ".metadata"
 COMMON = "common.pt"
@@ -25,12 +26,17 @@ def needed_bytes(checkpoint: Path) -> dict[str, int]:
     from meap_megatron.checkpoint.convert.pickles import read_index
 
     try:
-        index = read_index(checkpoint / INDEX)[0]
-        needed: dict[str, int] = {}
-        for place in index.storage_data.values():
-            needed[place.relative_path] = max(needed.get(place.relative_path, 0), place.offset + place.length)
+        needed = extents(read_index(checkpoint / INDEX)[0])
     except Exception as error:  # a damaged pickle can raise anything
         raise ValueError(f"{type(error).__name__}: {error}") from None
     if not needed:
         raise ValueError("it names no tensor")
+    return needed
+
+
+def extents(index: Any) -> dict[str, int]:
+    """Return file -> the least size in bytes that a `Metadata` of torch.distributed.checkpoint needs it to have."""
+    needed: dict[str, int] = {}
+    for place in index.storage_data.values():
+        needed[place.relative_path] = max(needed.get(place.relative_path, 0), place.offset + place.length)
     return needed

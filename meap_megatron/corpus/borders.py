@@ -1,7 +1,6 @@
 """Which ids open and end a document: what the tokenizer does by itself, unless the user says otherwise."""
 
-import sys
-
+from meap_megatron.corpus.terminal import say
 from meap_megatron.errors import UserError
 from meap_megatron.tokenizer.load import CorpusTokenizer
 
@@ -24,9 +23,9 @@ def opening_id(tokenizer: CorpusTokenizer, *, add_bos: bool | None, source: str)
         )
     wanted = tokenizer.adds_bos if add_bos is None else add_bos
     if add_bos is None and not wanted and bos_id is not None:
-        _note(
-            f"the tokenizer names the BOS token {tokenizer.bos_token!r} but puts none before a text, so none is added; "
-            f"--add-bos adds it, as the official code of MEAP does for text"
+        say(
+            f"note: the tokenizer names the BOS token {tokenizer.bos_token!r} but puts none before a text, so none is "
+            f"added; --add-bos adds it, as the official code of MEAP does for text"
         )
     return bos_id if wanted else None
 
@@ -48,13 +47,9 @@ def border_ids(
         )
     bos_id = opening_id(tokenizer, add_bos=add_bos, source=source)
     if bos_id is not None and bos_id == eos_id and add_eos and add_bos is None:
-        _note(
-            f"{tokenizer.bos_token!r} is both BOS and EOS, so documents end with it and do not open with it; --add-bos "
-            f"writes it twice at each border, as the official code of MEAP does"
+        say(
+            f"note: {tokenizer.bos_token!r} is both BOS and EOS, so documents end with it and do not open with it; "
+            f"--add-bos writes it twice at each border, as the official code of MEAP does"
         )
         bos_id = None
     return bos_id, eos_id if add_eos else None
-
-
-def _note(text: str) -> None:
-    print(f"meap: note: {text}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """Cut an input file into chunks: the units that are read in one go, of which shards are made."""
 
 import dataclasses
+from collections.abc import Iterator
 
 from meap_megatron.corpus import hub
 from meap_megatron.corpus.inputs import InputFile
@@ -39,26 +40,27 @@ def cut(file: InputFile, chunk_bytes: int) -> list[InputChunk]:
         return _row_groups(file, chunk_bytes)
     if file.kind == "txt" or not file.seekable:
         return [InputChunk(file=file, start=0, stop=file.size, size=file.size)]
-    if file.kind != "jsonl":
-        return _values(file, chunk_bytes)
-    stops = [min(start + chunk_bytes, file.size) for start in range(0, file.size, chunk_bytes)]
-    return [InputChunk(file=file, start=a, stop=b, size=b - a) for a, b in zip([0, *stops], stops, strict=False)]
+    spans = _lines(file, chunk_bytes) if file.kind == "jsonl" else _values(file, chunk_bytes)
+    return [InputChunk(file=file, start=start, stop=stop, size=stop - start) for start, stop in spans]
 
 
-def _values(file: InputFile, chunk_bytes: int) -> list[InputChunk]:
-    """Cut an array or a sequence of objects between two values."""
-    chunks: list[InputChunk] = []
-    begin = stop = None
+def _lines(file: InputFile, chunk_bytes: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, file.size, chunk_bytes):
+        yield start, min(start + chunk_bytes, file.size)
+
+
+def _values(file: InputFile, chunk_bytes: int) -> Iterator[tuple[int, int]]:
+    """Give the bounds of chunks of an array or of a sequence of objects, between two values."""
+    begin = stop = 0
     with reading(file.path), open_stream(file.path, compression="", encoding="") as (stream, _):
         for _, start, raw in json_values(stream, brackets=file.kind == "array", place=file.path):
-            begin = start if begin is None else begin
+            begin = start if stop <= begin else begin
             stop = start + len(raw)
             if stop - begin >= chunk_bytes:
-                chunks.append(InputChunk(file=file, start=begin, stop=stop, size=stop - begin))
-                begin = None
-    if begin is not None and stop is not None:
-        chunks.append(InputChunk(file=file, start=begin, stop=stop, size=stop - begin))
-    return chunks
+                yield begin, stop
+                begin = stop
+    if stop > begin:
+        yield begin, stop
 
 
 def _row_groups(file: InputFile, chunk_bytes: int) -> list[InputChunk]:

@@ -6,13 +6,14 @@ import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meap_megatron.corpus.progress import Progress
 from meap_megatron.corpus.settings import check_output
-from meap_megatron.corpus.sft.check import merged_fields
+from meap_megatron.corpus.sft.check import check_same, merged_fields
 from meap_megatron.corpus.write_dataset import existing, publish
 from meap_megatron.errors import UserError
 from meap_megatron.indexed.pair import BLOCK, open_pair
@@ -52,8 +53,7 @@ def merge(output: str | Path, inputs: list[str], *, overwrite: bool = False) -> 
         raise UserError(f"{found[0]} exists already", fix="choose another output, or replace it with --overwrite")
     sidecars = [check_prefix(prefix) for prefix in prefixes]
     first = sidecars[0]
-    for prefix, sidecar in zip(prefixes, sidecars, strict=True):
-        _check_same(prefixes[0], first, prefix, sidecar)
+    check_same(prefixes, map(_decisive, sidecars), fix="encode both with the same tokenizer and options")
     sft = merged_fields(prefixes, sidecars) if first.kind == "sft" else None
     pairs = [open_pair(prefix) for prefix in prefixes]
     folders = [
@@ -121,21 +121,16 @@ def order_shards(prefixes: list[str]) -> list[str]:
     return [shards[index] for index in range(count)]
 
 
-def _check_same(first: str, one: Sidecar, prefix: str, other: Sidecar) -> None:
-    a, b = one.tokenizer, other.tokenizer
-    for name, left, right in (
-        ("kind", one.kind, other.kind),
-        ("tokenizer fingerprint", a.fingerprint, b.fingerprint),
-        ("mask id", a.mask_id, b.mask_id),
-        ("dtype", one.dtype, other.dtype),
-        ("add_bos", one.add_bos, other.add_bos),
-        ("add_eos", one.add_eos, other.add_eos),
-    ):
-        if left != right:
-            raise UserError(
-                f"{prefix} and {first} cannot be merged: {name} is {right!r} in the one and {left!r} in the other",
-                fix="encode both with the same tokenizer and options",
-            )
+def _decisive(sidecar: Sidecar) -> dict[str, Any]:
+    """Return what datasets that are merged have in common."""
+    return {
+        "kind": sidecar.kind,
+        "tokenizer fingerprint": sidecar.tokenizer.fingerprint,
+        "mask id": sidecar.tokenizer.mask_id,
+        "dtype": sidecar.dtype,
+        "add_bos": sidecar.add_bos,
+        "add_eos": sidecar.add_eos,
+    }
 
 
 def _copy_folder(source: Path, target: Path) -> None:

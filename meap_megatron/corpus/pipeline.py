@@ -16,6 +16,7 @@ from meap_megatron.corpus.noted import merged, noted_lines, refuse_noted
 from meap_megatron.corpus.progress import Progress
 from meap_megatron.corpus.settings import RunConfig
 from meap_megatron.corpus.shard import LISTED, ShardResult, check_bad_lines, part_files
+from meap_megatron.corpus.terminal import say
 from meap_megatron.corpus.work_folder import Parts, compare_plans, parts_path, plan_hash, read_plan
 from meap_megatron.corpus.workers import available_cpus, run_shards
 from meap_megatron.corpus.write_dataset import existing
@@ -33,7 +34,7 @@ def run_work[R: ShardResult](work: PreprocessingWork[R]) -> Sidecar:
     config, prefix = work.config, work.config.prefix
     old = _old_plan(config)
     if old is None and config.resume and (done := _complete(work)):
-        print(f"meap: {prefix} is complete already, nothing to do", file=sys.stderr)
+        say(f"{prefix} is complete already, nothing to do")
         Parts(parts_path(prefix)).remove()
         return done
     if old is not None:
@@ -47,10 +48,7 @@ def run_work[R: ShardResult](work: PreprocessingWork[R]) -> Sidecar:
             )
         encoder, reason = choose_encoder(config.encoder, work.encoding_tokenizer(), work.sample())
         if reason and config.encoder == "auto":
-            print(
-                f"meap: note: gigatoken cannot be used ({reason}); falling back to tokenizers (slower)",
-                file=sys.stderr,
-            )
+            say(f"note: gigatoken cannot be used ({reason}); falling back to tokenizers (slower)")
     if config.overwrite and not config.resume:
         Parts(parts_path(prefix)).remove()
     parts = Parts(parts_path(prefix))
@@ -76,7 +74,7 @@ def _run[R: ShardResult](work: PreprocessingWork[R], parts: Parts, encoder: str)
     results = {number: result for number, result in known.items() if number in numbers}
     _check(work, results)
     if results:
-        print(f"meap: resume: {len(results)} of {len(shards)} shards are finished", file=sys.stderr)
+        say(f"resume: {len(results)} of {len(shards)} shards are finished")
     waiting = [(number, shard) for number, shard in shards if number not in results]
     total = sum(chunk.size for _, shard in shards for chunk in shard)
     left = sum(chunk.size for _, shard in waiting for chunk in shard)
@@ -188,6 +186,5 @@ def _report_bad[R: ShardResult](results: list[R]) -> None:
     bad = sum(result.num_bad for result in results)
     if bad:
         lines = [line for result in results for line in result.bad_lines][:LISTED]
-        print(f"meap: warning: {counted(bad, 'invalid line')} skipped:\n  " + "\n  ".join(lines), file=sys.stderr)
-        if bad > len(lines):
-            print(f"  and {bad - len(lines)} more", file=sys.stderr)
+        more = [f"and {bad - len(lines)} more"] if bad > len(lines) else []
+        say("\n  ".join([f"warning: {counted(bad, 'invalid line')} skipped:", *lines, *more]))

@@ -106,15 +106,13 @@ def _scan_chunk(pair: IndexedReader, tokenizer: TokenizerInfo, start: int, edges
     if highest >= tokenizer.mask_id:
         scan.mask.add(start + np.flatnonzero(chunk == tokenizer.mask_id))
     if edges:
-        _scan_edges(scan, pair, tokenizer, chunk, start, pair.dtype.itemsize)
+        _scan_edges(scan, pair, tokenizer, chunk, start)
     return scan
 
 
-def _scan_edges(
-    scan: Scan, pair: IndexedReader, tokenizer: TokenizerInfo, chunk: NDArray, start: int, itemsize: int
-) -> None:
+def _scan_edges(scan: Scan, pair: IndexedReader, tokenizer: TokenizerInfo, chunk: NDArray, start: int) -> None:
     """Look at the documents whose first, second or last token lies in the chunk."""
-    stop = start + len(chunk)
+    stop, itemsize = start + len(chunk), pair.dtype.itemsize
 
     def documents(shift: int) -> tuple[NDArray[np.int64], NDArray]:
         """Return the documents whose token number `shift` lies in the chunk, and that token."""

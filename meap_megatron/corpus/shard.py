@@ -19,8 +19,11 @@ from meap_megatron.corpus.cutting import InputChunk, cut
 from meap_megatron.corpus.inputs import InputFile
 from meap_megatron.corpus.noted import Noted
 from meap_megatron.corpus.readers import RecordReader
+from meap_megatron.corpus.settings import RunConfig
 from meap_megatron.errors import UserError, counted
+from meap_megatron.indexed.idx_header import optimal_dtype
 from meap_megatron.indexed.pair import PairWriter
+from meap_megatron.indexed.sidecar import TokenizerInfo
 
 LISTED = 20  # bad lines named per shard; all are counted
 MIN_SHARD_BYTES, MAX_SHARD_BYTES = 8 * 2**20, 256 * 2**20
@@ -126,26 +129,24 @@ class ShardEncoder(ABC):
     Attributes:
         folder: the work folder; the tokenizer is in `folder`/tokenizer.
         encoder_name: "gigatoken" or "tokenizers".
+        config: what the run was asked for.
+        info: the tokenizer.
         special_ids: ids that no text may give.
-        vocab_size: highest id + 1.
-        dtype: type of a token id.
-        max_bad_lines: bad lines that are skipped without failing.
         third: suffix of the third file of a shard, "" where it has two.
         result: of the shard that is being encoded.
     """
 
     folder: str
     encoder_name: str
+    config: RunConfig
+    info: TokenizerInfo
     special_ids: tuple[int, ...]
-    vocab_size: int
-    dtype: str
-    max_bad_lines: int
     third: ClassVar[str] = ""
     result: ShardResult = dataclasses.field(init=False)
 
     def load(self) -> None:
         """Make what a process needs to encode shards."""
-        self.forbidden = np.zeros(self.vocab_size, dtype=bool)
+        self.forbidden = np.zeros(self.info.vocab_size, dtype=bool)
         self.forbidden[list(self.special_ids)] = True
 
     def definition(self) -> str:
@@ -162,7 +163,8 @@ class ShardEncoder(ABC):
         folder = Path(self.folder)
         self.report, self.result = report, self._empty_result(number)
         third = [part_file(folder, number, self.third)] if self.third else []
-        with complete_together([*part_files(folder, number), *third], dtype=self.dtype) as self.writer:
+        dtype = optimal_dtype(self.info.vocab_size)
+        with complete_together([*part_files(folder, number), *third], dtype=dtype) as self.writer:
             for chunk in shard:
                 self.reported = 0  # input bytes of this chunk
                 self.read(chunk)
@@ -192,7 +194,7 @@ class ShardEncoder(ABC):
         self.result.num_bad += 1
         if len(self.result.bad_lines) < LISTED:
             self.result.bad_lines.append(f"{reader.place(number)}: {reason}")
-        check_bad_lines(self.result.num_bad, self.result.bad_lines, self.max_bad_lines)
+        check_bad_lines(self.result.num_bad, self.result.bad_lines, self.config.max_bad_lines)
 
 
 def check_bad_lines(count: int, listed: list[str], limit: int) -> None:

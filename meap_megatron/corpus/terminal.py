@@ -1,5 +1,6 @@
-"""Colours and columns of a terminal."""
+"""Colours and columns of a terminal, and what a run says on it."""
 
+import sys
 import unicodedata
 
 BAR = 40  # columns of the longest bar
@@ -24,3 +25,8 @@ def fit(text: str, width: int) -> str:
             return out[:-1] + "…" + " " * (width - used) if out else " " * width
         out, used = out + char, used + columns
     return out + " " * (width - used)
+
+
+def say(text: str) -> None:
+    """Print a line on stderr, behind the name of the program."""
+    print(f"meap: {text}", file=sys.stderr)

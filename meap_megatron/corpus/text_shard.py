@@ -9,6 +9,7 @@ from meap_megatron.corpus.cutting import InputChunk
 from meap_megatron.corpus.encode import SpotCheck, make_encoder
 from meap_megatron.corpus.noted import note
 from meap_megatron.corpus.readers import ChunkReader
+from meap_megatron.corpus.settings import PreprocessConfig
 from meap_megatron.corpus.shard import NO_TEXT, ShardEncoder
 
 BATCH_BYTES = 2**20  # of text handed to the encoder at once
@@ -22,7 +23,7 @@ EMPTY = "empty"
 class TextEncoder(ShardEncoder):
     """Encodes documents of text."""
 
-    key: str
+    config: PreprocessConfig
     bos_id: int | None  # opens every document, or None
     eos_id: int | None  # ends every document, or None
     bos_text: str | None
@@ -39,7 +40,7 @@ class TextEncoder(ShardEncoder):
 
     def reader(self, chunk: InputChunk) -> ChunkReader:
         """Return what gives the documents of a chunk."""
-        return ChunkReader(chunk, key=self.key)
+        return ChunkReader(chunk, key=self.config.json_key)
 
     def keeps(self, number: int, text: bytes, ids: NDArray[np.uint32]) -> bool:
         """Tell whether a document of this shard is written: all are."""

@@ -1,6 +1,5 @@
 """Documents of text to ids, in shards: what a preprocessing run needs to know of them."""
 
-import sys
 from pathlib import Path
 
 from meap_megatron.corpus.borders import border_ids
@@ -8,6 +7,7 @@ from meap_megatron.corpus.dataset_work import PreprocessingWork
 from meap_megatron.corpus.readers import ChunkReader
 from meap_megatron.corpus.settings import PreprocessConfig
 from meap_megatron.corpus.shard import Shard, ShardResult
+from meap_megatron.corpus.terminal import say
 from meap_megatron.corpus.text_shard import TextEncoder
 
 SAMPLE_BYTES, SAMPLE_TEXT_BYTES = 2**16, 2**13  # of text per sampled shard and per document
@@ -47,25 +47,21 @@ class TextWork[R: ShardResult](PreprocessingWork[R]):
         return TextEncoder(
             folder=str(folder),
             encoder_name=encoder,
-            key=self.config.json_key,
+            config=self.config,
+            info=self.tokenizer.info,
+            special_ids=self.tokenizer.special_ids,
             bos_id=self.bos_id,
             eos_id=self.eos_id,
-            special_ids=self.tokenizer.special_ids,
-            vocab_size=self.tokenizer.info.vocab_size,
             bos_text=self.tokenizer.bos_token,
-            dtype=self.plan["dtype"],
-            max_bad_lines=self.config.max_bad_lines,
         )
 
     def report(self, results: list[R]) -> None:
         """Say where a BOS seems to be doubled."""
         if doubled := sum(result.num_bos_text for result in results):
             place = next(result.bos_text_place for result in results if result.bos_text_place)
-            print(
-                f"meap: warning: {doubled} documents begin with the characters {self.tokenizer.bos_token!r} "
-                f"(first: {place}): a doubled BOS? The characters are encoded as plain text; remove them from the "
-                f"input",
-                file=sys.stderr,
+            say(
+                f"warning: {doubled} documents begin with the characters {self.tokenizer.bos_token!r} (first: {place}): a "
+                f"doubled BOS? The characters are encoded as plain text; remove them from the input"
             )
 
     def outcome(self, results: list[R]) -> tuple[str, int, int]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -111,17 +110,14 @@ def adopt(
         raise UserError(f"{bin_path(prefix)} does not exist", fix="name the prefix of the files, without .bin")
     folder = tokenizer_path(prefix)
     saved = folder.is_dir() and not overwrite
-    if (
-        saved
-        and (other := load_tokenizer(folder, mask_token=loaded.info.mask_token, **_named(folder)).info.fingerprint)
-        != loaded.info.fingerprint
-    ):
+    if saved and (other := _saved(folder, loaded.info.mask_token).fingerprint) != loaded.info.fingerprint:
         raise UserError(f"{folder} contains another tokenizer ({other[:12]})", fix="replace it with --overwrite")
     pair = open_pair(prefix)
     check = Checks() if check is None else check
     structure = _check_structure(prefix, pair, check, adopted=True)
     progress = Progress(pair.tokens.nbytes, verb="verify")
-    scan = scan_tokens(prefix, pair, loaded.info, edges=structure, advance=partial(_advance, progress, pair))
+    size = pair.dtype.itemsize
+    scan = scan_tokens(prefix, pair, loaded.info, edges=structure, advance=lambda n: progress.copied(n * size))
     progress.finish()
     info = loaded.info
     sidecar = Sidecar(
@@ -146,10 +142,6 @@ def adopt(
             save_tokenizer(loaded, tokenizer_path(new))
         write_sidecar(new, sidecar)
     return sidecar
-
-
-def _advance(progress: Progress, pair: IndexedReader, tokens: int) -> None:
-    progress.copied(tokens * pair.dtype.itemsize)
 
 
 def _check_structure(prefix: str | Path, pair: IndexedReader, check: Checks, *, adopted: bool) -> bool:
@@ -248,7 +240,7 @@ def _check_tokenizer(prefix: str | Path, info: TokenizerInfo, check: Checks) -> 
         return
     folder = Path(prefix).parent / info.folder
     try:
-        found = load_tokenizer(folder, mask_token=info.mask_token, **_named(folder)).info
+        found = _saved(folder, info.mask_token)
     except UserError as error:
         check("tokenizer", False, str(error))
         return
@@ -256,10 +248,11 @@ def _check_tokenizer(prefix: str | Path, info: TokenizerInfo, check: Checks) -> 
     check("tokenizer", same, f"{folder} {'is' if same else 'is not'} the one that made the data")
 
 
-def _named(folder: Path) -> dict[str, str]:
-    """Return the BOS and EOS tokens that a saved tokenizer folder names."""
+def _saved(folder: Path, mask_token: str) -> TokenizerInfo:
+    """Return the identity of a saved tokenizer, with the BOS and EOS tokens that its configuration names."""
     config = json.loads((folder / "tokenizer_config.json").read_text()) if folder.is_dir() else {}
-    return {role: config[role] for role in ("bos_token", "eos_token") if role in config}
+    named = {role: config[role] for role in ("bos_token", "eos_token") if role in config}
+    return load_tokenizer(folder, mask_token=mask_token, **named).info
 
 
 def _documents(tally: Tally, what: str, none: str) -> str:

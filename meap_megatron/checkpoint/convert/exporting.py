@@ -14,7 +14,6 @@ from meap_megatron.checkpoint.convert.chat_files import ChatFormat, chat_format_
 from meap_megatron.checkpoint.convert.convert_settings import ExportSettings
 from meap_megatron.checkpoint.convert.families import (
     FAMILIES,
-    QKV,
     TOP,
     TensorEntry,
     hf_shapes,
@@ -188,16 +187,11 @@ def hf_tensor(plan: ExportPlan, entry: TensorEntry, layer: int | None, place: in
     if layer is None:
         tensor = plan.checkpoint.read(plan.checkpoint.top_name(entry.megatron))
         return ops.resized(tensor, plan.spec.vocab_rows) if tensor.dim() == 2 else tensor
-    fused = plan.checkpoint.read_layer(entry.megatron, layer)
-    if len(entry.hf) == 1:
-        return fused
-    if entry.kind == QKV:
-        spec = plan.spec
-        parts = ops.split_qkv(
-            fused, heads=spec.num_attention_heads, groups=spec.num_query_groups, head_dim=spec.head_dim
-        )
-        return parts[place]
-    return ops.split_gate_up(fused)[place]
+    fused, spec = plan.checkpoint.read_layer(entry.megatron, layer), plan.spec
+    if not entry.by_group:
+        return fused.split(entry.rows(spec))[place]
+    parts = ops.split_qkv(fused, heads=spec.num_attention_heads, groups=spec.num_query_groups, head_dim=spec.head_dim)
+    return parts[place]
 
 
 def write_export(plan: ExportPlan, folder: Path) -> None:

@@ -144,7 +144,26 @@ HARMLESS = frozenset(
 )
 """Config fields that do not change the logits of a trained model."""
 
-COPY, QKV, GATE_UP = "copy", "qkv", "gate_up"
+
+def _hidden(spec: ModelSpec) -> tuple[int, ...]:
+    return (spec.hidden_size,)
+
+
+def _head(spec: ModelSpec) -> tuple[int, ...]:
+    return (spec.head_dim,)
+
+
+def _queries_keys_values(spec: ModelSpec) -> tuple[int, ...]:
+    keys = spec.num_query_groups * spec.head_dim
+    return (spec.num_attention_heads * spec.head_dim, keys, keys)
+
+
+def _vocabulary(spec: ModelSpec) -> tuple[int, ...]:
+    return (spec.vocab_rows,)
+
+
+def _nothing(spec: ModelSpec) -> tuple[int, ...]:
+    return ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,100 +173,84 @@ class TensorEntry:
     Attributes:
         megatron: name in the distributed checkpoint; of a layer's tensor, behind `decoder.layers.`.
         hf: names in the safetensors files; of a layer's tensors, behind `model.layers.N.`.
-        kind: "copy", "qkv" (query, key and value fused) or "gate_up".
-        shape: shape of Megatron's tensor (of one layer).
+        rows: of each tensor of Hugging Face; Megatron's has all of them.
+        width: the further dimensions of all of them.
+        by_group: query, key and value, whose heads are put together group by group (`tensors.fuse_qkv`); other tensors
+            follow one another.
         needs: whether a model has it.
     """
 
     megatron: str
     hf: tuple[str, ...]
-    kind: str
-    shape: Callable[[ModelSpec], tuple[int, ...]]
+    rows: Callable[[ModelSpec], tuple[int, ...]]
+    width: Callable[[ModelSpec], tuple[int, ...]] = _nothing
+    by_group: bool = False
     needs: Callable[[ModelSpec], bool] = lambda spec: True
 
-
-def _attention_rows(spec: ModelSpec) -> int:
-    return (spec.num_attention_heads + 2 * spec.num_query_groups) * spec.head_dim
+    def shape(self, spec: ModelSpec) -> tuple[int, ...]:
+        """Return the shape of Megatron's tensor (of one layer)."""
+        return (sum(self.rows(spec)), *self.width(spec))
 
 
 LAYER: tuple[TensorEntry, ...] = (
-    TensorEntry(
-        megatron="self_attention.linear_qkv.layer_norm_weight",
-        hf=("input_layernorm.weight",),
-        kind=COPY,
-        shape=lambda s: (s.hidden_size,),
-    ),
+    TensorEntry(megatron="self_attention.linear_qkv.layer_norm_weight", hf=("input_layernorm.weight",), rows=_hidden),
     TensorEntry(
         megatron="self_attention.linear_qkv.weight",
         hf=("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
-        kind=QKV,
-        shape=lambda s: (_attention_rows(s), s.hidden_size),
+        rows=_queries_keys_values,
+        width=_hidden,
+        by_group=True,
     ),
     TensorEntry(
         megatron="self_attention.linear_qkv.bias",
         hf=("self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"),
-        kind=QKV,
-        shape=lambda s: (_attention_rows(s),),
-        needs=lambda s: s.qkv_bias,
+        rows=_queries_keys_values,
+        by_group=True,
+        needs=lambda spec: spec.qkv_bias,
     ),
     TensorEntry(
         megatron="self_attention.q_layernorm.weight",
         hf=("self_attn.q_norm.weight",),
-        kind=COPY,
-        shape=lambda s: (s.head_dim,),
-        needs=lambda s: s.qk_norm,
+        rows=_head,
+        needs=lambda spec: spec.qk_norm,
     ),
     TensorEntry(
         megatron="self_attention.k_layernorm.weight",
         hf=("self_attn.k_norm.weight",),
-        kind=COPY,
-        shape=lambda s: (s.head_dim,),
-        needs=lambda s: s.qk_norm,
+        rows=_head,
+        needs=lambda spec: spec.qk_norm,
     ),
     TensorEntry(
         megatron="self_attention.linear_proj.weight",
         hf=("self_attn.o_proj.weight",),
-        kind=COPY,
-        shape=lambda s: (s.hidden_size, s.num_attention_heads * s.head_dim),
+        rows=_hidden,
+        width=lambda spec: (spec.num_attention_heads * spec.head_dim,),
     ),
-    TensorEntry(
-        megatron="mlp.linear_fc1.layer_norm_weight",
-        hf=("post_attention_layernorm.weight",),
-        kind=COPY,
-        shape=lambda s: (s.hidden_size,),
-    ),
+    TensorEntry(megatron="mlp.linear_fc1.layer_norm_weight", hf=("post_attention_layernorm.weight",), rows=_hidden),
     TensorEntry(
         megatron="mlp.linear_fc1.weight",
         hf=("mlp.gate_proj.weight", "mlp.up_proj.weight"),
-        kind=GATE_UP,
-        shape=lambda s: (2 * s.ffn_hidden_size, s.hidden_size),
+        rows=lambda spec: (spec.ffn_hidden_size,) * 2,
+        width=_hidden,
     ),
     TensorEntry(
         megatron="mlp.linear_fc2.weight",
         hf=("mlp.down_proj.weight",),
-        kind=COPY,
-        shape=lambda s: (s.hidden_size, s.ffn_hidden_size),
+        rows=_hidden,
+        width=lambda spec: (spec.ffn_hidden_size,),
     ),
 )
 
 EMBEDDING = TensorEntry(
-    megatron="embedding.word_embeddings.weight",
-    hf=("model.embed_tokens.weight",),
-    kind=COPY,
-    shape=lambda s: (s.vocab_rows, s.hidden_size),
+    megatron="embedding.word_embeddings.weight", hf=("model.embed_tokens.weight",), rows=_vocabulary, width=_hidden
 )
-FINAL_NORM = TensorEntry(
-    megatron="decoder.final_layernorm.weight",
-    hf=("model.norm.weight",),
-    kind=COPY,
-    shape=lambda s: (s.hidden_size,),
-)
+FINAL_NORM = TensorEntry(megatron="decoder.final_layernorm.weight", hf=("model.norm.weight",), rows=_hidden)
 HEAD = TensorEntry(
     megatron="output_layer.weight",
     hf=("lm_head.weight",),
-    kind=COPY,
-    shape=lambda s: (s.vocab_rows, s.hidden_size),
-    needs=lambda s: not s.tied,
+    rows=_vocabulary,
+    width=_hidden,
+    needs=lambda spec: not spec.tied,
 )
 TOP: tuple[TensorEntry, ...] = (EMBEDDING, FINAL_NORM, HEAD)
 
@@ -285,24 +288,9 @@ def top_entries(spec: ModelSpec) -> tuple[TensorEntry, ...]:
 
 def hf_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor that a Hugging Face checkpoint of this model holds."""
-    d, h = spec.head_dim, spec.hidden_size
-    rows = {
-        "self_attn.q_proj": spec.num_attention_heads * d,
-        "self_attn.k_proj": spec.num_query_groups * d,
-        "self_attn.v_proj": spec.num_query_groups * d,
-        "mlp.gate_proj": spec.ffn_hidden_size,
-        "mlp.up_proj": spec.ffn_hidden_size,
-    }
-    shapes: dict[str, tuple[int, ...]] = {}
-    for entry in top_entries(spec):
-        shapes[entry.hf[0]] = entry.shape(spec)
+    shapes = {entry.hf[0]: entry.shape(spec) for entry in top_entries(spec)}
     for layer in range(spec.num_layers):
         for entry in layer_entries(spec):
-            for name in entry.hf:
-                module, _, kind = name.rpartition(".")
-                if entry.kind == COPY:
-                    shape = entry.shape(spec)
-                else:
-                    shape = (rows[module],) if kind == "bias" else (rows[module], h)
-                shapes[f"model.layers.{layer}.{name}"] = shape
+            for name, rows in zip(entry.hf, entry.rows(spec), strict=True):
+                shapes[f"model.layers.{layer}.{name}"] = (rows, *entry.width(spec))
     return shapes

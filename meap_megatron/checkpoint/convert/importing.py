@@ -11,14 +11,7 @@ import torch
 from meap_megatron.checkpoint.convert import recipes
 from meap_megatron.checkpoint.convert import tensors as ops
 from meap_megatron.checkpoint.convert.convert_settings import ImportSettings
-from meap_megatron.checkpoint.convert.families import (
-    GATE_UP,
-    HEAD,
-    QKV,
-    TensorEntry,
-    layer_entries,
-    top_entries,
-)
+from meap_megatron.checkpoint.convert.families import HEAD, TensorEntry, layer_entries, top_entries
 from meap_megatron.checkpoint.convert.hf_config import read_config, spec_from_config
 from meap_megatron.checkpoint.convert.hf_files import HfTensors, open_folder
 from meap_megatron.checkpoint.convert.mask_token import MaskRow, parse_init
@@ -134,14 +127,17 @@ def chunks(plan: ImportPlan) -> Iterator[Chunk]:
     """Yield every piece of the checkpoint, top to bottom; each is read when it is written."""
     spec, hf = plan.spec, plan.hf
     for entry in top_entries(spec):
-        if len(entry.shape(spec)) == 2:
+        if len(shape := entry.shape(spec)) == 2:
             yield from _table_chunks(plan, entry)
         else:
-            shape = entry.shape(spec)
-            make = partial(hf.read, entry.hf[0])
-            dtype = hf.places[entry.hf[0]].dtype
+            name = entry.hf[0]
             yield Chunk(
-                name=entry.megatron, shape=shape, offsets=(0,) * len(shape), sizes=shape, dtype=dtype, make=make
+                name=entry.megatron,
+                shape=shape,
+                offsets=(0,),
+                sizes=shape,
+                dtype=hf.places[name].dtype,
+                make=partial(hf.read, name),
             )
     for layer in range(spec.num_layers):
         for entry in layer_entries(spec):
@@ -159,11 +155,9 @@ def chunks(plan: ImportPlan) -> Iterator[Chunk]:
 def layer_tensor(plan: ImportPlan, entry: TensorEntry, layer: int) -> torch.Tensor:
     """Return one layer's tensor as Megatron has it, [1, ...]."""
     parts = [plan.hf.read(f"model.layers.{layer}.{name}") for name in entry.hf]
-    if entry.kind == QKV:
+    if entry.by_group:
         return ops.fuse_qkv(*parts, groups=plan.spec.num_query_groups)[None]
-    if entry.kind == GATE_UP:
-        return ops.fuse_gate_up(*parts)[None]
-    return parts[0][None]
+    return (parts[0] if len(parts) == 1 else torch.cat(parts))[None]
 
 
 def _table_chunks(plan: ImportPlan, entry: TensorEntry) -> Iterator[Chunk]:

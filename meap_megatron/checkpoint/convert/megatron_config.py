@@ -1,7 +1,6 @@
 """Megatron's arguments <-> `ModelSpec`, and the recipe that goes with a converted model.
 
-The table `ARGUMENTS` names what a model of these families needs; `REFUSED` what such a checkpoint must not have, because
-Hugging Face's classes cannot express it.
+`REFUSED` names what a checkpoint of these families must not have, because Hugging Face's classes cannot express it.
 """
 
 import argparse
@@ -169,43 +168,34 @@ def checkpoint_args(spec: ModelSpec, *, vocab_size: int) -> argparse.Namespace:
     Args:
         vocab_size: ids in use; the rest of the rows is padding.
     """
-    grouped = spec.num_query_groups != spec.num_attention_heads
-    return argparse.Namespace(
-        num_layers=spec.num_layers,
-        hidden_size=spec.hidden_size,
-        ffn_hidden_size=spec.ffn_hidden_size,
-        num_attention_heads=spec.num_attention_heads,
-        group_query_attention=grouped,
-        num_query_groups=spec.num_query_groups,
-        kv_channels=spec.head_dim,
-        max_position_embeddings=spec.max_positions,
-        **rope.arguments(spec.scaling),
-        add_position_embedding=True,
-        use_rotary_position_embeddings=False,
-        rotary_base=spec.rotary_base,
-        rotary_percent=1.0,
-        rotary_interleaved=False,
-        no_rope_freq=[int(layer in spec.no_rope) for layer in range(spec.num_layers)] if spec.no_rope else None,
-        add_bias_linear=False,
-        add_qkv_bias=spec.qkv_bias,
-        qk_layernorm=spec.qk_norm,
-        swiglu=True,
-        squared_relu=False,
-        untie_embeddings_and_output_weights=not spec.tied,
-        apply_layernorm_1p=False,
-        normalization="RMSNorm",
-        norm_epsilon=spec.norm_epsilon,
-        layernorm_epsilon=spec.norm_epsilon,
-        attention_dropout=0.0,
-        hidden_dropout=0.0,
-        vocab_size=vocab_size,
-        padded_vocab_size=spec.vocab_rows,
-        tensor_model_parallel_size=1,
-        pipeline_model_parallel_size=1,
-        ckpt_format="torch_dist",
-        no_save_optim=True,
-        no_save_rng=True,
-        consumed_train_samples=0,
-        skipped_train_samples=0,
-        consumed_valid_samples=0,
-    )
+    absent = {
+        "group_query_attention": False,
+        "num_query_groups": spec.num_query_groups,
+        "add_qkv_bias": False,
+        "qk_layernorm": False,
+        "untie_embeddings_and_output_weights": False,
+    }
+    given = recipe_settings(spec)
+    for flag in ("disable_bias_linear", "no_yarn_correction_range_round_to_int"):  # of arguments with other names
+        given.pop(flag, None)
+    given |= rope.arguments(spec.scaling) | {
+        "add_position_embedding": True,
+        "use_rotary_position_embeddings": False,
+        "rotary_percent": 1.0,
+        "rotary_interleaved": False,
+        "no_rope_freq": [int(layer in spec.no_rope) for layer in range(spec.num_layers)] if spec.no_rope else None,
+        "add_bias_linear": False,
+        "squared_relu": False,
+        "apply_layernorm_1p": False,
+        "layernorm_epsilon": spec.norm_epsilon,
+        "vocab_size": vocab_size,
+        "tensor_model_parallel_size": 1,
+        "pipeline_model_parallel_size": 1,
+        "ckpt_format": "torch_dist",
+        "no_save_optim": True,
+        "no_save_rng": True,
+        "consumed_train_samples": 0,
+        "skipped_train_samples": 0,
+        "consumed_valid_samples": 0,
+    }
+    return argparse.Namespace(**absent | given)

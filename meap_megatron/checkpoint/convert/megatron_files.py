@@ -31,6 +31,7 @@ from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, Writ
 from meap_megatron.checkpoint.convert.families import ALIASES, EXTRA_STATES, FINAL_EXTRA_STATE, NORM_EXTRA_STATES
 from meap_megatron.checkpoint.convert.pickles import read_index, read_plain, untrusted
 from meap_megatron.checkpoint.folder import RELEASE, TRACKER, iteration_folder, iterations, read_tracker
+from meap_megatron.checkpoint.index import INDEX, extents
 from meap_megatron.corpus.progress import Progress
 from meap_megatron.errors import UserError
 
@@ -143,26 +144,19 @@ class Checkpoint:
         entry = self.entry(name)
         if entry is None:
             raise UserError(f"{self.path} lacks the tensor {name}")
-        shape = list(entry.size)
-        lead = 0 if first is None else first
+        begin, end = [0] * len(entry.size), list(entry.size)
         if first is not None:
-            shape[0] = 1
-        result = torch.empty(shape, dtype=entry.properties.dtype)
+            begin[0], end[0] = first, first + 1
+        result = torch.empty([b - a for a, b in zip(begin, end, strict=True)], dtype=entry.properties.dtype)
         covered = 0
         for chunk in entry.chunks:
-            low = [max(o, lead if i == 0 else 0) for i, o in enumerate(chunk.offsets)]
-            high = [
-                min(o + n, (lead if i == 0 else 0) + shape[i])
-                for i, (o, n) in enumerate(zip(chunk.offsets, chunk.sizes, strict=True))
-            ]
+            low = [max(a, o) for a, o in zip(begin, chunk.offsets, strict=True)]
+            high = [min(b, o + n) for b, o, n in zip(end, chunk.offsets, chunk.sizes, strict=True)]
             if any(b <= a for a, b in zip(low, high, strict=True)):
                 continue
             data = self._read_chunk(name, chunk.offsets)
             source = tuple(slice(a - o, b - o) for a, b, o in zip(low, high, chunk.offsets, strict=True))
-            target = tuple(
-                slice(a - (lead if i == 0 else 0), b - (lead if i == 0 else 0))
-                for i, (a, b) in enumerate(zip(low, high, strict=True))
-            )
+            target = tuple(slice(a - o, b - o) for a, b, o in zip(low, high, begin, strict=True))
             result[target] = data[source]
             covered += result[target].numel()
         if covered != result.numel():
@@ -192,14 +186,11 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         UserError: there is none, it is damaged, or a file of tensors is missing or too short.
     """
     path = find_checkpoint(folder)
-    index, names = read_index(path / ".metadata")
-    needed: dict[str, int] = {}
-    for place in index.storage_data.values():
-        if Path(place.relative_path).name != place.relative_path:
-            raise UserError(f"{path}: the index names a file outside of the checkpoint, {place.relative_path}")
-        needed[place.relative_path] = max(needed.get(place.relative_path, 0), place.offset + place.length)
-    for name, size in sorted(needed.items()):
+    index, names = read_index(path / INDEX)
+    for name, size in sorted(extents(index).items()):
         file = path / name
+        if Path(name).name != name:
+            raise UserError(f"{path}: the index names a file outside of the checkpoint, {name}")
         if not file.is_file():
             raise UserError(
                 f"{file} is missing; the checkpoint is incomplete", fix="use another checkpoint, or a copy of this one"
@@ -293,18 +284,16 @@ def write_checkpoint(path: Path, chunks: Iterable[Chunk], *, args: argparse.Name
     import torch.distributed.checkpoint as dcp
 
     path.mkdir(parents=True)
-    objects: dict[str, Any] = {
-        f"{LAYERS}{module}._extra_state/shard_{layer}_{num_layers}": None
-        for layer in range(num_layers)
-        for module in EXTRA_STATES
-    }
-    # Transformer Engine's norm calls numel() on it; Megatron's local norm has none and ignores it.
+    # Transformer Engine's norm calls numel() on its state; Megatron's local norm has none and ignores it.
     nothing = torch.empty(0, dtype=torch.uint8)
-    objects[f"{FINAL_EXTRA_STATE}._extra_state/shard_0_1"] = nothing
+
+    def states(modules: Iterable[str], state: Any) -> dict[str, Any]:
+        names = [f"{module}._extra_state/shard_{n}_{num_layers}" for n in range(num_layers) for module in modules]
+        return {LAYERS + name: state for name in names}
+
+    objects = states(EXTRA_STATES, None) | {f"{FINAL_EXTRA_STATE}._extra_state/shard_0_1": nothing}
     if getattr(args, "qk_layernorm", False):
-        for layer in range(num_layers):
-            for module in NORM_EXTRA_STATES:
-                objects[f"{LAYERS}{module}._extra_state/shard_{layer}_{num_layers}"] = nothing
+        objects |= states(NORM_EXTRA_STATES, nothing)
     objects[COMMON] = {
         "args": args,
         "checkpoint_version": 3.0,

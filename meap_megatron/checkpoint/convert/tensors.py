@@ -1,7 +1,7 @@
 """Pure functions between the tensors of Hugging Face and the fused ones of Megatron.
 
-Shapes: n query heads, g groups (key-value heads), m = n / g query heads per group, d head size, h hidden size,
-f feed-forward size. The last axis [h] of a weight is absent for a bias.
+Shapes: n query heads, g groups (key-value heads), m = n / g query heads per group, d head size, h hidden size. The
+last axis [h] of a weight is absent for a bias.
 """
 
 import torch
@@ -45,17 +45,6 @@ def split_qkv(
     parts = qkv.reshape(groups, per_group + 2 * head_dim, *rest).split([per_group, head_dim, head_dim], dim=1)
     q, k, v = (part.reshape(-1, *rest) for part in parts)
     return q, k, v
-
-
-def fuse_gate_up(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """Return [2 f, h]: the gate [f, h] above the up projection [f, h]."""
-    return torch.cat([gate, up])
-
-
-def split_gate_up(fused: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (gate [f, h], up [f, h]) of [2 f, h]."""
-    gate, up = fused.chunk(2)
-    return gate, up
 
 
 def resized(table: torch.Tensor, rows: int) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Check and join the roles of fine-tuning data: the part of `meap verify` and `meap merge` that text has not."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +79,9 @@ def merged_fields(prefixes: list[str], sidecars: list[Sidecar]) -> dict[str, Any
         UserError: they differ in an option.
     """
     records = [sidecar.sft or {} for sidecar in sidecars]
+    options = ({name: record.get(name) for name in OPTIONS} for record in records)
+    check_same(prefixes, options, fix="make both with the same options")
     first = records[0]
-    for prefix, record in zip(prefixes, records, strict=True):
-        for name in OPTIONS:
-            if record.get(name) != first.get(name):
-                raise UserError(
-                    f"{prefix} and {prefixes[0]} cannot be merged: {name} is {record.get(name)!r} in the one and "
-                    f"{first.get(name)!r} in the other",
-                    fix="make both with the same options",
-                )
     num_trained = sum(record["num_trained_tokens"] for record in records)
     num_tokens = sum(sidecar.num_tokens for sidecar in sidecars)
     histogram = dict.fromkeys(BOUNDS, 0)
@@ -101,6 +95,28 @@ def merged_fields(prefixes: list[str], sidecars: list[Sidecar]) -> dict[str, Any
         "trained_share": trained_share(num_trained, num_tokens),
         "answer_length_histogram": as_table(list(histogram.values())),
     }
+
+
+def check_same(prefixes: list[str], records: Iterable[dict[str, Any]], *, fix: str) -> None:
+    """Refuse to merge datasets that differ from the first in a value.
+
+    Args:
+        prefixes: of the datasets.
+        records: what each must have in common with the others, by the names in the message.
+
+    Raises:
+        UserError: names the value.
+    """
+    first: dict[str, Any] | None = None
+    for prefix, record in zip(prefixes, records, strict=True):
+        first = first or record
+        for name, value in record.items():
+            if value != first[name]:
+                raise UserError(
+                    f"{prefix} and {prefixes[0]} cannot be merged: {name} is {value!r} in the one and "
+                    f"{first[name]!r} in the other",
+                    fix=fix,
+                )
 
 
 def trained_share(num_trained: int, num_tokens: int) -> float:

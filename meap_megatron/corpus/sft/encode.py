@@ -1,14 +1,14 @@
 """Spans to ids and roles: the runs of a whole batch of rows are encoded together."""
 
 import functools
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meap_megatron.corpus.encode import Encoder, SpotCheck, make_encoder
+from meap_megatron.corpus.encode import SpotCheck, make_encoder
 from meap_megatron.corpus.sft.spans import Known, Span, TextRun, inner_definition
 from meap_megatron.indexed.roles import ANSWER, END, PROMPT, UNMASKED
+from meap_megatron.tokenizer.parsed import parsed
 
 Row = tuple[NDArray[np.uint32], NDArray[np.uint8]]
 PRECEDENCE = (ANSWER, UNMASKED, END, PROMPT)
@@ -24,16 +24,10 @@ class PieceEncoder:
     """
 
     def __init__(self, name: str, definition: str) -> None:
-        inner = inner_definition(definition)
-        self._definitions = {True: definition, False: inner}
-        encoder = make_encoder(name, definition)
-        self._encoders: dict[bool, Encoder] = {True: encoder, False: encoder}
-        check = SpotCheck(encoder, definition)
-        self._checks = {True: check, False: check}
-        if inner != definition:
-            self._encoders[False] = make_encoder(name, inner)
-            self._checks[False] = SpotCheck(self._encoders[False], inner)
-        self._aligned: dict[bool, Any] = {}
+        self._definitions = {True: definition, False: inner_definition(definition)}
+        # Mostly both are one, and then there is one encoder.
+        checks = {text: SpotCheck(make_encoder(name, text), text) for text in self._definitions.values()}
+        self._checks = {first: checks[text] for first, text in self._definitions.items()}
 
     def encode(self, rows: list[list[Span]]) -> tuple[list[Row], int]:
         """Return uint32[n] ids and uint8[n] roles of each row, and how many bytes of text were encoded.
@@ -43,7 +37,7 @@ class PieceEncoder:
         """
         found: dict[tuple[bool, str], NDArray[np.uint32]] = {}
         num_bytes = 0
-        for first, encoder in self._encoders.items():
+        for first, check in self._checks.items():
             wanted = {
                 span.text: None
                 for row in rows
@@ -53,8 +47,8 @@ class PieceEncoder:
             if wanted:
                 texts = [text.encode("utf-8") for text in wanted]
                 num_bytes += sum(map(len, texts))
-                self._checks[first].check(texts)
-                found |= zip([(first, text) for text in wanted], encoder.encode(texts), strict=True)
+                check.check(texts)
+                found |= zip([(first, text) for text in wanted], check.fast.encode(texts), strict=True)
         return [self._join(row, found) for row in rows], num_bytes
 
     def _join(self, row: list[Span], found: dict[tuple[bool, str], NDArray[np.uint32]]) -> Row:
@@ -79,12 +73,7 @@ class PieceEncoder:
 
     def _align(self, run: TextRun) -> tuple[NDArray[np.uint32], list[int]]:
         """Encode a run of several roles by the reference, which tells the characters of each token."""
-        from tokenizers import Tokenizer
-
-        if run.first not in self._aligned:
-            self._aligned[run.first] = Tokenizer.from_str(self._definitions[run.first])
-            self._aligned[run.first].encode_special_tokens = True
-        encoding = self._aligned[run.first].encode(run.text, add_special_tokens=False)
+        encoding = parsed(self._definitions[run.first]).encode(run.text, add_special_tokens=False)
         characters = bytearray()
         for stop, role in run.roles:
             characters += bytes([role]) * (stop - len(characters))

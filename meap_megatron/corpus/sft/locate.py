@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from meap_megatron.corpus.sft.anatomy import NO_THOUGHT, Anatomy
 from meap_megatron.corpus.sft.chat_template import Messages
-from meap_megatron.corpus.sft.marks import Mark, Render, rendered_marks
+from meap_megatron.corpus.sft.marks import Mark, Render, rendered_marks, unlocated
 from meap_megatron.errors import UserError
 
 
@@ -110,9 +110,8 @@ class Locator:
                 return Found(start, stop, stop)
         end = end or self._end(text, stop, bound, tight=False)
         if end is None or self._holds_next(text[stop : end[0]], messages, number):
-            raise UserError(
-                f"the chat template writes no special token behind messages[{number}], so its end is unknown",
-                fix="use one of the templates of --template",
+            raise unlocated(
+                f"the chat template writes no special token behind messages[{number}], so its end is unknown"
             )
         return Found(start, *end)
 
@@ -132,9 +131,8 @@ class Locator:
             if isinstance(content, str) and not _same(text[start : end[0]], content):
                 break
             return Found(start, *end)
-        raise UserError(
-            f"the chat template looks at the text of messages[{number}] in a way that hides where it is written",
-            fix="use one of the templates of --template",
+        raise unlocated(
+            f"the chat template looks at the text of messages[{number}] in a way that hides where it is written"
         )
 
     def _opened(self, text: str, done: int, start: int) -> int | None:
@@ -158,10 +156,7 @@ class Locator:
         needle = prompt[stops[-1] :].rstrip() if stops else ""
         if needle and (at := text.rfind(needle, done, start)) >= 0:
             return at + len(needle)
-        raise UserError(
-            f"the chat template writes nothing that tells where messages[{number}] begins",
-            fix="use one of the templates of --template",
-        )
+        raise unlocated(f"the chat template writes nothing that tells where messages[{number}] begins")
 
     def _end(self, text: str, stop: int, bound: int, *, tight: bool) -> tuple[int, int] | None:
         """Return the span of what closes an answer, or None.

@@ -72,10 +72,7 @@ class Marks:
             self.left.setdefault(put[number].message, []).append((put[number], position))
         for before, after in itertools.pairwise(self.left[message] for message in sorted(self.left)):
             if before[-1][1] > after[0][1]:
-                raise UserError(
-                    "the chat template changes the order of the answers, so they cannot be located",
-                    fix="use one of the templates of --template",
-                )
+                raise unlocated("the chat template changes the order of the answers, so they cannot be located")
 
     def lost(self, message: int) -> bool:
         """Tell whether a message that says something had marks, and none is left."""
@@ -86,6 +83,11 @@ class Marks:
         """Tell whether the calls of a message had marks, and none is left."""
         had = any(mark.message == message and mark.kind == "call" for mark in self.put)
         return had and not any(mark.kind == "call" for mark, _ in self.left.get(message, ()))
+
+
+def unlocated(problem: str) -> UserError:
+    """Return the error about a chat template in whose text the answers cannot be located."""
+    return UserError(problem, fix="use one of the templates of --template")
 
 
 def rendered_marks(
@@ -123,10 +125,9 @@ def rendered_marks(
             position += len(plain)
             number = ord(mark) - ord(first)
             if number in positions:
-                raise UserError(
+                raise unlocated(
                     f"the chat template writes the text of messages[{put[number].message}] more than once, so "
-                    f"the answer cannot be located",
-                    fix="use one of the templates of --template",
+                    f"the answer cannot be located"
                 )
             positions[number] = position
         return Marks(put, positions)

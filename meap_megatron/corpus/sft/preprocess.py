@@ -4,7 +4,6 @@ import dataclasses
 import datetime
 import itertools
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,13 @@ from meap_megatron.corpus.sft.check import OPTIONS, trained_share
 from meap_megatron.corpus.sft.histogram import as_table
 from meap_megatron.corpus.sft.records import Record, RecordOptions, detect_format, to_record
 from meap_megatron.corpus.sft.records_reader import ObjectReader
-from meap_megatron.corpus.sft.render import RenderOptions
 from meap_megatron.corpus.sft.settings import SftConfig
 from meap_megatron.corpus.sft.shard import ROLES, SftEncoder, SftResult, merged_counts
 from meap_megatron.corpus.sft.spans import template_specials
 from meap_megatron.corpus.sft.template_fit import fit_template
 from meap_megatron.corpus.sft.templates import DEFAULTS, TOKENIZER
 from meap_megatron.corpus.shard import Shard, part_file
+from meap_megatron.corpus.terminal import say
 from meap_megatron.corpus.work_folder import parts_path, read_plan
 from meap_megatron.errors import UserError, counted
 from meap_megatron.indexed.sidecar import Sidecar, read_sidecar, sidecar_path
@@ -62,21 +61,20 @@ class SftWork(PreprocessingWork[SftResult]):
         )
         if config.template is None:
             why = DEFAULTS[self.fitted.name]
-            print(f"meap: note: using template {self.fitted.name}: {why}; --template selects another", file=sys.stderr)
+            say(f"note: using template {self.fitted.name}: {why}; --template selects another")
         if self.fitted.date is not None and config.date is None:
             if config.shard is not None:
                 raise UserError(
                     "the chat template writes today's date, which may differ between the parts of --shard",
                     fix=f"give all parts the same with --date {self.fitted.date}",
                 )
-            print(f"meap: note: the chat template writes a date: {self.fitted.date} (--date)", file=sys.stderr)
+            say(f"note: the chat template writes a date: {self.fitted.date} (--date)")
         config = dataclasses.replace(config, template=self.fitted.name)
         self.config: SftConfig = config
         if self.fitted.missing:
-            print(
-                f"meap: warning: the tokenizer has no token {', '.join(self.fitted.missing)} of the template "
-                f"{config.template!r}: encoded as plain text",
-                file=sys.stderr,
+            say(
+                f"warning: the tokenizer has no token {', '.join(self.fitted.missing)} of the template "
+                f"{config.template!r}: encoded as plain text"
             )
         # A tokenizer's own chat template writes a BOS where it wants one.
         self.bos_id = (
@@ -117,39 +115,26 @@ class SftWork(PreprocessingWork[SftResult]):
 
     def shard_encoder(self, folder: Path, encoder: str) -> SftEncoder:
         """Return what encodes the shards into a work folder."""
-        config = self.config
         return SftEncoder(
             folder=str(folder),
             encoder_name=encoder,
+            config=self.config,
+            info=self.tokenizer.info,
+            special_ids=self.fitted.forbidden_ids,
             fitted=self.fitted,
             bos_id=self.bos_id,
-            eos_id=self.tokenizer.info.eos_id,
-            options=RenderOptions(
-                multi_turn=config.multi_turn, system=config.system, min_answer_words=config.min_answer_words
-            ),
             records=self._record_options(),
-            takes_functions=config.template == TOKENIZER,
-            special_ids=self.fitted.forbidden_ids,
-            vocab_size=self.tokenizer.info.vocab_size,
-            max_length=config.max_length,
-            over_long=config.over_long,
-            dtype=self.plan["dtype"],
-            max_bad_lines=config.max_bad_lines,
         )
 
     def report(self, results: list[SftResult]) -> None:
         """Say which answers are empty or not closed."""
         if empty := sum(result.num_empty_answers for result in results):
             place = next(result.empty_answer_place for result in results if result.empty_answer_place)
-            print(
-                f"meap: warning: {counted(empty, 'empty answer')} (first: {place}): the end token alone is trained",
-                file=sys.stderr,
-            )
+            say(f"warning: {counted(empty, 'empty answer')} (first: {place}): the end token alone is trained")
         if unclosed := sum(result.num_unclosed for result in results):
-            print(
-                f"meap: warning: the chat template puts no token behind {counted(unclosed, 'answer')}; "
-                f"the model does not learn to end there",
-                file=sys.stderr,
+            say(
+                f"warning: the chat template puts no token behind {counted(unclosed, 'answer')}; the model does not learn "
+                f"to end there"
             )
 
     def outcome(self, results: list[SftResult]) -> tuple[str, int, int]:

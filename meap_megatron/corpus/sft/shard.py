@@ -15,8 +15,10 @@ from meap_megatron.corpus.sft.histogram import BOUNDS, count_lengths
 from meap_megatron.corpus.sft.records import Dropped, RecordOptions, to_record
 from meap_megatron.corpus.sft.records_reader import ObjectReader
 from meap_megatron.corpus.sft.render import RenderOptions
+from meap_megatron.corpus.sft.settings import SftConfig
 from meap_megatron.corpus.sft.spans import Known, Span, TextRun
 from meap_megatron.corpus.sft.template_fit import Fitted
+from meap_megatron.corpus.sft.templates import TOKENIZER
 from meap_megatron.corpus.sft.turns import function_names
 from meap_megatron.corpus.shard import NO_TEXT, ShardEncoder, ShardResult, part_file
 from meap_megatron.indexed.roles import PROMPT, answer_lengths, num_unclosed, truncate
@@ -52,22 +54,22 @@ class SftResult(ShardResult):
 class SftEncoder(ShardEncoder):
     """Encodes conversations."""
 
+    config: SftConfig
     fitted: Fitted
     bos_id: int | None
-    eos_id: int | None
-    options: RenderOptions
     records: RecordOptions
-    takes_functions: bool  # the template may have a place for tools and their calls
-    max_length: int | None
-    over_long: str
     third = ROLES
     result: SftResult = dataclasses.field(init=False)
 
     def load(self) -> None:
         """Load the tokenizer and the template too."""
         super().load()
+        config = self.config
+        options = RenderOptions(
+            multi_turn=config.multi_turn, system=config.system, min_answer_words=config.min_answer_words
+        )
         self.renderer, definition = self.fitted.load(
-            self.definition(), bos_id=self.bos_id, eos_id=self.eos_id, options=self.options
+            self.definition(), bos_id=self.bos_id, eos_id=self.info.eos_id, options=options
         )
         self.encoder = PieceEncoder(self.encoder_name, definition)
 
@@ -92,7 +94,7 @@ class SftEncoder(ShardEncoder):
                 continue
             found = record.conversation
             functions = function_names(found)
-            if functions is not None and not self.takes_functions:
+            if functions is not None and self.config.template != TOKENIZER:
                 note(self.result.dropped, "functions", reader, number)
                 continue
             rendered = self.renderer.render(found)
@@ -159,10 +161,10 @@ class SftEncoder(ShardEncoder):
         self, ids: NDArray[np.uint32], roles: NDArray[np.uint8]
     ) -> tuple[NDArray[np.uint32], NDArray[np.uint8]] | str:
         """Return the row within the longest length, or why it is dropped, one of `DROPPED`."""
-        limit = self.max_length
+        limit = self.config.max_length
         if limit is None or len(ids) <= limit:
             return ids, roles
-        if self.over_long == "drop":
+        if self.config.over_long == "drop":
             return "long"
         ids, roles = truncate(ids, roles, max_length=limit)
         if not np.any(roles != PROMPT):

@@ -105,18 +105,19 @@ class UpsampleResult(ShardResult):
 class UpsampleEncoder(TextEncoder):
     """Encodes the candidates among documents of text."""
 
-    upsample: Upsample
     third = ROWS
     result: UpsampleResult = dataclasses.field(init=False)
 
     def _empty_result(self, number: int) -> UpsampleResult:
-        self.numbers = {name: source for source, name in enumerate(self.upsample.mixture)}
+        assert self.config.upsample is not None, "the caller has it"
+        self.options = self.config.upsample
+        self.numbers = {name: source for source, name in enumerate(self.options.mixture)}
         self.rows: list[tuple[int, int, int, bool, bool]] = []  # fields in the order of ROW
         return UpsampleResult(shard=number, sizes=[0] * len(self.numbers))
 
     def reader(self, chunk: InputChunk) -> SourceReader:
         """Return what gives the documents of a chunk, and their sources."""
-        self.source_reader = SourceReader(chunk, key=self.key, options=self.upsample)
+        self.source_reader = SourceReader(chunk, key=self.config.json_key, options=self.options)
         return self.source_reader
 
     def read(self, chunk: InputChunk) -> None:
@@ -127,7 +128,7 @@ class UpsampleEncoder(TextEncoder):
 
     def keeps(self, number: int, text: bytes, ids: NDArray[np.uint32]) -> bool:
         """Tell whether a document is a candidate, and note its row."""
-        options = self.upsample
+        options = self.options
         tokens = len(self.before) + len(ids) + len(self.after)
         size = tokens if options.measure == "tokens" else len(text.decode("utf-8"))
         source = self.numbers[self.source_reader.sources[number]]

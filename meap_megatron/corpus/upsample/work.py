@@ -7,7 +7,6 @@ work only; what comes after a met budget would not be taken anyway.
 """
 
 import dataclasses
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from meap_megatron.atomic import disk_errors
 from meap_megatron.corpus.settings import PreprocessConfig
 from meap_megatron.corpus.shard import part_file, part_files
+from meap_megatron.corpus.terminal import say
 from meap_megatron.corpus.text_work import TextWork
 from meap_megatron.corpus.upsample.candidates import ROWS, UpsampleEncoder, UpsampleResult
 from meap_megatron.corpus.upsample.selection import ROW, Selection, Upsample, report, source_of_file, unmet
@@ -50,7 +50,7 @@ class UpsampleWork(TextWork[UpsampleResult]):
 
     def shard_encoder(self, folder: Path, encoder: str) -> UpsampleEncoder:
         """Return what encodes the shards into a work folder."""
-        return UpsampleEncoder(**vars(super().shard_encoder(folder, encoder)), upsample=self.options)
+        return UpsampleEncoder(**vars(super().shard_encoder(folder, encoder)))
 
     def upcoming(self, waiting: list[Numbered], results: dict[int, UpsampleResult]) -> Iterator[Numbered]:
         """Give the shards, without what comes after a met budget, until all budgets are met."""
@@ -86,11 +86,8 @@ class UpsampleWork(TextWork[UpsampleResult]):
         if unknown:
             listed = ", ".join(f"{name} ({count:,})" for name, count in sorted(unknown.items())[:LISTED])
             more = "" if len(unknown) <= LISTED else f" and {len(unknown) - LISTED} more sources"
-            print(
-                f"meap: note: {unknown.total():,} documents of sources that the mixture does not name are left out: "
-                f"{listed}{more}",
-                file=sys.stderr,
-            )
+            left_out = f"{unknown.total():,} documents of sources that the mixture does not name are left out"
+            say(f"note: {left_out}: {listed}{more}")
 
     def outcome(self, results: list[UpsampleResult]) -> tuple[str, int, int]:
         """Return how many documents were read, taken or not."""
@@ -110,7 +107,7 @@ class UpsampleWork(TextWork[UpsampleResult]):
             files.append(only(part_files(folder, result.shard), taken, dtype=self.plan["dtype"]))
         made = report(self.options, selection)
         if warning := unmet(made):
-            print(f"meap: warning: {warning}", file=sys.stderr)
+            say(f"warning: {warning}")
         kept = int(selection.kept[:, 0].sum())
         return super().publish(folder, results, encoder, files=files, num_documents=kept, upsample=made, **fields)
 

@@ -10,6 +10,7 @@ import torch
 
 from meap_megatron.atomic import replace_folder
 from meap_megatron.checkpoint.convert.exporting import ExportSettings, plan_export, write_export
+from meap_megatron.checkpoint.convert.hf_files import open_folder
 from meap_megatron.checkpoint.convert.importing import ImportSettings, plan_import, write_import
 from meap_megatron.checkpoint.convert.megatron_files import Chunk, open_checkpoint, write_checkpoint
 from meap_megatron.errors import UserError
@@ -58,11 +59,14 @@ def test_without_the_import_beside_it_the_same_tensors_are_written(tmp_path: Pat
 
 
 def test_layers_are_chunks_of_one_tensor_as_megatron_writes_them(tmp_path: Path) -> None:
-    mc = imported(write_model(tmp_path / "hf", "llama2"), tmp_path / "mc")
-    index = open_checkpoint(mc).index.state_dict_metadata
+    source = write_model(tmp_path / "hf", "llama2")
+    opened = open_checkpoint(imported(source, tmp_path / "mc"))
+    index = opened.index.state_dict_metadata
     down = index["decoder.layers.mlp.linear_fc2.weight"]
     assert tuple(down.size) == (4, 64, 176)
     assert [(tuple(c.offsets), tuple(c.sizes)) for c in down.chunks] == [((n, 0, 0), (1, 64, 176)) for n in range(4)]
+    gate_and_up = [open_folder(source).read(f"model.layers.2.mlp.{name}_proj.weight") for name in ("gate", "up")]
+    assert torch.equal(opened.read_layer("mlp.linear_fc1.weight", 2), torch.cat(gate_and_up))
     # What Megatron's loader demands beside tensors, with local layers and with Transformer Engine.
     objects = {name for name in index if "_extra_state" in name}
     assert "decoder.final_layernorm._extra_state/shard_0_1" in objects

@@ -3,7 +3,7 @@
 import torch
 
 from meap_megatron.checkpoint.convert.mask_token import MaskRow
-from meap_megatron.checkpoint.convert.tensors import fuse_gate_up, fuse_qkv, resized, split_gate_up, split_qkv
+from meap_megatron.checkpoint.convert.tensors import fuse_qkv, resized, split_qkv
 
 
 def test_query_heads_stand_with_the_key_and_value_head_of_their_group() -> None:
@@ -22,12 +22,6 @@ def test_splitting_undoes_fusing() -> None:
     parts = torch.randn(8 * 5, 7), torch.randn(2 * 5, 7), torch.randn(2 * 5, 7)
     back = split_qkv(fuse_qkv(*parts, groups=2), heads=8, groups=2, head_dim=5)
     assert all(torch.equal(a, b) for a, b in zip(parts, back, strict=True))
-    gate, up = split_gate_up(fuse_gate_up(parts[1], parts[2]))
-    assert torch.equal(gate, parts[1]) and torch.equal(up, parts[2])
-
-
-def test_gate_stands_above_up() -> None:
-    assert fuse_gate_up(torch.tensor([[1.0]]), torch.tensor([[2.0]])).flatten().tolist() == [1, 2]
 
 
 def test_rows_are_cut_off_or_filled_with_zeros() -> None:
