@@ -22,6 +22,8 @@ def installed(names: Iterable[str]) -> dict[str, str]:
 def git_commit() -> str | None:
     """Return the commit of the checkout this package runs from (with "-dirty" after local changes), or None."""
     folder = Path(__file__).parent
+    if not (folder.parent / ".git").exists():
+        return None  # installed: a repository around it would be the user's
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)

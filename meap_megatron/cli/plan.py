@@ -10,8 +10,8 @@ HELP = """List the layouts of a recipe on N GPUs with memory, time and cost, cho
   sbatch plans/mine/plan.sbatch save=runs/mine
 
 Layouts are TP x PP x CP x DP, micro-batch, interleaving and recomputation; the batch stays the recipe's. Needs no
-GPU and does not import torch. All figures are estimates (docs/planning.md says how good they are); no GPU was ever
-used to check them here.
+GPU and does not import torch. All figures are estimates (docs/planning.md says how good they are); no run of this
+project was timed on a GPU yet.
 
 Exit status: 0; 2 if nothing fits or the input is wrong."""
 

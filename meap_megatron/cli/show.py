@@ -76,6 +76,9 @@ def run(args: argparse.Namespace) -> int:
     sidecar = check_prefix(prefix)
     is_stored = sidecar.kind == "sft" and not _given(args)
     _refuse_options_of_another_kind(args, prefix, sidecar)
+    if args.index is None and (given := _given(args)):
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UserError(f"{named}: without --index a summary is printed, which has no samples", fix="add --index 0")
     args.sample_defaults["mask_ratio"] = SFTConfig.ratio if sidecar.kind == "sft" else MaskConfig.ratio
     for name, value in args.sample_defaults.items():
         if getattr(args, name) is None:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
 from typing import Any
 
 from meap_megatron.doctor.finding import BROKEN, DIFFERS, FASTER, MISSING, NEEDED, OK, OPTIONAL, Finding
@@ -23,7 +24,8 @@ TESTED: dict[str, str] = {
 """Distribution -> version of constraints.txt, which an installed package does not carry with it."""
 
 TESTED_PYTHON = "3.12"
-INSTALL = f"{sys.executable} -m pip install"
+INSTALL = f"{sys.executable} -m pip install" if find_spec("pip") else f"uv pip install --python {sys.executable}"
+"""Environments that uv makes have no pip."""
 OWN = "meap-megatron"
 
 

@@ -116,9 +116,7 @@ def cache_file() -> Path:
     try:
         megatron = version("megatron-core")
     except PackageNotFoundError:
-        raise UserError(
-            "megatron-core is not installed", fix="run `make demo` or `pip install meap-megatron`"
-        ) from None
+        raise UserError("megatron-core is not installed", fix="run `meap doctor`: it gives the command") from None
     root = os.environ.get("MEAP_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(root) / "meap_megatron" / f"flags-3-megatron-core-{megatron}.json"
 

@@ -34,6 +34,13 @@ def test_the_summary_says_what_the_sidecar_says(prefix: Path, capsys: pytest.Cap
     assert "BOS 1, EOS 2, padding none, [MASK] 7" in said
 
 
+def test_options_of_samples_ask_for_the_number_of_one(prefix: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert show(prefix, "--mask-ratio", "0.3") == 2
+    said = capsys.readouterr().err
+    assert "--seq-length, --split, --mask-ratio: without --index a summary is printed" in said
+    assert "fix: add --index 0" in said
+
+
 @pytest.mark.parametrize("of", ["train", "valid"])
 def test_a_sample_is_the_one_that_training_reads(prefix: Path, capsys: pytest.CaptureFixture[str], of: str) -> None:
     from meap_megatron.datasets.mask_stage import dataset_key

@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -91,6 +92,24 @@ def test_the_installed_package_runs_without_torch_and_from_its_own_files(install
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith(str(installed))
     assert "the Python package torch is not installed" in done.stderr and "fix: `meap doctor`" in done.stderr
+
+
+def test_an_installed_package_does_not_take_the_commit_of_a_users_repository_for_its_own(tmp_path: Path) -> None:
+    package = tmp_path / "venv" / "meap_megatron"
+    package.mkdir(parents=True)
+    shutil.copy(ROOT / "meap_megatron" / "version.py", package)
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message=theirs"]):
+        subprocess.run([*git, *words], check=True, timeout=30)
+    found = runpy.run_path(str(package / "version.py"))["git_commit"]
+    assert found() is None
+    subprocess.run([*git, "init", "--quiet", str(package.parent)], check=True, timeout=30)
+    (tmp_path / ".git").rename(tmp_path / "other")
+    subprocess.run(
+        ["git", "-C", str(package.parent), *git[3:], "commit", "--quiet", "--allow-empty", "--message=ours"],
+        check=True,
+    )
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", found())
 
 
 def test_the_extras_are_those_of_the_documentation() -> None:

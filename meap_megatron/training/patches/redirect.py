@@ -78,7 +78,7 @@ def install(*, device: str, engine: bool = False) -> None:
 def _moved(target: str, why: str) -> str:
     return (
         f"{target} does not exist in the installed version, but must be replaced ({why}); "
-        f"tested with megatron-core {', '.join(MEGATRON_VERSIONS)}: install with -c constraints.txt"
+        f"tested with megatron-core {', '.join(MEGATRON_VERSIONS)}: pip install 'megatron-core=={MEGATRON_VERSIONS[-1]}.*'"
     )
 
 
