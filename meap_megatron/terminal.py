@@ -13,11 +13,16 @@ from meap_megatron.errors import RunError, UserError
 OUTPUT = "MEAP_OUTPUT"
 """The environment variable by which ranks and the arms of a sweep know what was asked for: "quiet" or "verbose"."""
 
+PRINTING = ("json", "dry_run", "slurm")
+"""Options of verbs that ask for something on stdout, which --quiet does not take away."""
+
 
 def add_switches(parser: argparse.ArgumentParser) -> None:
     """Declare --quiet and --verbose, the same for every verb that may run long."""
     switches = parser.add_mutually_exclusive_group()
-    switches.add_argument("-q", "--quiet", action="store_true", help="print errors only (and what --json asks for)")
+    switches.add_argument(
+        "-q", "--quiet", action="store_true", help="print errors only (and what --json or --dry-run asks for)"
+    )
     switches.add_argument(
         "-v", "--verbose", action="store_true", help="print all that the libraries say, also what goes to a log"
     )
@@ -41,7 +46,7 @@ def as_asked(args: argparse.Namespace) -> Iterator[None]:
         if getattr(args, level, False):
             os.environ[OUTPUT] = level
     try:
-        with muted(results=getattr(args, "json", False)):
+        with muted(results=any(getattr(args, name, False) for name in PRINTING)):
             yield
     finally:
         os.environ.pop(OUTPUT, None)

@@ -106,12 +106,9 @@ def run(args: argparse.Namespace) -> int:
     )
     sidecar = preprocess_sft(config)
     assert sidecar.sft is not None
-    counts = sidecar.sft["counts"]
-    dropped = sum(count for name, count in counts.items() if name.startswith("dropped_"))
     print(
-        f"{config.prefix}: {counted(counts['read'], 'record')} read, {sidecar.num_documents:,} kept "
-        f"({counts['truncated']:,} truncated), {dropped:,} dropped, {counts['bad']:,} bad; "
-        f"{counted(sidecar.num_tokens, 'token')} ({sidecar.dtype}), {sidecar.sft['trained_share']:.1%} of them trained; "
+        f"{config.prefix}: {counted(sidecar.num_documents, 'record')}, {counted(sidecar.num_tokens, 'token')} "
+        f"({sidecar.dtype}), {sidecar.sft['trained_share']:.1%} of them trained; "
         f"mask token {sidecar.tokenizer.mask_token} = {sidecar.tokenizer.mask_id}"
     )
     return 0

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from meap_megatron.terminal import is_verbose
+from meap_megatron.terminal import is_verbose, unmuted
 
 HELP = """Rehearse a job of N processes on one CPU, before the first GPU second.
 
@@ -94,7 +94,8 @@ def run(args: argparse.Namespace) -> int:
         say(["not checked  " + ", ".join(found["not_checked"])])
     what = "the data" if args.data_only else f"{len(ranks)} of {job.layout.world:,} ranks"
     warned = "".join(f"\nwarning: {text}" for text in found["warnings"])
-    say([f"nothing found that would stop this job ({what}, {found['seconds']:.1f} s){warned}"])
+    with unmuted():  # the verdict is what a rehearsal is for
+        say([f"nothing found that would stop this job ({what}, {found['seconds']:.1f} s){warned}"])
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from meap_megatron.cli.main import LONG, VERBS, main, parser_of
+from tests.support.runs import ROOT
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -59,6 +60,13 @@ def test_json_is_printed_although_quiet(tmp_path: Path, capfd: pytest.CaptureFix
     (tmp_path / "iter_0000001").mkdir()
     main(["checkpoint", "verify", str(tmp_path), "--json", "-q"])
     assert json.loads(capfd.readouterr().out)["folder"] == str(tmp_path)
+
+
+def test_what_was_asked_for_is_printed_although_quiet(capfd: pytest.CaptureFixture[str]) -> None:
+    recipe = str(ROOT / "examples/recipes/tiny_cpu_meap.yaml")
+    words = ["train", recipe, "data_path=null", "mock_data=true", "vocab_size=100", "save=runs/a", "--dry-run"]
+    assert main([*words, "-q"]) == 0
+    assert "--mock-data" in capfd.readouterr().out
 
 
 def test_the_log_of_a_quiet_rank_is_whole_and_its_screen_empty(tmp_path: Path) -> None:

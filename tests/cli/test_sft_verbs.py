@@ -31,9 +31,8 @@ def test_from_conversations_to_a_merged_and_verified_dataset(folder: Path, capsy
         assert preprocess(folder, "--system", "be", "--shard", shard, "--shard-size", "10") == 0
     assert main(["merge", str(folder / "out"), *map(str, folder.glob("out.shard-*"))]) == 0
     said = capsys.readouterr()
-    assert (
-        "1 record read, 1 kept (0 truncated), 0 dropped, 0 bad; 17 tokens (uint16), 17.6% of them trained" in said.out
-    )
+    assert "out.shard-0-of-2: 1 record, 17 tokens (uint16), 17.6% of them trained; mask token" in said.out
+    assert said.err.count("1 record read, 1 kept, 0 dropped") == 2 and " read, " not in said.out
     assert main(["verify", f"{folder}/out"]) == 0
     assert "FAILED" not in capsys.readouterr().out
     assert [roles[13:] for _, roles in rows(folder / "out")] == [[0, 1, 1, 2], [0, 1, 2]]
@@ -44,7 +43,7 @@ def test_the_wrapper_in_tools_is_the_same_command(folder: Path) -> None:
     arguments = [str(folder / "in.jsonl"), "-t", str(folder / "words"), "-o", str(folder / "out"), "--workers", "1"]
     done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert "2 records read, 2 kept" in done.stdout
+    assert "2 records read, 2 kept" in done.stderr
 
 
 def test_tokens_that_the_tokenizer_lacks_are_named_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,7 +163,7 @@ def test_bad_rows_are_skipped_and_counted_on_request(folder: Path, capsys: pytes
     write_rows(folder / "x.jsonl", [{"conversations": "q"}, sharegpt("q", "a"), {"a": 1}, sharegpt("q")])
     assert preprocess(folder, "--max-bad-lines", "2", inputs="x.jsonl") == 0
     said = capsys.readouterr()
-    assert "4 records read, 1 kept (0 truncated), 1 dropped, 2 bad" in said.out
+    assert "4 records read, 1 kept, 3 dropped:" in said.err and "invalid (2): listed above" in said.err
     assert "x.jsonl:1: 'conversations' is a text that is not JSON" in said.err
     assert "x.jsonl:3: the record has the keys ['a'], of no known format" in said.err
     assert f"  without an answer to train (1): first {folder}/x.jsonl:4" in said.err

@@ -183,6 +183,9 @@ def test_a_checkpoint_is_compared_with_the_model_that_would_load_it(corpora: Pat
     assert report["begins_with"] == {"step": 0, "checkpoint": f"{saved}/iter_0000001", "tensors_compared": 7}
     size = sum(path.stat().st_size for path in (saved / "iter_0000001").glob("*.distcp"))
     assert 0.7 * size < report["saves"]["bytes"] < size  # the rest is what every tensor's own file header takes
+    quiet = rehearse("tiny_cpu_meap.yaml", *begins, "--ranks=0", "-q")
+    assert quiet.stdout.startswith("nothing found that would stop this job (1 of 8 ranks, "), quiet.stderr
+    assert (quiet.returncode, quiet.stderr) == (0, "")
     wider = rehearse("tiny_cpu_meap.yaml", *begins, "hidden_size=128")
     assert wider.returncode == 2 and wider.stderr.count("meap: error: ") == 1 and "Traceback" not in wider.stderr
     assert "is not of this model: embedding.word_embeddings.weight is [" in wider.stderr

@@ -30,13 +30,12 @@ class PieceEncoder:
         self._checks = {first: checks[text] for first, text in self._definitions.items()}
 
     def encode(self, rows: list[list[Span]]) -> tuple[list[Row], int]:
-        """Return uint32[n] ids and uint8[n] roles of each row, and how many bytes of text were encoded.
+        """Return uint32[n] ids and uint8[n] roles of each row, and how many bytes of text the rows hold.
 
         Raises:
             RunError: the fast encoder and the reference disagree.
         """
         found: dict[tuple[bool, str], NDArray[np.uint32]] = {}
-        num_bytes = 0
         for first, check in self._checks.items():
             wanted = {
                 span.text: None
@@ -46,9 +45,9 @@ class PieceEncoder:
             }
             if wanted:
                 texts = [text.encode("utf-8") for text in wanted]
-                num_bytes += sum(map(len, texts))
                 check.check(texts)
                 found |= zip([(first, text) for text in wanted], check.fast.encode(texts), strict=True)
+        num_bytes = sum(len(span.text.encode("utf-8")) for row in rows for span in row if isinstance(span, TextRun))
         return [self._join(row, found) for row in rows], num_bytes
 
     def _join(self, row: list[Span], found: dict[tuple[bool, str], NDArray[np.uint32]]) -> Row:

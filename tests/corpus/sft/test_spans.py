@@ -70,6 +70,12 @@ def test_neighbouring_texts_are_one_run_with_the_roles_of_its_characters() -> No
     ]
 
 
+def test_the_bytes_of_all_texts_are_counted() -> None:
+    definition, _ = template_specials(bpe(pre_tokenizers.ByteLevel(add_prefix_space=False)).to_str())
+    row = [TextRun(text="hé", first=True, roles=((1, 0), (2, 1))), TextRun(text="o", first=False, roles=((1, 1),))]
+    assert PieceEncoder("tokenizers", definition).encode([row])[1] == 4
+
+
 def test_the_longest_special_token_is_taken() -> None:
     tokenizer = bpe(pre_tokenizers.ByteLevel(add_prefix_space=False))
     tokenizer.add_special_tokens(["<a", "<a>"])
