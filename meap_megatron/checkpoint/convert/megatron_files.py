@@ -51,6 +51,10 @@ def find_checkpoint(folder: Path) -> Path:
     """
     if (folder / DCP).is_file():
         return folder
+    name_one = "name the `save` folder of a run, an import, or one iter_NNNNNNN"
+    if not folder.is_dir() or (folder / "config.json").is_file():
+        what = "a Hugging Face folder" if folder.is_dir() else "a file" if folder.exists() else "not there"
+        raise UserError(f"checkpoint {folder} is {what}", fix=name_one)
     tracker = read_tracker(folder)
     if tracker.release:
         found = folder / RELEASE
@@ -60,7 +64,7 @@ def find_checkpoint(folder: Path) -> Path:
         if step is None:
             raise UserError(
                 f"{folder} holds no checkpoint of Megatron: no {TRACKER} and no iter_* folder",
-                fix="name the `save` folder of a run, or one iter_NNNNNNN in it",
+                fix=name_one,
             )
         found = iteration_folder(folder, step)
     if not (found / DCP).is_file():

@@ -224,6 +224,16 @@ def test_a_torn_checkpoint_is_named(model: Path, tmp_path: Path) -> None:
         open_checkpoint(tmp_path)
 
 
+def test_what_is_not_a_checkpoint_is_called_what_it_is(model: Path, tmp_path: Path) -> None:
+    for path, what in (
+        (model, "a Hugging Face folder"),
+        (model / "config.json", "a file"),
+        (tmp_path / "nowhere", "not there"),
+    ):
+        with pytest.raises(UserError, match=f"^checkpoint {path} is {what}"):
+            open_checkpoint(path)
+
+
 class Evil:
     """Writes a file when it is unpickled."""
 
