@@ -8,7 +8,7 @@
 #   MEAP_SRUN_FLAGS        more words for srun, such as --mpi=none
 #   MEAP_MAX_RESTARTS      restarts without a newer checkpoint before a training job gives up (default: 3)
 #   MEAP_EXIT_MARGIN       seconds before the time limit at which training saves and stops (default: 300, at most a
-#                          quarter of the time limit); meap train reads it
+#                          quarter of the time left); meap train reads it
 #
 # No `set -e`: exit statuses are what these scripts are about, and each is looked at.
 set -uo pipefail
