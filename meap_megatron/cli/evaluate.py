@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 HELP = """Evaluate a Hugging Face model folder with the paper's settings. Nothing is fetched, except by commonsense.
@@ -130,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"unknown suite '{args.suite}'", fix=f"{hint}the suites are {', '.join(SUITES)} and all")
     if args.suite == "all" and args.tasks:
         raise UserError(f"--tasks {args.tasks}: tasks belong to one suite", fix="name it in place of 'all'")
-    data = data_folder(args.data) if args.suite == "all" else None
+    data = data_folder(args.data) if args.suite == "all" or args.data else None
     every = [
         name
         for name, suite in SUITES.items()
@@ -166,6 +167,10 @@ def run(args: argparse.Namespace) -> int:
             **{name: getattr(args, name) for name in ("judge", "template")},
         },
     )
+    if args.suite != "all":
+        for option, others in request.without_effect(args.suite).items():
+            text = f"--{option.replace('_', '-')} has no effect on {args.suite}; it is for {', '.join(others)}"
+            print(f"meap: note: {text}", file=sys.stderr)
     if all(SUITES[name].local for name in names):
         # Read when the libraries are imported: with it they ask no server about files that are here.
         os.environ["HF_HUB_OFFLINE"] = "1"

@@ -32,7 +32,10 @@ def check_model(folder: Path) -> None:
             f"model {folder} is not a folder", fix="give a Hugging Face model folder (nothing is downloaded)"
         )
     if not (folder / "config.json").is_file():
-        raise UserError(f"model {folder} has no config.json", fix="export the checkpoint to Hugging Face first")
+        raise UserError(
+            f"model {folder} has no config.json, so it is not a Hugging Face folder",
+            fix=f"of a run or an import, `meap convert export {folder} OUT` makes one",
+        )
     if not any(file for pattern in WEIGHTS[:2] for file in folder.glob(pattern)):
         raise UserError(f"model {folder} has no weights (*.safetensors or *.bin)", fix="copy them or export again")
     if not any(file for pattern in TOKENIZER_FILES for file in folder.glob(pattern)):

@@ -1,5 +1,6 @@
 """Run suites on one model: what `meap evaluate` does."""
 
+import contextlib
 import importlib
 import importlib.util
 import os
@@ -12,6 +13,7 @@ from typing import Any
 from meap_megatron.atomic import disk_errors
 from meap_megatron.errors import RunError, UserError, counted
 from meap_megatron.evaluation import figures, results
+from meap_megatron.evaluation.identity import check_model
 from meap_megatron.evaluation.response_cache import responses_file
 from meap_megatron.evaluation.session import Session, open_session
 from meap_megatron.evaluation.suites import SUITES, Request
@@ -38,8 +40,13 @@ def evaluate(request: Request, names: Sequence[str]) -> Iterator[dict[str, Any]]
         RunError: of several suites, some could not run.
     """
     check_backend(request, names)
-    check_writable(request.out)
-    session = open_session(request)
+    check_model(request.model)
+    with writable(request.out):
+        session = open_session(request)
+        yield from _suites(request, session, names)
+
+
+def _suites(request: Request, session: Session, names: Sequence[str]) -> Iterator[dict[str, Any]]:
     failed = []
     for name in names:
         try:
@@ -76,13 +83,15 @@ def check_backend(request: Request, names: Sequence[str]) -> None:
         )
 
 
-def check_writable(out: Path) -> None:
-    """Make the folder of the results and write into it, before a model is loaded for minutes.
+@contextlib.contextmanager
+def writable(out: Path) -> Iterator[None]:
+    """Make the folder of the results and try to write, before a model is loaded for minutes; remove it if it stays empty.
 
     Raises:
         UserError: it cannot be written.
     """
     probe = out / ".meap-evaluate"
+    made = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
         probe.touch()
@@ -91,6 +100,12 @@ def check_writable(out: Path) -> None:
         raise UserError(
             f"results cannot be written to {out}: {error.strerror}", fix="name a folder with --out DIR"
         ) from None
+    try:
+        yield
+    finally:
+        if made:
+            with contextlib.suppress(OSError):  # it holds results
+                out.rmdir()
 
 
 def evaluate_suite(request: Request, session: Session, name: str) -> dict[str, Any]:

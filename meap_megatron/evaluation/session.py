@@ -63,7 +63,6 @@ def open_session(request: Request) -> Session:
         UserError: model, tokenizer, BOS policy or a setting cannot be used.
     """
     folder = request.model
-    identity.check_model(folder)
     tokenizer = load_tokenizer(str(folder))
     policy = bos.decide(folder, tokenizer, requested=request.bos)
     of_tokenizer = identity.tokenizer_identity(folder)

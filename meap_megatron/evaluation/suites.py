@@ -30,6 +30,8 @@ class Suite:
     """Fields of a sample that make a cell of a figure."""
     settings: tuple[str, ...] = ()
     """Fields of the request that the tasks take, beside model and seed."""
+    options: tuple[str, ...] = ()
+    """Other options that the suite reads, beside those of all suites."""
     judged: bool = False
     """Whether it needs a judge: `all` leaves it out without one."""
     pair: bool = False
@@ -42,6 +44,10 @@ class Suite:
     """Folder of published data in the data folder that the suite needs: `all` leaves it out without one."""
     local: bool = True
     """Whether everything it reads can be on this machine: then it never uses the network."""
+
+    def reads(self, option: str) -> bool:
+        """Tell whether an option that not all suites have makes a difference to this one."""
+        return option in (*self.settings, *self.options) or (option == "tasks" and bool(self.tasks))
 
 
 SUITES: dict[str, Suite] = {
@@ -132,27 +138,32 @@ SUITES: dict[str, Suite] = {
     "hallucination": Suite(
         summary="summaries of XSum, MultiNews and WikiSum, compared with human ones by a judge (Table 4)",
         headline="accuracy",
+        options=("data", "judge", "judge_concurrency", "template"),
         chat=True,
         judged=True,
     ),
     "text-loss": Suite(
         summary="bits per byte, loss by position and on repeated n-grams, of any text",
         headline="bits_per_byte",
+        options=("lengths", "text", "essays"),
     ),
     "attention": Suite(
         summary="Score Decay and Variance Increase of two models (Table 10)",
         headline="decay",
+        options=("lengths", "text", "data", "baseline", "mask_ratio", "mask_first"),
         pair=True,
     ),
     "retrieval-heads": Suite(
         summary="which heads copy the needle's answer, in a model or in two (Wu et al., 2024)",
         headline="best",
         settings=("lengths", "depths", "variants", "essays", "prompt"),
+        options=("baseline", "mask_ratio"),
         chat=True,
     ),
     "regions": Suite(
         summary="which part of a text its end attends to, in two models (Figure 6, Tables 16 to 18)",
         headline="answer_gain",
+        options=("baseline", "eos_token"),
         pair=True,
     ),
 }
@@ -194,6 +205,13 @@ class Request:
     overwrite: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
     """Settings of suites that are not of the harness."""
+
+    def without_effect(self, name: str) -> dict[str, list[str]]:
+        """Return the options that were given and that a suite does not read, with the suites that do."""
+        own = ("lengths", "depths", "variants", "prompt", "data", "essays", "max_prompt_length", "tasks")
+        given = {**{option: getattr(self, option) for option in own}, **self.extra}
+        ignored = [option for option, value in given.items() if value and not SUITES[name].reads(option)]
+        return {option: [other for other in SUITES if SUITES[other].reads(option)] for option in ignored}
 
     @property
     def fixed_batch(self) -> int:

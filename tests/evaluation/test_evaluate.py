@@ -265,10 +265,36 @@ def test_wrong_inputs_are_refused_with_the_reason(
     assert "holds neither nq-open-10_total_documents_gold_at_0" in refusal("mdqa", "--data", str(tmp_path / "nothing"))
     assert "did you mean 'needle'?" in refusal("neddle")
     assert "--limit must be a whole number of at least 1, found 0" in refusal("needle", "--limit", "0")
+    assert f"evaluation data {tmp_path / 'no'} is not a folder" in refusal("mdqa", "--data", str(tmp_path / "no"))
+
+
+def test_a_refusal_leaves_no_empty_folder_of_results(tiny_model: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model", ignore=shutil.ignore_patterns("evaluation")))
+    for folder, options in ((tmp_path / "nowhere", []), (tmp_path, []), (model, ["--max-length", "9999"])):
+        assert main(["evaluate", "needle", "--model", str(folder), "--device", "cpu", *options]) == 2
+    assert not (tmp_path / "nowhere").exists()
+    assert not list(tmp_path.rglob("evaluation"))
+
+
+def test_options_that_a_suite_does_not_read_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from meap_megatron.evaluation import run
+
+    monkeypatch.setattr(run, "evaluate", lambda request, names: [])
+    words = ["--depths", "0,50", "--data", str(tmp_path), "--tasks", "mdqa_10_gold_at_0", "--mask-ratio", "0.3"]
+    assert main(["evaluate", "mdqa", "--model", "m", *words]) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("meap: note: ")]
+    assert notes == [
+        "meap: note: --depths has no effect on mdqa; it is for needle, mrs, nolima, retrieval-heads",
+        "meap: note: --mask-ratio has no effect on mdqa; it is for attention, retrieval-heads",
+    ]
+    assert main(["evaluate", "all", "--model", "m", "--depths", "0,50"]) == 0
+    assert "has no effect" not in capsys.readouterr().err
 
 
 def test_a_suite_that_cannot_run_keeps_no_other_from_running_and_hides_no_score(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from meap_megatron.evaluation import run
 
@@ -279,7 +305,7 @@ def test_a_suite_that_cannot_run_keeps_no_other_from_running_and_hides_no_score(
 
     monkeypatch.setattr(run, "open_session", lambda request: None)
     monkeypatch.setattr(run, "evaluate_suite", suite)
-    assert main(["evaluate", "all", "--model", "m", "--out", str(tmp_path)]) == 1
+    assert main(["evaluate", "all", "--model", str(tiny_model), "--out", str(tmp_path)]) == 1
     said = capsys.readouterr()
     assert [line.split(":")[0] for line in said.out.splitlines()] == [
         *("commonsense", "needle", "kv", "mrs", "ruler", "helmet-recall", "text-loss", "retrieval-heads")
