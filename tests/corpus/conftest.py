@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.corpus import byte_level, opening, save, write_word_tokenizer
+
 WORDS = ["<unk>", "<s>", "</s>", "a", "b", "c", "d"]
 
 
@@ -12,37 +14,15 @@ def word_tokenizer(tmp_path: Path) -> Path:
 
     As Llama's, it puts BOS before a text.
     """
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    folder = tmp_path / "words"
-    folder.mkdir()
-    tokenizer.save(str(folder / "tokenizer.json"))
     names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(names))
-    return folder
+    return write_word_tokenizer(tmp_path / "words", WORDS, special=WORDS[:3], **names)
 
 
 @pytest.fixture(scope="session")
 def bpe_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A byte-level BPE of 600 ids, trained here; [MASK] becomes 600. It puts BOS before a text."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=600, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator([Path(json.__file__).read_text()], trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    folder = tmp_path_factory.mktemp("bpe")
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
+    tokenizer = byte_level([Path(json.__file__).read_text()], vocab_size=600, special=("<s>", "</s>"))
+    return save(opening(tokenizer, "<s>"), tmp_path_factory.mktemp("bpe"))
 
 
 @pytest.fixture(scope="session")

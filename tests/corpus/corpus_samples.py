@@ -1,10 +1,14 @@
 """Small inputs that several corpus tests share."""
 
 import json
+import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from meap_megatron.corpus.settings import PreprocessConfig
+from tests.support.kills import finishes_before_step
 
 
 def write_jsonl(path: Path, texts: list[str]) -> Path:
@@ -40,3 +44,29 @@ def content(folder: Path) -> dict[str, bytes]:
     """The bytes of every file of the dataset `out`."""
     files = [path for path in folder.rglob("*") if path.is_file() and str(path.relative_to(folder)).startswith("out.")]
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(files)}
+
+
+def check_kills(
+    root: Path, make: Callable[..., Any], *, stride: int = 1, killed: Callable[[Path], None] = lambda folder: None
+) -> None:
+    """Kill a run before its changes of files, one in `stride` of them, and see that it is resumed to the same bytes.
+
+    Args:
+        make: makes the dataset `out` of a folder; takes `resume`.
+        killed: is called with the folder of each killed run.
+    """
+    make(root / "reference")
+    expected, finished_names = content(root / "reference"), names(root / "reference")
+    for step in range(0, 1000, stride):
+        folder = root / f"kill{step}"
+        folder.mkdir()
+        finished = finishes_before_step(partial(make, folder), folder, step)
+        if not finished:
+            killed(folder)
+        make(folder, resume=True)
+        assert content(folder) == expected, f"killed before file operation {step}"
+        assert names(folder) == finished_names
+        shutil.rmtree(folder)
+        if finished:
+            break
+    assert step > 20, "the hook saw too few operations to mean anything"

@@ -21,7 +21,7 @@ from meap_megatron.corpus.verify import adopt
 from meap_megatron.errors import RunError, UserError
 from meap_megatron.indexed.sidecar import check_prefix
 from meap_megatron.tokenizer.load import load_tokenizer
-from tests.corpus.corpus_samples import config, content, documents, names, sample_texts, write_jsonl
+from tests.corpus.corpus_samples import check_kills, config, content, documents, names, sample_texts, write_jsonl
 from tests.corpus.sft.sft_samples import alpaca
 from tests.corpus.sft.sft_samples import config as sft_config
 from tests.support.conversations import write_rows
@@ -34,25 +34,16 @@ def test_a_kill_before_any_single_file_operation_is_resumed_to_the_same_bytes(
     tmp_path: Path, word_tokenizer: Path
 ) -> None:
     source = write_jsonl(tmp_path / "in.jsonl", ["a b c d " * 3] * 6)
-    options = {"workers": 1, "shard_bytes": 100}
-    reference = tmp_path / "reference"
-    preprocess(config(source, reference / "out", word_tokenizer, **options))
-    expected = content(reference)
-    for step in range(1000):
-        folder = tmp_path / f"kill{step}"
-        folder.mkdir()
-        settings = config(source, folder / "out", word_tokenizer, **options)
-        finished = finishes_before_step(partial(preprocess, settings), folder, step)
-        if not finished and names(folder):
+
+    def make(folder: Path, **more: Any) -> None:
+        preprocess(config(source, folder / "out", word_tokenizer, workers=1, shard_bytes=100, **more))
+
+    def killed(folder: Path) -> None:
+        if names(folder):
             with pytest.raises(UserError, match="--overwrite"):
-                preprocess(settings)
-        preprocess(config(source, folder / "out", word_tokenizer, resume=True, **options))
-        assert content(folder) == expected, f"killed before file operation {step}"
-        assert names(folder) == FINISHED
-        shutil.rmtree(folder)
-        if finished:
-            break
-    assert step > 20, "the hook saw too few operations to mean anything"
+                make(folder)
+
+    check_kills(tmp_path, make, killed=killed)
 
 
 @pytest.mark.parametrize("kinds", ["text over text", "text over sft", "sft over text"])

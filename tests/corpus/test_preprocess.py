@@ -10,6 +10,7 @@ from meap_megatron.corpus.shard import plan_shards
 from meap_megatron.errors import UserError
 from meap_megatron.indexed.sidecar import check_prefix
 from tests.corpus.corpus_samples import config, documents, names, sample_texts, write_jsonl
+from tests.support.corpus import write_word_tokenizer
 
 
 def test_a_document_is_bos_text_eos(tmp_path: Path, word_tokenizer: Path) -> None:
@@ -103,13 +104,8 @@ def test_neither_workers_nor_shard_size_change_a_byte(
 
 
 def test_a_vocabulary_above_65500_is_written_as_int32(tmp_path: Path) -> None:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
     for size, dtype in ((65_498, "uint16"), (65_499, "int32")):  # and [MASK] makes one more
-        vocab = {f"w{index}": index for index in range(size)}
-        tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="w0"))
-        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        tokenizer.save(str(tmp_path / "tokenizer.json"))
+        write_word_tokenizer(tmp_path, ["<unk>", *(f"w{index}" for index in range(1, size))])
         source = write_jsonl(tmp_path / "in.jsonl", [f"w5 w{size - 1}"])
         options = {"add_bos": False, "eos_token": "w1", "overwrite": True}
         sidecar = preprocess(config(source, tmp_path / "out", tmp_path / "tokenizer.json", **options))

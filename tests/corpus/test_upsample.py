@@ -1,8 +1,6 @@
 """Long documents get a larger share, every source its budget, and nothing but input, options and seed decides which."""
 
 import json
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,7 @@ from meap_megatron.corpus.upsample.work import UpsampleWork
 from meap_megatron.corpus.verify import verify
 from meap_megatron.errors import UserError
 from meap_megatron.indexed.sidecar import check_prefix
-from tests.corpus.corpus_samples import config, content, documents, names
-from tests.support.kills import finishes_before_step
+from tests.corpus.corpus_samples import check_kills, config, documents, names
 
 
 def words(number: int, count: int) -> str:
@@ -103,20 +100,12 @@ def test_neither_workers_nor_shards_change_a_byte_or_the_report(
 
 def test_a_kill_before_any_file_operation_is_resumed_to_the_same_bytes(tmp_path: Path, word_tokenizer: Path) -> None:
     source = write_sources(tmp_path / "in.jsonl", stream(40))
-    settings: Callable[..., Any] = lambda folder, **more: config(  # noqa: E731
-        source, folder / "out", word_tokenizer, workers=1, shard_bytes=900, upsample=options(300), **more
-    )
-    preprocess(settings(tmp_path / "reference"))
-    expected = content(tmp_path / "reference")
-    finished = step = 0
-    while not finished:
-        folder = tmp_path / f"kill{step}"
-        folder.mkdir()
-        finished = finishes_before_step(partial(preprocess, settings(folder)), folder, step)
-        preprocess(settings(folder, resume=True))
-        assert content(folder) == expected, f"killed before file operation {step}"
-        step += 3
-    assert step > 20, "the hook saw too few operations to mean anything"
+
+    def make(folder: Path, **more: Any) -> None:
+        settings = {"workers": 1, "shard_bytes": 900, "upsample": options(300), **more}
+        preprocess(config(source, folder / "out", word_tokenizer, **settings))
+
+    check_kills(tmp_path, make, stride=3)
 
 
 def test_reading_stops_when_all_budgets_are_met(tmp_path: Path, word_tokenizer: Path) -> None:

@@ -1,6 +1,5 @@
 """Data of Megatron's own tool, empty documents among it, is adopted and gives Megatron's samples through its builder."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,20 +7,14 @@ import pytest
 import torch
 
 from meap_megatron.corpus.verify import Checks, adopt, verify
-
-VOCABULARY = [f"w{index}" for index in range(98)]
+from tests.support.corpus import write_word_tokenizer
 
 
 @pytest.fixture
 def tokenizer(tmp_path: Path) -> Path:
-    from tokenizers import Tokenizer, models
-
-    words = {word: index for index, word in enumerate(["<unk>", "<s>", "</s>", *VOCABULARY[:97]])}
-    (tmp_path / "t").mkdir()
-    Tokenizer(models.WordLevel(words, unk_token="<unk>")).save(str(tmp_path / "t" / "tokenizer.json"))
+    words = ["<unk>", "<s>", "</s>", *(f"w{index}" for index in range(97))]
     names = {"bos_token": None, "eos_token": "</s>", "unk_token": "<unk>", "pad_token": None}
-    (tmp_path / "t" / "tokenizer_config.json").write_text(json.dumps(names))
-    return tmp_path / "t"
+    return write_word_tokenizer(tmp_path / "t", words, **names)
 
 
 def write(prefix: Path, *, dtype: type = np.uint16) -> None:

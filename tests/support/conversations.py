@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tests.support.corpus import library_texts
+from tests.support.corpus import byte_level, library_texts, opening, save
 
 CHAT_TOKENS = (
     "<|begin_of_text|>",
@@ -85,24 +85,8 @@ def write_chat_tokenizer(folder: Path, *, vocab_size: int = 1024, chat_template:
         vocab_size: ids before [MASK] is added.
         chat_template: source of a chat template, or None.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=list(CHAT_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(library_texts(300_000), trainer)
-    opening = [(CHAT_TOKENS[0], 0)]
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{CHAT_TOKENS[0]} $A", special_tokens=opening)
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    tokenizer = byte_level(library_texts(300_000), vocab_size=vocab_size, special=CHAT_TOKENS)
     config = {"bos_token": CHAT_TOKENS[0], "eos_token": CHAT_TOKENS[1]}
     if chat_template is not None:
         config["chat_template"] = chat_template
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return folder
+    return save(opening(tokenizer, CHAT_TOKENS[0]), folder, **config)

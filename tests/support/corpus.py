@@ -2,6 +2,7 @@
 
 import json
 import sysconfig
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,22 +51,50 @@ def write_byte_tokenizer(
     folder: Path, *, vocab_size: int = 512, texts: tuple[str, ...] = (), adds_bos: bool = True
 ) -> Path:
     """Train a byte-level BPE and save it as a Hugging Face folder with BOS `<s>` (0) and EOS `</s>` (1)."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    tokenizer = byte_level(texts or library_texts(300_000), vocab_size=vocab_size, special=("<s>", "</s>"))
+    return save(opening(tokenizer, "<s>") if adds_bos else tokenizer, folder, bos_token="<s>", eos_token="</s>")
+
+
+def write_word_tokenizer(folder: Path, words: Sequence[str], *, special: Sequence[str] = (), **config: Any) -> Path:
+    """Write a tokenizer that takes each of the words, `<unk>` among them, for one id: its place in the list."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens(list(special))
+    return save(opening(tokenizer, "<s>") if "<s>" in special else tokenizer, folder, **config)
+
+
+def byte_level(texts: Sequence[str], *, vocab_size: int, special: Sequence[str] = ()) -> Any:
+    """Train a byte-level BPE whose first ids are special tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=["<s>", "</s>"],
+        special_tokens=list(special),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts or library_texts(300_000), trainer)
-    if adds_bos:
-        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def opening(tokenizer: Any, bos: str) -> Any:
+    """Let a tokenizer put BOS before a text, as Llama's."""
+    from tokenizers import processors
+
+    special = [(bos, tokenizer.token_to_id(bos))]
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=special)
+    return tokenizer
+
+
+def save(tokenizer: Any, folder: Path, **config: Any) -> Path:
+    """Save a tokenizer as a Hugging Face folder, without tokenizer_config.json if there is nothing to say in it."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    if config:
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return folder

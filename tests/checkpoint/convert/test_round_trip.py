@@ -14,8 +14,11 @@ from meap_megatron.checkpoint.convert.hf_files import open_folder
 from meap_megatron.checkpoint.convert.importing import ImportSettings, plan_import, write_import
 from meap_megatron.checkpoint.convert.megatron_files import Chunk, open_checkpoint, write_checkpoint
 from meap_megatron.errors import UserError
+from tests.support.corpus import write_word_tokenizer
 from tests.support.hf_models import MODELS, write_model
 from tests.support.kills import finishes_before_step
+
+FAST = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
 
 
 def imported(source: Path, out: Path, **settings: Any) -> Path:
@@ -140,14 +143,8 @@ def test_chunks_of_other_layouts_are_put_together(tmp_path: Path) -> None:
 
 def write_tokenizer(folder: Path, size: int) -> Path:
     """Write a tokenizer of `size` ids with BOS <s> and EOS </s>."""
-    from tokenizers import Tokenizer, models
-
-    folder.mkdir(parents=True, exist_ok=True)
-    words = {"<s>": 0, "</s>": 1, "<unk>": 2} | {f"w{i}": i for i in range(3, size)}
-    Tokenizer(models.WordLevel(words, unk_token="<unk>")).save(str(folder / "tokenizer.json"))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return folder
+    words = ["<s>", "</s>", "<unk>", *(f"w{i}" for i in range(3, size))]
+    return write_word_tokenizer(folder, words, **FAST)
 
 
 def tables(checkpoint: Path) -> tuple[torch.Tensor, torch.Tensor]:

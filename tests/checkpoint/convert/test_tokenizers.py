@@ -13,22 +13,14 @@ from meap_megatron.cli.main import main
 from meap_megatron.errors import UserError
 from meap_megatron.indexed.sidecar import read_sidecar
 from meap_megatron.launch.data_flags import data_flags
-from tests.checkpoint.convert.test_round_trip import imported
+from tests.checkpoint.convert.test_round_trip import FAST, imported
+from tests.support.corpus import write_word_tokenizer
 from tests.support.hf_models import write_model
 
 
 def write_tokenizer(folder: Path, words: list[str], **config: str) -> Path:
     """Write a tokenizer of whole words."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.add_special_tokens(["<s>", "</s>", "<unk>"])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    names = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>", **config}
-    (folder / "tokenizer_config.json").write_text(json.dumps(names))
-    return folder
+    return write_word_tokenizer(folder, words, special=["<s>", "</s>", "<unk>"], **FAST | config)
 
 
 WORDS = ["<s>", "</s>", "<unk>", *(f"w{i}" for i in range(3, 500))]

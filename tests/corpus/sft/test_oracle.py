@@ -20,6 +20,7 @@ from meap_megatron.indexed.roles import PROMPT
 from meap_megatron.tokenizer.load import load_tokenizer
 from tests.corpus.sft.chat_shapes import SHAPES, TALK, Q, bot
 from tests.corpus.sft.chat_templates import STYLES, Style
+from tests.support.corpus import byte_level, save
 
 APART = {
     # A user's special tokens are plain text here, and tokens there.
@@ -34,16 +35,7 @@ REFUSED = "the chat template refuses the conversation: "
 @functools.cache
 def base() -> str:
     """A byte-level BPE without added tokens, as tokenizer.json."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=600, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
-    tokenizer.train_from_iterator([Path(json.__file__).read_text(), json.dumps(SHAPES)], trainer)
-    return tokenizer.to_str()
+    return byte_level([Path(json.__file__).read_text(), json.dumps(SHAPES)], vocab_size=600).to_str()
 
 
 class Chat:
@@ -112,14 +104,11 @@ def chat_of(folder: Path, style: Style, source: str) -> Chat:
     """Make a tokenizer with the tokens of a style."""
     from tokenizers import AddedToken, Tokenizer
 
-    folder.mkdir()
     tokenizer = Tokenizer.from_str(base())
     tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in style.special])
     tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in style.ordinary])
-    tokenizer.save(str(folder / "tokenizer.json"))
     names = {"bos_token": style.bos, "eos_token": style.eos, "chat_template": source}
-    (folder / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in names.items() if v is not None}))
-    return Chat(folder)
+    return Chat(save(tokenizer, folder, **{name: value for name, value in names.items() if value is not None}))
 
 
 @pytest.fixture(scope="module")

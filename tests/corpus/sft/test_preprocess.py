@@ -2,8 +2,6 @@
 
 import gzip
 import json
-import shutil
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +17,9 @@ from meap_megatron.corpus.sft.settings import SftConfig
 from meap_megatron.corpus.verify import verify
 from meap_megatron.errors import UserError
 from meap_megatron.indexed.sidecar import check_prefix
-from tests.corpus.corpus_samples import content, names
+from tests.corpus.corpus_samples import check_kills, content, names
 from tests.corpus.sft.sft_samples import alpaca, config, messages, rows, sharegpt
 from tests.support.conversations import docstring_rows, write_alpaca, write_rows
-from tests.support.kills import finishes_before_step
 
 FINISHED = ["out.bin", "out.idx", "out.meap.json", "out.roles.bin", "out.roles.idx", "out.tokenizer"]
 SOME = [alpaca(f"q {i}", "a b c " * (i % 5 + 1)) for i in range(9)]
@@ -61,15 +58,13 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, chat_words: Path
     assert rows(tmp_path / "out") == rows(tmp_path / "ref")
 
 
-def test_files_of_several_formats_are_read_together(tmp_path: Path, chat_words: Path) -> None:
-    files = [
-        write_rows(tmp_path / "a.jsonl", [alpaca("q", "a")]),
-        write_rows(tmp_path / "b.jsonl", [sharegpt("q", "a")]),
-        write_rows(tmp_path / "c.jsonl", [messages("q", "a")]),
-    ]
-    preprocess_sft(config(files, tmp_path / "out", chat_words))
-    first, *others = rows(tmp_path / "out")
-    assert others == [first, first]
+def test_files_and_rows_of_several_formats_are_read_together(tmp_path: Path, chat_words: Path) -> None:
+    data = [alpaca("q", "a"), sharegpt("q", "a"), messages("q", "a")]
+    files = [write_rows(tmp_path / f"{number}.jsonl", [row]) for number, row in enumerate(data)]
+    for source in (files, write_rows(tmp_path / "in.jsonl", data)):
+        preprocess_sft(config(source, tmp_path / "out", chat_words, overwrite=True))
+        first, *others = rows(tmp_path / "out")
+        assert others == [first, first]
 
 
 def test_a_bad_first_row_is_one_of_the_bad_lines_that_are_allowed(tmp_path: Path, chat_words: Path) -> None:
@@ -80,13 +75,6 @@ def test_a_bad_first_row_is_one_of_the_bad_lines_that_are_allowed(tmp_path: Path
             preprocess_sft(config(source, tmp_path / name, chat_words))
         sidecar = preprocess_sft(config(source, tmp_path / name, chat_words, max_bad_lines=1))
         assert sidecar.num_documents == 1
-
-
-def test_rows_of_several_formats_in_one_file_are_told_by_their_keys(tmp_path: Path, chat_words: Path) -> None:
-    source = write_rows(tmp_path / "in.jsonl", [alpaca("q", "a"), sharegpt("q", "a"), messages("q", "a")])
-    preprocess_sft(config(source, tmp_path / "out", chat_words))
-    first, *others = rows(tmp_path / "out")
-    assert others == [first, first]
 
 
 def test_messages_of_a_parquet_file_may_lack_the_train_key(tmp_path: Path, chat_words: Path) -> None:
@@ -171,20 +159,9 @@ def test_the_bytes_do_not_depend_on_shards_or_workers(tmp_path: Path, chat_bytes
 def test_a_kill_before_any_file_operation_is_resumed_to_the_same_bytes(tmp_path: Path, chat_words: Path) -> None:
     source = write_alpaca(tmp_path / "in.json", tuple(SOME[:4]))
     options: dict[str, Any] = {"workers": 1, "shard_bytes": 150, "encoder": "tokenizers"}
-    preprocess_sft(config(source, tmp_path / "reference" / "out", chat_words, **options))
-    expected = content(tmp_path / "reference")
-    for step in range(1000):
-        folder = tmp_path / f"kill{step}"
-        folder.mkdir()
-        job = config(source, folder / "out", chat_words, **options)
-        finished = finishes_before_step(partial(preprocess_sft, job), folder, step)
-        preprocess_sft(config(source, folder / "out", chat_words, resume=True, **options))
-        assert content(folder) == expected, f"killed before file operation {step}"
-        assert names(folder) == FINISHED
-        shutil.rmtree(folder)
-        if finished:
-            break
-    assert step > 20, "the hook saw too few operations to mean anything"
+    make = lambda folder, **more: preprocess_sft(config(source, folder / "out", chat_words, **options, **more))  # noqa: E731
+    check_kills(tmp_path, make, stride=3)
+    assert names(tmp_path / "reference") == FINISHED
 
 
 @pytest.mark.parametrize(
@@ -196,6 +173,7 @@ def test_a_kill_before_any_file_operation_is_resumed_to_the_same_bytes(tmp_path:
         ({"system": "x"}, "system is 'x'"),
         ({"format": "sharegpt"}, "format is 'sharegpt'"),
         ({"alpaca_prompt": "stanford"}, "alpaca_prompt is 'message'"),
+        ({"columns": {"question": "x", "answer": "z"}}, "columns is {'question': 'x', 'answer': 'z'}"),
     ],
 )
 def test_resume_with_other_options_is_refused(
@@ -381,15 +359,3 @@ def test_official_turns_of_a_dialogue_with_calls_are_trained_and_the_rest_is_nam
     preprocess_sft(config(reference, tmp_path / "ref", chat_words, **options))
     assert rows(tmp_path / "out") == rows(tmp_path / "ref")
     assert "turns of 'function_call' (--multi-turn split) (1): first" in capsys.readouterr().err
-
-
-def test_resume_with_other_columns_is_refused(tmp_path: Path, chat_words: Path) -> None:
-    source = write_rows(tmp_path / "in.jsonl", [*({"x": "q", "y": "a", "z": "b"} for _ in range(9)), {"x": "q"}])
-    options: dict[str, Any] = {"shard_bytes": 60, "workers": 1}
-    first, other = ({"question": "x", "answer": answer} for answer in "yz")
-    with pytest.raises(UserError, match="in.jsonl:10: no key 'y'"):
-        preprocess_sft(config(source, tmp_path / "out", chat_words, columns=first, **options))
-    with pytest.raises(UserError, match="columns is {'question': 'x', 'answer': 'z'}"):
-        preprocess_sft(config(source, tmp_path / "out", chat_words, columns=other, resume=True, **options))
-    again = config(source, tmp_path / "out", chat_words, columns=first, resume=True, max_bad_lines=1, **options)
-    assert preprocess_sft(again).num_documents == 9

@@ -1,30 +1,31 @@
 """Tiny conversations on disk, written by Megatron's own IndexedDatasetBuilder, and built by its own dataset builder."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
-from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
 from meap_megatron.datasets.sft.config import SFTConfig
 from meap_megatron.datasets.sft.dataset import MEAPSFTDataset, MEAPSFTDatasetConfig
 from meap_megatron.datasets.sidecar_tokenizer import DatasetTokenizer
-from meap_megatron.indexed.sidecar import Sidecar, TokenizerInfo, write_sidecar
+from tests.datasets.conftest import EOS, info_of, write_pairs
 
-BOS, EOS, MASK = 1, 2, 200
-INFO = TokenizerInfo(
-    fingerprint="f" * 64,
-    folder=None,
-    vocab_size=201,
-    bos_id=BOS,
-    eos_id=EOS,
-    pad_id=None,
-    mask_id=MASK,
-    mask_token="[MASK]",
-)
+MASK = 200
+INFO = info_of(MASK)
+SFT = {
+    "template": "llama3",
+    "template_fingerprint": "0" * 64,
+    "multi_turn": "history",
+    "max_length": None,
+    "over_long": "truncate",
+    "min_answer_words": None,
+    "counts": {},
+    "num_trained_tokens": 0,
+    "trained_share": 0.0,
+    "answer_length_histogram": [],
+}
 
 Conversation = tuple[list[int], list[int]]
 """Ids and roles."""
@@ -59,50 +60,13 @@ class Tools:
     """What the tests call; `folder` is the test's own."""
 
     folder: Path
-    BOS = BOS
-    EOS = EOS
-    MASK = MASK
-    INFO = INFO
+    EOS, MASK, INFO = EOS, MASK, INFO
 
-    def write(self, conversations: list[Conversation], name: str = "data", *, dtype=np.uint16, **sidecar) -> str:
+    def write(self, conversations: list[Conversation], name: str = "data", **sidecar) -> str:
         """Write conversations, their roles and a sidecar; return the prefix."""
-        prefix = self.folder / name
-        prefix.parent.mkdir(parents=True, exist_ok=True)
-        for path, column, kind in ((f"{prefix}", 0, dtype), (f"{prefix}.roles", 1, np.uint8)):
-            builder = IndexedDatasetBuilder(f"{path}.bin", dtype=kind)
-            for conversation in conversations:
-                builder.add_document(conversation[column], [len(conversation[column])])
-            builder.finalize(f"{path}.idx")
-        data = [Path(f"{prefix}{suffix}").read_bytes() for suffix in (".bin", ".idx", ".roles.bin", ".roles.idx")]
-        fields = {
-            "kind": "sft",
-            "content_hash": hashlib.sha256(b"".join(data)).hexdigest(),
-            "num_documents": len(conversations),
-            "num_tokens": sum(len(ids) for ids, _ in conversations),
-            "bin_bytes": len(data[0]),
-            "idx_bytes": len(data[1]),
-            "dtype": np.dtype(dtype).name,
-            "add_bos": True,
-            "add_eos": True,
-            "tokenizer": INFO,
-            "libraries": {},
-            "sft": {
-                "template": "llama3",
-                "template_fingerprint": "0" * 64,
-                "multi_turn": "history",
-                "max_length": None,
-                "over_long": "truncate",
-                "min_answer_words": None,
-                "counts": {},
-                "num_trained_tokens": 0,
-                "trained_share": 0.0,
-                "answer_length_histogram": [],
-                "roles_bytes": len(data[2]),
-                "roles_idx_bytes": len(data[3]),
-            },
-        }
-        write_sidecar(prefix, Sidecar(**fields | sidecar))
-        return str(prefix)
+        ids, roles = [ids for ids, _ in conversations], [roles for _, roles in conversations]
+        fields = {"kind": "sft", "tokenizer": INFO, "sft": dict(SFT)} | sidecar
+        return write_pairs(self.folder / name, ids, roles, **fields)
 
     def sft(self, **settings) -> SFTConfig:
         """Return a configuration that masks a quarter of each answer of more than 10 tokens."""
