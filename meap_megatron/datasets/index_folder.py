@@ -148,13 +148,11 @@ def sound(path: Path, *, say: Callable[[str], None]) -> IndexEntry | None:
 
 def write_manifest(folder: Path, facts: dict[str, Any], *, seconds: float) -> None:
     """Make the files of a folder durable and list them."""
-    files = {}
     paths = sorted(folder.iterdir())
     # A blend of 100 sources has 800 files; flushed together they share the commits of the file system's journal.
     with ThreadPoolExecutor(FLUSHED_TOGETHER) as threads:
         list(threads.map(sync, paths))
-    for path in paths:
-        files[path.name] = {"bytes": path.stat().st_size, "crc32": crc32(path)}
+    files = {path.name: {"bytes": path.stat().st_size, "crc32": crc32(path)} for path in paths}
     manifest = {"format": FORMAT, "files": files, "facts": facts, "seconds": seconds, "host": socket.gethostname()}
     replace_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 

@@ -161,7 +161,6 @@ def index_key(config: Config, *, sizes: Sequence[int | None]) -> str:
         **{name: getattr(config, name) for name in cls._key_config_attributes()},
     }
     if isinstance(config, MEAPSFTDatasetConfig):
-        assert config.sft is not None, "MEAPSFTDatasetConfig requires it"
         decisive["packing"] = [packing_key(effective(config.sft, is_train=train)) for train in (True, False)]
     text = json.dumps(decisive, sort_keys=True, default=lambda value: value.unique_identifiers)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -6,7 +6,7 @@ Megatron cuts a dataset by documents. Below one row a split ends in a bare asser
 import math
 from dataclasses import dataclass
 
-from meap_megatron.datasets.sft.lengths import check_lengths
+from meap_megatron.datasets.sft.data import check_lengths
 from meap_megatron.errors import UserError, counted
 from meap_megatron.indexed.idx_header import read_header
 from meap_megatron.indexed.pair import open_pair

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from meap_megatron.datasets.sft.config import SFTConfig
 from meap_megatron.indexed.roles import ANSWER, CUT, UNMASKED
 from meap_megatron.masking.philox import ANSWER_STREAM, choose_sorted, mask_key, word_stream
 
@@ -76,9 +77,7 @@ def masked_positions(
 
     Args:
         roles: uint8[num_tokens] of the conversation.
-        min_answer_tokens: as in `SFTConfig`.
-        ratio: as in `SFTConfig`.
-        seed: as in `SFTConfig`.
+        min_answer_tokens, ratio, seed: as in `SFTConfig`.
         dataset_key: see `meap_megatron.datasets.mask_stage.dataset_key`.
         conversation: index of the conversation in its data, below 2**32.
         epoch: from 0; always 0 if masks are static.
@@ -93,7 +92,7 @@ def masked_positions(
 
 
 def official_positions(
-    conversations: Iterable[NDArray[np.uint8]], *, min_answer_tokens: int, ratio: float, seed: int
+    conversations: Iterable[NDArray[np.uint8]], config: SFTConfig
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Return the masked tokens of all conversations, sampler `official`.
 
@@ -101,21 +100,18 @@ def official_positions(
 
     Args:
         conversations: uint8[num_tokens] roles of each conversation, in the order of the data.
-        min_answer_tokens: as in `SFTConfig`.
-        ratio: as in `SFTConfig`.
-        seed: as in `SFTConfig`.
 
     Returns:
         offsets: int64[num_conversations + 1], where each conversation's positions start.
         positions: int32[k], ascending within a conversation.
     """
-    generator = random.Random(seed)
+    generator = random.Random(config.seed)
     counts = [0]
     positions: list[int] = []
     for roles in conversations:
         before = len(positions)
-        for answer in masked_answers(roles, min_answer_tokens=min_answer_tokens):
-            count = num_masked(answer.stop - answer.start, ratio=ratio)
+        for answer in masked_answers(roles, min_answer_tokens=config.min_answer_tokens):
+            count = num_masked(answer.stop - answer.start, ratio=config.ratio)
             positions += sorted(generator.sample(range(answer.start, answer.stop), count))
         counts.append(len(positions) - before)
     return np.cumsum(counts, dtype=np.int64), np.array(positions, dtype=np.int32)

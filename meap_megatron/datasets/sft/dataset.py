@@ -22,8 +22,7 @@ from meap_megatron.atomic import disk_errors
 from meap_megatron.datasets.mask_stage import check_tokenizer, dataset_key
 from meap_megatron.datasets.sft import array_cache
 from meap_megatron.datasets.sft.config import SFTConfig
-from meap_megatron.datasets.sft.data import SFTData, open_sft
-from meap_megatron.datasets.sft.lengths import check_lengths
+from meap_megatron.datasets.sft.data import SFTData, check_lengths, open_sft
 from meap_megatron.datasets.sft.packing import RowIndex, build_index, effective, packing_key
 from meap_megatron.errors import RunError, UserError
 from meap_megatron.indexed.sidecar import Sidecar
@@ -39,8 +38,8 @@ class MEAPSFTDatasetConfig(BlendedMegatronDatasetConfig):
         UserError: no `sft`, or no data.
     """
 
-    sft: SFTConfig | None = None
-    """Required; None only because Megatron's fields before it have defaults."""
+    sft: SFTConfig = None  # type: ignore[assignment]
+    """Required; has a default only because Megatron's fields before it have some."""
 
     mark_changes: bool = False
     """Add to loss_mask which inputs are changed (`mask_stage.mark_changes`); for our trainer."""
@@ -75,7 +74,6 @@ class MEAPSFTDataset(MegatronDataset):
         index_split: Split,
         config: MEAPSFTDatasetConfig,
     ) -> None:
-        assert config.sft is not None, "MEAPSFTDatasetConfig requires it"
         self.sft = effective(config.sft, is_train=index_split == Split.train)
         # As in MEAPGPTDataset: a copy per dataset carries what decides the index into Megatron's keys.
         config = copy.copy(config)
@@ -95,7 +93,6 @@ class MEAPSFTDataset(MegatronDataset):
         """
         data = open_sft(dataset_path)
         check_matches_sft(data.sidecar, dataset_path, config)
-        assert config.sft is not None, "MEAPSFTDatasetConfig requires it"
         check_lengths(
             data.ids.lengths,
             prefix=data.prefix,
@@ -206,7 +203,6 @@ def check_matches_sft(sidecar: Sidecar, prefix: str, config: MEAPSFTDatasetConfi
         UserError: the data is of another tokenizer, or an id of the configuration is not one of it.
     """
     sft, info = config.sft, sidecar.tokenizer
-    assert sft is not None, "MEAPSFTDatasetConfig requires it"
     check_tokenizer(sidecar, prefix, config.tokenizer, mask_id=sft.mask_id)
     if sft.pad_id >= info.vocab_size:
         raise UserError(f"pad_id is {sft.pad_id}, the vocabulary of {prefix} has {info.vocab_size} ids")

@@ -187,12 +187,8 @@ def build_index(
             f"{found.num_untrained:,} have nothing to train)",
             fix="change the split or the data",
         )
-    items, offsets, order, epochs = (
-        DiskArray(folder, np.uint32),
-        DiskArray(folder, np.int64),
-        DiskArray(folder, np.int64),
-        [0],
-    )
+    items, offsets, order = (DiskArray(folder, dtype) for dtype in (np.uint32, np.int64, np.int64))
+    epochs = [0]
     offsets.append(np.zeros(1, np.int64))
     while len(epochs) == 1 or (num_rows is not None and epochs[-1] < num_rows):
         generator = np.random.RandomState([order_seed % 2**32, order_seed // 2**32 % 2**32, len(epochs) - 1])
@@ -208,12 +204,7 @@ def build_index(
         epochs.append(epochs[-1] + rows)
     mask_offsets, mask_positions = np.zeros(0, np.int64), np.zeros(0, np.int32)
     if config.sampler == "official" and config.layout != "ntp":
-        mask_offsets, mask_positions = official_positions(
-            (data.roles[i] for i in conversations.tolist()),
-            min_answer_tokens=config.min_answer_tokens,
-            ratio=config.ratio,
-            seed=config.seed,
-        )
+        mask_offsets, mask_positions = official_positions((data.roles[i] for i in conversations.tolist()), config)
     arrays: dict[str, NDArray] = {
         "items": items.array(),
         "offsets": offsets.array(),
