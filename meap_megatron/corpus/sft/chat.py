@@ -28,14 +28,7 @@ SHORT = 16  # characters
 
 
 class ChatRenderer:
-    """The chat template of a tokenizer.
-
-    Args:
-        template: the chat template.
-        anatomy: what it writes around messages.
-        specials: the special tokens that it may write.
-        options: what is common to all templates.
-    """
+    """The chat template of a tokenizer; `specials` are the tokens that it may write."""
 
     def __init__(
         self, template: ChatTemplate, anatomy: Anatomy, specials: Specials, *, options: RenderOptions
@@ -43,11 +36,8 @@ class ChatRenderer:
         self.template, self.specials, self.options = template, specials, options
         self.numbers = {text: number for number, text in enumerate(specials.tokens)}
         # An assistant's own `<think>` is itself, as transformers has it, also where it is a special token.
-        self.typed = {
-            "assistant": specials.without(anatomy.markup).pattern,
-            "": specials.pattern,
-        }
-        self.locator = Locator(anatomy, self.typed["assistant"], num_marks=MARKS)
+        self.of_assistant = specials.without(anatomy.markup).pattern
+        self.locator = Locator(anatomy, self.of_assistant, num_marks=MARKS)
         self.unused: tuple[str, ...] = ()
 
     def render(self, conversation: Conversation) -> list[list[Span]] | str:
@@ -73,9 +63,9 @@ class ChatRenderer:
         def hide(value: Any, pattern: re.Pattern[str]) -> Any:
             return _mapped(value, lambda text: pattern.sub(lambda match: chr(base + self.numbers[match[0]]), text))
 
-        given = [hide(one, self.typed.get(one["role"], self.specials.pattern)) for one in given]
-        tools = hide(tools, self.specials.pattern)
-        variables = hide(dict(conversation.template_kwargs), self.specials.pattern)
+        pattern = self.specials.pattern
+        given = [hide(one, self.of_assistant if one["role"] == "assistant" else pattern) for one in given]
+        tools, variables = hide(tools, pattern), hide(dict(conversation.template_kwargs), pattern)
 
         def render(some: Messages) -> str:
             return self.template.render(some, tools=tools, variables=variables)[0]
@@ -138,9 +128,6 @@ def _left_out(text: str, given: Messages, render: Callable[[Messages], str], mar
     """Return the roles of messages that the template does not write, such as Qwen3's of a developer; not the assistant's.
 
     Args:
-        text: the rendered conversation.
-        given: its messages.
-        render: messages to text; raises UserError.
         mark: a character that no text has.
     """
     found = []

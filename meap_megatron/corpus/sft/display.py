@@ -14,11 +14,7 @@ COLOURS = {PROMPT: QUIET, ANSWER: MASKED, END: EDGE, UNMASKED: MASKED, CUT: EDGE
 
 
 def sft_summary(sft: dict[str, Any]) -> Iterator[str]:
-    """Give the lines that the summary of fine-tuning data has beside those of text.
-
-    Args:
-        sft: the sidecar's field.
-    """
+    """Give the lines that the summary of fine-tuning data has beside those of text, from the sidecar's field."""
     counts = sft["counts"]
     turns = "a row per conversation" if sft["multi_turn"] == "history" else "a row per turn, without history"
     limit = sft["max_length"]
@@ -48,15 +44,7 @@ def sft_summary(sft: dict[str, Any]) -> Iterator[str]:
 def row_table(
     ids: Sequence[int], roles: Sequence[int], *, text_of: Callable[[int], str], start: int, colour: bool
 ) -> Iterator[str]:
-    """Give the header and a line per token of one row.
-
-    Args:
-        ids: token ids.
-        roles: their roles.
-        text_of: id to text.
-        start: position of the first token.
-        colour: mark roles by colour.
-    """
+    """Give the header and a line per token of one row whose first token is at `start`; `colour` marks roles."""
     yield "  ".join(fit(name, width) for name, width in zip(COLUMNS, WIDTHS, strict=True)).rstrip()
     for position, (token_id, role) in enumerate(zip(ids, roles, strict=True), start):
         kind = min(role, CUT)

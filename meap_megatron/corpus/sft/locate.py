@@ -32,7 +32,6 @@ class Locator:
     """Find answers in what one chat template writes.
 
     Args:
-        anatomy: what the template writes around messages.
         ends: matches the special tokens that may follow an answer.
         num_marks: how many marks may be put into one conversation.
     """
@@ -47,8 +46,7 @@ class Locator:
         """Return each wanted answer as (number of the message, where it is); one that the template leaves out has no entry.
 
         Args:
-            text: the rendered conversation.
-            messages: what it was rendered from.
+            messages: what `text` was rendered from.
             wanted: numbers of the messages that are looked for.
             render: messages to text; raises UserError.
             first_mark: the first of the characters that are free for marks.
@@ -162,7 +160,6 @@ class Locator:
         """Return the span of what closes an answer, or None.
 
         Args:
-            text: the rendered conversation.
             stop: the end of the answer's words.
             bound: where the next answer is.
             tight: only space may be between; else also the rest of a function call or of a thought.

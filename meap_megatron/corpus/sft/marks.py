@@ -96,8 +96,7 @@ def rendered_marks(
     """Return the marks of a conversation; none where no placement of them gives the same rendering.
 
     Args:
-        text: the rendered conversation.
-        messages: what it was rendered from.
+        messages: what `text` was rendered from.
         render: messages to text; raises UserError.
         tags: matches what the template may cut at.
         first: the first of the characters that are free for marks.

@@ -210,17 +210,17 @@ def _single(
         return _with_system(record, [*messages, *_turns(record, answer, "assistant", unused)], unused)
     query, reply = text_under(record, question), text_under(record, answer)
     wording = options.stanford if kind == "alpaca" else None
+    default = None
     if wording is None:
         query = f"{query}\nInput:\n{given}" if given else query
-        messages = _with_system(record, messages, unused)
     else:
         task = (STANFORD_TASK_WITH_INPUT if given else STANFORD_TASK) + STANFORD_ORDER
         query += STANFORD_INPUT + given if given else ""
         if wording == "message":
             query = f"{task}\n\n{STANFORD_INSTRUCTION}{query}{STANFORD_RESPONSE}"
-            messages = _with_system(record, messages, unused)
         else:
-            messages = _with_system(record, messages, unused, default=task)
+            default = task
+    messages = _with_system(record, messages, unused, default=default)
     return [*messages, Message(role="user", content=query), Message(role="assistant", content=reply)]
 
 

@@ -116,11 +116,6 @@ class SpanBuilder:
     def _flush(self) -> None:
         if not self._spans:
             return
-        if len(self._spans) == 1:
-            ((text, role),) = self._spans
-            self.spans.append(TextRun(text=text, first=self._first, roles=((len(text), role),)))
-            self._spans, self._first = [], False
-            return
         roles: list[tuple[int, int]] = []
         stop = 0
         for text, role in self._spans:

@@ -7,33 +7,17 @@ from typing import Any
 from meap_megatron.corpus.sft.conversation import Conversation, Message
 from meap_megatron.errors import kind_of
 
-ROLES = {
-    "human": "user",
-    "user": "user",
-    "prompter": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "model": "assistant",
-    "bot": "assistant",
-    "chatbot": "assistant",
-    "ai": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "chatgpt": "assistant",
-    "claude": "assistant",
-    "system": "system",
-    "developer": "developer",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",
-    "function_response": "tool",
-    "tool_response": "tool",
-    "function_call": "assistant",
-    "tool_call": "assistant",
-}
-"""What the names of roles mean, in any case; another name is given to the template as it is."""
 CALLS = ("function_call", "tool_call")
 """Roles whose text is a call, or several, as JSON."""
+ASSISTANTS = ("gpt", "assistant", "model", "bot", "chatbot", "ai", "bing", "bard", "chatgpt", "claude", *CALLS)
+ROLES = {
+    **dict.fromkeys(("human", "user", "prompter"), "user"),
+    **dict.fromkeys(ASSISTANTS, "assistant"),
+    **dict.fromkeys(("tool", "function", "observation", "function_response", "tool_response"), "tool"),
+    "system": "system",
+    "developer": "developer",
+}
+"""What the names of roles mean, in any case; another name is given to the template as it is."""
 WEIGHTS = ("train", "training", "weight", "loss_weight", "loss")
 """Keys that say whether a message is trained."""
 MEDIA = ("images", "image", "videos", "video", "audios", "audio", "files", "file")

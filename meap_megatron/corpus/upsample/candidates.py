@@ -1,7 +1,6 @@
 """One shard of a length-upsampled corpus: its candidates, encoded, and a row for every document that was read."""
 
 import dataclasses
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,15 +24,15 @@ class SourceReader(ChunkReader):
 
     Attributes:
         sources: number of a document -> its source; who takes the document takes its entry out.
-        unknown_sources: sources that have no budget -> their documents.
     """
 
-    def __init__(self, chunk: InputChunk, *, key: str, options: Upsample) -> None:
+    def __init__(self, chunk: InputChunk, *, key: str, options: Upsample, unknown_sources: dict[str, int]) -> None:
+        """Counts the documents of sources that have no budget in `unknown_sources`."""
         super().__init__(chunk, key=key)
         self.options = options
         self.of_file = source_of_file(chunk.file.path, options.source)
         self.sources: dict[int, str] = {}
-        self.unknown_sources = Counter[str]()
+        self.unknown_sources = unknown_sources
         self.path = options.source.split(".")
         if self.of_file is None and chunk.file.kind == "txt":
             raise UserError(
@@ -50,7 +49,7 @@ class SourceReader(ChunkReader):
             elif source is None:
                 yield number, f"no source under the key {self.options.source!r}; --upsample-source names it"
             elif source not in self.options.mixture:
-                self.unknown_sources[source] += 1
+                self.unknown_sources[source] = self.unknown_sources.get(source, 0) + 1
             elif source not in self.chunk.without:
                 self.sources[number] = source
                 yield number, text
@@ -74,7 +73,7 @@ class SourceReader(ChunkReader):
 
     def see_batch(self, before: int, batch: Any) -> None:
         """Keep the sources of a batch of rows."""
-        if self.of_file is None:
+        if self.of_file is None:  # else the column is not read
             for number, value in enumerate(batch.column(self.path[0]).to_pylist(), start=before + 1):
                 self._see(number, value, self.path[1:])
 
@@ -117,14 +116,10 @@ class UpsampleEncoder(TextEncoder):
 
     def reader(self, chunk: InputChunk) -> SourceReader:
         """Return what gives the documents of a chunk, and their sources."""
-        self.source_reader = SourceReader(chunk, key=self.config.json_key, options=self.options)
+        self.source_reader = SourceReader(
+            chunk, key=self.config.json_key, options=self.options, unknown_sources=self.result.unknown_sources
+        )
         return self.source_reader
-
-    def read(self, chunk: InputChunk) -> None:
-        """Encode the candidates of a chunk."""
-        super().read(chunk)
-        known = Counter(self.result.unknown_sources)
-        self.result.unknown_sources = dict(known + self.source_reader.unknown_sources)
 
     def keeps(self, number: int, text: bytes, ids: NDArray[np.uint32]) -> bool:
         """Tell whether a document is a candidate, and note its row."""

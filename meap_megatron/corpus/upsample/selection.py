@@ -104,10 +104,6 @@ class Upsample:
         """Return the budget of every source, in the order of the mixture and in the unit of sizes."""
         return [share * self.total_tokens * self.unit for share in self.shares().values()]
 
-    def plan(self) -> dict[str, Any]:
-        """Return the options as JSON."""
-        return dataclasses.asdict(self)
-
     def is_long(self, size: int) -> bool:
         """Tell whether a document of this size is long."""
         return size >= self.long_from * self.unit
@@ -229,7 +225,7 @@ def report(options: Upsample, selection: Selection) -> dict[str, Any]:
         }
     total = dict(zip(COUNTS, map(int, selection.kept.sum(0)), strict=True))
     return {
-        "options": options.plan(),
+        "options": dataclasses.asdict(options),
         "sources": sources,
         "long_share_before": before,
         "long_share_after": _share(total),
@@ -256,11 +252,7 @@ def unmet(made: dict[str, Any]) -> str | None:
 
 
 def report_lines(made: dict[str, Any]) -> Iterator[str]:
-    """Give the report as lines for a terminal.
-
-    Args:
-        made: what `report` returned.
-    """
+    """Give what `report` returned as lines for a terminal."""
     width = max(map(len, [*made["sources"], "source"]))
     long_from = made["options"]["long_from"]
     yield f"  {'source':<{width}}  {'kept documents':>25}  {'kept tokens':>35}  {f'in documents >= {long_from:,}':>24}"

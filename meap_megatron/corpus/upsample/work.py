@@ -46,7 +46,7 @@ class UpsampleWork(TextWork[UpsampleResult]):
             )
         super().__init__(config)
         self.options = options
-        self.plan["length_upsample"] = options.plan()
+        self.plan["length_upsample"] = dataclasses.asdict(options)
 
     def shard_encoder(self, folder: Path, encoder: str) -> UpsampleEncoder:
         """Return what encodes the shards into a work folder."""
