@@ -14,7 +14,7 @@ from meap_megatron.evaluation.attention.model_pair import ComparedModel, baselin
 from meap_megatron.evaluation.attention.paired import change
 from meap_megatron.evaluation.attention.region_items import PAPER_ITEMS, PAPER_SHARES, REGIONS, Item, templated_items
 from meap_megatron.evaluation.attention.region_shares import VARIANTS, encode, query_sets, shares
-from meap_megatron.evaluation.response_cache import Ledger, request_key
+from meap_megatron.evaluation.response_cache import Ledger, request_key, responses_file
 from meap_megatron.evaluation.session import Session
 from meap_megatron.evaluation.suites import Request, Suite
 
@@ -50,7 +50,7 @@ def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, A
     arms = open_arms(request, session)
     ends = {arm.name: eos_id(arm, chosen["eos_token"]) for arm in arms}
     items = {TASKS[0]: list(PAPER_ITEMS), TASKS[1]: templated_items(chosen["limit"], seed=request.seed)}
-    ledger = Ledger(request.out / f"{name}.responses.jsonl", identity={**session.identity(), "settings": chosen})
+    ledger = Ledger(responses_file(request, name), identity={**session.identity(), "settings": chosen})
     known, records = len(ledger.answers), []
     try:
         for task, texts in items.items():

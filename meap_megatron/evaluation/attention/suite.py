@@ -28,7 +28,7 @@ from meap_megatron.evaluation.attention.sequences import (
     positions_to_mask,
     source_of,
 )
-from meap_megatron.evaluation.response_cache import Ledger, request_key
+from meap_megatron.evaluation.response_cache import Ledger, request_key, responses_file
 from meap_megatron.evaluation.session import Session
 from meap_megatron.evaluation.suites import Request, Suite
 from meap_megatron.indexed.sidecar import TokenizerInfo
@@ -110,7 +110,7 @@ def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, A
             f"length {above} is above the limit of {limit} tokens of the models (config.json)",
             fix="give --lengths up to it",
         )
-    ledger = Ledger(request.out / f"{name}.responses.jsonl", identity={**session.identity(), "settings": chosen})
+    ledger = Ledger(responses_file(request, name), identity={**session.identity(), "settings": chosen})
     known, records = len(ledger.answers), []
     try:
         for length, fits in asked.items():

@@ -188,6 +188,8 @@ def test_a_killed_analysis_goes_on_and_gives_the_same_numbers(
     assert "finished already" in capsys.readouterr().err
     evaluate("attention", *SMALL, "--mask-ratio", "0.3", status=2)
     assert "of other settings" in capsys.readouterr().err
+    assert evaluate("attention", *SMALL, "--overwrite")["requests"] == {"known": 0, "asked": 12}
+    assert not list((tmp_path / "out").glob(".*"))
 
 
 def test_lengths_above_the_limit_are_counted_or_refused(
