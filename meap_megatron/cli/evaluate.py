@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 HELP = """Evaluate a Hugging Face model folder with the paper's settings. Nothing is fetched, except by commonsense.
 
@@ -24,6 +25,14 @@ Suites:
 
 Each suite writes SUITE.json (scores and everything that identifies the run), SUITE.samples.jsonl (a line for every
 sample) and SUITE.png. The same command continues where a killed run stopped."""
+
+COUNTS = ("limit", "variants", "max_prompt_length", "max_length", "judge_concurrency")
+"""Options that are whole numbers of at least 1, or absent."""
+AS_GIVEN = (
+    *("prompt", "data", "essays", "seed", "backend", "device", "dtype", "bos", "overwrite"),
+    *("baseline", "text", "mask_ratio", "mask_first", "eos_token", "judge", "template"),
+)
+"""Options that the request takes as they are."""
 
 
 def _help() -> str:
@@ -140,32 +149,17 @@ def run(args: argparse.Namespace) -> int:
         and (not suite.folder or subfolder(data, suite.folder))
     ]
     names = every if args.suite == "all" else [args.suite]
+    counts: dict[str, Any] = {name: count(getattr(args, name), name=f"--{name.replace('_', '-')}") for name in COUNTS}
     request = Request(
         model=Path(args.model),
         out=Path(args.out) if args.out else Path(args.model) / "evaluation",
-        limit=count(args.limit, name="--limit"),
+        **counts,
         lengths=None if args.lengths is None else numbers(args.lengths, name="--lengths"),
         depths=None if args.depths is None else numbers(args.depths, name="--depths", kind=float),
-        variants=count(args.variants, name="--variants"),
-        prompt=args.prompt,
-        data=args.data,
-        essays=args.essays,
-        max_prompt_length=count(args.max_prompt_length, name="--max-prompt-length"),
-        max_length=count(args.max_length, name="--max-length"),
-        seed=args.seed,
         batch_size="auto" if args.batch_size == "auto" else count(args.batch_size, name="--batch-size") or 1,
-        backend=args.backend,
-        device=args.device,
-        dtype=args.dtype,
-        bos=args.bos,
         chat=args.apply_chat_template,
         tasks=args.tasks.split(",") if args.tasks else None,
-        overwrite=args.overwrite,
-        extra={
-            "judge_concurrency": count(args.judge_concurrency, name="--judge-concurrency"),
-            **{name: getattr(args, name) for name in ("baseline", "text", "mask_ratio", "mask_first", "eos_token")},
-            **{name: getattr(args, name) for name in ("judge", "template")},
-        },
+        **{name: getattr(args, name) for name in AS_GIVEN},
     )
     if args.suite != "all":
         for option, others in request.without_effect(args.suite).items():

@@ -64,12 +64,7 @@ def adds_bos(tokenizer: Any) -> bool:
 
 
 def decide(folder: str | Path, tokenizer: Any, *, requested: bool | None = None) -> BosPolicy:
-    """Decide whether prompts begin with BOS.
-
-    Args:
-        folder: the model.
-        tokenizer: the model's tokenizer, as loaded without options.
-        requested: what the user asked for, or None.
+    """Decide whether prompts begin with BOS; `tokenizer` is the model's, loaded without options.
 
     Raises:
         UserError: the request contradicts `meap_eval.json`, or BOS is wanted of a tokenizer that has none.

@@ -67,9 +67,7 @@ def subfolder(folder: Path | None, name: str) -> Path | None:
 def read_records(path: Path, fields: tuple[str, ...]) -> tuple[dict[str, Any], ...]:
     """Return the records of a JSON-lines file (`.gz` or not) or of a JSON file that holds a list.
 
-    Args:
-        path: the file.
-        fields: keys that every record needs, with a value that is not empty.
+    Each needs the keys `fields`, with a value that is not empty.
 
     Raises:
         UserError: the file cannot be read or a record lacks a key; names file and line.

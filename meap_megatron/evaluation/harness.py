@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from meap_megatron.evaluation.prompt_format import empty_answers
 from meap_megatron.evaluation.response_cache import Ledger, RecordingLM, responses_file
 from meap_megatron.evaluation.retrieval.haystack import describe_essays, find_essays
 from meap_megatron.evaluation.session import Session
-from meap_megatron.evaluation.suites import SUITES, Request, Suite
+from meap_megatron.evaluation.suites import SUITES, Outcome, Request, Suite
 from meap_megatron.terminal import is_verbose
 
 TASKS = Path(__file__).parent / "tasks"
@@ -110,7 +111,7 @@ def load_tasks(names: tuple[str, ...], metadata: dict[str, Any], *, local: bool)
         ) from error
 
 
-def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def run(request: Request, session: Session, name: str, chosen: Mapping[str, Any]) -> Outcome:
     """Run a suite of harness tasks.
 
     Returns:
@@ -125,17 +126,14 @@ def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, A
 
     suite = SUITES[name]
     check_lengths(request, session, suite)
-    names = chosen_tasks(request, suite)
+    names = tuple(chosen.get("tasks", suite.tasks))
     # A chat template writes its own BOS.
     session.lm.add_bos_token = False if session.asks_in_chat(suite) else session.policy.override
     loaded = load_tasks(names, task_metadata(request, session, suite), local=suite.local)
-    ledger = Ledger(responses_file(request, name), identity=session.identity())
-    try:
-        known, lm = len(ledger.answers), RecordingLM(session.lm, ledger)
+    with closing(Ledger(responses_file(request, name), identity=session.identity())) as ledger:
+        lm = RecordingLM(session.lm, ledger)
         limit = None if suite.local else request.limit
         done = evaluate(lm=lm, task_dict=loaded, limit=limit, bootstrap_iters=0, log_samples=True)
-    finally:
-        ledger.close()
     assert done is not None
     records = [record(task, sample) for task in names for sample in done["samples"][task]]
     tasks = [
@@ -150,7 +148,7 @@ def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, A
         }
         for task in names
     ]
-    found: dict[str, Any] = {"tasks": tasks, "requests": {"known": known, "asked": lm.asked}}
+    found: dict[str, Any] = {"tasks": tasks, "requests": ledger.requests()}
     said = [str(one["answer_given"]) for one in records if suite.local and not one["metrics"].get("unfit")]
     if warning := empty_answers(said, applied=session.asks_in_chat(suite)):
         print(f"{name}: warning: {warning}", file=sys.stderr)

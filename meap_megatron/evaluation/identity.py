@@ -69,6 +69,16 @@ def model_identity(folder: Path) -> dict[str, Any]:
     return {"path": str(folder), "fingerprint": fingerprint(hashes), "files": hashes}
 
 
+def described(model: Any, device: str) -> dict[str, Any]:
+    """Return size, precision and architecture of a loaded model, and where it is."""
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "architecture": type(model).__name__,
+        "device": device,
+    }
+
+
 def tokenizer_identity(folder: Path) -> dict[str, Any]:
     """Return the fingerprints of a tokenizer.
 

@@ -40,12 +40,7 @@ def wrap(tokenizer: Any, prompt: str) -> str:
 
 
 def decide(folder: Path, tokenizer: Any, *, requested: bool | None) -> ChatPolicy:
-    """Decide whether a model is asked through its chat template.
-
-    Args:
-        folder: the model.
-        tokenizer: its tokenizer.
-        requested: what the user asked for, or None.
+    """Decide whether a model is asked through its chat template; `requested` is what the user asked for.
 
     Raises:
         UserError: a template is wanted, or the model was fine-tuned with one, and the tokenizer has none.

@@ -43,9 +43,8 @@ class Measure:
 
     def count(self, prompt: str, start: str = "", *, joint: str = " ") -> int:
         """Return the number of tokens of a prompt as the harness gives it to the model, BOS included."""
-        special = {} if self.override is None else {"add_special_tokens": self.override}
-        if self.chat:
-            special = {"add_special_tokens": False}
+        override = False if self.chat else self.override
+        special = {} if override is None else {"add_special_tokens": override}
         return len(self.tokenizer(self.wrap(prompt, start, joint=joint), verbose=False, **special).input_ids)
 
     def wrap(self, prompt: str, start: str = "", *, joint: str = " ") -> str:
@@ -108,6 +107,23 @@ def load_tokenizer(name: str, *, override: bool | None = None, trust_remote_code
             f"the tokenizer of {name} makes no tokens of text: its vocabulary is empty", fix="copy the files again"
         )
     return tokenizer
+
+
+def with_offsets(tokenizer: Any, text: str, *, told: str) -> Any:
+    """Encode a text with `offset_mapping`, the characters of every token.
+
+    Args:
+        told: what is told by them, for the message.
+
+    Raises:
+        UserError: the tokenizer does not know them.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError(
+            f"{type(tokenizer).__name__} gives no character offsets, by which {told}",
+            fix="put a tokenizer.json beside the weights",
+        )
+    return tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
 
 
 @cache

@@ -37,11 +37,7 @@ class Ledger:
     """An append-only file of answers."""
 
     def __init__(self, path: Path, *, identity: dict[str, Any]) -> None:
-        """Open the file, or make it.
-
-        Args:
-            path: the file.
-            identity: what the answers depend on.
+        """Open the file, or make it, for answers that depend on `identity`.
 
         Raises:
             UserError: the file belongs to another model, or is not such a file.
@@ -50,6 +46,7 @@ class Ledger:
         self.answers: dict[str, Any] = {}
         header = json.dumps({"format": FORMAT, **identity}, sort_keys=True)
         kept = self._read(header) if path.exists() else b""
+        self._known = len(self.answers)
         with disk_errors(path):
             if kept:
                 # What a killed run wrote of its last line goes: its answer is asked for again.
@@ -87,6 +84,10 @@ class Ledger:
             self.answers[key] = answer
             with disk_errors(self.path):
                 self._write(json.dumps({"key": key, "answer": _plain(answer)}, allow_nan=False))
+
+    def requests(self) -> dict[str, int]:
+        """Return how many answers the file held when it was opened, and how many were added, for the results document."""
+        return {"known": self._known, "asked": len(self.answers) - self._known}
 
     def close(self) -> None:
         """Flush to the disk and close."""
@@ -142,8 +143,6 @@ class RecordingLM(LM):
     def __init__(self, inner: LM, ledger: Ledger) -> None:
         super().__init__()
         self.inner, self.ledger = inner, ledger
-        self.asked = 0
-        """Requests that went to the model in this run."""
         self.hook = Hook(ledger)
         self.portion: int | None = getattr(inner, "portion", None)
         """Requests that the model gets at a time, if it does not call the hook; None: all."""
@@ -159,7 +158,6 @@ class RecordingLM(LM):
             if key not in self.ledger.answers and request.doc.get("fits", True)
         }
         if missing:
-            self.asked += len(missing)
             self.hook.progress = AnswerProgress(len(missing))
             for part in batched(missing.items(), self.portion or len(missing)):
                 answers = getattr(self.inner, kind)([request for _, request in part], disable_tqdm=True)

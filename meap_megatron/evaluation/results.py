@@ -34,11 +34,6 @@ def document(
     """Return the results document of one suite.
 
     Args:
-        name: the suite.
-        request: what the user asked for.
-        session: the model.
-        settings: what the run depends on beside the model.
-        records: the samples.
         found: `tasks` with task, version and metrics; more goes in as it is.
         seconds: duration of this run, without the loading of the model.
     """

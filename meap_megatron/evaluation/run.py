@@ -27,7 +27,8 @@ RUNNERS = {
     "retrieval-heads": "meap_megatron.evaluation.attention.retrieval_heads",
     "regions": "meap_megatron.evaluation.attention.regions",
 }
-"""Suite -> module whose `run(request, session, name)` runs it and returns the results document; all others: the harness."""
+"""Suite -> module whose `run(request, session, name, settings)` runs it and returns the results document; all others: the
+harness."""
 
 
 def evaluate(request: Request, names: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -122,7 +123,7 @@ def evaluate_suite(request: Request, session: Session, name: str) -> dict[str, A
         print(f"{name}: finished already, {path}", file=sys.stderr)
         return earlier
     started = time.monotonic()
-    records, found = runner.run(request, session, name)
+    records, found = runner.run(request, session, name, settings)
     content = results.document(
         name,
         request=request,

@@ -149,10 +149,7 @@ def load_model(
         )
     except Exception as error:
         raise UserError(f"model {request.model} cannot be loaded: {type(error).__name__}: {error}") from error
-    model["parameters"] = sum(parameter.numel() for parameter in lm.model.parameters())
-    model["dtype"] = str(lm.model.dtype).removeprefix("torch.")
-    model["architecture"] = type(lm.model).__name__
-    model["device"] = device
+    model |= identity.described(lm.model, device)
     return lm, own_decoding(lm.model, stop_ids=stop_ids, tokenizer=lm.tokenizer)
 
 
@@ -186,8 +183,6 @@ def load_vllm(
         )
     except Exception as error:
         raise UserError(f"vLLM cannot load {request.model}: {type(error).__name__}: {error}") from error
-    model["parameters"] = sum(parameter.numel() for parameter in shape.parameters())
-    model["dtype"] = request.dtype if request.dtype != "auto" else str(config.dtype).removeprefix("torch.")
-    model["architecture"] = type(shape).__name__
-    model["device"], model["backend"] = "cuda", "vllm"
+    dtype = request.dtype if request.dtype != "auto" else str(config.dtype).removeprefix("torch.")
+    model |= identity.described(shape, "cuda") | {"dtype": dtype, "backend": "vllm"}
     return lm, decoding

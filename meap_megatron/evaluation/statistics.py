@@ -33,12 +33,7 @@ def compare(before: Sequence[float], after: Sequence[float], *, paired: bool = T
 
     On the same questions: of right and wrong answers McNemar's exact test and the interval that belongs to it; of other
     scores Student's interval of the differences, and the paired permutation test, from 100 differing questions on
-    Student's. On other questions: Welch's test. None where there is too little to say.
-
-    Args:
-        before: the scores of one model.
-        after: those of the other; in the same order if `paired`.
-        paired: whether both answered the same questions.
+    Student's. On other questions (not `paired`): Welch's test. None where there is too little to say.
     """
     from scipy import stats
 

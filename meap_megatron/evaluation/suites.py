@@ -1,6 +1,6 @@
 """The suites of `meap evaluate`: which tasks, which settings, which cells and which headline. Light to import."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ RULER = (
 """The 13 tasks of RULER, in its order."""
 COMMONSENSE = ("arc_challenge", "arc_easy", "boolq", "piqa", "hellaswag", "winogrande", "openbookqa")
 """In the order of the columns of Table 1."""
+
+Outcome = tuple[list[dict[str, Any]], dict[str, Any]]
+"""What running a suite gives: a record for every sample, and what goes into the results document."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,8 +206,18 @@ class Request:
     tasks: list[str] | None = None
     """Of the suite's tasks; None is all of them."""
     overwrite: bool = False
-    extra: dict[str, Any] = field(default_factory=dict)
-    """Settings of suites that are not of the harness."""
+    baseline: str | None = None
+    """Folder of the NTP model that the attention suites compare with."""
+    text: str | None = None
+    mask_ratio: float | None = None
+    mask_first: bool = False
+    eos_token: str | None = None
+    """Ends the texts of the regions; None: the tokenizer's."""
+    judge: list[str] | None = None
+    judge_concurrency: int | None = None
+    """Questions at a time."""
+    template: str | None = None
+    """Of the prompts for summaries."""
 
     def without_effect(self, name: str) -> dict[str, list[str]]:
         """Return the options that were given and that a suite does not read, with the suites that do."""

@@ -6,6 +6,7 @@ Inputs are clean: nothing is masked. One forward pass for every window; no quest
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from meap_megatron.evaluation.attention.sequences import read_texts, source_of
 from meap_megatron.evaluation.response_cache import AnswerProgress, Ledger, responses_file
 from meap_megatron.evaluation.retrieval.haystack import find_essays
 from meap_megatron.evaluation.session import Session
-from meap_megatron.evaluation.suites import Request, Suite
+from meap_megatron.evaluation.suites import Outcome, Request, Suite
 from meap_megatron.evaluation.text_windows import NGRAMS, Window, analyse, bin_edges, num_windows, sums, window
 from meap_megatron.indexed.pair import open_pair
 from meap_megatron.indexed.sidecar import check_prefix
@@ -52,10 +53,10 @@ def settings(request: Request, suite: Suite) -> dict[str, Any]:
 
 def text_of(request: Request) -> str:
     """Return where the text comes from: --text, or the essays of the needle."""
-    return str(request.extra.get("text") or find_essays(request.essays))
+    return str(request.text or find_essays(request.essays))
 
 
-def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def run(request: Request, session: Session, name: str, chosen: Mapping[str, Any]) -> Outcome:
     """Run the analysis.
 
     Returns:
@@ -64,7 +65,6 @@ def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, A
     Raises:
         UserError: model, text or length cannot be used.
     """
-    chosen = settings(request, suite=Suite(summary=name))
     length = window_length(chosen["length"], session.limit)
     tokenizer = load_tokenizer(request.model)
     documents = read_documents(text_of(request), tokenizer)
@@ -78,13 +78,9 @@ def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, A
         window(documents.ids(document), index, length=length, prefix=prefix, sizes=sizes) for document, index in picked
     ]
     edges = bin_edges(length)
-    ledger = Ledger(responses_file(request, name), identity={**session.identity(), "settings": chosen})
-    known = len(ledger.answers)
-    try:
+    with closing(Ledger(responses_file(request, name), identity={**session.identity(), "settings": chosen})) as ledger:
         measure(windows, session.lm.model, ledger, edges=edges, batch=chosen["batch_size"])
         answers = [ledger.answers[key_of(one)] for one in windows]
-    finally:
-        ledger.close()
     analysis = analyse(answers, edges=edges, seed=request.seed)
     gains = {n: analysis["ngrams"][n]["copy_gain"] for n in map(str, NGRAMS)}
     records = [
@@ -103,7 +99,7 @@ def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, A
     metrics |= {f"copy_gain_{n}": gain for n, gain in gains.items() if gain["mean"] is not None}
     return records, {
         "tasks": [{"task": "text_loss", "version": VERSION, "metrics": metrics}],
-        "requests": {"known": known, "asked": len(ledger.answers) - known},
+        "requests": ledger.requests(),
         "cells": [{"unfit": 0, **place} for place in analysis["positions"]],
         "headline": {
             "metric": "bits_per_byte",

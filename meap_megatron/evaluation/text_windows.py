@@ -91,12 +91,9 @@ def occurrences(tokens: NDArray[np.integer], n: int) -> dict[str, NDArray[np.boo
 
 
 def sums(found: Window, losses: NDArray[np.floating], *, edges: NDArray[np.int64]) -> dict[str, Any]:
-    """Return what is kept of a window: [sum, count] of losses, of all tokens, by position and by kind of n-gram.
+    """Return what is kept of a window: [sum, count] of losses, of all tokens, by position (bin) and by kind of n-gram.
 
-    Args:
-        found: the window.
-        losses: float[n], nats of every predicted token.
-        edges: of the bins.
+    `losses` is float[n], nats of every predicted token.
     """
     text, nats = found.text, losses.astype(np.float64)
     places = np.searchsorted(edges, np.arange(1, len(nats) + 1), side="right") - 1
@@ -132,12 +129,7 @@ def summary(totals: NDArray[np.float64], *, n: float) -> dict[str, Any]:
 
 
 def analyse(windows: Sequence[Mapping[str, Any]], *, edges: NDArray[np.int64], seed: int) -> dict[str, Any]:
-    """Return means over tokens, with intervals from resampling the windows.
-
-    Args:
-        windows: `sums` of each.
-        edges: of the bins.
-        seed: of the resampling.
+    """Return means over tokens of the `sums` of windows, with intervals from resampling the windows.
 
     Returns:
         `loss` (nats per token), `bits_per_byte`, `positions` (one entry for each bin: from, to, loss) and `ngrams`

@@ -8,12 +8,26 @@ from typing import Any
 
 from lm_eval.api.model import LM
 
+from meap_megatron.cli.main import main
 from meap_megatron.evaluation.prompt_length import Measure
 
 ESSAY = (
     "People ask why small towns have good bakeries. Nobody knows. The flour is the same everywhere, and so is the "
     "water. But a baker who knows the name of every customer works in another way. He bakes for them. "
 )
+
+
+def evaluated(suite: str, out: Path, *options: str, status: int = 0, **named: Any) -> dict[str, Any]:
+    """Run `meap evaluate` on a CPU, `named` options with a value given; return the results document, {} without one."""
+    words = [word for name, value in named.items() if value is not None for word in (f"--{name}", str(value))]
+    assert main(["evaluate", suite, "--out", str(out), "--device", "cpu", *words, *options]) == status
+    path = out / f"{suite}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def samples_of(suite: str, out: Path) -> list[dict[str, Any]]:
+    """Return the samples beside a results document."""
+    return [json.loads(line) for line in (out / f"{suite}.samples.jsonl").read_text().splitlines()]
 
 
 class Fake(LM, ABC):

@@ -13,7 +13,7 @@ from meap_megatron.errors import UserError
 from meap_megatron.evaluation import bos
 from meap_megatron.evaluation.retrieval.mdqa import ORACLE
 from tests.evaluation.conftest import TASKS
-from tests.evaluation.fakes import write_gz, write_long_context_data
+from tests.evaluation.fakes import evaluated, samples_of, write_gz, write_long_context_data
 
 PLACES = (
     "Oslo Lima Cairo Quito Delhi Paris Rome Bern Kyiv Baku Doha Hanoi Seoul Tunis Malmo Turin Porto Ghent Leeds Izmir "
@@ -42,19 +42,10 @@ def evaluate(tiny_model: Path, essays: Path, data: Path, tmp_path: Path) -> Any:
     """Run `meap evaluate` and return its results document."""
 
     def run(suite: str, *options: str, out: str = "out", model: Path | None = None, status: int = 0) -> dict[str, Any]:
-        found = main(
-            ["evaluate", suite, "--model", str(model or tiny_model), "--out", str(tmp_path / out)]
-            + ["--essays", str(essays), "--data", str(data), "--device", "cpu", *options]
-        )
-        assert found == status
-        path = tmp_path / out / f"{suite}.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        named = {"model": model or tiny_model, "essays": essays, "data": data}
+        return evaluated(suite, tmp_path / out, *options, status=status, **named)
 
     return run
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.fixture
@@ -83,7 +74,7 @@ def test_every_local_suite_runs_offline_and_says_what_it_ran(
     }
     for suite, words in options.items():
         content = evaluate(suite, *words)
-        samples = lines(tmp_path / "out" / f"{suite}.samples.jsonl")
+        samples = samples_of(suite, tmp_path / "out")
         assert content["samples"] == len(samples) == sum(task["samples"] for task in content["tasks"])
         assert all(task["version"] == 1 for task in content["tasks"])
         assert len(content["model"]["fingerprint"]) == len(content["tokenizer"]["fingerprint"]) == 64
@@ -110,7 +101,10 @@ def test_every_local_suite_runs_offline_and_says_what_it_ran(
 def test_the_scores_are_those_of_plain_lm_eval(
     evaluate: Any, tiny_model: Path, essays: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from functools import partialmethod
+
     from lm_eval.__main__ import cli_evaluate
+    from lm_eval.tasks import TaskManager
 
     chosen = {
         "needle": ["needle"],
@@ -138,6 +132,8 @@ def test_the_scores_are_those_of_plain_lm_eval(
     words += ["--tasks", ",".join(ours), "--include_path", str(TASKS)]
     words += ["--metadata", json.dumps(metadata), "--output_path", str(tmp_path / "plain")]
     monkeypatch.setattr(sys, "argv", words)
+    # Without the thousands of task files that it ships and that are not asked for.
+    monkeypatch.setattr(TaskManager, "__init__", partialmethod(TaskManager.__init__, include_defaults=False))
     cli_evaluate()
     (plain,) = (tmp_path / "plain").rglob("results_*.json")
     theirs = json.loads(plain.read_text())["results"]
@@ -150,12 +146,26 @@ def test_the_scores_are_those_of_plain_lm_eval(
     assert compared >= 3  # scores that are not all zero
 
 
-def test_a_killed_run_goes_on_and_a_finished_one_is_not_repeated(
-    evaluate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("suite", "options", "count"),
+    [
+        ("needle", [*NEEDLE, "--limit", "1"], 3),
+        # Of samples that are generated, the same are generated again.
+        ("ruler", ["--tasks", "ruler_niah_single_1", "--lengths", "1024", "--limit", "4"], 4),
+    ],
+)
+def test_a_killed_run_continues_and_a_finished_one_is_not_repeated(
+    suite: str,
+    options: list[str],
+    count: int,
+    evaluate: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from meap_megatron.evaluation.response_cache import Ledger
 
-    whole = evaluate("needle", *NEEDLE, out="whole")
+    whole = evaluate(suite, *options, out="whole")
     record = Ledger.record
 
     def dying(ledger: Ledger, key: str, answer: Any) -> None:
@@ -165,24 +175,23 @@ def test_a_killed_run_goes_on_and_a_finished_one_is_not_repeated(
 
     with monkeypatch.context() as patched:
         patched.setattr(Ledger, "record", dying)
-        evaluate("needle", *NEEDLE, status=130)
-    assert not (tmp_path / "out" / "needle.json").exists()
-    resumed = evaluate("needle", *NEEDLE)
-    assert resumed["requests"] == {"known": 2, "asked": 1}
+        evaluate(suite, *options, status=130)
+    assert not (tmp_path / "out" / f"{suite}.json").exists()
+    resumed = evaluate(suite, *options)
+    assert resumed["requests"] == {"known": 2, "asked": count - 2}
     assert resumed["tasks"] == whole["tasks"]
-    again = evaluate("needle", *NEEDLE)
-    assert again == resumed
+    assert evaluate(suite, *options) == resumed
     assert "finished already" in capsys.readouterr().err
-    evaluate("needle", *NEEDLE[:-1], "2", status=2)
+    evaluate(suite, *options[:-1], "9", status=2)
     assert "results of another model or of other settings" in capsys.readouterr().err
-    assert evaluate("needle", *NEEDLE, "--overwrite")["requests"] == {"known": 0, "asked": 3}
+    assert evaluate(suite, *options, "--overwrite")["requests"] == {"known": 0, "asked": count}
 
 
 def test_prompts_together_get_the_answers_of_prompts_by_themselves(evaluate: Any, tmp_path: Path) -> None:
     wide = ["--lengths", "400,512", "--depths", "0,50,100", "--variants", "2"]
     for size in ("1", "auto"):
         assert evaluate("needle", *wide, "--batch-size", size, out=size)["settings"]["batch_size"] in (1, "auto")
-    alone, together = (lines(tmp_path / size / "needle.samples.jsonl") for size in ("1", "auto"))
+    alone, together = (samples_of("needle", tmp_path / size) for size in ("1", "auto"))
     assert together == alone
     assert len({sample["answer_given"] for sample in alone}) > 2
 
@@ -196,28 +205,6 @@ def test_a_model_without_a_cache_to_share_is_asked_by_itself(
     monkeypatch.setattr(shared_prefix, "can_share", lambda model: False)
     monkeypatch.setattr(shared_prefix, "answers", None)
     assert evaluate("needle", *NEEDLE, out="alone")["tasks"] == together["tasks"]
-
-
-def test_a_killed_run_of_generated_samples_asks_only_what_is_missing(
-    evaluate: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from meap_megatron.evaluation.response_cache import Ledger
-
-    options = ["--tasks", "ruler_niah_single_1", "--lengths", "1024", "--limit", "4"]
-    whole = evaluate("ruler", *options, out="whole")
-    record = Ledger.record
-
-    def dying(self: Ledger, key: str, answer: Any) -> None:
-        if len(self.answers) == 2:
-            raise KeyboardInterrupt
-        record(self, key, answer)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Ledger, "record", dying)
-        evaluate("ruler", *options, status=130)
-    resumed = evaluate("ruler", *options)
-    assert resumed["requests"] == {"known": 2, "asked": 2}
-    assert resumed["tasks"] == whole["tasks"]
 
 
 def test_a_suite_of_published_data_belongs_to_all_where_the_data_are(

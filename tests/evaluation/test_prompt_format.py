@@ -11,6 +11,7 @@ from meap_megatron.cli.main import main
 from meap_megatron.errors import UserError
 from meap_megatron.evaluation import prompt_format
 from meap_megatron.evaluation.prompt_length import load_measure, load_tokenizer
+from tests.evaluation.fakes import evaluated
 from tests.support.conversations import write_chat_tokenizer
 
 CHATML = (
@@ -101,10 +102,8 @@ def chat_model(tmp_path_factory: pytest.TempPathFactory, tokenizer: Path) -> Pat
 
 
 def needle(model: Path, essays: Path, out: Path, *options: str, status: int = 0) -> dict[str, Any]:
-    words = ["--model", str(model), "--out", str(out), "--essays", str(essays), "--device", "cpu"]
-    grid = ["--lengths", "512", "--depths", "0", "--variants", "1"]
-    assert main(["evaluate", "needle", *words, *grid, *options]) == status
-    return json.loads((out / "needle.json").read_text())
+    grid = {"lengths": 512, "depths": 0, "variants": 1}
+    return evaluated("needle", out, *options, status=status, model=model, essays=essays, **grid)
 
 
 def test_prompts_go_through_the_template_and_decoding_is_ours(
@@ -176,10 +175,7 @@ def test_a_killed_overwrite_keeps_the_earlier_results(chat_model: Path, essays: 
 
         patch.setattr(harness, "record", killed)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
-            main(
-                ["evaluate", "needle", "--model", str(chat_model), "--out", str(out), "--essays", str(essays)]
-                + ["--lengths", "512", "--depths", "0", "--variants", "1", "--device", "cpu", "--overwrite", "--debug"]
-            )
+            needle(chat_model, essays, out, "--overwrite", "--debug")
     assert {name: (out / name).read_bytes() for name in names} == kept
     after = needle(chat_model, essays, out, "--overwrite")
     assert after["created"] >= before["created"] and after["requests"]["asked"] == before["requests"]["asked"]

@@ -112,7 +112,7 @@ def test_the_same_request_is_asked_once_and_one_that_does_not_fit_never(tmp_path
     assert recording.generate_until(requests("a", "a")) == ["1", "1"]
     assert recording.generate_until(requests("long", fits=False)) == [""]
     assert model.heard == ["a"]
-    assert recording.asked == 1
+    assert recording.ledger.requests() == {"known": 0, "asked": 1}
 
 
 def test_answers_of_another_model_are_refused(tmp_path: Path) -> None:

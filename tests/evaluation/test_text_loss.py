@@ -16,6 +16,7 @@ from meap_megatron.evaluation.text_loss import pick, token_losses
 from meap_megatron.evaluation.text_windows import analyse, bin_edges, num_windows, occurrences, sums, window
 from meap_megatron.tokenizer.byte_lengths import ByteLengths
 from tests.evaluation.attention.pairs import VOCABULARY, write_arm, write_tokenizer
+from tests.evaluation.fakes import evaluated
 from tests.support.corpus import library_texts, write_byte_tokenizer, write_jsonl
 
 SIZE = 50
@@ -97,10 +98,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def evaluate(model: Path, texts: Path, tmp_path: Path) -> Any:
     def run(*options: str, out: str = "out", text: Path = texts, of: Path = model, status: int = 0) -> dict[str, Any]:
-        words = ["--model", str(of), "--text", str(text), "--device", "cpu", "--out", str(tmp_path / out)]
-        assert main(["evaluate", "text-loss", *words, *options]) == status
-        path = tmp_path / out / "text-loss.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        return evaluated("text-loss", tmp_path / out, *options, status=status, model=of, text=text)
 
     return run
 

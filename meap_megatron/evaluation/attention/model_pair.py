@@ -34,12 +34,12 @@ def baseline_folder(request: Request) -> Path:
     Raises:
         UserError: none was given, or it is not a model.
     """
-    if not request.extra.get("baseline"):
+    if not request.baseline:
         raise UserError(
             "the attention analyses compare two models",
             fix="give the one trained with NTP as --baseline DIR beside --model",
         )
-    folder = Path(request.extra["baseline"])
+    folder = Path(request.baseline)
     identity.check_model(folder)
     return folder
 
@@ -109,18 +109,9 @@ def _load(request: Request, folder: Path, *, device: str) -> ComparedModel:
         model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype).to(device).eval()
     except Exception as error:
         raise UserError(f"baseline {folder} cannot be loaded: {type(error).__name__}: {error}") from error
-    found = identity.model_identity(folder)
-    info = {
-        "path": found["path"],
-        "fingerprint": found["fingerprint"],
-        "files": found["files"],
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "architecture": type(model).__name__,
-        "device": device,
-        "tokenizer": identity.tokenizer_identity(folder),
-        "bos": {"add_bos": policy.add_bos, "source": policy.source},
-    }
+    info = identity.model_identity(folder) | identity.described(model, device)
+    info["tokenizer"] = identity.tokenizer_identity(folder)
+    info["bos"] = {"add_bos": policy.add_bos, "source": policy.source}
     return ComparedModel(
         name="ntp",
         folder=folder,

@@ -129,7 +129,7 @@ def observe(model: Any, tokens: Tensor, *, queries: Tensor, max_weights: int | N
         float32[batch, sets, layers, T] on the CPU: mean over heads, weighted sum over queries. The last axis sums to
         the sum of the set's weights.
     """
-    observer = _watched(model, tokens, queries=queries, max_weights=max_weights)
+    observer, _ = _watched(model, tokens, queries=queries, max_weights=max_weights)
     return torch.stack([observer.layers[layer] for layer in sorted(observer.layers)], dim=2).cpu()
 
 
@@ -144,12 +144,14 @@ def most_attended(model: Any, tokens: Tensor, *, last: int, max_weights: int | N
         max_weights: as of `observe`.
     """
     nothing = torch.zeros(1, tokens.shape[1])
-    observer = _watched(model, tokens, queries=nothing, max_weights=max_weights, last=last)
+    observer, _ = _watched(model, tokens, queries=nothing, max_weights=max_weights, last=last)
     return torch.stack([observer.most[layer] for layer in sorted(observer.most)], dim=1).cpu()
 
 
-def _watched(model: Any, tokens: Tensor, *, queries: Tensor, max_weights: int | None, last: int = 0) -> Observer:
-    """Let a model read tokens under observation."""
+def _watched(
+    model: Any, tokens: Tensor, *, queries: Tensor, max_weights: int | None, last: int = 0
+) -> tuple[Observer, Tensor]:
+    """Let a model read tokens under observation, and return its last hidden state too."""
     model.eval()
     most = max_weights or MAX_WEIGHTS.get(model.device.type, MAX_WEIGHTS["cpu"])
     observer = Observer(queries=queries.to(model.device, torch.float32), max_weights=most, last=last)
@@ -157,10 +159,10 @@ def _watched(model: Any, tokens: Tensor, *, queries: Tensor, max_weights: int | 
     try:
         with observing(model):
             # The base model: logits of 4,096 tokens would be the largest tensor of all.
-            model.base_model(input_ids=tokens.to(model.device), use_cache=False)
+            hidden = model.base_model(input_ids=tokens.to(model.device), use_cache=False).last_hidden_state
     finally:
         ACTIVE.reset(token)
-    return observer
+    return observer, hidden
 
 
 @torch.no_grad()
@@ -174,15 +176,9 @@ def check_observable(model: Any, *, name: str) -> None:
     length = min(48, getattr(model.config, "max_position_embeddings", None) or 48)
     tokens = torch.arange(length, device=model.device)[None] % model.get_input_embeddings().num_embeddings
     expected = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state.float()
-    observer = Observer(queries=torch.ones(1, length, device=model.device), max_weights=1)
-    token = ACTIVE.set(observer)
-    try:
-        with observing(model):
-            found = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state.float()
-    finally:
-        ACTIVE.reset(token)
+    observer, found = _watched(model, tokens, queries=torch.ones(1, length), max_weights=1)
     seen, layers = len(observer.layers), model.config.num_hidden_layers
-    difference = ((found - expected).abs().max() / expected.abs().max()).item()
+    difference = ((found.float() - expected).abs().max() / expected.abs().max()).item()
     if seen != layers or not difference <= TOLERANCE.get(model.dtype, TOLERANCE_16_BIT):
         raise UserError(
             f"model {name} ({type(model).__name__}): its attention cannot be observed ({seen} of {layers} layers seen, "

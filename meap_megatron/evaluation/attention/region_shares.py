@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from meap_megatron.errors import UserError
 from meap_megatron.evaluation.attention.region_items import REGIONS, Item
+from meap_megatron.evaluation.prompt_length import with_offsets
 
 VARIANTS = ("sum", "mean_per_token", "query_tokens", "last_layer", "without_first")
 """sum: the default. mean_per_token: region means, made to sum to 1. query_tokens: the tokens of the question ask instead
@@ -20,22 +21,11 @@ def encode(
 
     A token belongs to the region that holds its first character; BOS to the first region.
 
-    Args:
-        item: the text.
-        tokenizer: a fast tokenizer, which knows the characters of its tokens.
-        bos_id: put before the text, or None.
-        eos_id: put after the text.
-
     Raises:
         UserError: the tokenizer does not know the characters of its tokens, or a region has no token.
     """
-    if not getattr(tokenizer, "is_fast", False):
-        raise UserError(
-            f"{type(tokenizer).__name__} gives no character offsets, by which tokens are told apart",
-            fix="put a tokenizer.json beside the weights",
-        )
     text, ends = item.joined()
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    encoded = with_offsets(tokenizer, text, told="tokens are told apart")
     starts = np.array([start for start, _ in encoded["offset_mapping"]], dtype=np.int64)
     regions = np.searchsorted(np.array(ends), starts, side="right")
     head = [] if bos_id is None else [bos_id]

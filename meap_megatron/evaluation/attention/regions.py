@@ -4,7 +4,8 @@ The four texts of the paper are anecdotes, so that at least 200 templated items 
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from meap_megatron.evaluation.attention.region_items import PAPER_ITEMS, PAPER_S
 from meap_megatron.evaluation.attention.region_shares import VARIANTS, encode, query_sets, shares
 from meap_megatron.evaluation.response_cache import Ledger, request_key, responses_file
 from meap_megatron.evaluation.session import Session
-from meap_megatron.evaluation.suites import Request, Suite
+from meap_megatron.evaluation.suites import Outcome, Request, Suite
 
 VERSION = 1
 ITEMS = 200
@@ -32,12 +33,12 @@ def settings(request: Request, suite: Suite) -> dict[str, Any]:
     return {
         "baseline": fingerprints(baseline_folder(request)),
         "limit": request.limit or ITEMS,
-        "eos_token": request.extra.get("eos_token"),
+        "eos_token": request.eos_token,
         "seed": request.seed,
     }
 
 
-def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def run(request: Request, session: Session, name: str, chosen: Mapping[str, Any]) -> Outcome:
     """Run the analysis.
 
     Returns:
@@ -46,26 +47,22 @@ def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, A
     Raises:
         UserError: a model or an option cannot be used.
     """
-    chosen = settings(request, suite=Suite(summary=name))
     arms = open_arms(request, session)
     ends = {arm.name: eos_id(arm, chosen["eos_token"]) for arm in arms}
     items = {TASKS[0]: list(PAPER_ITEMS), TASKS[1]: templated_items(chosen["limit"], seed=request.seed)}
-    ledger = Ledger(responses_file(request, name), identity={**session.identity(), "settings": chosen})
-    known, records = len(ledger.answers), []
-    try:
+    records = []
+    with closing(Ledger(responses_file(request, name), identity={**session.identity(), "settings": chosen})) as ledger:
         for task, texts in items.items():
             for number, item in enumerate(texts):
                 key = request_key(name, item.joined())
                 if key not in ledger.answers:
                     ledger.record(key, {arm.name: measure(item, arm, eos_id=ends[arm.name]) for arm in arms})
                 records.append(_record(task, number, item, ledger.answers[key]))
-    finally:
-        ledger.close()
     analysis = {task: _analysis([record["shares"] for record in records if record["task"] == task]) for task in TASKS}
     templated = analysis[TASKS[1]]["sum"]
     return records, {
         "tasks": [{"task": task, "version": VERSION, "metrics": {}} for task in TASKS],
-        "requests": {"known": known, "asked": len(ledger.answers) - known},
+        "requests": ledger.requests(),
         "cells": [cell for task in TASKS for cell in _cells(task, records)],
         "headline": {
             "metric": "answer_gain",

@@ -10,13 +10,13 @@ Two models (`--baseline`) are read clean and with masked prompts, as in suite `a
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meap_megatron.errors import UserError
 from meap_megatron.evaluation.attention.copied_tokens import MODES, analyse, head_scores
 from meap_megatron.evaluation.attention.model_pair import (
     ComparedModel,
@@ -29,10 +29,11 @@ from meap_megatron.evaluation.attention.model_pair import (
 from meap_megatron.evaluation.attention.suite import check_arms, mask_ratio
 from meap_megatron.evaluation.harness import check_lengths, task_metadata
 from meap_megatron.evaluation.prompt_format import own_decoding
+from meap_megatron.evaluation.prompt_length import with_offsets
 from meap_megatron.evaluation.response_cache import Ledger, request_key, responses_file
 from meap_megatron.evaluation.retrieval import metrics, needle
 from meap_megatron.evaluation.session import Session
-from meap_megatron.evaluation.suites import SUITES, Request, Suite
+from meap_megatron.evaluation.suites import SUITES, Outcome, Request, Suite
 from meap_megatron.masking import mask_positions
 from meap_megatron.tokenizer.load import MASK_TOKEN
 
@@ -55,9 +56,8 @@ class Sample:
 
 def settings(request: Request, suite: Suite) -> dict[str, Any]:
     """Return what the numbers depend on beside the model."""
-    pair = request.extra.get("baseline")
     return {
-        "baseline": fingerprints(baseline_folder(request)) if pair else None,
+        "baseline": fingerprints(baseline_folder(request)) if request.baseline else None,
         "lengths": request.lengths or list(LENGTHS),
         "depths": request.depths or list(DEPTHS),
         **{name: getattr(request, name) for name in ("variants", "essays", "prompt", "limit", "seed")},
@@ -65,7 +65,7 @@ def settings(request: Request, suite: Suite) -> dict[str, Any]:
     }
 
 
-def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def run(request: Request, session: Session, name: str, chosen: Mapping[str, Any]) -> Outcome:
     """Run the analysis.
 
     Returns:
@@ -75,7 +75,6 @@ def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, A
         UserError: a model or a setting cannot be used.
     """
     suite = SUITES[name]
-    chosen = settings(request, suite)
     check_lengths(request, session, suite)
     arms, mask_id, cells, notes = models(request, session)
     limit = shorter_limit(arms)  # type: ignore[arg-type]
@@ -84,9 +83,8 @@ def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, A
         own_decoding(arm.model, stop_ids=session.chat.stop_ids if chat else (), tokenizer=arm.tokenizer)
     given = task_metadata(request, session, suite) | {key: chosen[key] for key in ("lengths", "depths")}
     documents = [document for document in needle.build(**given)["test"] if document["depth"] >= 0]
-    ledger = Ledger(responses_file(request, name), identity={**session.identity(), "settings": chosen})
-    known, records, tables = len(ledger.answers), [], []
-    try:
+    records, tables = [], []
+    with closing(Ledger(responses_file(request, name), identity={**session.identity(), "settings": chosen})) as ledger:
         for number, document in enumerate(documents):
             fits = document["fits"] and (limit is None or document["length"] <= limit)
             place = {key: document[key] for key in ("length", "depth", "variant")}
@@ -108,15 +106,13 @@ def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, A
                 f"{cell}_recall": one["recall"] for cell, one in found.items()
             }
             records.append({**record, "said": said, "metrics": {**values, "unfit": 0.0}})
-    finally:
-        ledger.close()
     analysis = analyse(tables) if tables else {}
     best = {
         f"{cell}_{mode}_best": one[mode]["best"] for cell, one in analysis.get("cells", {}).items() for mode in MODES
     }
     return records, {
         "tasks": [{"task": name, "version": VERSION, "metrics": best}],
-        "requests": {"known": known, "asked": len(ledger.answers) - known},
+        "requests": ledger.requests(),
         "cells": [
             {
                 "arm": cell.split("_")[0],
@@ -150,7 +146,7 @@ def models(request: Request, session: Session) -> tuple[tuple[ComparedModel, ...
     Raises:
         UserError: a model cannot be used.
     """
-    if request.extra.get("baseline"):
+    if request.baseline:
         arms = open_arms(request, session)
         info, cells, notes = check_arms(arms)
         return arms, info.mask_id, cells, notes
@@ -170,13 +166,8 @@ def encode(document: Mapping[str, Any], arm: ComparedModel, *, add_bos: bool) ->
     Raises:
         UserError: the tokenizer does not know the characters of its tokens.
     """
-    if not getattr(arm.tokenizer, "is_fast", False):
-        raise UserError(
-            f"{type(arm.tokenizer).__name__} gives no character offsets, by which the needle is found",
-            fix="put a tokenizer.json beside the weights",
-        )
     prompt, hidden, answer = (document[key] for key in ("prompt", "needle", "answer"))
-    encoded = arm.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    encoded = with_offsets(arm.tokenizer, prompt, told="the needle is found")
     begins, ends = np.array(encoded["offset_mapping"], dtype=np.int64).T
     start = prompt.index(hidden)
     first = start + hidden.index(answer)

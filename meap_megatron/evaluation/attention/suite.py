@@ -5,7 +5,8 @@ masked input, which changes two things at once; the other cells say how much of 
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from meap_megatron.evaluation.attention.sequences import (
 )
 from meap_megatron.evaluation.response_cache import Ledger, request_key, responses_file
 from meap_megatron.evaluation.session import Session
-from meap_megatron.evaluation.suites import Request, Suite
+from meap_megatron.evaluation.suites import Outcome, Request, Suite
 from meap_megatron.indexed.sidecar import TokenizerInfo
 from meap_megatron.tokenizer.load import MASK_TOKEN, load_tokenizer
 
@@ -52,7 +53,7 @@ def settings(request: Request, suite: Suite) -> dict[str, Any]:
         "lengths": request.lengths or list(LENGTHS),
         "limit": request.limit or SEQUENCES,
         "mask_ratio": mask_ratio(request),
-        "mask_first": bool(request.extra.get("mask_first")),
+        "mask_first": request.mask_first,
         "seed": request.seed,
         "batch_size": request.fixed_batch,
     }
@@ -64,8 +65,7 @@ def mask_ratio(request: Request) -> float:
     Raises:
         UserError: it is not a share.
     """
-    ratio = request.extra.get("mask_ratio")
-    ratio = MASK_RATIO if ratio is None else ratio
+    ratio = MASK_RATIO if request.mask_ratio is None else request.mask_ratio
     if not 0 < ratio < 1:
         raise UserError(f"--mask-ratio must be between 0 and 1, found {ratio}; the paper's is {MASK_RATIO}")
     return float(ratio)
@@ -77,7 +77,7 @@ def text_of(request: Request) -> str:
     Raises:
         UserError: nothing was given.
     """
-    found = request.extra.get("text") or request.data
+    found = request.text or request.data
     if not found:
         raise UserError(
             "attention reads packed blocks of text, held-out pre-training text as in the paper",
@@ -86,7 +86,7 @@ def text_of(request: Request) -> str:
     return str(found)
 
 
-def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def run(request: Request, session: Session, name: str, chosen: Mapping[str, Any]) -> Outcome:
     """Run the analysis.
 
     Returns:
@@ -95,7 +95,6 @@ def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, A
     Raises:
         UserError: models or data cannot be used.
     """
-    chosen = settings(request, suite=Suite(summary=name))
     check_lengths(chosen["lengths"])
     arms = open_arms(request, session)
     tokenizer, cells, notes = check_arms(arms)
@@ -110,17 +109,15 @@ def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, A
             f"length {above} is above the limit of {limit} tokens of the models (config.json)",
             fix="give --lengths up to it",
         )
-    ledger = Ledger(responses_file(request, name), identity={**session.identity(), "settings": chosen})
-    known, records = len(ledger.answers), []
-    try:
+    identity = {**session.identity(), "settings": chosen}
+    records: list[dict[str, Any]] = []
+    with closing(Ledger(responses_file(request, name), identity=identity)) as ledger:
         for length, fits in asked.items():
             if fits:
-                records += list(_length(length, chosen, arms, stream, ledger, mask_id=tokenizer.mask_id, cells=cells))
+                records += _length(length, chosen, arms, stream, ledger, mask_id=tokenizer.mask_id, cells=cells)
             else:
                 unfit = {"task": f"attention_{length}", "length": length, "metrics": {"unfit": 1.0}}
                 records += [{**unfit, "doc_id": n, "prompt_sha256": ""} for n in range(chosen["limit"])]
-    finally:
-        ledger.close()
     analysis = {
         str(length): scores.compare([record["attention"] for record in records if record["length"] == length])
         for length, fits in asked.items()
@@ -128,7 +125,7 @@ def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, A
     }
     return records, {
         "tasks": [_task(length, analysis.get(str(length))) for length in asked],
-        "requests": {"known": known, "asked": len(ledger.answers) - known},
+        "requests": ledger.requests(),
         "cells": [cell for length, fits in asked.items() if fits for cell in _cells(length, records, cells)],
         "headline": headline(analysis),
         "analysis": analysis,
@@ -182,7 +179,7 @@ def check_arms(arms: tuple[ComparedModel, ComparedModel]) -> tuple[TokenizerInfo
 
 def _length(
     length: int,
-    chosen: dict[str, Any],
+    chosen: Mapping[str, Any],
     arms: tuple[ComparedModel, ComparedModel],
     stream: Stream,
     ledger: Ledger,

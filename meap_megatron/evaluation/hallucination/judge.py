@@ -63,14 +63,11 @@ class JudgeSpec:
 
     def identity(self) -> dict[str, Any]:
         """Return what a judgement depends on; never a key."""
-        if self.folder is not None:
-            return {"name": self.name, "kind": "local_hf", **_fingerprint(self.folder)}
-        return {"name": self.name, "kind": "openai_api", "url": self.url}
-
-
-def _fingerprint(folder: Path) -> dict[str, Any]:
-    identity.check_model(folder)
-    return {"fingerprint": identity.model_identity(folder)["fingerprint"]}
+        if self.folder is None:
+            return {"name": self.name, "kind": "openai_api", "url": self.url}
+        identity.check_model(self.folder)
+        weights = identity.model_identity(self.folder)["fingerprint"]
+        return {"name": self.name, "kind": "local_hf", "fingerprint": weights}
 
 
 def read_spec(text: str) -> JudgeSpec:

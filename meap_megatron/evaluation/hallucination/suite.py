@@ -2,7 +2,8 @@
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from meap_megatron.errors import UserError
@@ -15,7 +16,7 @@ from meap_megatron.evaluation.prompt_length import Measure
 from meap_megatron.evaluation.response_cache import Ledger, RecordingLM, responses_file
 from meap_megatron.evaluation.session import Session
 from meap_megatron.evaluation.statistics import summary
-from meap_megatron.evaluation.suites import SUITES, Request, Suite
+from meap_megatron.evaluation.suites import SUITES, Outcome, Request, Suite
 
 VERSION = 1
 
@@ -31,7 +32,7 @@ def settings(request: Request, suite: Suite) -> dict[str, Any]:
     return {
         "datasets": {name: hash_file(path) for name, path in found.items()},
         "judges": [spec.identity() for spec in specs],
-        "template": request.extra.get("template"),
+        "template": request.template,
         "limit": request.limit or summaries.SAMPLES,
         "seed": request.seed,
         "batch_size": request.batch_size,
@@ -44,7 +45,7 @@ def judges(request: Request) -> list[JudgeSpec]:
     Raises:
         UserError: one cannot be used.
     """
-    specs = read_specs(request.extra.get("judge"))
+    specs = read_specs(request.judge)
     for spec in specs:
         if spec.url is not None:
             find_key(spec.url, spec.key_variable)
@@ -56,11 +57,11 @@ def open_judge(spec: JudgeSpec, request: Request) -> Judge:
     if spec.folder is not None:
         return LocalJudge(spec.folder, device=request.device)
     assert spec.url is not None
-    concurrency = request.extra.get("judge_concurrency") or 4
+    concurrency = request.judge_concurrency or 4
     return HttpJudge(spec.url, model=spec.name, key_variable=spec.key_variable, concurrency=concurrency)
 
 
-def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def run(request: Request, session: Session, name: str, chosen: Mapping[str, Any]) -> Outcome:
     """Run the suite.
 
     Returns:
@@ -70,7 +71,6 @@ def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, A
         UserError: data, template or judge cannot be used.
         RunError: a judge cannot be reached.
     """
-    chosen = settings(request, Suite(summary=name))
     specs = judges(request)
     articles = [summaries.read_articles(kind, path) for kind, path in summaries.find_articles(request.data).items()]
     missing = [kind for kind in summaries.DATASETS if kind not in chosen["datasets"]]
@@ -92,22 +92,20 @@ def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, A
         raise UserError(
             f"no article fits: the model takes {length} tokens, {summaries.NEW_TOKENS} of them are for the summary"
         )
-    ledger = Ledger(responses_file(request, name), identity=session.identity())
-    try:
-        known, lm = len(ledger.answers), RecordingLM(session.lm, ledger)
+    with closing(Ledger(responses_file(request, name), identity=session.identity())) as ledger:
+        lm = RecordingLM(session.lm, ledger)
         fitting = [record for record in records if record["prompt"] is not None]
         found = summaries.generate(lm, [record["prompt"] for record in fitting], template=template)
         for record, text in zip(fitting, found, strict=True):
             record["answer_given"] = text
             record["metrics"] = summaries.rouge(text, record["reference"])
-        asked = {spec.name: judge_one(spec, request, fitting, ledger) for spec in specs}
-    finally:
-        ledger.close()
+        requests: dict[str, Any] = ledger.requests()
+        requests |= {"asked_of_judges": {spec.name: judge_one(spec, request, fitting, ledger) for spec in specs}}
     for record in records:
         record["prompt_sha256"] = hashlib.sha256((record.pop("prompt") or "").encode()).hexdigest()
     return records, {
         "tasks": [{"task": f"hallucination_{data.name}", "version": VERSION, "metrics": {}} for data in articles],
-        "requests": {"known": known, "asked": lm.asked, "asked_of_judges": asked},
+        "requests": requests,
         "headline": headline(records, specs),
         "data": {
             data.name: {"records": len(data.documents), "empty": data.empty, "sha256": data.sha256}
@@ -120,7 +118,7 @@ def run(request: Request, session: Session, name: str) -> tuple[list[dict[str, A
 
 
 def prompts(
-    data: summaries.Articles, chosen: dict[str, Any], *, template: str, measure: Measure, length: int
+    data: summaries.Articles, chosen: Mapping[str, Any], *, template: str, measure: Measure, length: int
 ) -> list[dict[str, Any]]:
     """Return the records of one data set, with prompts and without answers."""
     found = []

@@ -140,11 +140,7 @@ class SummaryPrompt:
 def fit(document: str, *, template: str, measure: Measure, length: int) -> SummaryPrompt:
     """Return the prompt with as much of the article's beginning as leaves room for the summary.
 
-    Args:
-        document: the article.
-        template: its name.
-        measure: counts tokens.
-        length: tokens of prompt and summary together.
+    `length` counts the tokens of prompt and summary together.
     """
     room = length - NEW_TOKENS
     whole = ask_for_summary(document, template=template)

@@ -109,10 +109,9 @@ def examples(question: str) -> str:
     return task["description"] + "".join(shown)
 
 
-def process_results(document: Mapping[str, Any], results: list[str]) -> dict[str, float]:
+@documents.scored
+def process_results(document: Mapping[str, Any], answer: str) -> dict[str, Any]:
     """Score one answer as the harness does: whether it contains the target."""
-    if not document["fits"]:
-        return documents.unfit()
     from lm_eval.tasks.babilong.common_utils import process_results as harness_score
 
-    return {**harness_score(dict(document), results[:1]), "unfit": 0.0}
+    return harness_score(dict(document), [answer])

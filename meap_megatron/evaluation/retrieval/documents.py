@@ -1,6 +1,7 @@
 """What all tasks share: the documents that the harness iterates over, and options that arrive as metadata."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from typing import Any
 
 from meap_megatron.errors import UserError
@@ -22,9 +23,17 @@ def dataset(documents: Sequence[Mapping[str, Any]], *, task: str) -> dict[str, A
     return {"test": datasets.Dataset.from_list([dict(document) for document in documents])}
 
 
-def unfit() -> dict[str, float]:
-    """Return the metrics of a sample that does not fit the model: it is counted, and scores nothing."""
-    return {"unfit": 1.0}
+def scored(score: Callable[[Mapping[str, Any], str], dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Make a function of sample and answer the harness's `process_results`.
+
+    A sample that does not fit the model is counted, and scores nothing.
+    """
+
+    @wraps(score)
+    def process_results(document: Mapping[str, Any], results: list[str]) -> dict[str, Any]:
+        return {**score(document, results[0]), "unfit": 0.0} if document["fits"] else {"unfit": 1.0}
+
+    return process_results
 
 
 def total(values: Sequence[float]) -> float:

@@ -119,8 +119,7 @@ def render(pairs: Sequence[tuple[str, str]], key: str) -> str:
     return f'{INSTRUCTION}\n\nJSON data:\n{{{shown}}}\n\nKey: "{key}"\nCorresponding value:'
 
 
-def process_results(document: Mapping[str, Any], results: list[str]) -> dict[str, float]:
+@documents.scored
+def process_results(document: Mapping[str, Any], answer: str) -> dict[str, float]:
     """Score one answer."""
-    if not document["fits"]:
-        return documents.unfit()
-    return {"contains_value": metrics.contains_value(results[0], document["answer"]), "unfit": 0.0}
+    return {"contains_value": metrics.contains_value(answer, document["answer"])}

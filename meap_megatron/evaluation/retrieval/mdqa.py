@@ -163,11 +163,10 @@ def process_results(document: Mapping[str, Any], results: list[str]) -> dict[str
     counted for samples that do not fit the model too: whether the gold document holds an answer at all.
     """
     checked = {"answer_in_document": float(document["answer_in_document"])}
-    if not document["fits"]:
-        return {**documents.unfit(), **checked}
-    return {
-        **checked,
-        "best_subspan_em": metrics.best_subspan_em(results[0], document["answers"]),
-        "empty_answer": metrics.best_subspan_em("", document["answers"]),
-        "unfit": 0.0,
-    }
+    return checked | _score(document, results)
+
+
+@documents.scored
+def _score(document: Mapping[str, Any], answer: str) -> dict[str, float]:
+    said = {"best_subspan_em": answer, "empty_answer": ""}
+    return {name: metrics.best_subspan_em(text, document["answers"]) for name, text in said.items()}

@@ -105,14 +105,9 @@ def questions(folder: Path | None, *, num_needles: int, seed: int) -> tuple[Call
 
 
 def shuffled(measure: Measure, essays: Path, order: list[int], *, repeat: int, needed: int) -> list[int]:
-    """Return the first `needed` tokens of the essays in the order of a repeat.
+    """Return the first `needed` tokens of the essays in the order of a repeat; fewer where the essays hold fewer.
 
-    Args:
-        measure: counts tokens.
-        essays: folder or file.
-        order: the order of the repeat before; each repeat shuffles it further in place, as published.
-        repeat: seeds the shuffle.
-        needed: tokens; fewer come back where the essays hold fewer.
+    `order` is that of the repeat before; each repeat shuffles it further in place, as published.
     """
     tokens = essay_tokens(essays, measure)
     order[:] = order or range(len(tokens))
@@ -178,12 +173,11 @@ def insert(measure: Measure, haystack: list[int], needles: Sequence[str], before
     return "".join([*parts, measure.decode(haystack[start:])])
 
 
-def process_results(document: Mapping[str, Any], results: list[str]) -> dict[str, Any]:
+@documents.scored
+def process_results(document: Mapping[str, Any], answer: str) -> dict[str, Any]:
     """Score one answer by the share of the expected words in it."""
-    if not document["fits"]:
-        return documents.unfit()
-    fraction = metrics.keyword_fraction(results[0], document["answer"])
-    return {"keyword_fraction": fraction, "published_mean": (document["length"], fraction), "unfit": 0.0}
+    fraction = metrics.keyword_fraction(answer, document["answer"])
+    return {"keyword_fraction": fraction, "published_mean": (document["length"], fraction)}
 
 
 def mean_over_lengths(values: Sequence[tuple[int, float]]) -> float:

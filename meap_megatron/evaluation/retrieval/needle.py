@@ -123,12 +123,9 @@ def cell_samples(
     """Yield the samples of one length and variant: one for each depth, and one without the needle (the floor).
 
     Args:
-        measure: counts tokens.
-        essays: the haystack.
         length: tokens of prompt and answer together.
         depths: percent.
         variant: which needle, and where the haystack begins.
-        variants: how many there are.
         template: prompt with `{context}` and `{question}`.
         longest: greatest length of the test, for haystacks of the published form; None: those of `fill`.
     """
@@ -164,11 +161,9 @@ def fill(
     """Build one prompt of at most `length - NEW_TOKENS` tokens.
 
     Args:
-        measure: counts tokens.
         tokens: the essays.
-        needle: hidden at `depth` percent; None hides nothing.
         length: tokens of prompt and answer together.
-        depth: percent of the haystack before the needle, or None.
+        depth: percent of the haystack before the needle; None hides nothing.
         start: token of the essays with which the haystack begins.
         template: prompt with `{context}` and `{question}`.
 
@@ -203,15 +198,13 @@ def insert(measure: Measure, haystack: list[int], needle: str, *, depth: float |
     return measure.decode(haystack[:place]) + needle + measure.decode(haystack[place:])
 
 
-def process_results(document: Mapping[str, Any], results: list[str]) -> dict[str, float]:
+@documents.scored
+def process_results(document: Mapping[str, Any], said: str) -> dict[str, float]:
     """Score one answer in every way that the paper's "ROUGE-1" may mean; see docs/evaluation.md."""
-    said = results[0]
-    if not document["fits"]:
-        return documents.unfit()
     recall = metrics.rouge1_recall(said, document["answer"])
     if document["depth"] < 0:
         # Without its needle the answer can only be guessed: what this scores is the floor of the metric.
-        return {"no_needle_recall": recall, "unfit": 0.0}
+        return {"no_needle_recall": recall}
     published = {"published_needle_recall": recall} if document["variant"] == 0 else {}
     return {
         "rouge1_recall": recall,
@@ -219,5 +212,4 @@ def process_results(document: Mapping[str, Any], results: list[str]) -> dict[str
         "rouge1_f1_needle": metrics.rouge1_f1(said, document["needle"]),
         "set_overlap": metrics.set_overlap(said, document["answer"]),
         "strict_hit": metrics.strict_hit(said, document["keywords"]),
-        "unfit": 0.0,
     }

@@ -140,8 +140,7 @@ def book_tokens(path: Path, measure: Measure) -> tuple[int, ...]:
     return tuple(measure.encode(path.read_text(encoding="utf-8")))
 
 
-def process_results(document: Mapping[str, Any], results: list[str]) -> dict[str, float]:
+@documents.scored
+def process_results(document: Mapping[str, Any], answer: str) -> dict[str, float]:
     """Score one answer: whether it contains the character's name, upper and lower case told apart, as published."""
-    if not document["fits"]:
-        return documents.unfit()
-    return {"contains_answer": float(document["answer"] in results[0]), "unfit": 0.0}
+    return {"contains_answer": float(document["answer"] in answer)}

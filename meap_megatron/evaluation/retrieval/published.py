@@ -22,11 +22,7 @@ def encode(measure: Measure, text: str) -> list[int]:
 def essays_for(measure: Measure, essays: Path, *, longest: int, begin: tuple[int, int]) -> tuple[str, list[int]]:
     """Return the essays one behind the other, as often as `longest` tokens need, and their ids.
 
-    Args:
-        measure: the tokenizer.
-        essays: as in `haystack.read_essays`, in the order of their names.
-        longest: greatest length of the test, in tokens.
-        begin: (v, n): begin v/n further on, and end with what is before.
+    `begin` (v, n): begin v/n further on, and end with what is before.
     """
     joined = "".join(read_essays(essays))
     start = len(joined) * begin[0] // begin[1]
@@ -49,7 +45,6 @@ def context(measure: Measure, ids: list[int], needle: str, *, room: int, depth: 
     """Return the haystack as text with the needle at its depth.
 
     Args:
-        measure: the tokenizer.
         ids: of `haystack`.
         needle: with the newlines around it.
         room: tokens of haystack and needle together.

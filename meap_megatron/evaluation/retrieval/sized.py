@@ -67,10 +67,7 @@ def build(
 
     Args:
         maker: from a length to how its samples are made.
-        measure: counts tokens.
         lengths: tokens of prompt and answer together.
-        samples: of each length.
-        seed: of the samples.
         key: `task`, and what else the samples depend on.
     """
     for length in lengths:

@@ -1,6 +1,5 @@
 """The retrieval-head score: 1 for a head that copies the answer, 0 for the others, in a model and in a pair."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from meap_megatron.cli.main import main
 from meap_megatron.evaluation.attention.copied_tokens import analyse, copied, head_scores
 from meap_megatron.evaluation.attention.model_pair import ComparedModel
 from meap_megatron.evaluation.attention.retrieval_heads import encode, masked
 from tests.evaluation.attention.pairs import write_arm, write_tokenizer
+from tests.evaluation.fakes import evaluated
 
 TOKENS = 15
 
@@ -106,11 +105,9 @@ def test_a_pair_is_read_clean_and_masked_and_a_model_alone_too(
     arms: dict[str, Path], essays: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def evaluate(*options: str, out: str) -> dict[str, Any]:
-        words = ["--model", str(arms["meap"]), "--essays", str(essays), "--out", str(tmp_path / out)]
-        words += ["--variants", "1", "--device", "cpu", "--max-length", "600"]
-        assert main(["evaluate", "retrieval-heads", *words, *options]) == (2 if out == "refused" else 0)
-        path = tmp_path / out / "retrieval-heads.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        few = {"model": arms["meap"], "essays": essays, "variants": 1, "max-length": 600}
+        status = 2 if out == "refused" else 0
+        return evaluated("retrieval-heads", tmp_path / out, *options, status=status, **few)
 
     few = ["--lengths", "512", "--depths", "0,50"]
     pair = evaluate("--baseline", str(arms["ntp"]), *few, out="pair")

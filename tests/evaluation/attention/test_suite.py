@@ -14,6 +14,7 @@ from meap_megatron.evaluation import bos
 from meap_megatron.evaluation.attention import observe as attention_observe
 from meap_megatron.evaluation.attention.region_items import PAPER_ITEMS, REGIONS
 from tests.evaluation.attention.pairs import VOCABULARY, write_arm, write_tokenizer
+from tests.evaluation.fakes import evaluated, samples_of
 from tests.support.corpus import library_texts, write_byte_tokenizer, write_jsonl
 
 MASK_ID = 512
@@ -34,16 +35,8 @@ def text(tmp_path_factory: pytest.TempPathFactory, arms: dict[str, Path]) -> str
     """An indexed dataset of library sources, made with the tokenizer of the models."""
     folder = tmp_path_factory.mktemp("text")
     source = write_jsonl(folder / "text.jsonl", library_texts(30_000))
-    words = [
-        "preprocess",
-        "text",
-        str(source),
-        "--output",
-        str(folder / "data"),
-        "--tokenizer",
-        str(arms["tokenizer"]),
-    ]
-    assert main(words) == 0
+    words = ["preprocess", "text", str(source), "--output", str(folder / "data")]
+    assert main([*words, "--tokenizer", str(arms["tokenizer"])]) == 0
     return str(folder / "data")
 
 
@@ -53,17 +46,9 @@ def evaluate(arms: dict[str, Path], text: str, tmp_path: Path) -> Any:
 
     def run(suite: str, *options: str, out: str = "out", status: int = 0, **changed: Any) -> dict[str, Any]:
         given = {"model": arms["meap"], "baseline": arms["ntp"], "text": text, **changed}
-        words = [word for name, value in given.items() if value for word in (f"--{name}", str(value))]
-        found = main(["evaluate", suite, "--out", str(tmp_path / out), "--device", "cpu", *words, *options])
-        assert found == status
-        path = tmp_path / out / f"{suite}.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        return evaluated(suite, tmp_path / out, *options, status=status, **given)
 
     return run
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_the_decay_is_that_of_the_eager_attention_of_the_four_cells(
@@ -74,7 +59,7 @@ def test_the_decay_is_that_of_the_eager_attention_of_the_four_cells(
     from meap_megatron.indexed.pair import open_pair
 
     content = evaluate("attention", *SMALL)
-    samples = [s for s in lines(tmp_path / "out" / "attention.samples.jsonl") if s["length"] == 32]
+    samples = [s for s in samples_of("attention", tmp_path / "out") if s["length"] == 32]
     models = {
         name: AutoModelForCausalLM.from_pretrained(arms[name], attn_implementation="eager").eval()
         for name in ("ntp", "meap")
@@ -161,7 +146,7 @@ def test_a_model_that_attends_equally_has_no_decay_at_all(
     assert row["table_10"]["decay"] == row["table_10"]["variance_increase"] == 0
     # a[j] = (1/(j+1) + ... + 1/16) / 16 for uniform attention.
     a = np.cumsum(1 / np.arange(16, 0, -1))[::-1] / 16
-    (first, _) = lines(tmp_path / "out" / "attention.samples.jsonl")
+    (first, _) = samples_of("attention", tmp_path / "out")
     masked = _masked(content, first)
     assert first["attention"]["meap_masked"]["full"]["masked"] == pytest.approx(a[masked].mean(), rel=1e-6)
 
@@ -260,7 +245,7 @@ def test_regions_of_the_papers_texts_and_of_templates(
         ("regions_templated", 24),
     ]
     assert content["headline"]["paper_texts"].keys() == {item.name for item in PAPER_ITEMS}
-    for sample in lines(tmp_path / "out" / "regions.samples.jsonl"):
+    for sample in samples_of("regions", tmp_path / "out"):
         for arm in ("meap", "ntp"):
             assert all(sum(values) == pytest.approx(1) for values in sample["shares"][arm].values())
     for variant in content["analysis"]["regions_templated"].values():

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from meap_megatron.cli.main import main
 from meap_megatron.errors import UserError
 from meap_megatron.evaluation.hallucination.summaries import (
     NEW_TOKENS,
@@ -19,6 +18,7 @@ from meap_megatron.evaluation.hallucination.summaries import (
     stops,
 )
 from meap_megatron.evaluation.prompt_length import Measure, load_tokenizer
+from tests.evaluation.fakes import evaluated, samples_of
 from tests.evaluation.hallucination.judges import Stub, endpoint, says
 
 SHORT = "Rain fell."
@@ -47,11 +47,8 @@ def evaluate(tiny_model: Path, articles: Path, tmp_path: Path) -> Any:
     """Run the suite with a small summary, and return its results document."""
 
     def run(*options: str, out: str = "out", status: int = 0, data: Path | None = None) -> dict[str, Any]:
-        words = ["evaluate", "hallucination", "--model", str(tiny_model), "--out", str(tmp_path / out)]
-        words += ["--device", "cpu", "--data", str(data or articles), *options]
-        assert main(words) == status
-        path = tmp_path / out / "hallucination.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        named = {"model": tiny_model, "data": data or articles}
+        return evaluated("hallucination", tmp_path / out, *options, status=status, **named)
 
     return run
 
@@ -68,7 +65,7 @@ def by_reference(stub: Stub, body: dict[str, Any]) -> Any:
 
 
 def samples(tmp_path: Path, out: str = "out") -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (tmp_path / out / "hallucination.samples.jsonl").read_text().splitlines()]
+    return samples_of("hallucination", tmp_path / out)
 
 
 def test_accuracy_standard_error_and_unparsed_answers_stand_in_the_results(
