@@ -7,7 +7,10 @@ follows from a setting that `switches` refuses, and the finer points of experts 
 from collections.abc import Iterator
 
 from meap_megatron.errors import UserError
+from meap_megatron.launch.hybrid import FIRST_AND_LAST, TABLES, UNEVEN
 from meap_megatron.launch.named_settings import Settings
+
+DISPATCHERS = "moe_token_dispatcher_type=alltoall or moe_token_dispatcher_type=flex"
 
 NEEDED: tuple[tuple[str, str, str], ...] = (
     ("fp8_recipe=custom", "fp8_quantizer_factory", "its kernels are made there"),
@@ -23,25 +26,12 @@ NEEDED: tuple[tuple[str, str, str], ...] = (
         "overlap_moe_expert_parallel_comm=true",
         "it is part of that overlap",
     ),
-    (
-        "main_params_dtype=fp16",
-        "use_precision_aware_optimizer=true",
-        "only that optimizer keeps other types than float32",
-    ),
-    (
-        "main_grads_dtype=bf16",
-        "use_precision_aware_optimizer=true",
-        "only that optimizer keeps other types than float32",
-    ),
-    (
-        "exp_avg_dtype=fp16,bf16,fp8",
-        "use_precision_aware_optimizer=true",
-        "only that optimizer keeps other types than float32",
-    ),
-    (
-        "exp_avg_sq_dtype=fp16,bf16,fp8",
-        "use_precision_aware_optimizer=true",
-        "only that optimizer keeps other types than float32",
+    *(
+        (term, "use_precision_aware_optimizer=true", "only that optimizer keeps other types than float32")
+        for term in (
+            *("main_params_dtype=fp16", "main_grads_dtype=bf16"),
+            *("exp_avg_dtype=fp16,bf16,fp8", "exp_avg_sq_dtype=fp16,bf16,fp8"),
+        )
     ),
     ("batch_invariant_mode=true", "attention_backend=flash", "other kernels add in an order of their own"),
     (
@@ -54,11 +44,7 @@ NEEDED: tuple[tuple[str, str, str], ...] = (
     ("moe_single_grouped_bias=true", "moe_grouped_gemm=true", "it is the bias of grouped experts"),
     ("moe_enable_deepep=true", "moe_token_dispatcher_type=flex", "it is a backend of that dispatcher"),
     ("moe_flex_dispatcher_backend=ncclep", "moe_token_dispatcher_type=flex", "it is a backend of that"),
-    (
-        "moe_shared_expert_overlap=true",
-        "moe_token_dispatcher_type=alltoall or moe_token_dispatcher_type=flex",
-        "only those overlap",
-    ),
+    ("moe_shared_expert_overlap=true", DISPATCHERS, "only those overlap"),
     ("moe_pad_expert_input_to_capacity=true", "moe_expert_capacity_factor", "it pads to that capacity"),
     (
         "moe_router_enable_expert_bias=true",
@@ -66,37 +52,15 @@ NEEDED: tuple[tuple[str, str, str], ...] = (
         "it biases those",
     ),
     ("moe_router_group_topk", "moe_router_num_groups", "it chooses among these groups"),
-    (
-        "overlap_moe_expert_parallel_comm=true",
-        "moe_token_dispatcher_type=alltoall or moe_token_dispatcher_type=flex",
-        "only those overlap",
-    ),
+    ("overlap_moe_expert_parallel_comm=true", DISPATCHERS, "only those overlap"),
 )
 """As `switches.NEEDED`."""
 
 FORBIDDEN: tuple[tuple[str, str, str], ...] = (
     ("swiglu", "squared_relu", "one activation at a time"),
     ("swiglu", "quick_geglu", "one activation at a time"),
-    (
-        "pipeline_model_parallel_layout",
-        "decoder_first_pipeline_num_layers",
-        "the layout has the layers of every stage",
-    ),
-    ("pipeline_model_parallel_layout", "decoder_last_pipeline_num_layers", "the layout has the layers of every stage"),
-    (
-        "pipeline_model_parallel_layout",
-        "account_for_embedding_in_pipeline_split",
-        "the layout has the layers of every stage",
-    ),
-    (
-        "pipeline_model_parallel_layout",
-        "account_for_loss_in_pipeline_split",
-        "the layout has the layers of every stage",
-    ),
-    ("account_for_embedding_in_pipeline_split", "decoder_first_pipeline_num_layers", "both cut the layers"),
-    ("account_for_embedding_in_pipeline_split", "decoder_last_pipeline_num_layers", "both cut the layers"),
-    ("account_for_loss_in_pipeline_split", "decoder_first_pipeline_num_layers", "both cut the layers"),
-    ("account_for_loss_in_pipeline_split", "decoder_last_pipeline_num_layers", "both cut the layers"),
+    *(("pipeline_model_parallel_layout", name, "the layout has the layers of every stage") for name in UNEVEN),
+    *((table, end, "both cut the layers") for table in TABLES for end in FIRST_AND_LAST),
     ("distribute_saved_activations", "sequence_parallel", "that distributes them already"),
     ("cpu_offloading_num_layers", "recompute_granularity", "activations are kept or computed again"),
     ("recompute_modules=moe_act,layernorm", "fp8_recipe=delayed", "delayed scaling cannot compute them again"),

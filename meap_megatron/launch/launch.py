@@ -81,10 +81,9 @@ def known_world(nproc: int, device: str) -> int | None:
         nproc: processes on this machine, 0 for one per GPU, and one on a CPU.
         device: "auto", "cpu" or "cuda".
     """
-    names = ["WORLD_SIZE"] if "RANK" in os.environ else ["SLURM_NTASKS"] if "SLURM_STEP_ID" in os.environ else []
-    for name in names:
-        if (text := os.environ.get(name, "")).isdecimal() and int(text) > 1:
-            return int(text)
+    name = "WORLD_SIZE" if "RANK" in os.environ else "SLURM_NTASKS" if "SLURM_STEP_ID" in os.environ else ""
+    if (text := os.environ.get(name, "")).isdecimal() and int(text) > 1:
+        return int(text)
     return nproc or (1 if device == "cpu" else None)
 
 
@@ -235,11 +234,11 @@ def first_failure(ranks: Sequence[Rank]) -> int | None:
 
 def stop(ranks: Sequence[Rank]) -> None:
     """End ranks that still run: let them finish what they say, then SIGTERM, then SIGKILL."""
-    for number, patience in ((None, GRACE_SECONDS), (signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, GRACE_SECONDS)):
+    for number in (None, signal.SIGTERM, signal.SIGKILL):
         running = [process for process in ranks if process.poll() is None]
         if number is not None:
             for process in running:
                 process.send_signal(number)
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + GRACE_SECONDS
         while any(process.poll() is None for process in running) and time.monotonic() < deadline:
             time.sleep(0.05)
