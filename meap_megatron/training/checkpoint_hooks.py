@@ -8,6 +8,7 @@ Megatron writes.
 import functools
 import queue
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +119,7 @@ def complete(checkpoint: Path, begun: Manifest, gathered: list[dict[str, FileEnt
         if isinstance(entry, OSError):
             raise RunError(f"cannot read back {checkpoint / name}, just written: {entry.strerror}")
         files[name] = entry
-    finished = {field: getattr(begun, field) for field in ("iteration", "consumed_samples", "layout", "versions")}
-    manifest.write(checkpoint, Manifest(**finished, complete=True, written=manifest.now(), files=files))
+    manifest.write(checkpoint, replace(begun, complete=True, written=manifest.now(), files=files))
 
 
 def with_manifest(save_checkpoint: Callable[..., Any]) -> Callable[..., Any]:
