@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from dataclasses import fields
 from typing import Any
 
 from meap_megatron.errors import UserError
@@ -77,28 +78,16 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def shared_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the values of all shared options under the names that both configurations have.
+def fields_given(config: type, args: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of a configuration that have an option of their name, and the shard.
 
     Raises:
         UserError: --shard or --shard-size is not of its form.
     """
-    return {
-        "inputs": args.inputs,
-        "output": args.output,
-        "tokenizer": args.tokenizer,
-        "mask_token": args.mask_token,
-        "add_bos": args.add_bos,
-        "bos_token": args.bos_token,
-        "eos_token": args.eos_token,
-        "workers": args.workers,
+    found = {one.name: getattr(args, one.name) for one in fields(config) if hasattr(args, one.name)}
+    return found | {
         "shard": None if args.shard is None else parse_shard(args.shard),
         "shard_bytes": None if args.shard_size is None else parse_size(args.shard_size),
-        "resume": args.resume,
-        "overwrite": args.overwrite,
-        "max_bad_lines": args.max_bad_lines,
-        "strict": args.strict,
-        "encoder": args.encoder,
     }
 
 

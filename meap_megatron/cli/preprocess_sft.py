@@ -89,22 +89,10 @@ def run(args: argparse.Namespace) -> int:
     from meap_megatron.corpus.sft.preprocess import preprocess_sft
     from meap_megatron.corpus.sft.settings import SftConfig
 
-    config = SftConfig(
-        **preprocess_options.shared_settings(args),
-        template=args.template,
-        answer_end=args.answer_end,
-        date=args.date,
-        format=args.format,
-        columns=parse_columns(args.columns or ""),
-        ignore_keys=tuple(filter(None, (args.ignore_keys or "").split(","))),
-        alpaca_prompt=args.alpaca_prompt,
-        system=args.system,
-        multi_turn=args.multi_turn,
-        max_length=args.max_length,
-        over_long=args.over_long,
-        min_answer_words=args.min_answer_words,
-    )
-    sidecar = preprocess_sft(config)
+    given = preprocess_options.fields_given(SftConfig, args)
+    given["columns"] = parse_columns(args.columns or "")
+    given["ignore_keys"] = tuple(filter(None, (args.ignore_keys or "").split(",")))
+    sidecar = preprocess_sft(config := SftConfig(**given))
     assert sidecar.sft is not None
     print(
         f"{config.prefix}: {counted(sidecar.num_documents, 'record')}, {counted(sidecar.num_tokens, 'token')} "

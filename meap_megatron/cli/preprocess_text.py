@@ -78,8 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
     sidecar = preprocess(
         config := PreprocessConfig(
-            **preprocess_options.shared_settings(args),
-            json_key=args.json_key,
+            **preprocess_options.fields_given(PreprocessConfig, args),
             add_eos=not args.no_eos,
             upsample=upsampling(args),
         )
