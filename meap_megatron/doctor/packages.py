@@ -123,13 +123,8 @@ PARTS: tuple[Package, ...] = (
 
 
 def installed(part: Package) -> str:
-    """Return the version of the first of the part's distributions that is installed, or ""."""
-    for name in part.distributions:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            continue
-    return ""
+    """Return the name of the first of the part's distributions that is installed, or ""."""
+    return next(filter(_has, part.distributions), "")
 
 
 def keys_to_import() -> list[str]:
@@ -148,10 +143,8 @@ def findings(answers: Mapping[str, Mapping[str, Any]] | None) -> list[Finding]:
     Args:
         answers: of `imports.look`, for the keys of `keys_to_import`; None if nothing was imported.
     """
-    found = [python_finding()]
-    for part in PARTS:
-        found.append(package_finding(part, None if answers is None else answers.get(part.key)))
-    return [*found, requirements_finding()]
+    of_parts = [package_finding(part, None if answers is None else answers.get(part.key)) for part in PARTS]
+    return [python_finding(), *of_parts, requirements_finding()]
 
 
 def python_finding() -> Finding:
@@ -168,14 +161,11 @@ def python_finding() -> Finding:
 
 def package_finding(part: Package, answer: Mapping[str, Any] | None) -> Finding:
     """Return the finding of one package from its metadata and from what its import said, if it was imported."""
-    number = installed(part)
     if part.key == "native":
         return native_finding(part, answer)
-    if not number:
+    if not (name := installed(part)):
         return Finding(name=part.name, group=part.group, state=MISSING, cost=part.cost, fix=fix_of(part))
-    state, notes = OK, []
-    name = next(name for name in part.distributions if _has(name))
-    tested = TESTED.get(name)
+    number, tested, state, notes = version(name), TESTED.get(name), OK, []
     if tested and number.split("+")[0] != tested:
         state = DIFFERS
         notes.append(f"tested with {tested}")
@@ -187,8 +177,7 @@ def package_finding(part: Package, answer: Mapping[str, Any] | None) -> Finding:
         notes.append("built without its CUDA extensions, so it is of no use to Megatron")
     if part.key == "megatron" and facts:
         if not facts["trainer"]:
-            problem = "megatron.training is not in it"
-            return _broken(part, number, problem)
+            return _broken(part, number, "megatron.training is not in it")
         if not facts["triton"]:
             notes.append("without triton, which only GPUs need")
     if wrong := unmet(name):
@@ -277,14 +266,9 @@ def _has(name: str) -> bool:
 
 
 def _broken(part: Package, number: str, detail: str) -> Finding:
+    fix = fix_of(part)
+    if "--force-reinstall" not in fix:
+        fix = fix.replace(" install ", " install --force-reinstall ", 1)
     return Finding(
-        name=part.name,
-        group=part.group,
-        state=BROKEN,
-        version=number,
-        detail=detail,
-        cost=part.cost,
-        fix=fix_of(part).replace(" install ", " install --force-reinstall ", 1)
-        if "--force-reinstall" not in fix_of(part)
-        else fix_of(part),
+        name=part.name, group=part.group, state=BROKEN, version=number, detail=detail, cost=part.cost, fix=fix
     )
