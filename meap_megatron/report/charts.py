@@ -97,20 +97,20 @@ class Chart:
         """Return the numbers beside the horizontal axis."""
         if self.log_x:
             return [2.0**power for power in range(0, int(math.log2(self.x_end)) + 1, 2)]
-        return ticks(0.0, self.x_end, count=6)
+        return ticks(0.0, self.x_end)
 
     @property
     def y_ticks(self) -> list[float]:
         """Return the numbers beside the vertical axis."""
         low, high = self.y_range
-        return log_ticks(10**low, 10**high) if self.log else ticks(low, high, count=6)
+        return log_ticks(10**low, 10**high) if self.log else ticks(low, high)
 
 
-def ticks(low: float, high: float, *, count: int) -> list[float]:
-    """Return round numbers inside [low, high], at most about `count` of them."""
+def ticks(low: float, high: float) -> list[float]:
+    """Return round numbers inside [low, high], at most about six of them."""
     if high <= low:
         return [low]
-    raw = (high - low) / count
+    raw = (high - low) / 6
     magnitude = 10 ** math.floor(math.log10(raw))
     step = next(factor * magnitude for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= raw)
     first = math.ceil(low / step - 1e-9)
@@ -195,16 +195,9 @@ def panels(
     x_label: str,
     y_label: str,
 ) -> list[Chart]:
-    """Return a chart for each value above 1 of a field of a suite's cells, all with the same vertical axis.
+    """Return a chart for each value above 1 of a field of a suite's cells, in `unit`, all with the same vertical axis.
 
-    Args:
-        runs: one line for each that has the suite.
-        suite: whose cells are drawn.
-        field: of the cells; one chart for each of its values.
-        unit: of that field, for the titles.
-        x_of: the place of a cell on the horizontal axis.
-        x_label: of that axis.
-        y_label: of the score.
+    `x_of` returns the place of a cell on the horizontal axis.
     """
     found: dict[int, list[Curve]] = {}
     for number, run in enumerate(runs):

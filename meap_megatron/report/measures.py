@@ -50,12 +50,7 @@ def columns(content: Mapping[str, Any], suite: str) -> list[tuple[str, Any]]:
 
 
 def length_table(heads: Mapping[str, Mapping[str, Any]], suite: str) -> PageTable:
-    """Return the score at every length, and the effective lengths where results have them.
-
-    Args:
-        heads: label -> headline.
-        suite: of both.
-    """
+    """Return the score at every length, and the effective lengths where results have them; `heads`: label -> headline."""
     lengths = sorted({int(length) for head in heads.values() for length in head.get("by_length") or ()})
     named = list(dict.fromkeys(name for head in heads.values() for name in head["effective_length"]))
 

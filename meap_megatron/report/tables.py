@@ -73,9 +73,9 @@ def shown(value: Value | None, unit: str, *, best: bool = False) -> TableCell:
     return TableCell(text=text, small=" ".join(small), mark=value.mark, style="best" if best else "")
 
 
-def number(value: float | None, digits: int, *, scale: float = 1.0, sign: str = "") -> TableCell:
+def number(value: float | None, digits: int, *, scale: float = 1.0) -> TableCell:
     """Return a number as a cell, a dash where there is none."""
-    return NOTHING if value is None else TableCell(text=f"{scale * value:{sign},.{digits}f}")
+    return NOTHING if value is None else TableCell(text=f"{scale * value:,.{digits}f}")
 
 
 def paper_tables(runs: Sequence[ReportedRun], baseline: ReportedRun | None) -> list[PageTable]:
@@ -226,14 +226,9 @@ def attention_table(runs: Sequence[ReportedRun]) -> PageTable:
 
 def regions_table(runs: Sequence[ReportedRun]) -> PageTable:
     """Return Figure 6 and Tables 16 to 18: shares of attention, ours above the paper's for every text."""
+    from meap_megatron.evaluation.attention.figures import TITLES
     from meap_megatron.evaluation.attention.region_items import PAPER_SHARES, REGIONS
 
-    titles = {
-        "figure_6": "Figure 6: Eiffel Tower",
-        "table_16": "Table 16: Great Wall",
-        "table_17": "Table 17: relativity",
-        "table_18": "Table 18: Colosseum",
-    }
     documents = {run.label: run.documents["regions"]["cells"] for run in runs if "regions" in run.documents}
     texts = dict.fromkeys([*PAPER_SHARES, *(cell["text"] for cells in documents.values() for cell in cells)])
     parts: list[tuple[str, Sequence[Row], str]] = []
@@ -247,7 +242,7 @@ def regions_table(runs: Sequence[ReportedRun]) -> PageTable:
                 of_region = {cell["region"]: cell["mean"] for cell in own if cell["arm"] == arm}
                 rows.append([f"{label}: {arm.upper()} model", *(f"{of_region[region]:.3f}" for region in REGIONS)])
         parts.append(
-            (titles.get(text, f"{count} templated items, mean"), rows or [["", *([NOT_RUN] * len(REGIONS))]], "ours")
+            (TITLES.get(text, f"{count} templated items, mean"), rows or [["", *([NOT_RUN] * len(REGIONS))]], "ours")
         )
         printed: list[Row] = [
             [f"{arm.upper()}, paper", *(number(share, 3) for share in shares)]

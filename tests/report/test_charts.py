@@ -24,7 +24,7 @@ def line_chart(curves: list[Curve], *, x_label: str = "", y_label: str = "", tit
     ],
 )
 def test_ticks_are_round_numbers_inside_the_range(low: float, high: float, expected: list[float]) -> None:
-    assert ticks(low, high, count=6) == expected
+    assert ticks(low, high) == expected
 
 
 def test_a_chart_is_well_formed_and_a_higher_loss_stands_higher() -> None:
