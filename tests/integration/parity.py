@@ -1,11 +1,14 @@
 """Every layout of tensor, pipeline and data parallelism computes what one process computes: losses, masks, checkpoints.
 
-The tests of test_parity_pretraining.py and test_parity_fine_tuning.py, which give the `task`: two files, so that they run
-side by side. All through `meap train` and Megatron's own trainer over gloo, in float32, 20 steps from one initial
+The tests of test_parity_pretraining.py and test_parity_fine_tuning.py, which give the `task` and say on which layouts and
+with which optimizers (`on`): two files, so that they run side by side. All through `meap train` and Megatron's own trainer
+over gloo, in float32, 20 steps from one initial
 checkpoint, with and without the distributed optimizer.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,8 +32,17 @@ LAYOUTS: dict[str, list[str]] = {
 OPTIMIZERS = {"adam": [], "distributed": ["use_distributed_optimizer=true"]}
 RING = dict(zip(LAYOUTS, [*list(LAYOUTS)[1:], "1x1x1"], strict=True))
 
-each_layout = pytest.mark.parametrize("layout", LAYOUTS)
-each_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
+
+def on(runs: list[tuple[str, str]]) -> Callable[[Any], None]:
+    """Return the `pytest_generate_tests` of a file whose tests are of these runs (layout, optimizer), or of every layout."""
+
+    def pytest_generate_tests(metafunc: Any) -> None:
+        if "optimizer" in metafunc.fixturenames:
+            metafunc.parametrize("layout, optimizer", runs)
+        elif "layout" in metafunc.fixturenames and not any(metafunc.definition.iter_markers("parametrize")):
+            metafunc.parametrize("layout", LAYOUTS)
+
+    return pytest_generate_tests
 
 
 class Task:
@@ -75,14 +87,11 @@ def assert_same_curve(run: Path, expected: Path, *, rel: float, steps: range = r
     assert last[0]["lm_loss"] == pytest.approx(last[1]["lm_loss"], rel=rel)
 
 
-@each_optimizer
-@each_layout
 def test_a_layout_computes_what_one_process_computes(task: Task, optimizer: str, layout: str) -> None:
     run, one = task.run(layout, optimizer), task.run("1x1x1", "adam")
     assert_same_curve(run, one, rel=1e-5)
 
 
-@each_layout
 def test_every_rank_that_holds_tokens_holds_the_masks_of_one_process(task: Task, layout: str) -> None:
     run, one = task.run(layout, "distributed"), task.run("1x1x1", "adam")
     ranks = {name: len(traced(run, name)[1]) for name in ("tokens", "masked")}
@@ -98,8 +107,6 @@ def test_every_rank_that_holds_tokens_holds_the_masks_of_one_process(task: Task,
             assert sorted(row for replica in replicas for row in replica) == sorted(rows)
 
 
-@each_optimizer
-@each_layout
 def test_a_checkpoint_holds_the_same_tensors_on_every_layout(task: Task, optimizer: str, layout: str) -> None:
     got, expected = tensors(task.run(layout, optimizer), 10), tensors(task.run("1x1x1", optimizer), 10)
     assert {name: value.shape for name, value in got.items()} == {k: v.shape for k, v in expected.items()}
@@ -108,8 +115,6 @@ def test_a_checkpoint_holds_the_same_tensors_on_every_layout(task: Task, optimiz
         assert float((got[name] - value).abs().max()) <= 1e-4 * scale, name
 
 
-@each_optimizer
-@each_layout
 def test_a_run_goes_on_from_the_checkpoint_of_another_layout(task: Task, optimizer: str, layout: str) -> None:
     assert_continues(task, optimizer, layout)
 

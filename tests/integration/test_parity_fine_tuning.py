@@ -3,9 +3,10 @@
 import pytest
 
 from tests.integration.parity import (  # noqa: F401
+    LAYOUTS,
     Task,
     assert_continues,
-    each_layout,
+    on,
     test_a_checkpoint_holds_the_same_tensors_on_every_layout,
     test_a_layout_computes_what_one_process_computes,
     test_every_rank_that_holds_tokens_holds_the_masks_of_one_process,
@@ -13,6 +14,8 @@ from tests.integration.parity import (  # noqa: F401
 from tests.support.conversations import docstring_rows, write_chat_dataset
 
 pytestmark = pytest.mark.slow
+# Pre-training runs every layout with both optimizers; packed rows meet plain Adam where all dimensions are split.
+pytest_generate_tests = on([*((layout, "distributed") for layout in LAYOUTS), ("2x2x2", "adam")])
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +26,6 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     return Task(root, "tiny_cpu_sft_meap.yaml", settings)
 
 
-@each_layout
 def test_a_run_goes_on_from_the_checkpoint_of_another_layout(task: Task, layout: str) -> None:
     # The checkpoints are those of pre-training, which continues with both optimizers.
     assert_continues(task, "distributed", layout)

@@ -9,6 +9,7 @@ from tests.integration.parity import (  # noqa: F401
     OPTIMIZERS,
     STEPS,
     Task,
+    on,
     test_a_checkpoint_holds_the_same_tensors_on_every_layout,
     test_a_layout_computes_what_one_process_computes,
     test_a_run_goes_on_from_the_checkpoint_of_another_layout,
@@ -18,6 +19,7 @@ from tests.support.corpus import library_texts, write_dataset
 from tests.support.runs import losses
 
 pytestmark = pytest.mark.slow
+pytest_generate_tests = on([(layout, optimizer) for layout in LAYOUTS for optimizer in OPTIMIZERS])
 
 
 @pytest.fixture(scope="module")
