@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 
-from meap_megatron.cli.main import main
 from meap_megatron.errors import UserError
 from meap_megatron.launch import precision
 from meap_megatron.launch.flags import read_flags
 from meap_megatron.launch.recipe import load
-from tests.support.corpus import library_texts, write_byte_tokenizer, write_jsonl
+from tests.support.corpus import library_texts, write_dataset
 from tests.support.runs import RECIPES, TINY, losses, meap, records, train
 
 SHAPES: dict[str, Any] = {
@@ -182,25 +181,13 @@ def test_the_recipes_of_the_ladder_say_their_precision_in_one_line() -> None:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("precision")
-    text = write_jsonl(root / "corpus.jsonl", library_texts(300_000))
-    tokenizer = write_byte_tokenizer(root / "tokenizer")
-    assert main(["preprocess", "text", str(text), "--tokenizer", str(tokenizer), "--output", str(root / "data")]) == 0
-    return root / "data"
+    return write_dataset(tmp_path_factory.mktemp("precision"), library_texts(300_000))
 
 
 def test_bf16_trains_on_a_cpu_as_fp32_does_within_its_precision(data: Path, tmp_path: Path) -> None:
-    run = [
-        f"data_path={data}",
-        *TINY,
-        "split=80,20,0",
-        "train_iters=30",
-        "eval_interval=30",
-        "save_interval=30",
-        "nproc=1",
-    ]
+    run = [f"data_path={data}", *TINY, "split=80,20,0", "train_iters=30", "eval_interval=30", "save=null", "nproc=1"]
     for name in ("fp32", "bf16"):
-        train("tiny_cpu_meap.yaml", *run, f"precision={name}", f"save={tmp_path / name}")
+        train("tiny_cpu_meap.yaml", *run, f"precision={name}", f"meap_metrics={tmp_path / name / 'metrics.jsonl'}")
     full, half = losses(tmp_path / "fp32"), losses(tmp_path / "bf16")
     assert list(half) == list(range(1, 31))
     worst = max(abs(half[step] - full[step]) / full[step] for step in full)
@@ -213,14 +200,7 @@ def test_bf16_trains_on_a_cpu_as_fp32_does_within_its_precision(data: Path, tmp_
 
 def test_fp8_without_transformer_engine_is_refused_instead_of_ignored(data: Path, tmp_path: Path) -> None:
     # device=auto on a machine without a GPU: only the arguments that Megatron resolved tell that FP8 has no effect.
-    words = [
-        *TINY,
-        f"data_path={data}",
-        "split=80,20,0",
-        "precision=fp8-tensorwise",
-        f"save={tmp_path / 'run'}",
-        "device=auto",
-    ]
+    words = [*TINY, f"data_path={data}", "split=80,20,0", "precision=fp8-tensorwise", "save=null", "device=auto"]
     done = meap("train", RECIPES / "tiny_cpu_meap.yaml", *words, check=False)
     assert done.returncode == 2
     assert "needs a GPU and Transformer Engine" in done.stderr
