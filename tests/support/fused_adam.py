@@ -73,10 +73,11 @@ def part(argv: list[str], *, fused: bool) -> None:
 
 def runs(folder: str, number: int, flags: list[str]) -> list[tuple[list[str], bool]]:
     """Return the command lines of one list of flags, and whether FusedAdam is used."""
-    own = [*flags, f"--train-iters={3 * STEPS}", f"--save-interval={STEPS}"]
-    moved = [*own, f"--save={folder}/moved-{number}", f"--load={folder}/moved-{number}"]
+    own = [*flags, f"--train-iters={3 * STEPS}"]
+    whole = [*own, f"--meap-metrics={folder}/whole-{number}/metrics.jsonl"]
+    moved = [*own, f"--save={folder}/moved-{number}", f"--load={folder}/moved-{number}", f"--save-interval={STEPS}"]
     part = [*moved, f"--exit-interval={STEPS}"]
-    return [([*own, f"--save={folder}/whole-{number}"], False), (part, False), (part, True), (moved, False)]
+    return [(whole, False), (part, False), (part, True), (moved, False)]
 
 
 def main(folder: str, words: list[str]) -> int:
