@@ -172,6 +172,12 @@ SUITES: dict[str, Suite] = {
 }
 """A suite that is not of the harness has a line in `RUNNERS` of `evaluation/run.py` too."""
 
+SOME_READ = (
+    *("lengths", "depths", "variants", "prompt", "data", "essays", "max_prompt_length", "tasks", "baseline", "text"),
+    *("mask_ratio", "mask_first", "eos_token", "judge", "judge_concurrency", "template"),
+)
+"""Fields of a request that not every suite reads."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -221,9 +227,7 @@ class Request:
 
     def without_effect(self, name: str) -> dict[str, list[str]]:
         """Return the options that were given and that a suite does not read, with the suites that do."""
-        own = ("lengths", "depths", "variants", "prompt", "data", "essays", "max_prompt_length", "tasks")
-        given = {**{option: getattr(self, option) for option in own}, **self.extra}
-        ignored = [option for option, value in given.items() if value and not SUITES[name].reads(option)]
+        ignored = [option for option in SOME_READ if getattr(self, option) and not SUITES[name].reads(option)]
         return {option: [other for other in SUITES if SUITES[other].reads(option)] for option in ignored}
 
     @property
