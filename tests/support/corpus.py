@@ -52,7 +52,8 @@ def write_byte_tokenizer(
 ) -> Path:
     """Train a byte-level BPE and save it as a Hugging Face folder with BOS `<s>` (0) and EOS `</s>` (1)."""
     tokenizer = byte_level(texts or library_texts(300_000), vocab_size=vocab_size, special=("<s>", "</s>"))
-    return save(opening(tokenizer, "<s>") if adds_bos else tokenizer, folder, bos_token="<s>", eos_token="</s>")
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
+    return save(opening(tokenizer, "<s>") if adds_bos else tokenizer, folder, **config)
 
 
 def write_word_tokenizer(folder: Path, words: Sequence[str], *, special: Sequence[str] = (), **config: Any) -> Path:

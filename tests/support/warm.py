@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
 import types
@@ -82,9 +83,14 @@ class WarmProcess:
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """Return what it wrote to stderr once it has ended."""
-        said = self.stderr.read() if self.stderr else ""
-        self.wait(timeout)
+        """Return what it wrote to stderr once it has ended; it and its children are killed after `timeout` seconds."""
+        timer = threading.Timer(timeout or 600, os.killpg, (self.pid, signal.SIGKILL))
+        timer.start()
+        try:
+            said = self.stderr.read() if self.stderr else ""
+            self.wait()
+        finally:
+            timer.cancel()
         return "", said
 
     def send_signal(self, number: int) -> None:
@@ -213,6 +219,7 @@ def be(request: dict[str, Any], streams: list[int], *, close: list[int]) -> None
         os.close(stream)
     for descriptor in close:
         os.close(descriptor)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the suite was started with `&`
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environ"])

@@ -167,7 +167,8 @@ def _free(data: Any, size: int) -> int:
     used: set[str] = set()
 
     def look(text: str) -> str:
-        used.update(PRIVATE.findall(text))
+        if not text.isascii():
+            used.update(PRIVATE.findall(text))
         return text
 
     _mapped(data, look)
