@@ -33,6 +33,7 @@ def reason_of(error: BaseException, log: Path | None) -> str:
         else None,
         file_size(folder) if errno.EFBIG in numbers else None,
         full_disk(folder),
+        small_disk(folder) if is_unexplained(error) else None,
         other_schedule(error),
         other_shape(error),
         lost_rank(error),
@@ -54,7 +55,7 @@ def numbers_of(error: BaseException, folder: Path) -> set[int]:
     What writes checkpoints hands on that it failed, not why: then a file is written in the folder.
     """
     found: set[int] = set()
-    if any(text in str(error) for text in UNEXPLAINED):
+    if is_unexplained(error):
         found |= {number for number in [probed(folder)] if number}
     current: BaseException | None = error
     while current is not None:
@@ -80,6 +81,11 @@ def probed(folder: Path) -> int | None:
 UNEXPLAINED = ("Worker failure", "enforce fail")
 PROBE_BYTES = 2**22
 NAMED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE)
+
+
+def is_unexplained(error: BaseException) -> bool:
+    """Tell whether an error says that a checkpoint was not written, and not why."""
+    return any(text in str(error) for text in UNEXPLAINED)
 
 
 def open_files() -> str:
@@ -154,4 +160,16 @@ def full_disk(folder: Path) -> str | None:
         return None
     return (
         f"No space left on device: {free:,} bytes are free at {folder}; make room, then start the same command again"
+    )
+
+
+def small_disk(folder: Path) -> str | None:
+    """Return what to say if another checkpoint of this run would not fit; since the failure, others may have freed some."""
+    sizes = [sum(file.stat().st_size for file in one.iterdir()) for one in folder.glob("iter_*")]
+    free = shutil.disk_usage(folder).free
+    if free >= max(sizes, default=0):
+        return None
+    return (
+        f"a checkpoint could not be written: it takes {max(sizes):,} bytes, and {free:,} are free at {folder}; make room, "
+        "then start the same command again (meap_keep_checkpoints=2 keeps the newest two)"
     )

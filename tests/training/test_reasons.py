@@ -73,6 +73,19 @@ def test_a_failure_that_does_not_say_why_is_tried_again_in_the_folder(tmp_path: 
     assert said.startswith(f"a file in {tmp_path} would be larger than the limit of 100,000 bytes")
 
 
+def test_a_disk_too_small_for_another_checkpoint_is_named_although_some_space_is_free_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "iter_0000010").mkdir()
+    (tmp_path / "iter_0000010" / "a.distcp").write_bytes(bytes(300_000))
+    for free, says in (
+        (200_000, "it takes 300,000 bytes, and 200,000 are free at"),
+        (400_000, "RuntimeError: Worker"),
+    ):
+        monkeypatch.setattr(reasons.shutil, "disk_usage", lambda path, free=free: Usage(10**9, 0, free))
+        assert says in reason_of(RuntimeError("Worker failure: no reason"), tmp_path / "logs" / "rank-0.log")
+
+
 def test_of_the_traceback_of_another_process_the_last_line_is_told(tmp_path: Path) -> None:
     words = "ranks:dict_keys([0])\nTraceback (most recent call last): (RANK 0)\n  File x\nKeyError: 'step'\n"
     assert reason_of(RuntimeError(words), tmp_path / "rank-0.log") == "KeyError: 'step'"
