@@ -24,10 +24,12 @@ class PieceEncoder:
     """
 
     def __init__(self, name: str, definition: str) -> None:
-        self._definitions = {True: definition, False: inner_definition(definition)}
+        definitions = {True: definition, False: inner_definition(definition)}
         # Mostly both are one, and then there is one encoder.
-        checks = {text: SpotCheck(make_encoder(name, text), text) for text in self._definitions.values()}
-        self._checks = {first: checks[text] for first, text in self._definitions.items()}
+        checks = {text: SpotCheck(make_encoder(name, text), text) for text in definitions.values()}
+        self._checks = {first: checks[text] for first, text in definitions.items()}
+        # Kept: to find one again by its definition compares megabytes of text.
+        self._references = {first: parsed(text) for first, text in definitions.items()}
 
     def encode(self, rows: list[list[Span]]) -> tuple[list[Row], int]:
         """Return uint32[n] ids and uint8[n] roles of each row, and how many bytes of text the rows hold.
@@ -72,7 +74,7 @@ class PieceEncoder:
 
     def _align(self, run: TextRun) -> tuple[NDArray[np.uint32], list[int]]:
         """Encode a run of several roles by the reference, which tells the characters of each token."""
-        encoding = parsed(self._definitions[run.first]).encode(run.text, add_special_tokens=False)
+        encoding = self._references[run.first].encode(run.text, add_special_tokens=False)
         characters = bytearray()
         for stop, role in run.roles:
             characters += bytes([role]) * (stop - len(characters))
