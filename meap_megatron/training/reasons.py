@@ -165,8 +165,11 @@ def full_disk(folder: Path) -> str | None:
 
 def small_disk(folder: Path) -> str | None:
     """Return what to say if another checkpoint of this run would not fit; since the failure, others may have freed some."""
-    sizes = [sum(file.stat().st_size for file in one.iterdir()) for one in folder.glob("iter_*")]
-    free = shutil.disk_usage(folder).free
+    try:
+        sizes = [sum(file.stat().st_size for file in one.iterdir()) for one in folder.glob("iter_*")]
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return None  # the run's own error is told, not this one
     if free >= max(sizes, default=0):
         return None
     return (

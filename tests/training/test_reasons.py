@@ -86,6 +86,12 @@ def test_a_disk_too_small_for_another_checkpoint_is_named_although_some_space_is
         assert says in reason_of(RuntimeError("Worker failure: no reason"), tmp_path / "logs" / "rank-0.log")
 
 
+def test_a_folder_that_cannot_be_looked_at_does_not_hide_the_error(tmp_path: Path) -> None:
+    assert "RuntimeError: Worker failure" in reason_of(
+        RuntimeError("Worker failure"), tmp_path / "gone" / "rank-0.log"
+    )
+
+
 def test_of_the_traceback_of_another_process_the_last_line_is_told(tmp_path: Path) -> None:
     words = "ranks:dict_keys([0])\nTraceback (most recent call last): (RANK 0)\n  File x\nKeyError: 'step'\n"
     assert reason_of(RuntimeError(words), tmp_path / "rank-0.log") == "KeyError: 'step'"
