@@ -21,6 +21,15 @@ def accuracy(scores: Scores) -> float:
     return float(np.mean([np.mean(outcomes) for outcomes in scores["mdqa"].values()]))
 
 
+def secondary(scores: Scores) -> dict[str, float]:
+    """Return the secondary measures by name: key-value retrieval at every place, the needle at every length."""
+    headlines = scores["headlines"]
+    places = headlines.get("kv", {}).get("by_position", {})
+    lengths = headlines.get("needle", {}).get("by_length", {})
+    kv = {f"key {place} of {keys}": v for keys, found in places.items() for place, v in found.items()}
+    return kv | {f"needle, {int(length):,} tokens": value for length, value in lengths.items()}
+
+
 def by_question(runs: Sequence[Scores]) -> np.ndarray:
     """Return the share of places and seeds at which each question is answered: float64[questions]."""
     return np.mean([outcomes for scores in runs for outcomes in scores["mdqa"].values()], axis=0)
@@ -68,6 +77,9 @@ def analyse(plan: Plan, runs: Sequence[Scores]) -> dict[str, Any]:
                 "each": [accuracy(scores) for scores in found],
                 "mdqa": t_interval([accuracy(scores) for scores in found]),
                 "places": {task: float(np.mean([s["mdqa"][task] for s in found])) for task in found[0]["mdqa"]},
+                "secondary": {
+                    name: t_interval([secondary(scores)[name] for scores in found]) for name in secondary(found[0])
+                },
                 "headlines": [scores["headlines"] for scores in found],
             }
             for arm, found in arms.items()
@@ -105,6 +117,11 @@ def write_report(folder: Path, found: Mapping[str, Any]) -> None:
     for name, c in found["contrasts"].items():
         questions = f"[{c['question_low']:+.3f}, {c['question_high']:+.3f}]"
         lines.append(row([name, estimate(c["mean"], c["low"], c["high"], sign="+"), questions, f"{c['p_t']:.3f}"]))
+    lines += ["", "Secondary, the same: key-value retrieval (share answered), needle (ROUGE-1 recall).", ""]
+    names = list(next(iter(found["summary"].values()))["secondary"])
+    lines += [row(["arm", *names]), row(["---"] * (1 + len(names)))]
+    for arm, summary in found["summary"].items():
+        lines.append(row([arm, *(estimate(*summary["secondary"][name]) for name in names)]))
     replace_text(folder / "table.md", "\n".join(lines) + "\n")
     draw_models(folder / "models.png", found)
     if found["contrasts"]:

@@ -32,7 +32,8 @@ def test_the_protocol_names_the_numbers_of_the_script() -> None:
 
 def scores(arm: str, seed: int, right: int) -> dict:
     outcomes = [1.0] * right + [0.0] * (300 - right)
-    return {"arm": arm, "seed": seed, "mdqa": dict.fromkeys(PLACES, outcomes), "headlines": {}}
+    headlines = {"kv": {"by_position": {"75": {"50": seed / 10}}}, "needle": {"by_length": {"4096": 0.5}}}
+    return {"arm": arm, "seed": seed, "mdqa": dict.fromkeys(PLACES, outcomes), "headlines": headlines}
 
 
 def models(lift: int) -> list[dict]:
@@ -61,6 +62,8 @@ def test_the_report_draws_every_model_and_both_intervals(tmp_path: Path, monkeyp
     result = report.analyse(REGISTERED, models(30))
     report.write_report(tmp_path, result)
     assert "**meap2 - ntp4: support; meap2 - ntp2: support**" in (tmp_path / "table.md").read_text()
+    assert "| arm | key 50 of 75 | needle, 4,096 tokens |" in (tmp_path / "table.md").read_text()
+    assert "| meap2 | 0.200 [-0.048, 0.448] | 0.500 [0.500, 0.500] |" in (tmp_path / "table.md").read_text()
     dots = [line.get_ydata() for line in drawn["models.png"].get_lines()]
     assert [len(y) for y in dots] == [1, 3, 3, 3] and dots[2][0] == pytest.approx(122 / 300)
     seeds, questions = (bar.get_segments()[0][:, 1] for bar in drawn["differences.png"].collections[:2])
