@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -12,11 +11,9 @@ import pytest
 from meap_megatron.cli.main import main
 
 
-def test_the_quick_report_is_there_for_two_seconds_of_work_and_imports_nothing(capsys, monkeypatch) -> None:
+def test_the_quick_report_has_every_part_and_imports_nothing(capsys, monkeypatch) -> None:
     monkeypatch.setattr("meap_megatron.doctor.imports.look", None)
-    begun = time.process_time()
     assert main(["doctor", "--quick"]) == 0
-    assert time.process_time() - begun < 2
     text = capsys.readouterr().out
     headings = [line for line in text.splitlines() if line in ("needed", "makes GPU runs faster", "optional")]
     assert headings == ["needed", "makes GPU runs faster", "optional"]
