@@ -87,10 +87,10 @@ def run(chosen: Plan, args: argparse.Namespace, record: Path) -> int:
     """
     if missing := [name for name in ("model", "alpaca", "questions") if getattr(args, name) is None]:
         raise UserError(f"run needs --{missing[0]}; see python -m experiments.finetuning --help")
-    if chosen.label == "registered":
-        check_committed(plan.PROTOCOL, Path(__file__).parent)
+    if chosen is not plan.SMOKE:
+        check_committed(chosen.protocol, Path(__file__).parent)
     data = prepare(chosen, model=args.model, alpaca=args.alpaca, out=args.out)
-    sha256 = hashlib.sha256(plan.PROTOCOL.read_bytes()).hexdigest()
+    sha256 = hashlib.sha256(chosen.protocol.read_bytes()).hexdigest()
     begin(record, label=chosen.label, protocol_sha256=sha256, data=data)
     runs = main_runs(chosen, out=args.out, record=record)
     for number, one in enumerate(runs, start=1):
@@ -98,13 +98,13 @@ def run(chosen: Plan, args: argparse.Namespace, record: Path) -> int:
             if lock is None or one.scores.exists():
                 continue
             print(f"model {number}/{len(runs)}: {one.folder.name}", flush=True)
-            checkpoint, steps = args.out / "base", 0
+            checkpoint, steps, device = args.out / "base", 0, None
             if one.arm != UNTOUCHED:
                 checkpoint = one.folder / "run"
                 words = [*chosen.overrides, *chosen.arms[one.arm], f"seed={one.seed}", f"seq_length={chosen.row}"]
                 words += [f"data_path={args.out / 'alpaca'}", f"pretrained_checkpoint={args.out / 'base'}"]
                 train(one.folder.name, args.out / "base" / "sft_meap.yaml", words, save=checkpoint, lock=lock)
-                steps = sum(record["event"] == "step" for record in read_metrics(checkpoint / "metrics.jsonl"))
+                steps, device = trained(checkpoint)
             exported = one.folder / "hf"
             if not (exported / "config.json").is_file():
                 # Over all 30 layers, rounding at far positions can exceed what the comparison of logits tolerates.
@@ -114,11 +114,18 @@ def run(chosen: Plan, args: argparse.Namespace, record: Path) -> int:
                 meap("evaluate", suite, "--model", exported, *data_words, "--dtype", "float32", *options)
             one.scores.parent.mkdir(parents=True, exist_ok=True)
             found = read_results(one, suites=chosen.suites)
-            scores = {"label": chosen.label, "arm": one.arm, "seed": one.seed, "steps": steps, "data": data, **found}
-            replace_text(one.scores, json.dumps(scores) + "\n")
+            scores = {"label": chosen.label, "arm": one.arm, "seed": one.seed, "steps": steps, "device": device}
+            replace_text(one.scores, json.dumps({**scores, "data": data, **found}) + "\n")
             shutil.rmtree(exported)
     print("all models are done: report" if all(one.scores.exists() for one in runs) else "others have the rest")
     return 0
+
+
+def trained(run: Path) -> tuple[int, str]:
+    """Return the steps of a finished run and the device that made them: `cpu`, or the name of the card."""
+    records = read_metrics(run / "metrics.jsonl")
+    last = [record for record in records if record["event"] == "start"][-1]
+    return len({record["step"] for record in records if record["event"] == "step"}), last["run"]["device"]
 
 
 def read_results(one: Run, *, suites: dict[str, Any]) -> dict[str, Any]:
@@ -160,11 +167,14 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--questions", type=Path, help="folder with nq-open-oracle.jsonl.gz")
     parser.add_argument("--record", type=Path, help="folder of scores and report (default: the repository's)")
     parser.add_argument(
+        "--full", action="store_true", help="the experiment for a GPU: docs/experiments/finetuning_full.md"
+    )
+    parser.add_argument(
         "--smoke", action="store_true", help="few examples and questions, to see the chain work; no result"
     )
     args = parser.parse_args(words)
-    chosen = plan.SMOKE if args.smoke else plan.REGISTERED
-    record = args.record or (args.out / "record" if args.smoke else plan.RECORD)
+    chosen = plan.SMOKE if args.smoke else plan.FULL if args.full else plan.REGISTERED
+    record = args.record or (args.out / "record" if args.smoke else chosen.record)
     try:
         return {"run": run, "report": report}[args.part](chosen, args, record)
     except (UserError, RunError) as error:

@@ -1,11 +1,11 @@
-"""The registered numbers and arms of the fine-tuning experiment; docs/experiments/finetuning.md says why."""
+"""The registered numbers and arms of the fine-tuning experiments; docs/experiments/finetuning.md and finetuning_full.md."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from experiments.runs import ROOT
 
-PROTOCOL = ROOT / "docs" / "experiments" / "finetuning.md"
-RECORD = ROOT / "docs" / "experiments" / "finetuning"
+PAGES = ROOT / "docs" / "experiments"
 
 NTP, EQUAL_EPOCHS, MEAP, UNTOUCHED = "ntp4", "ntp2", "meap2", "untouched"
 SMALLEST_DIFFERENCE = 0.02
@@ -20,6 +20,9 @@ class Plan:
     """Sizes of one experiment."""
 
     label: str
+    protocol: Path = PAGES / "finetuning.md"
+    record: Path = PAGES / "finetuning"
+    """What is kept of a registered experiment: the scores of every model, versions, tables, figures."""
     seeds: tuple[int, ...]
     arms: dict[str, tuple[str, ...]]
     """Name -> words of `meap train` behind the recipe that the import writes."""
@@ -54,6 +57,20 @@ REGISTERED = Plan(
         ),
         "kv": ("--tasks", "kv_75_gold_at_0,kv_75_gold_at_49,kv_75_gold_at_74", "--limit", "4", "--batch-size", "8"),
         "needle": ("--lengths", "1024,2048,4096", "--depths", "0,25,50,75,100"),
+    },
+)
+FULL = replace(
+    REGISTERED,
+    label="full size",
+    protocol=PAGES / "finetuning_full.md",
+    record=PAGES / "finetuning_full",
+    seeds=(11, 12, 13, 14, 15),
+    examples=None,
+    overrides=("global_batch_size=8", "micro_batch_size=1", "lr=1.0e-4", *OPERATION, "save_interval=50"),
+    suites={
+        "mdqa": (*REGISTERED.suites["mdqa"][:2], "--limit", "300"),
+        "kv": (*REGISTERED.suites["kv"][:2], "--limit", "100"),
+        "needle": REGISTERED.suites["needle"],
     },
 )
 SMOKE = Plan(

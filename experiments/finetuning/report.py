@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments.drawing import clean, estimate, new_figure, row, save
-from experiments.finetuning.plan import EQUAL_EPOCHS, MEAP, NTP, SMALLEST_DIFFERENCE, UNTOUCHED, Plan
+from experiments.finetuning.plan import EQUAL_EPOCHS, MEAP, NTP, SMALLEST_DIFFERENCE, SMOKE, UNTOUCHED, Plan
 from experiments.statistics import contrast, t_interval
 from meap_megatron.atomic import replace_text
 
@@ -67,7 +67,7 @@ def analyse(plan: Plan, runs: Sequence[Scores]) -> dict[str, Any]:
         found = contrast(*values)
         low, high = question_interval(by_question(arms[MEAP]) - by_question(arms[base]))
         found |= {"question_low": low, "question_high": high}
-        contrasts[f"{MEAP} - {base}"] = found | {"verdict": verdict(found) if plan.label == "registered" else None}
+        contrasts[f"{MEAP} - {base}"] = found | {"verdict": verdict(found) if plan.label != SMOKE.label else None}
     return {
         "label": plan.label,
         "missing": missing,
@@ -91,7 +91,7 @@ def analyse(plan: Plan, runs: Sequence[Scores]) -> dict[str, Any]:
 
 def heading(found: Mapping[str, Any]) -> str:
     """Return what must be read before any number."""
-    if found["label"] != "registered":
+    if found["label"] == SMOKE.label:
         return f"**{found['label'].upper()} RUN: it shows that the chain works; its numbers mean nothing.**"
     if found["missing"]:
         return "**INCOMPLETE: registered models are missing; no test is made.**"

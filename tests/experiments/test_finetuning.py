@@ -9,25 +9,34 @@ import pytest
 from experiments.finetuning import __main__ as script
 from experiments.finetuning import plan, report
 
-PROTOCOL = plan.PROTOCOL.read_text(encoding="utf-8")
 REGISTERED = plan.REGISTERED
 PLACES = ("gold_at_0", "gold_at_4", "gold_at_9")
 
 
-def test_the_protocol_names_the_numbers_of_the_script() -> None:
-    settings = dict(word.split("=") for word in REGISTERED.overrides)
-    suites = {name: dict(zip(words[::2], words[1::2], strict=True)) for name, words in REGISTERED.suites.items()}
+@pytest.mark.parametrize("registered", [plan.REGISTERED, plan.FULL], ids=lambda chosen: chosen.label)
+def test_the_protocol_names_the_numbers_of_the_script(registered: plan.Plan) -> None:
+    protocol = registered.protocol.read_text(encoding="utf-8")
+    settings = dict(word.split("=") for word in registered.overrides)
+    suites = {name: dict(zip(words[::2], words[1::2], strict=True)) for name, words in registered.suites.items()}
     for said in (
-        f"rows of {REGISTERED.row:,} tokens, {settings['global_batch_size']} a step",
-        f"seeds {REGISTERED.seeds[0]} to {REGISTERED.seeds[-1]}",
+        f"rows of {registered.row:,} tokens, {settings['global_batch_size']} a step",
+        f"seeds {registered.seeds[0]} to {registered.seeds[-1]}",
         f"{suites['mdqa']['--limit']} questions",
         f"{suites['kv']['--limit']} questions at three places",
         f"at least +{plan.SMALLEST_DIFFERENCE}".replace("0.", "."),
         f"{report.RESAMPLES:,} resamples",
-        *(f"| `{arm}` | {words[1].split('=')[1]} |" for arm, words in REGISTERED.arms.items()),
+        *(f"| `{arm}` | {words[1].split('=')[1]} |" for arm, words in registered.arms.items()),
     ):
-        assert said in PROTOCOL, said
-    assert math.isclose(float(settings["lr"]), 1e-4) and "1e-4" in PROTOCOL
+        assert said.lower() in protocol.lower(), said
+    assert math.isclose(float(settings["lr"]), 1e-4) and "1e-4" in protocol
+
+
+def test_a_score_says_how_many_steps_were_made_and_by_which_device(tmp_path: Path) -> None:
+    steps = [{"event": "step", "step": step, "time": 1.0} for step in (1, 2, 2, 3)]
+    start = {"event": "start", "step": 0, "run": {"device": "NVIDIA H200"}, "time": 1.0}
+    lines = [start | {"run": {"device": "cpu"}}, start, *steps]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert script.trained(tmp_path) == (3, "NVIDIA H200")
 
 
 def scores(arm: str, seed: int, right: int) -> dict:
