@@ -52,14 +52,14 @@ def prepare(chosen: Plan, *, model: Path, alpaca: Path, out: Path) -> dict[str, 
     base, known = out / "base", out / "data.json"
     if known.is_file():
         return json.loads(known.read_text(encoding="utf-8"))
-    out.mkdir(parents=True, exist_ok=True)
-    if not (base / "sft_ntp.yaml").is_file():
-        shutil.rmtree(base, ignore_errors=True)
-        meap("convert", "import", model, base, "--add-mask-token")
     try:
         examples = json.loads(alpaca.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(f"cannot read {alpaca}: {error}; --alpaca is a JSON list of Alpaca examples") from None
+    out.mkdir(parents=True, exist_ok=True)
+    if not (base / "sft_ntp.yaml").is_file():
+        shutil.rmtree(base, ignore_errors=True)
+        meap("convert", "import", model, base, "--add-mask-token")
     text = json.dumps(examples[: chosen.examples])
     replace_text(out / "alpaca.json", text)
     tokenizer, longest = base / "tokenizer", chosen.row + 1

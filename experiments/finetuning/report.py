@@ -117,11 +117,11 @@ def write_report(folder: Path, found: Mapping[str, Any]) -> None:
     for name, c in found["contrasts"].items():
         questions = f"[{c['question_low']:+.3f}, {c['question_high']:+.3f}]"
         lines.append(row([name, estimate(c["mean"], c["low"], c["high"], sign="+"), questions, f"{c['p_t']:.3f}"]))
-    lines += ["", "Secondary, the same: key-value retrieval (share answered), needle (ROUGE-1 recall).", ""]
-    names = list(next(iter(found["summary"].values()))["secondary"])
-    lines += [row(["arm", *names]), row(["---"] * (1 + len(names)))]
-    for arm, summary in found["summary"].items():
-        lines.append(row([arm, *(estimate(*summary["secondary"][name]) for name in names)]))
+    if names := list(next(iter(found["summary"].values()))["secondary"]):
+        lines += ["", "Secondary, the same: key-value retrieval (share answered), needle (ROUGE-1 recall).", ""]
+        lines += [row(["arm", *names]), row(["---"] * (1 + len(names)))]
+        for arm, summary in found["summary"].items():
+            lines.append(row([arm, *(estimate(*summary["secondary"][name]) for name in names)]))
     replace_text(folder / "table.md", "\n".join(lines) + "\n")
     draw_models(folder / "models.png", found)
     if found["contrasts"]:

@@ -84,6 +84,10 @@ def test_the_report_draws_every_model_and_both_intervals(tmp_path: Path, monkeyp
 def test_inputs_that_are_not_given_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert script.main(["run", "--smoke", "--out", str(tmp_path), "--model", "x"]) == 2
     assert "run needs --alpaca" in capsys.readouterr().err
+    (tmp_path / "questions.json").write_text("[]\n[]\n")
+    words = ["--model", "x", "--alpaca", str(tmp_path / "questions.json"), "--questions", "x"]
+    assert script.main(["run", "--smoke", "--out", str(tmp_path), *words]) == 2  # before a model is imported
+    assert "questions.json: Extra data" in capsys.readouterr().err
     assert script.main(["report", "--smoke", "--out", str(tmp_path)]) == 2
     assert "has no finished model" in capsys.readouterr().err
 
