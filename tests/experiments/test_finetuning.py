@@ -59,6 +59,18 @@ def test_a_verdict_needs_seeds_and_questions_to_agree(lift: int, said: str) -> N
     assert result["contrasts"]["meap2 - ntp4"]["mean"] == pytest.approx((lift + 2) / 300)
 
 
+WIDE = {"support": (-0.01, 0.07), "against": (-0.07, 0.01), "no difference of interest": (-0.03, 0.03)}
+
+
+@pytest.mark.parametrize(("mean", "said"), [(0.03, "support"), (-0.03, "against"), (0.0, "no difference of interest")])
+def test_either_interval_alone_can_leave_a_contrast_undecided(mean: float, said: str) -> None:
+    narrow, wide = (mean - 0.01, mean + 0.01), WIDE[said]
+    cases = [(narrow, narrow, said), (wide, narrow, "undecided"), (narrow, wide, "undecided")]
+    for seeds, questions, verdict in cases:
+        found = {"mean": mean, "low": seeds[0], "high": seeds[1]}
+        assert report.verdict(found | {"question_low": questions[0], "question_high": questions[1]}) == verdict
+
+
 def test_no_difference_is_given_before_the_last_model() -> None:
     result = report.analyse(REGISTERED, models(30)[:-1])
     assert result["contrasts"] == {} and result["missing"] == {"meap2": [3]}
