@@ -53,6 +53,29 @@ def test_a_terminal_gets_the_fix_on_a_line_of_its_own(capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == "meap: error: there is no verb 'trian'\n  fix: did you mean 'meap train'?\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "problem", "fix"),
+    [
+        (
+            ["generate", "m", "x", "--max-new-tokens", "4"],
+            "unrecognized arguments: --max-new-tokens 4",
+            "--max-tokens? ",
+        ),
+        (["generate", "m", "x", "--max-tokns=4"], "unrecognized arguments: --max-tokns=4", "--max-tokens? "),
+        (["generate", "m", "x", "--quite-else"], "unrecognized arguments: --quite-else", ""),
+        (["generate"], "the following arguments are required: MODEL", ""),
+        (["generate", "m", "x", "--seed", "a"], "argument --seed: invalid int value: 'a'", ""),
+    ],
+)
+def test_an_option_that_is_not_there_gets_the_nearest_one(
+    capsys: pytest.CaptureFixture[str], words: list[str], problem: str, fix: str
+):
+    assert main(words) == 2
+    ways = f"did you mean {fix}" if fix else ""
+    said = f"meap: error: meap generate: {problem}\n  fix: {ways}`meap generate --help` lists what it takes\n"
+    assert capsys.readouterr().err == said
+
+
 def test_each_of_several_problems_keeps_its_own_fix():
     error = UserError("2 problems:", parts=[UserError("a is 1", fix="set b"), UserError("c is 2")])
     assert error.shown() == "2 problems:\n  1. a is 1\n     fix: set b\n  2. c is 2"

@@ -12,6 +12,7 @@ import io
 import os
 import sys
 from types import ModuleType
+from typing import NoReturn
 
 from meap_megatron import terminal
 from meap_megatron.errors import RunError, UserError
@@ -101,10 +102,26 @@ def find_verb(arguments: list[str]) -> tuple[str, list[str]]:
     raise UserError(f"there is no verb '{typed}'", fix=hint)
 
 
+class VerbParser(argparse.ArgumentParser):
+    """A parser whose errors are printed like all others, with the nearest option in place of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse a command line.
+
+        Raises:
+            UserError: always.
+        """
+        unknown = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
+        options = self._option_string_actions
+        near = difflib.get_close_matches(unknown, options, n=1) if unknown.startswith("--") else []
+        hint = f"did you mean {near[0]}? " if near and unknown not in options else ""
+        raise UserError(f"{self.prog}: {message}", fix=f"{hint}`{self.prog} --help` lists what it takes")
+
+
 def parser_of(verb: str) -> tuple[ModuleType, argparse.ArgumentParser]:
     """Import a verb's module and return it with its parser."""
     module = importlib.import_module(f"meap_megatron.cli.{verb.replace(' ', '_')}")
-    parser = argparse.ArgumentParser(
+    parser = VerbParser(
         prog=f"meap {verb}", description=module.HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     module.add_arguments(parser)

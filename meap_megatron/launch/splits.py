@@ -17,6 +17,7 @@ from meap_megatron.launch.named_settings import Settings
 MEGATRONS_SPLIT = "969,30,1"
 SPLITS = ("train", "valid", "test")
 MORE = "give that split a larger share (split=80,20,0), or none (split=100,0,0, then nothing is evaluated)"
+ALONE = "use split=100,0,0 (nothing is evaluated then), or more documents: a text file is one, so is a line of .jsonl"
 CERTAIN = 4
 """Times the tokens of a row: a split of so many by its share of the documents is not counted exactly."""
 
@@ -102,7 +103,7 @@ class Need:
 def short_of(prefix: str, sidecar: Sidecar, first: int, end: int, need: Need) -> tuple[str, str] | None:
     """Return why a split of a dataset gives no row, and the way out; None if it gives one."""
     if end <= first:
-        return f"is empty: {counted(sidecar.num_documents, 'document')}", MORE
+        return f"is empty: {counted(sidecar.num_documents, 'document')}", MORE if sidecar.num_documents > 1 else ALONE
     if sidecar.kind == "sft":
         lengths = open_pair(prefix).lengths[first:end]
         if (lengths <= need.row + 1).any():

@@ -109,8 +109,7 @@ def test_a_sample_that_does_not_exist_is_refused(
 
 
 def test_a_ratio_above_one_is_refused_when_it_is_read(prefix: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        show(prefix, "--index", "0", "--mask-ratio", "1.5")
+    assert show(prefix, "--index", "0", "--mask-ratio", "1.5") == 2
     assert "argument --mask-ratio: ratio is 1.5" in capsys.readouterr().err
 
 

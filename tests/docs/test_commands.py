@@ -38,8 +38,8 @@ def test_every_command_is_one_that_its_verb_takes(command: Command) -> None:
     _, parser = parser_of(verb)
     try:
         args = parser.parse_intermixed_args(rest)
-    except SystemExit:
-        pytest.fail(f"{command}: refused by its own parser")
+    except UserError as error:
+        pytest.fail(f"{command}: refused by its own parser: {error}")
     for word in command.words:
         if word.startswith(("examples/", "docs/", "tests/", "meap_megatron/")):
             assert (ROOT / word).exists(), word
@@ -111,5 +111,5 @@ def test_a_wrong_command_would_be_found() -> None:
     with pytest.raises(UserError, match="did you mean"):
         find_verb(["preproces", "text"])
     _, parser = parser_of("train")
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError, match="unrecognized arguments: --no-such-option"):
         parser.parse_intermixed_args(["recipe.yaml", "--no-such-option"])

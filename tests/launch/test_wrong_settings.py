@@ -144,6 +144,7 @@ CASES: dict[str, tuple[str, str, str]] = {
     "split=many": ("split=many", "three numbers", "split=98,2,0"),
     "split=98,2,0": ("the valid split of {data} is empty", "split=98,2,0", "split=80,20,0"),
     "split=null": ("split=969,30,1, Megatron's default", "is empty", "split=80,20,0"),
+    "data_path={one} split=50,50,0": ("of {one} is empty: 1 document", "split=100,0,0", "more documents"),
     "data_path={short} split=50,50,0": (
         "the valid split of {short} is shorter than a row",
         "seq_length=256",
@@ -232,15 +233,16 @@ def run_without_megatron(commands: list[list[str]]) -> list[list[Any]]:
 
 @pytest.fixture(scope="module")
 def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Return the places that cases name; {talk} conversations, {data} has 9 documents, {short} of 40 characters each."""
+    """Return the places that cases name; {talk} conversations, {data} has 9 documents, {short} of 40 characters, {one} one."""
     root = tmp_path_factory.mktemp("wrong_settings")
     texts = library_texts(60_000)
     write_jsonl(root / "data.jsonl", texts)
     write_jsonl(root / "short.jsonl", tuple(text[:40] for text in texts))
+    write_jsonl(root / "one.jsonl", texts[:1])
     write_byte_tokenizer(root / "tokenizer", vocab_size=300, texts=texts)
     folder = root / "prepared"
     folder.mkdir()
-    for name in ("data", "short"):
+    for name in ("data", "short", "one"):
         meap(
             "preprocess", "text", root / f"{name}.jsonl", "--tokenizer", root / "tokenizer", "--output", folder / name
         )
@@ -252,6 +254,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "talk": str(root / "talk"),
         "data": str(folder / "data"),
         "short": str(folder / "short"),
+        "one": str(folder / "one"),
         "folder": str(folder),
         "run": str(root / "run"),
     }
