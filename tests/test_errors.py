@@ -54,25 +54,22 @@ def test_a_terminal_gets_the_fix_on_a_line_of_its_own(capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(
-    ("words", "problem", "fix"),
+    ("words", "problem", "hint"),
     [
-        (
-            ["generate", "m", "x", "--max-new-tokens", "4"],
-            "unrecognized arguments: --max-new-tokens 4",
-            "--max-tokens? ",
-        ),
-        (["generate", "m", "x", "--max-tokns=4"], "unrecognized arguments: --max-tokns=4", "--max-tokens? "),
-        (["generate", "m", "x", "--quite-else"], "unrecognized arguments: --quite-else", ""),
-        (["generate"], "the following arguments are required: MODEL", ""),
-        (["generate", "m", "x", "--seed", "a"], "argument --seed: invalid int value: 'a'", ""),
+        ("generate m x --max-new-tokens 4", "unrecognized arguments: --max-new-tokens 4", "did you mean --max-tokens? "),
+        ("generate m x --max-tokns=4", "unrecognized arguments: --max-tokns=4", "did you mean --max-tokens? "),
+        ("generate m x --quite-else", "unrecognized arguments: --quite-else", ""),
+        ("generate m x --seed a", "argument --seed: invalid int value: 'a'", ""),
+        ("generate", "the following arguments are required: MODEL", ""),
+        ("train r.yaml --lr 3", "unrecognized arguments: --lr 3", "a setting is written lr=VALUE; "),
     ],
 )
-def test_an_option_that_is_not_there_gets_the_nearest_one(
-    capsys: pytest.CaptureFixture[str], words: list[str], problem: str, fix: str
+def test_an_option_that_a_verb_does_not_have_gets_the_nearest_one(
+    capsys: pytest.CaptureFixture[str], words: str, problem: str, hint: str
 ):
-    assert main(words) == 2
-    ways = f"did you mean {fix}" if fix else ""
-    said = f"meap: error: meap generate: {problem}\n  fix: {ways}`meap generate --help` lists what it takes\n"
+    assert main(words.split()) == 2
+    verb = f"meap {words.split()[0]}"
+    said = f"meap: error: {verb}: {problem}\n  fix: {hint}`{verb} --help` lists what it takes\n"
     assert capsys.readouterr().err == said
 
 

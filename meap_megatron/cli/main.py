@@ -112,9 +112,14 @@ class VerbParser(argparse.ArgumentParser):
             UserError: always.
         """
         unknown = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
-        options = self._option_string_actions
-        near = difflib.get_close_matches(unknown, options, n=1) if unknown.startswith("--") else []
-        hint = f"did you mean {near[0]}? " if near and unknown not in options else ""
+        options, hint = self._option_string_actions, ""
+        if unknown.startswith("--") and unknown not in options:
+            near = difflib.get_close_matches(unknown, options, n=1, cutoff=0.7)
+            takes_settings = any(action.metavar == "key=value" for action in self._actions)
+            if near:
+                hint = f"did you mean {near[0]}? "
+            elif takes_settings:
+                hint = f"a setting is written {unknown[2:].replace('-', '_')}=VALUE; "
         raise UserError(f"{self.prog}: {message}", fix=f"{hint}`{self.prog} --help` lists what it takes")
 
 

@@ -233,7 +233,7 @@ def run_without_megatron(commands: list[list[str]]) -> list[list[Any]]:
 
 @pytest.fixture(scope="module")
 def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Return the places that cases name; {talk} conversations, {data} has 9 documents, {short} of 40 characters, {one} one."""
+    """Return the places that cases name; {talk} conversations, {data} has 9 documents, {short} of 40 letters, {one} one."""
     root = tmp_path_factory.mktemp("wrong_settings")
     texts = library_texts(60_000)
     write_jsonl(root / "data.jsonl", texts)
