@@ -56,7 +56,11 @@ def test_a_terminal_gets_the_fix_on_a_line_of_its_own(capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("words", "problem", "hint"),
     [
-        ("generate m x --max-new-tokens 4", "unrecognized arguments: --max-new-tokens 4", "did you mean --max-tokens? "),
+        (
+            "generate m x --max-new-tokens 4",
+            "unrecognized arguments: --max-new-tokens 4",
+            "did you mean --max-tokens? ",
+        ),
         ("generate m x --max-tokns=4", "unrecognized arguments: --max-tokns=4", "did you mean --max-tokens? "),
         ("generate m x --quite-else", "unrecognized arguments: --quite-else", ""),
         ("generate m x --seed a", "argument --seed: invalid int value: 'a'", ""),
