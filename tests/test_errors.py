@@ -64,6 +64,7 @@ def test_a_terminal_gets_the_fix_on_a_line_of_its_own(capsys: pytest.CaptureFixt
         ("generate m x --max-tokns=4", "unrecognized arguments: --max-tokns=4", "did you mean --max-tokens? "),
         ("generate m x --quite-else", "unrecognized arguments: --quite-else", ""),
         ("generate m x --seed a", "argument --seed: invalid int value: 'a'", ""),
+        ("generate m x ", "unrecognized arguments: ", ""),
         ("generate", "the following arguments are required: MODEL", ""),
         ("train r.yaml --lr 3", "unrecognized arguments: --lr 3", "a setting is written lr=VALUE; "),
     ],
@@ -71,8 +72,8 @@ def test_a_terminal_gets_the_fix_on_a_line_of_its_own(capsys: pytest.CaptureFixt
 def test_an_option_that_a_verb_does_not_have_gets_the_nearest_one(
     capsys: pytest.CaptureFixture[str], words: str, problem: str, hint: str
 ):
-    assert main(words.split()) == 2
-    verb = f"meap {words.split()[0]}"
+    assert main(words.split(" ")) == 2
+    verb = f"meap {words.split(' ')[0]}"
     said = f"meap: error: {verb}: {problem}\n  fix: {hint}`{verb} --help` lists what it takes\n"
     assert capsys.readouterr().err == said
 

@@ -111,7 +111,7 @@ class VerbParser(argparse.ArgumentParser):
         Raises:
             UserError: always.
         """
-        unknown = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
+        unknown = message.removeprefix("unrecognized arguments: ").partition(" ")[0].partition("=")[0]
         options, hint = self._option_string_actions, ""
         if unknown.startswith("--") and unknown not in options:
             near = difflib.get_close_matches(unknown, options, n=1, cutoff=0.7)
